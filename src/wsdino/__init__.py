@@ -1,0 +1,1 @@
+"""Weakly supervised self-distillation for image-based profiling."""

@@ -1,0 +1,49 @@
+"""What can go wrong, as a tree.
+
+An :class:`InputError` is something the user can mend; the command line prints its one line and
+exits with status 2. Any other :class:`WsdinoError` is work that failed: status 1.
+"""
+
+
+class WsdinoError(Exception):
+    """Base of every error that wsdino raises on purpose."""
+
+    exit_status = 1
+
+
+class InputError(WsdinoError, ValueError):
+    """Wrong usage or input: the message names what was found and what would be right."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """A config key, value or preset is wrong."""
+
+
+class ManifestError(InputError):
+    """A manifest or plate table is missing, incomplete or contradicts itself."""
+
+
+class ImageError(InputError):
+    """An image file is missing, damaged, or unlike the rest of its screen."""
+
+
+class StoreError(InputError):
+    """A store is missing, unfinished or damaged."""
+
+
+class TableError(InputError):
+    """A table of embeddings or profiles can't be used as asked."""
+
+
+class ModelError(InputError):
+    """A model, checkpoint or weight file can't be used as asked."""
+
+
+class OutputError(InputError):
+    """An output path is in the way."""
+
+
+class TrainingError(WsdinoError):
+    """Training stopped because it could not go on."""

@@ -1,0 +1,1 @@
+"""Profiles become numbers with intervals."""

@@ -1,0 +1,1 @@
+"""The network that training and profiling share."""

@@ -1,0 +1,1 @@
+"""A model and a store become site embeddings and treatment profiles."""

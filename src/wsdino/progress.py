@@ -1,0 +1,98 @@
+"""What long work tells the person who waits: a bar on a terminal, plain lines elsewhere.
+
+Everything goes to standard error, so that standard output holds results alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+def say(message: str) -> None:
+    """Print one line for the person who waits."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+class Meter:
+    """Progress of `total` units: a bar on a terminal, a plain line every ten seconds elsewhere.
+
+    Parameters
+    ----------
+    description
+        What is being done, for the start of the line.
+    total
+        Number of units in all.
+    done
+        Units that were finished before this process started (a resumed run).
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0) -> None:
+        self.description, self.total, self.done = description, total, done
+        self._first = done
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(description, total=total, completed=done, note="")
+
+    def __enter__(self) -> Meter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif self.done > self._first and exc[0] is None:
+            self._line("")
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count `units` as done; `note` is shown at the end of the line."""
+        self.done += units
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, note=note)
+        elif time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
+            self._line(note)
+
+    def _line(self, note: str) -> None:
+        now = time.monotonic()
+        rate = (self.done - self._first) / max(now - self._start, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        eta = f", {left:.0f} s left" if self.done < self.total else f" in {now - self._start:.0f} s"
+        say(f"{self.description}: {self.done}/{self.total}{eta}{'  ' + note if note else ''}")
+        self._last_line = now
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield `items` while a :class:`Meter` counts them."""
+    with Meter(description, total) as meter:
+        for item in items:
+            yield item
+            meter.advance()

@@ -1,0 +1,1 @@
+"""Everything becomes figures, attention maps and one HTML file."""

@@ -1,0 +1,1 @@
+"""Plates on disk, or simulated, become a manifest and a store."""

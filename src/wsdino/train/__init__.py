@@ -1,0 +1,1 @@
+"""A store and a config become a run folder with checkpoints."""
