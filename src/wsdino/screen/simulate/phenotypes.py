@@ -1,0 +1,153 @@
+"""What compounds do to cells: twelve mechanisms, potency, penetrance and signatures.
+
+The mechanisms are BBBC021's, by its names (Caie et al. 2010; Ljosa et al. 2013). They are meant
+to differ by shape and arrangement rather than by brightness: each cell keeps its tubulin and its
+actin, and a mechanism moves them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .keys import generator
+from .traits import SPREAD, as_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MECHANISMS: dict[str, dict[str, float]] = {
+    # filaments gone, actin in clumps, outline withdrawn into processes, cytokinesis fails
+    "Actin disruptors": {
+        "actin_fibres": -0.26, "actin_cortex": -0.12, "actin_clumps": 0.42,
+        "tails": 0.9, "ruffles": 0.08, "binucleate": 0.25, "cell_radius": -0.10,
+    },
+    # cells go on without dividing: large, lobed, polyploid nuclei
+    "Aurora kinase inhibitors": {
+        "nucleus_lobes": 0.20, "nucleus_radius": 0.30, "dna_content": 0.60,
+        "cell_radius": 0.22, "density": -0.30, "micronuclei": 0.12, "mitotic": -0.03,
+    },
+    # elongated, withdrawn cells with long tails
+    "Cholesterol-lowering": {
+        "elongation": 0.50, "tails": 1.7, "cell_radius": -0.24, "tubulin_parallel": 0.8,
+        "colony": -0.35, "density": -0.15, "actin_along": 0.4,
+    },
+    # arrested, spread cells; enlarged nuclei with prominent nucleoli
+    "DNA damage": {
+        "nucleus_radius": 0.24, "cell_radius": 0.20, "density": -0.35, "mitotic": -0.04,
+        "nucleoli": 0.35, "nucleus_elongation": -0.10, "tubulin_ring": 0.5,
+    },
+    # S-phase arrest: enlarged, oval nuclei with coarse chromatin, cells drawn out
+    "DNA replication": {
+        "nucleus_radius": 0.16, "nucleus_elongation": 0.30, "chromatin_grain": 0.65,
+        "chromatin_contrast": 0.22, "nucleoli": -0.25, "elongation": 0.20, "density": -0.30,
+        "mitotic": -0.04,
+    },
+    # mitotic arrest with monoasters: a ring of chromosomes around one pole
+    "Eg5 inhibitors": {"mitotic": 0.55, "monopolar": 0.95, "density": -0.20, "colony": 0.1},
+    # cobblestone colonies; actin moves into junctions
+    "Epithelial": {
+        "colony": 0.50, "actin_junctions": 0.42, "actin_fibres": -0.18, "actin_cortex": -0.08,
+        "elongation": -0.18, "ruffles": -0.06, "cell_radius": -0.06, "tubulin_ring": 0.4,
+    },
+    # fibres turn across the cell and into arcs; nuclei pushed to one side
+    "Kinase inhibitors": {
+        "actin_across": 1.3, "actin_arcs": 0.7, "actin_along": -0.8, "nucleus_offset": 0.26,
+        "actin_fibres": 0.12, "ruffles": -0.05,
+    },
+    # no network: short pieces and free tubulin; fragmented nuclei, arrest without spindle
+    "Microtubule destabilizers": {
+        "tubulin_filaments": -0.30, "tubulin_short": 1.8, "tubulin_radial": -0.9,
+        "fragmented": 0.42, "mitotic": 0.14, "scattered": 0.9, "cell_radius": -0.06,
+    },
+    # bundles that ignore the centrosome; micronuclei
+    "Microtubule stabilizers": {
+        "tubulin_bundling": 0.75, "tubulin_parallel": 1.0, "tubulin_ring": 0.8,
+        "tubulin_radial": -0.8, "micronuclei": 0.45, "fragmented": 0.10, "mitotic": 0.08,
+        "scattered": 0.5,
+    },
+    # aggresome beside an indented nucleus; shrunken, dying cells
+    "Protein degradation": {
+        "tubulin_perinuclear": 0.38, "tubulin_filaments": -0.15, "nucleus_offset": 0.12,
+        "nucleus_lobes": 0.06, "cell_radius": -0.18, "apoptotic": 0.12, "actin_clumps": 0.14,
+        "density": -0.20,
+    },
+    # small, smooth cells: nucleoli dissolve, nuclei shrink and round up
+    "Protein synthesis": {
+        "nucleoli": -0.42, "nucleus_radius": -0.17, "cell_radius": -0.16,
+        "nucleus_elongation": -0.12, "chromatin_contrast": -0.10, "ruffles": -0.05,
+        "tubulin_perinuclear": -0.12, "actin_cortex": 0.12,
+    },
+}  # fmt: skip
+HILL_SLOPE = 1.6
+
+
+@dataclass(frozen=True)
+class Compound:
+    """What one compound does, whatever its concentration.
+
+    Parameters
+    ----------
+    name, mechanism
+        As in the layout; a mechanism that is not in :data:`MECHANISMS` has no common effect.
+    ec50
+        Concentration of half activity, micromolar.
+    effects
+        Change of every trait at full activity (T,): the mechanism, leaned a little towards some
+        of its parts, plus the compound's own signature.
+    """
+
+    name: str
+    mechanism: str | None
+    ec50: float
+    effects: NDArray[np.float64]
+
+
+def hill(concentration: float, ec50: float, slope: float = HILL_SLOPE) -> float:
+    """Activity in [0, 1] at a concentration: ``c^n / (c^n + ec50^n)``, 0 at concentration 0."""
+    if concentration <= 0:
+        return 0.0
+    return float(1.0 / (1.0 + (ec50 / concentration) ** slope))
+
+
+def make_compound(
+    name: str,
+    mechanism: str | None,
+    active: Sequence[float],
+    *,
+    seed: int,
+    effect: float,
+    lean: float,
+    signature: float,
+) -> Compound:
+    """Draw a compound's potency and signature, the same for a seed wherever it is used.
+
+    Parameters
+    ----------
+    name, mechanism
+        See :class:`Compound`.
+    active
+        Concentrations at which the compound is known to act, micromolar; its EC50 is drawn
+        about the lowest of them (below it where there is only one).
+    seed
+        Of the screen.
+    effect
+        Multiplies the mechanism's changes.
+    lean
+        Standard deviation of the log factor on each of the mechanism's changes.
+    signature
+        Size of the compound's own changes, in units of the traits' natural spread.
+    """
+    rng = generator(seed, "compound", name)
+    potency = rng.uniform(-0.45, 0.15)
+    lowest = min((value for value in active if value > 0), default=1.0)
+    several = len(set(active)) > 1
+    ec50 = lowest * 10.0 ** (potency if several else potency - 0.3)
+    common = as_vector(MECHANISMS.get(mechanism or "", {}))
+    leaned = common * effect * np.exp(lean * rng.standard_normal(common.size))
+    own = signature * SPREAD * rng.standard_normal(common.size)
+    return Compound(name, mechanism, ec50, leaned + own)

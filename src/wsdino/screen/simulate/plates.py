@@ -1,0 +1,304 @@
+"""What else makes fields differ: batches, plates, wells, and how hard the screen is.
+
+Every effect is drawn from a generator of its own key, so that it is the same for a seed whatever
+else is on the plates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import InputError
+
+from .keys import generator
+from .layouts import CHANNELS, CONTROL
+from .optics import Optics
+from .phenotypes import Compound, hill, make_compound
+from .traits import BASE, INDEX, NAMES, SPREAD, apply_effects
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+EDGE_ROWS, EDGE_COLUMNS = "ABGH", (1, 2, 11, 12)  # outermost wells in use, and the unused rim
+BACKGROUND = (420.0, 260.0, 240.0)  # counts: DNA, tubulin, actin
+GAIN = (1.0, 0.55, 0.6)
+BLUR = (0.95, 0.85, 0.85)  # pixels
+HAZE = (0.14, 0.12, 0.12)
+SATURATION = 0.25
+SHADE = (0.0, 0.0, 0.25)  # slopes along y and x, fall towards the corners
+DEFOCUS = (1.5, 3.5)  # additional blur of a field out of focus, pixels
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the screen is; every number can be zero.
+
+    Parameters
+    ----------
+    effect
+        Multiplies what mechanisms change.
+    penetrance
+        Share of the cells that respond at full activity, at most 1.
+    lean, signature
+        How much compounds of one mechanism differ; see :func:`.phenotypes.make_compound`.
+    batch_biology, plate_biology, well_biology
+        Natural variation of all traits at each level, in units of their spread.
+    batch_density, plate_density, well_density
+        Standard deviation of the log number of cells.
+    batch_gain, plate_gain, well_gain
+        Standard deviation of each channel's log brightness.
+    batch_blur, plate_blur, well_blur
+        Standard deviation of the log width of the point spread.
+    well_contrast
+        Half the standard deviation of the log of the stains' saturation and of the haze.
+    batch_background, plate_background
+        Standard deviation of each channel's log background.
+    plate_shade
+        Standard deviation of the illumination's slopes and fall, by plate and channel.
+    edge
+        Strength of the edge effect: fewer and smaller cells, dimmer actin in outer wells.
+    defocus_rate, debris_rate
+        Probability that a field is out of focus; mean number of bits of debris in 256 x 256.
+    """
+
+    effect: float = 1.0
+    penetrance: float = 0.9
+    lean: float = 0.20
+    signature: float = 1.0
+    batch_biology: float = 1.0
+    plate_biology: float = 0.5
+    well_biology: float = 1.0
+    batch_density: float = 0.12
+    plate_density: float = 0.08
+    well_density: float = 0.15
+    batch_gain: float = 0.22
+    plate_gain: float = 0.10
+    well_gain: float = 0.10
+    batch_blur: float = 0.12
+    plate_blur: float = 0.08
+    well_blur: float = 0.20
+    well_contrast: float = 0.12
+    batch_background: float = 0.15
+    plate_background: float = 0.08
+    plate_shade: float = 0.06
+    edge: float = 1.0
+    defocus_rate: float = 0.02
+    debris_rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+                raise InputError(f"{field.name}: {value!r}; a number of at least 0 would be right")
+        for name in ("penetrance", "defocus_rate"):
+            if getattr(self, name) > 1:
+                raise InputError(f"{name}: {getattr(self, name)}; at most 1 would be right")
+
+
+@dataclass(frozen=True)
+class Site:
+    """All parameters of one field.
+
+    Parameters
+    ----------
+    key
+        Names the site's own random numbers.
+    compound
+        None for a control.
+    activity
+        Of the compound at this concentration, in [0, 1].
+    penetrance, strength
+        Probability that a cell responds, and how strongly.
+    traits
+        The well's cells before treatment (T,).
+    optics
+        How the field is imaged.
+    debris
+        Number of bits of debris.
+    """
+
+    key: tuple[str, str, int]
+    compound: Compound | None
+    activity: float
+    penetrance: float
+    strength: float
+    traits: Vector
+    optics: Optics
+    debris: int
+
+
+def describe_sites(
+    layout: pd.DataFrame, difficulty: Difficulty, *, seed: int, size: int
+) -> list[Site]:
+    """Draw the parameters of every site of a layout, in its order."""
+    compounds = _compounds(layout, difficulty, seed)
+    batches = {name: _technical(seed, "batch", name) for name in layout["batch"].unique()}
+    plates = {name: _technical(seed, "plate", name) for name in layout["plate"].unique()}
+    sites = []
+    wells: dict[tuple[str, str], _Draws] = {}
+    for row in layout.to_dict("records"):
+        place = (row["plate"], row["well"])
+        if place not in wells:
+            wells[place] = _technical(seed, "well", *place)
+        levels = (batches[row["batch"]], plates[row["plate"]], wells[place])
+        edge = difficulty.edge * _is_edge(place[1])
+        compound = compounds.get(row["compound"])
+        activity = hill(row["concentration"], compound.ec50) if compound else 0.0
+        rng = generator(seed, "artefacts", *place, row["site"])
+        defocus = rng.uniform(*DEFOCUS) if rng.random() < difficulty.defocus_rate else 0.0
+        debris = int(rng.poisson(difficulty.debris_rate * (size / 256) ** 2))
+        sites.append(
+            Site(
+                key=(*place, row["site"]),
+                compound=compound,
+                activity=activity,
+                penetrance=difficulty.penetrance * activity,
+                strength=0.4 + 0.6 * activity if activity > 0 else 0.0,
+                traits=_well_traits(levels, edge, difficulty),
+                optics=_well_optics(levels, edge, defocus, difficulty),
+                debris=debris,
+            )
+        )
+    return sites
+
+
+def truth_table(layout: pd.DataFrame, sites: list[Site]) -> pd.DataFrame:
+    """Tell everything that is known of each site, in the layout's order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The contract's ``Metadata_`` columns; ``activity``, ``penetrance``, ``strength``,
+        ``ec50`` (null for controls), ``debris``; ``optics_<name>_<channel>``;
+        ``trait_<name>``, the well's untreated cells; ``effect_<name>``, what a fully responding
+        cell changes by.
+    """
+    columns: dict[str, object] = {
+        f"Metadata_{name}": layout[source].to_numpy()
+        for name, source in (
+            ("Plate", "plate"), ("Well", "well"), ("Site", "site"), ("Batch", "batch"),
+            ("Compound", "compound"), ("Concentration", "concentration"), ("MoA", "moa"),
+        )
+    }  # fmt: skip
+    columns["Metadata_Control"] = [site.compound is None for site in sites]
+    for name in ("activity", "penetrance", "strength", "debris"):
+        columns[name] = [getattr(site, name) for site in sites]
+    columns["ec50"] = [site.compound.ec50 if site.compound else np.nan for site in sites]
+    for name in ("blur", "gain", "background", "haze", "saturation"):
+        for index, channel in enumerate(CHANNELS):
+            columns[f"optics_{name}_{channel}"] = [getattr(s.optics, name)[index] for s in sites]
+    traits = np.stack([site.traits for site in sites])
+    none = np.zeros(len(NAMES))
+    effects = np.stack([site.compound.effects if site.compound else none for site in sites])
+    for name, index in INDEX.items():
+        columns[f"trait_{name}"] = traits[:, index]
+        columns[f"effect_{name}"] = effects[:, index]
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Standard normal draws that belong to one batch, plate or well."""
+
+    traits: Vector
+    density: float
+    gain: Vector
+    blur: Vector
+    background: Vector
+    contrast: Vector
+    shade: Vector
+
+
+def _technical(seed: int, *key: str) -> _Draws:
+    rng = generator(seed, *key)
+    # focus is shared by the channels, but for the lens's colour
+    focus = rng.standard_normal()
+    return _Draws(
+        traits=rng.standard_normal(len(NAMES)),
+        density=rng.standard_normal(),
+        gain=rng.standard_normal(3),
+        blur=0.85 * focus + 0.5 * rng.standard_normal(3),
+        background=rng.standard_normal(3),
+        contrast=rng.standard_normal((2, 3)),
+        shade=rng.standard_normal((3, 3)),
+    )
+
+
+def _compounds(layout: pd.DataFrame, difficulty: Difficulty, seed: int) -> dict[str, Compound]:
+    compounds = {}
+    for name, rows in layout[layout["compound"] != CONTROL].groupby("compound"):
+        known = rows[rows["moa"].notna()]
+        # a compound without any annotation has no known active concentration: take its highest
+        active = known["concentration"] if len(known) else rows["concentration"].nlargest(1)
+        compounds[str(name)] = make_compound(
+            str(name),
+            str(known["moa"].iloc[0]) if len(known) else None,
+            sorted(set(active)),
+            seed=seed,
+            effect=difficulty.effect,
+            lean=difficulty.lean,
+            signature=difficulty.signature,
+        )
+    return compounds
+
+
+def _is_edge(well: str) -> bool:
+    return well[0] in EDGE_ROWS or int(well[1:]) in EDGE_COLUMNS
+
+
+def _well_traits(
+    levels: tuple[_Draws, _Draws, _Draws], edge: float, difficulty: Difficulty
+) -> Vector:
+    batch, plate, well = levels
+    d = difficulty
+    effects = SPREAD * (
+        d.batch_biology * batch.traits
+        + d.plate_biology * plate.traits
+        + d.well_biology * well.traits
+    )
+    effects[INDEX["density"]] = (
+        d.batch_density * batch.density
+        + d.plate_density * plate.density
+        + d.well_density * well.density
+        - 0.15 * edge
+    )
+    effects[INDEX["cell_radius"]] -= 0.03 * edge
+    return apply_effects(BASE, effects)
+
+
+def _well_optics(
+    levels: tuple[_Draws, _Draws, _Draws], edge: float, defocus: float, difficulty: Difficulty
+) -> Optics:
+    batch, plate, well = levels
+    d = difficulty
+    gain = np.array(GAIN) * np.exp(
+        d.batch_gain * batch.gain + d.plate_gain * plate.gain + d.well_gain * well.gain
+    )
+    gain[2] *= np.exp(-0.1 * edge)
+    blur = np.array(BLUR) * np.exp(
+        d.batch_blur * batch.blur + d.plate_blur * plate.blur + d.well_blur * well.blur
+    )
+    background = np.array(BACKGROUND) * np.exp(
+        d.batch_background * batch.background + d.plate_background * plate.background
+    )
+    saturation, haze = np.exp(2 * d.well_contrast * well.contrast)
+    shade = np.array(SHADE) + d.plate_shade * plate.shade
+    return Optics(
+        blur=_three(np.hypot(blur, defocus)),
+        gain=_three(gain),
+        background=_three(background),
+        haze=_three(np.clip(np.array(HAZE) * haze, 0, 0.6)),
+        saturation=_three(SATURATION * saturation),
+        shade=tuple(_three(row) for row in shade),
+    )
+
+
+def _three(values: Vector) -> tuple[float, float, float]:
+    a, b, c = (float(value) for value in values)
+    return a, b, c

@@ -1,0 +1,222 @@
+"""A simulated screen as a folder in BBBC021's own layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import tifffile
+
+from wsdino.errors import InputError, OutputError
+from wsdino.progress import Meter
+from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+
+from .layouts import CHANNELS, layout_table, treatments_of
+from .plates import Difficulty, Site, describe_sites, truth_table
+from .render import render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SPEC, TRUTH = "spec.json", "truth.parquet"
+SCHEMA = 1  # changes whenever the same spec would give other pixels
+MIN_SIZE = 32
+CHUNK = 8  # sites handed to a worker at a time
+
+Job = tuple[Site, tuple[Path, ...]]
+
+
+def simulate(
+    out: str | Path,
+    *,
+    layout: str | Path = "small",
+    size: int = 256,
+    seed: int = 0,
+    sites: int | None = None,
+    zoom: float = 1.0,
+    difficulty: Difficulty | None = None,
+    compression: str | None = "zlib",
+    workers: int | None = None,
+) -> Path:
+    """Write a simulated screen: three 16-bit TIFFs per site, tables as BBBC021's, and the truth.
+
+    The same arguments give the same files, whatever the number of workers. A run that was stopped
+    goes on where it was; the image table is written last, so that an unfinished screen has none.
+
+    Parameters
+    ----------
+    out
+        Folder to write: `BBBC021_v1_image.csv`, `BBBC021_v1_moa.csv`, the images below
+        `<batch>/<plate>/`, `truth.parquet` (all parameters of each site) and `spec.json`.
+    layout, sites
+        See :func:`wsdino.screen.simulate.layouts.layout_table`.
+    size
+        Edge of the square fields, pixels.
+    seed
+        Of everything that is drawn.
+    zoom
+        Magnification; at 1 a nucleus is about 12 pixels wide.
+    difficulty
+        How hard the screen is; None: the defaults.
+    compression
+        ``"zlib"``, or None for plain TIFFs.
+    workers
+        Processes; None: one for each CPU that may be used.
+
+    Returns
+    -------
+    pathlib.Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        An argument is out of range, or the layout's table can't be used (`ManifestError`).
+    OutputError
+        `out` holds another screen, or something else.
+    """
+    _check(size, zoom, compression, workers)
+    folder, hardness = Path(out), difficulty or Difficulty()
+    table = layout_table(layout, sites=sites)
+    described = describe_sites(table, hardness, seed=seed, size=size)
+    spec = {
+        "schema": SCHEMA,
+        "layout": _digest(table),
+        "num_sites": len(table),
+        "size": size,
+        "seed": seed,
+        "zoom": zoom,
+        "compression": compression,
+        "difficulty": asdict(hardness),
+    }
+    _claim(folder, spec)
+    paths = [
+        tuple(folder / str(row["folder"]) / str(row[f"file_{channel}"]) for channel in CHANNELS)
+        for row in table.to_dict("records")
+    ]
+    jobs = [
+        (site, files)
+        for site, files in zip(described, paths, strict=True)
+        if not all(file.exists() for file in files)
+    ]
+    for parent in {files[0].parent for _, files in jobs}:
+        parent.mkdir(parents=True, exist_ok=True)
+    _render_all(jobs, len(table), seed, size, zoom, compression, workers)
+    with _replacing(folder / TRUTH) as temporary:
+        truth_table(table, described).to_parquet(temporary, index=False)
+    with _replacing(folder / MOA_TABLE) as temporary:
+        treatments_of(table).to_csv(temporary, index=False)
+    with _replacing(folder / IMAGE_TABLE) as temporary:
+        _image_table(table).to_csv(temporary, index=False)
+    return folder
+
+
+def _check(size: int, zoom: float, compression: str | None, workers: int | None) -> None:
+    if size < MIN_SIZE:
+        raise InputError(f"size: {size} pixels; at least {MIN_SIZE} would be right")
+    if not 0.25 <= zoom <= 8:
+        raise InputError(f"zoom: {zoom}; a number from 0.25 to 8 would be right")
+    if compression not in ("zlib", None):
+        raise InputError(f"compression: {compression!r}; 'zlib' or None would be right")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers: {workers}; at least 1 would be right")
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _claim(folder: Path, spec: dict[str, object]) -> None:
+    """Take the folder for this spec: new, empty, or begun with the same spec."""
+    path = folder / SPEC
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise OutputError(f"{path}: not the JSON that a simulation writes") from error
+        for name, wanted in spec.items():
+            if found.get(name) != json.loads(json.dumps(wanted)):
+                raise OutputError(
+                    f"{folder}: holds a screen simulated with {name} {found.get(name)}, not "
+                    f"{wanted}; give another folder or delete it"
+                )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder}: exists and holds no simulated screen; give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def _render_all(
+    jobs: list[Job],
+    total: int,
+    seed: int,
+    size: int,
+    zoom: float,
+    compression: str | None,
+    workers: int | None,
+) -> None:
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    processes = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    options = (seed, size, zoom, compression)
+    with Meter("simulating", total, done=total - len(jobs)) as meter:
+        if processes <= 1:
+            for chunk in chunks:
+                meter.advance(_render_chunk(chunk, *options))
+            return
+        # the first chunk compiles the kernels, which the workers then find on disk
+        meter.advance(_render_chunk(chunks[0], *options))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            futures = [pool.submit(_render_chunk, chunk, *options) for chunk in chunks[1:]]
+            for future in futures:
+                meter.advance(future.result())
+
+
+def _render_chunk(
+    chunk: list[Job], seed: int, size: int, zoom: float, compression: str | None
+) -> int:
+    for site, files in chunk:
+        image = render(site, seed=seed, size=size, zoom=zoom)
+        for plane, file in zip(image, files, strict=True):
+            with _replacing(file) as temporary:
+                tifffile.imwrite(
+                    temporary, plane, compression=compression, photometric="minisblack",
+                    metadata=None,
+                )  # fmt: skip
+    return len(chunk)
+
+
+def _image_table(table: pd.DataFrame) -> pd.DataFrame:
+    """BBBC021's image table, column for column."""
+    plates = pd.factorize(table["batch"])[0]
+    columns: dict[str, object] = {"TableNumber": plates, "ImageNumber": range(1, len(table) + 1)}
+    for channel in CHANNELS:
+        columns[f"Image_FileName_{channel}"] = table[f"file_{channel}"]
+        columns[f"Image_PathName_{channel}"] = table["folder"]
+    columns["Image_Metadata_Plate_DAPI"] = table["plate"]
+    columns["Image_Metadata_Well_DAPI"] = table["well"]
+    columns["Replicate"] = table["replicate"]
+    columns["Image_Metadata_Compound"] = table["compound"]
+    columns["Image_Metadata_Concentration"] = table["concentration"]
+    return pd.DataFrame(columns)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` that takes its place once it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
