@@ -1,0 +1,96 @@
+"""How much of the batch or the plate can be read off the features."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsdino.profile.aggregate import aggregate
+from wsdino.profile.tables import COMPOUND, PLATE, WELL, features_of, require_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What :func:`label_leakage` found.
+
+    Attributes
+    ----------
+    accuracy
+        Fraction of wells whose nearest neighbour of another compound has the same label.
+    chance
+        The same for a neighbour drawn at random.
+    num_wells
+        Number of wells that have a candidate with the same label, and so count.
+    """
+
+    accuracy: float
+    chance: float
+    num_wells: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the fields as a plain dict."""
+        return asdict(self)
+
+
+def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
+    """Tell how often a well's nearest neighbour comes from the same batch (or plate).
+
+    Neighbours of the same compound don't count, because in most designs a compound lies in one
+    batch. Sites are averaged to wells first. Without leakage, accuracy is near chance, apart from
+    what compounds that share a batch share in phenotype.
+
+    Parameters
+    ----------
+    table
+        Normalised sites or wells with `Metadata_Plate`, `Metadata_Well`, `Metadata_Compound`.
+    label
+        `Metadata_Batch`, `Metadata_Plate`, or any other column constant in a well.
+
+    Returns
+    -------
+    Leakage, or None
+        None where no well has a candidate with the same label, or all candidates have it.
+
+    Raises
+    ------
+    TableError
+        If a column is missing, or as in :func:`wsdino.profile.tables.features_of`.
+    """
+    require_columns(table, [PLATE, WELL, COMPOUND, label], purpose="leakage")
+    wells = aggregate(table, by=list(dict.fromkeys([PLATE, WELL, COMPOUND, label])))
+    features = features_of(wells)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.where(norms > 0, norms, 1)
+    labels = pd.factorize(wells[label])[0]
+    compounds = pd.factorize(wells[COMPOUND])[0]
+    found, chances, others = [], [], False
+    for start in range(0, len(wells), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        admissible = compounds[rows, None] != compounds[None, :]
+        same = admissible & (labels[rows, None] == labels[None, :])
+        counts = same.any(axis=1)
+        hit = _hits(features[rows] @ features.T, admissible, same)
+        others |= bool((same.sum(axis=1) < admissible.sum(axis=1)).any())
+        found.append(hit[counts])
+        chances.append(same.sum(axis=1)[counts] / admissible.sum(axis=1)[counts])
+    hits, chance = np.concatenate(found), np.concatenate(chances)
+    if len(hits) == 0 or not others:
+        return None
+    return Leakage(float(hits.mean()), float(chance.mean()), len(hits))
+
+
+def _hits(
+    similarity: NDArray[np.float64], admissible: NDArray[np.bool_], same: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return whether each row's most similar admissible column has the same label."""
+    neighbour = np.where(admissible, similarity, -np.inf).argmax(axis=1)
+    hit: NDArray[np.bool_] = same[np.arange(len(same)), neighbour]
+    return hit
