@@ -1,0 +1,152 @@
+"""Where a manifest's images lie: URLs, relative folders, and names in another case."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from wsdino.errors import ImageError, ManifestError
+from wsdino.screen.schema import KEY, channels_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Folders:
+    """Folders, each listed once, in which a name is found in whatever case it has.
+
+    Screens travel between file systems that tell case apart and ones that don't, so a table may
+    name `week4/A.TIF` where the disk has `Week4/A.tif`.
+    """
+
+    def __init__(self) -> None:
+        self._listings: dict[Path, dict[str, str]] = {}
+        self._found: dict[Path, Path | None] = {}
+
+    def find(self, path: Path) -> Path | None:
+        """Return the absolute `path` as the disk spells it; None where nothing is there."""
+        folder = self._folder(path.parent)
+        if folder is None:
+            return None
+        names = self._names(folder)
+        name = names.get(path.name) or names.get(path.name.casefold())
+        return folder / name if name else None
+
+    def _folder(self, folder: Path) -> Path | None:
+        if folder not in self._found:
+            exact = folder.is_dir() or folder == folder.parent
+            self._found[folder] = folder if exact else self.find(folder)
+        return self._found[folder]
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        if folder not in self._listings:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            # An exact name wins over one that differs in case.
+            self._listings[folder] = {name.casefold(): name for name in names} | {
+                name: name for name in names
+            }
+        return self._listings[folder]
+
+
+def resolve_files(
+    table: pd.DataFrame, folder: Path, *, origin: str, check_files: bool
+) -> pd.DataFrame:
+    """Make each image's `PathName_` absolute and its `FileName_` a bare name.
+
+    Parameters
+    ----------
+    table
+        With `FileName_<Channel>` and, if it likes, `PathName_<Channel>`, or `URL_<Channel>`.
+    folder
+        What relative folders are relative to.
+    origin
+        Where the table came from, for messages.
+    check_files
+        Look each file up, in whatever case the disk spells it, and raise where there is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A copy with `FileName_` and `PathName_` for each channel and no `URL_`.
+
+    Raises
+    ------
+    ManifestError
+        A URL isn't a local one.
+    ImageError
+        A file does not exist.
+    """
+    table = table.reset_index(drop=True).copy()
+    folder = folder.absolute()
+    lookup = Folders()
+    missing: list[str] = []
+    channels = channels_of(table)
+    for channel in channels:
+        paths = [
+            path and _normal(folder / path) for path in _relative_paths(table, channel, origin)
+        ]
+        if check_files:
+            found = [path and lookup.find(path) for path in paths]
+            for row, (path, real) in enumerate(zip(paths, found, strict=True)):
+                if path and real is None:
+                    missing.append(f"{path} (channel {channel}{_site_of(table, row)})")
+            paths = found
+        # An empty name is left for the validation to report by its row.
+        table[f"FileName_{channel}"] = [path.name if path else None for path in paths]
+        table[f"PathName_{channel}"] = [str(path.parent) if path else None for path in paths]
+        table = table.drop(columns=f"URL_{channel}", errors="ignore")
+    if missing:
+        num_files = len(table) * len(channels)
+        raise ImageError(
+            f"{origin}: image file {missing[0]} does not exist; {len(missing)} of {num_files} are "
+            "missing"
+        )
+    return table
+
+
+def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[Path | None]:
+    """Return each image's path as the table gives it; None where it gives none."""
+    if f"FileName_{channel}" not in table:
+        urls = table[f"URL_{channel}"].fillna("").astype(str).str.strip()
+        return [_path_of_url(url, f"{origin}: URL_{channel}") if url else None for url in urls]
+    names = table[f"FileName_{channel}"].fillna("").astype(str).str.strip()
+    path_column = f"PathName_{channel}"
+    if path_column not in table:
+        return [Path(_slashes(name)) if name else None for name in names]
+    folders = table[path_column].fillna("").astype(str).str.strip()
+    return [
+        Path(_slashes(folder), _slashes(name)) if name else None
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _slashes(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _path_of_url(url: str, where: str) -> Path:
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
+        return Path(url2pathname(parts.path))
+    if "://" in url:
+        raise ManifestError(
+            f"{where} is '{url}'; only file:// URLs and plain paths can be read, so copy the "
+            "images to a disk first"
+        )
+    # CellProfiler also writes `file:relative/path`.
+    return Path(_slashes(url.removeprefix("file:")))
+
+
+def _site_of(table: pd.DataFrame, row: int) -> str:
+    known = [column for column in KEY if column in table]
+    named = (
+        f", {column.removeprefix('Metadata_').lower()} {table[column][row]}" for column in known
+    )
+    return "".join(named)
