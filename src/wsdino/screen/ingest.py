@@ -1,0 +1,257 @@
+"""Making a store of a screen, once, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.codecs import BloscCodec
+
+from wsdino.errors import ImageError, InputError, OutputError
+from wsdino.progress import Meter, say
+from wsdino.screen.images import Plane, describe, planes_of, read_site, require_alike
+from wsdino.screen.manifest import channels_of, read_manifest
+from wsdino.screen.statistics import site_statistics
+from wsdino.screen.store import (
+    FORMAT,
+    FORMAT_KEY,
+    IMAGES,
+    MANIFEST,
+    STATISTIC_NAMES,
+    STATISTICS,
+    Store,
+    chunk_path,
+    num_cpus,
+    open_images,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def ingest(
+    source: str | Path | pd.DataFrame,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    controls: Sequence[str] | None = None,
+) -> Store:
+    """Convert a screen into a store, or go on where an earlier call was stopped.
+
+    The manifest and the first site are checked before anything is written. A site counts as done
+    once its pixels and then its statistics are on disk, and as long as none of its images is newer.
+    A finished store of the same images is returned as it is, with its manifest brought up to date.
+
+    Parameters
+    ----------
+    source
+        What :func:`read_manifest` reads.
+    out
+        Folder of the store: new, empty, or a store of the same images.
+    workers
+        Number of reading threads; None: one for each CPU this process may use.
+    controls
+        Compounds that are negative controls; None: `Metadata_Control` where there is such a column,
+        else DMSO.
+
+    Returns
+    -------
+    Store
+        Finished and open.
+
+    Raises
+    ------
+    ManifestError
+        The source is missing, unrecognised, incomplete, or contradicts itself.
+    ImageError
+        An image is missing, damaged, or unlike the first. If that shows after the first site, the
+        store stays unfinished, and says so when opened.
+    OutputError
+        `out` holds something else.
+    """
+    out = Path(out)
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; it must be at least 1")
+    images = _existing_images(out)
+    if images is not None and images.attrs["complete"]:
+        # The images may be gone by now, or spelled otherwise than on this disk.
+        manifest = read_manifest(source, controls=controls, check_files=False)
+        _require_same_images(images, manifest, out)
+        if not len(_sites_to_do(out, planes_of(manifest), _open_statistics(out, images))):
+            _update_metadata(out, manifest)
+            say(f"{out}: already complete, {len(manifest)} sites")
+            return open_store(out)
+    manifest = read_manifest(source, controls=controls)
+    planes = planes_of(manifest)
+    if images is None:
+        origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
+        images = _create_images(out, manifest, read_site(planes[0]), origin)
+    _require_same_images(images, manifest, out)
+    images = images.update_attributes({"complete": False})
+    for remnant in (out / IMAGES).glob("*.partial"):
+        remnant.unlink()
+    _write_manifest(out, manifest)
+    _write_sites(images, planes, out, workers or num_cpus())
+    images.update_attributes({"complete": True})
+    return open_store(out)
+
+
+def _existing_images(out: Path) -> zarr.Array[Any] | None:
+    """Open the array that an earlier ingest left in `out`; None where there is nothing at all."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: this is a file; a store is a folder, so name another")
+    images = open_images(out, mode="r+")
+    if images is None and out.is_dir():
+        # A kill right at the start leaves a folder for the array and no more.
+        started = all(path.suffix == ".partial" for path in (out / IMAGES).glob("*"))
+        others = [path.name for path in out.iterdir() if not (path.name == IMAGES and started)]
+        if others:
+            raise OutputError(
+                f"{out}: the folder is not empty (it has {min(others)}) and is no store; name a "
+                "new or empty folder"
+            )
+    return images
+
+
+def _create_images(
+    out: Path, manifest: pd.DataFrame, first: np.ndarray[Any, np.dtype[Any]], origin: str
+) -> zarr.Array[Any]:
+    """Write the array's description, which makes `out` an unfinished store."""
+    out.mkdir(parents=True, exist_ok=True)
+    attributes: dict[str, Any] = {
+        FORMAT_KEY: FORMAT,
+        "complete": False,
+        "channels": channels_of(manifest),
+        "pixel_scaling": {"applied": "none", "dtype_max": int(np.iinfo(first.dtype).max)},
+        "provenance": {
+            "source": origin,
+            "images_sha256": _fingerprint(manifest),
+            "wsdino": version("wsdino"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+    return zarr.create_array(
+        out / IMAGES,
+        shape=(len(manifest), *first.shape),
+        chunks=(1, *first.shape),
+        dtype=first.dtype,
+        # One chunk is one site. LZ4 on bit planes costs a millisecond for a megapixel either way
+        # and takes a quarter off camera noise; stronger codecs gain little more.
+        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=("site", "channel", "y", "x"),
+        attributes=attributes,
+        # Black sites have a file too, so that an absent file always means an absent site.
+        config={"write_empty_chunks": True},
+    )
+
+
+def _fingerprint(manifest: pd.DataFrame) -> str:
+    """Return a digest of which images make up the sites, whatever the case of their names."""
+    digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
+    for site in planes_of(manifest):
+        for plane in site:
+            digest.update(f"\0{plane.path}\0{plane.frame}".casefold().encode())
+    return digest.hexdigest()
+
+
+def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: Path) -> None:
+    provenance: Any = images.attrs["provenance"]
+    if provenance["images_sha256"] != _fingerprint(manifest):
+        raise OutputError(
+            f"{out}: holds a store of other images, from {provenance['source']}; name another "
+            "folder, or delete this one"
+        )
+
+
+def _write_sites(
+    images: zarr.Array[Any], planes: Sequence[Sequence[Plane]], out: Path, num_workers: int
+) -> None:
+    """Read each site that isn't done, and write its pixels, then its statistics."""
+    statistics = _open_statistics(out, images)
+    sites = _sites_to_do(out, planes, statistics)
+    statistics[sites] = np.nan
+    height, width = images.shape[2:]
+    expected = f"{width} x {height} {np.dtype(images.dtype).name}"
+
+    def write(site: int) -> None:
+        pixels = read_site(planes[site])
+        require_alike(describe(pixels), planes[site][0].path, expected, planes[0][0].path)
+        images[site] = pixels
+        statistics[site] = site_statistics(pixels)
+
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        with Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter:
+            for _ in pool.map(write, sites.tolist()):
+                meter.advance()
+    except ImageError as error:
+        raise ImageError(
+            f"{error}; {out} stays unfinished: mend the image and run again to go on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    statistics.flush()
+
+
+def _open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Map the (N, C, 5) float32 statistics; NaN for sites that aren't done."""
+    path = out / STATISTICS
+    shape = (*images.shape[:2], len(STATISTIC_NAMES))
+    if not path.is_file():
+        temporary = path.with_suffix(".partial")
+        with temporary.open("wb") as file:
+            np.save(file, np.full(shape, np.nan, np.float32))
+        temporary.replace(path)
+    statistics = np.lib.format.open_memmap(path, mode="r+")
+    assert statistics.shape == shape
+    return statistics
+
+
+def _sites_to_do(
+    out: Path,
+    planes: Sequence[Sequence[Plane]],
+    statistics: np.ndarray[Any, np.dtype[np.float32]],
+) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the sites that aren't done, or whose images have changed since."""
+    done = np.isfinite(statistics).all(axis=(1, 2))
+    for site in np.flatnonzero(done).tolist():
+        written = _modified(chunk_path(out, site))
+        sources = dict.fromkeys(plane.path for plane in planes[site])
+        done[site] = written is not None and all(
+            (_modified(path) or 0) <= written for path in sources
+        )
+    return np.flatnonzero(~done)
+
+
+def _modified(path: Path) -> int | None:
+    """Return when a file was last written (ns); None where there is none."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
+
+
+def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
+    temporary = (out / MANIFEST).with_suffix(".partial")
+    manifest.to_parquet(temporary, index=False)
+    temporary.replace(out / MANIFEST)
+
+
+def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
+    """Bring a finished store's metadata up to date; its file names stay as they were."""
+    stored = pd.read_parquet(out / MANIFEST)
+    metadata = [name for name in manifest.columns if name.startswith("Metadata_")]
+    files = [name for name in stored.columns if not name.startswith("Metadata_")]
+    updated = pd.concat([manifest[metadata], stored[files]], axis=1)
+    if not updated.equals(stored):
+        say(f"{out}: the source's metadata has changed; {MANIFEST} follows")
+        _write_manifest(out, updated)

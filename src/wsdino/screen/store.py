@@ -1,0 +1,207 @@
+"""The store: a screen's pixels as one Zarr array, and its manifest beside it."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from wsdino.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IMAGES, MANIFEST, STATISTICS = "images.zarr", "manifest.parquet", "statistics.npy"
+STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
+FORMAT_KEY, FORMAT = "wsdino_store", 1
+MAX_READERS = 8
+
+
+def num_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def chunk_path(store: Path, site: int) -> Path:
+    """Return the file that holds the pixels of one site, all its channels."""
+    return store / IMAGES / f"c.{site}.0.0.0"
+
+
+class Store:
+    """A finished store; get one from :func:`open_store`.
+
+    It can be pickled and used from several threads or processes.
+
+    Attributes
+    ----------
+    path : Path
+        The store's folder.
+    attributes : dict
+        Of the Zarr array: channels, pixel_scaling, provenance and more.
+    """
+
+    def __init__(self, path: Path, images: zarr.Array[Any]) -> None:
+        self.path = path
+        self._images = images
+        self.attributes: dict[str, Any] = dict(images.attrs)
+
+    def __len__(self) -> int:
+        return int(self._images.shape[0])
+
+    def __getitem__(self, index: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return site `index` as (C, H, W); negative ones count from the end."""
+        return self._load(self._row(index))
+
+    def __repr__(self) -> str:
+        height, width = self.field_shape
+        channels = ", ".join(self.channels)
+        return (
+            f"<Store {self.path}: {len(self)} sites, {channels}, {width} x {height} {self.dtype}>"
+        )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in the order of the second axis."""
+        return tuple(self.attributes["channels"])
+
+    @property
+    def field_shape(self) -> tuple[int, int]:
+        """Height and width of a field in pixels."""
+        height, width = self._images.shape[2:]
+        return int(height), int(width)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, uint8 or uint16."""
+        return np.dtype(self._images.dtype)
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """The manifest; row i is site i."""
+        return pd.read_parquet(self.path / MANIFEST)
+
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """Intensity of each site and channel: mean, std, p01, p50, p99, each float32 (N, C)."""
+        table = np.load(self.path / STATISTICS)
+        return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
+
+    def read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Read several sites at once, in several threads.
+
+        Parameters
+        ----------
+        indices
+            n site numbers, in any order; negative ones count from the end.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, C, H, W), in the order of `indices`.
+
+        Raises
+        ------
+        IndexError
+            There is no such site.
+        """
+        rows = [self._row(int(index)) for index in indices]
+        sites = np.empty((len(rows), *self._images.shape[1:]), self.dtype)
+
+        def read_into(position: int) -> None:
+            sites[position] = self._load(rows[position])
+
+        num_threads = min(MAX_READERS, num_cpus(), len(rows))
+        if num_threads <= 1:
+            for position in range(len(rows)):
+                read_into(position)
+        else:
+            with ThreadPoolExecutor(num_threads) as pool:
+                list(pool.map(read_into, range(len(rows))))
+        return sites
+
+    def _load(self, row: int) -> np.ndarray[Any, np.dtype[Any]]:
+        try:
+            return np.asarray(self._images[row])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise StoreError(
+                f"{chunk_path(self.path, row)}: the store is damaged: {error}; ingest it again"
+            ) from error
+
+    def _row(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no site {index} in a store of {len(self)}")
+        return index % len(self)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a finished store for reading.
+
+    Raises
+    ------
+    StoreError
+        There is no store, it isn't finished, or it is damaged.
+    """
+    path = Path(path)
+    images = open_images(path)
+    if images is None:
+        what = "no store here" if path.exists() else "no such folder"
+        raise StoreError(f"{path}: {what} ({IMAGES} is missing); make one with wsdino ingest")
+    if not images.attrs["complete"]:
+        raise StoreError(
+            f"{path}: this store isn't finished; run the same wsdino ingest again to go on"
+        )
+    store = Store(path, images)
+    for name in (MANIFEST, STATISTICS):
+        if not (path / name).is_file():
+            raise StoreError(f"{path}: the store is damaged: {name} is missing; ingest it again")
+    # Zarr reads an absent chunk as zeros without a word.
+    present = {chunk.name for chunk in (path / IMAGES).iterdir()}
+    absent = [site for site in range(len(store)) if chunk_path(path, site).name not in present]
+    if absent:
+        raise StoreError(
+            f"{path}: the store is damaged: the pixels of {len(absent)} of {len(store)} sites are "
+            "missing; ingest it again"
+        )
+    num_rows = len(store.manifest)
+    if num_rows != len(store):
+        raise StoreError(
+            f"{path}: the store is damaged: {MANIFEST} has {num_rows} rows for {len(store)} sites"
+        )
+    return store
+
+
+def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
+    """Open a store's array, finished or not.
+
+    Returns
+    -------
+    zarr.Array or None
+        (site, channel, y, x); None where the folder has no such array.
+
+    Raises
+    ------
+    StoreError
+        There is an array, but not one that this version of wsdino wrote.
+    """
+    folder = path / IMAGES
+    if not (folder / "zarr.json").is_file():
+        return None
+    try:
+        images = zarr.open_array(folder, mode=mode)  # type: ignore[arg-type]
+        found = images.attrs.get(FORMAT_KEY)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(f"{folder}: the store is damaged: {error}") from error
+    if found != FORMAT:
+        raise StoreError(
+            f"{folder}: {FORMAT_KEY} is {found} instead of {FORMAT}: not a store of this version "
+            "of wsdino; ingest its source again"
+        )
+    return images

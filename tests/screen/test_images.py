@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from wsdino.errors import ImageError
+from wsdino.screen.images import Plane, planes_of, read_planes, read_site
+from wsdino.screen.statistics import site_statistics
+
+RNG = np.random.default_rng(0)
+STACK = RNG.integers(0, 60_000, (3, 24, 40)).astype(np.uint16)
+SMALL = (STACK >> 8).astype(np.uint8)
+
+
+def write_tiff(path: Path, image: np.ndarray, **options) -> Path:
+    tifffile.imwrite(path, image, **options)
+    return path
+
+
+@pytest.mark.parametrize("image", [STACK[0], SMALL[0]], ids=["uint16", "uint8"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "lzw"}, {"byteorder": ">"}, {"tile": (16, 16), "compression": "zlib"}],
+    ids=str,
+)
+def test_a_single_plane_keeps_its_values(tmp_path, image, options):
+    planes = read_planes(write_tiff(tmp_path / "a.TIF", image, **options))
+    assert planes.dtype == image.dtype
+    np.testing.assert_array_equal(planes, image[None])
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (STACK, {"photometric": "minisblack"}),
+        (STACK, {"photometric": "minisblack", "bigtiff": True, "compression": "zlib"}),
+        (STACK, {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+        (STACK[:, None], {"ome": True, "metadata": {"axes": "CZYX"}, "photometric": "minisblack"}),
+        (STACK, {"imagej": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+        (STACK.transpose(1, 2, 0), {"photometric": "rgb"}),
+        (STACK, {"photometric": "rgb", "planarconfig": "separate"}),
+    ],
+    ids=["pages", "bigtiff", "ome", "ome with z", "imagej", "rgb", "separate rgb"],
+)
+def test_channels_of_one_tiff(tmp_path, image, options):
+    np.testing.assert_array_equal(
+        read_planes(write_tiff(tmp_path / "a.tif", image, **options)), STACK
+    )
+
+
+@pytest.mark.parametrize("stack", [STACK, SMALL], ids=["uint16", "uint8"])
+def test_components_of_a_png(tmp_path, stack):
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(stack.transpose(1, 2, 0))))
+    np.testing.assert_array_equal(read_planes(path), stack)
+    path.write_bytes(imagecodecs.png_encode(stack[0]))
+    np.testing.assert_array_equal(read_planes(path), stack[:1])
+
+
+def test_a_png_by_another_writer(tmp_path):
+    Image.fromarray(SMALL.transpose(1, 2, 0)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_planes(tmp_path / "a.png"), SMALL)
+
+
+def test_a_site_is_put_together_by_frame(tmp_path):
+    stack = write_tiff(tmp_path / "stack.tif", STACK, photometric="minisblack")
+    single = write_tiff(tmp_path / "single.tif", STACK[1])
+    site = read_site([Plane(stack, 2), Plane(single, None), Plane(stack, 0), Plane(single, 0)])
+    np.testing.assert_array_equal(site, STACK[[2, 1, 0, 1]])
+
+
+def test_planes_of_a_manifest():
+    manifest = pd.DataFrame(
+        {
+            "FileName_B": ["1.tif", "2.tif"],
+            "PathName_B": "/x",
+            "FileName_A": "3.tif",
+            "PathName_A": "/y",
+            "Frame_A": [1, 2],
+        }
+    )
+    assert planes_of(manifest) == [
+        [Plane(Path("/x/1.tif"), None), Plane(Path("/y/3.tif"), 1)],
+        [Plane(Path("/x/2.tif"), None), Plane(Path("/y/3.tif"), 2)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "found"),
+    [
+        (STACK[0].astype(np.float32), {}, "pixels are float32; they must be uint8 or uint16"),
+        (STACK[0].astype(np.int16), {}, "pixels are int16; they must be uint8 or uint16"),
+        (STACK[0].astype(np.uint32), {}, "pixels are uint32; they must be uint8 or uint16"),
+        (STACK[0] > 0, {}, "pixels are bool; they must be uint8 or uint16"),
+        (
+            STACK,
+            {"ome": True, "metadata": {"axes": "ZYX"}, "photometric": "minisblack"},
+            "the image has axes ZYX (3 x 24 x 40); it must be one plane, or one stack of channels",
+        ),
+        (
+            STACK[None].repeat(2, 0),
+            {"ome": True, "metadata": {"axes": "TCYX"}, "photometric": "minisblack"},
+            "the image has axes TCYX (2 x 3 x 24 x 40); it must be one plane, or one stack",
+        ),
+    ],
+)
+def test_other_images_are_refused(tmp_path, image, options, found):
+    path = write_tiff(tmp_path / "a.tif", image, **options)
+    with pytest.raises(ImageError) as raised:
+        read_planes(path)
+    assert found in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (STACK[:1], {}),
+        (STACK[:1], {"compression": "zlib"}),
+        (STACK[:1], {"compression": "lzw", "rowsperstrip": 4}),
+        (STACK, {"photometric": "minisblack", "compression": "zlib"}),
+        (STACK, {"photometric": "minisblack", "compression": "zlib", "bigtiff": True}),
+        (STACK, {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+        (STACK, {"imagej": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+    ],
+    ids=["raw", "zlib", "lzw", "pages", "bigtiff", "ome", "imagej"],
+)
+def test_a_truncated_tiff_is_damaged_and_never_gives_other_pixels(tmp_path, image, options):
+    path = write_tiff(tmp_path / "a.tif", image if len(image) > 1 else image[0], **options)
+    content = path.read_bytes()
+    cuts = np.linspace(0, len(content) - 1, 40).astype(int).tolist()
+    whole = []
+    for length in cuts:
+        path.write_bytes(content[:length])
+        try:
+            planes = read_planes(path)
+        except ImageError as error:
+            message = str(error)
+        else:
+            # What lies behind the pixels may be lost without harm.
+            np.testing.assert_array_equal(planes, image)
+            whole.append(length)
+            continue
+        assert message.startswith(f"{path}: damaged or incomplete image: ")
+        assert "\n" not in message
+    assert min(whole, default=len(content)) > 0.8 * len(content)
+
+
+def test_truncated_and_missing_pngs(tmp_path):
+    path = tmp_path / "a.png"
+    content = imagecodecs.png_encode(STACK[0])
+    for length in (0, 20, len(content) // 2):
+        path.write_bytes(content[:length])
+        with pytest.raises(ImageError, match="damaged or incomplete image"):
+            read_planes(path)
+    path.unlink()
+    with pytest.raises(ImageError, match="no such image file"):
+        read_planes(path)
+
+
+def test_other_kinds_of_file(tmp_path):
+    with pytest.raises(
+        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF or PNG"
+    ):
+        read_planes(tmp_path / "a.jpg")
+
+
+def test_a_stack_needs_a_frame_that_exists(tmp_path):
+    stack = write_tiff(tmp_path / "a.tif", STACK, photometric="minisblack")
+    with pytest.raises(ImageError, match="3 planes; a column Frame_<Channel> must say which"):
+        read_site([Plane(stack, None)])
+    with pytest.raises(ImageError, match="there is no plane 3; the image has 3, counted from 0"):
+        read_site([Plane(stack, 3)])
+
+
+def test_channels_must_be_alike(tmp_path):
+    one = write_tiff(tmp_path / "one.tif", STACK[0])
+    two = write_tiff(tmp_path / "two.tif", SMALL[0])
+    with pytest.raises(ImageError) as raised:
+        read_site([Plane(one, None), Plane(two, None)])
+    assert str(raised.value) == (
+        f"{two}: the image is 40 x 24 uint8, but {one} is 40 x 24 uint16; all images of a screen "
+        "must have one size and type"
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (64, 48)])
+def test_statistics_are_exact(dtype, shape):
+    rng = np.random.default_rng(1)
+    top = np.iinfo(dtype).max
+    flat, full = np.full(shape, top), rng.integers(0, top, shape, endpoint=True)
+    skewed = rng.gamma(0.5, 20, shape).clip(0, top)
+    pixels = np.stack([flat, full, skewed, np.zeros(shape)]).astype(dtype)
+    expected = np.stack(
+        [
+            [channel.mean(), channel.std(), *np.percentile(channel, [1, 50, 99])]
+            for channel in pixels.astype(np.float64)
+        ]
+    )
+    found = site_statistics(pixels)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
