@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +39,9 @@ _DECODING_ERRORS = (
     ValueError,
     struct.error,
 )
+
+# Python prints what no handler takes; a damaged file is reported once, as an ImageError.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class Plane(NamedTuple):
