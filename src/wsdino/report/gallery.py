@@ -1,0 +1,116 @@
+"""The sections of a report that show pictures of fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.report.attention import (
+    Attentive,
+    attention_panels,
+    site_maps,
+    site_place,
+    site_title,
+    site_treatment,
+)
+from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
+from wsdino.report.runfolder import Omitted
+from wsdino.report.style import MoaStyle, channel_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_MOAS = 24
+ATTENTION_SITES = 3
+
+
+def moas_of(frame: pd.DataFrame) -> list[str | None]:
+    """Return the mechanism of each row of a table, None where there is none."""
+    if "Metadata_MoA" not in frame:
+        return [None] * len(frame)
+    return [str(moa) if pd.notna(moa) and str(moa) else None for moa in frame["Metadata_MoA"]]
+
+
+def example_fields(
+    store: Fields | None, styles: Mapping[str, MoaStyle], *, num: int
+) -> dict[str, Any]:
+    """Composite pictures of some fields of each mechanism and of the controls."""
+    if store is None:
+        raise Omitted("no store was given")
+    if num < 1:
+        raise Omitted("none were asked for")
+    manifest = store.manifest.reset_index(drop=True)
+    groups: list[tuple[str, MoaStyle | None, pd.DataFrame]] = []
+    treated = manifest
+    if "Metadata_Control" in manifest:
+        control = manifest["Metadata_Control"].astype(bool)
+        treated = manifest[~control]
+        if control.any():
+            groups.append(("Negative control", None, manifest[control]))
+    moas = pd.Series(moas_of(treated), index=treated.index, dtype=object)
+    present = [moa for moa in styles if (moas == moa).any()]
+    groups += [(moa, styles[moa], treated[moas == moa]) for moa in present[:MAX_MOAS]]
+    if not groups:
+        groups = [("No known mechanism", None, treated)]
+    cards = []
+    for name, style, rows in groups:
+        sites = [int(rows.index[position]) for position in example_sites(rows, num=num)]
+        pictures = [
+            (
+                data_uri(composite(middle(np.asarray(store[site])), store.channels)),
+                site_treatment(manifest.iloc[site]),
+                site_place(manifest.iloc[site]),
+            )
+            for site in sites
+        ]  # fmt: skip
+        cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
+    return {
+        "cards": cards,
+        "channels": _channel_legend(store.channels),
+        "num_hidden": len(present) - len(present[:MAX_MOAS]),
+    }
+
+
+def _channel_legend(channels: Sequence[str]) -> list[tuple[str, str]]:
+    return [
+        (name, "#" + "".join(f"{round(255 * share):02x}" for share in colour))
+        for name, colour in zip(channels, channel_colours(channels), strict=True)
+    ]
+
+
+def attention(
+    store: Fields | None, model: Attentive | None, sites: Sequence[int] | None
+) -> dict[str, Any]:
+    """Attention maps of some sites."""
+    if store is None or model is None:
+        raise Omitted("no model was given" if store is not None else "no store was given")
+    manifest = store.manifest.reset_index(drop=True)
+    if sites is None:
+        sites = _spread_over_moas(manifest, ATTENTION_SITES)
+    figures = []
+    for site in sites:
+        maps, image = site_maps(model, store, site), np.asarray(store[site])
+        rows = attention_panels(
+            image, maps, channels=store.channels, network_names=model.network_names
+        )
+        figures.append(
+            {
+                "title": site_title(manifest.iloc[site]),
+                "rows": [[(p.label, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+            }
+        )
+    if not figures:
+        raise Omitted("no sites were asked for")
+    return {"figures": figures}
+
+
+def _spread_over_moas(manifest: pd.DataFrame, num: int) -> list[int]:
+    """Choose sites of different mechanisms, evenly over the alphabet."""
+    moas = pd.Series(moas_of(manifest), dtype=object)
+    first = moas[moas.notna()].drop_duplicates().sort_values()
+    if first.empty:
+        return example_sites(manifest, num=num)
+    chosen = np.linspace(0, len(first) - 1, min(num, len(first))).round().astype(int)
+    return [int(site) for site in first.index[chosen]]

@@ -1,0 +1,177 @@
+"""One self-contained HTML file about a run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from wsdino.errors import InputError, OutputError
+from wsdino.report import gallery, sections
+from wsdino.report.runfolder import Omitted, RunRecord, read_run
+from wsdino.report.style import moa_styles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from wsdino.report.attention import Attentive
+    from wsdino.report.images import Fields
+    from wsdino.report.style import MoaStyle
+
+NUM_EXAMPLE_FIELDS = 3
+
+# Name in the template, heading, and what makes the section.
+TITLES = {
+    "headline": "Result",
+    "comparison": "Beside the baselines",
+    "treatment_map": "Map of treatments",
+    "confusion": "Confusion between mechanisms",
+    "wrong_neighbours": "Wrong neighbours",
+    "left_out": "Left-out queries",
+    "further_numbers": "Further numbers",
+    "training": "Training",
+    "coverage": "Weak-label coverage",
+    "example_fields": "Example fields",
+    "attention": "Attention maps",
+    "config": "Config",
+    "environment": "Environment",
+}
+
+
+def write_report(
+    run: Path,
+    *,
+    store: Fields | None = None,
+    model: Attentive | None = None,
+    out: Path | None = None,
+    num_example_fields: int = NUM_EXAMPLE_FIELDS,
+    attention_sites: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write the report on a run as one HTML file that loads nothing from anywhere.
+
+    A section whose input is absent or damaged is left out, and the report says why.
+
+    Parameters
+    ----------
+    run
+        Run folder (contract 4.4).
+    store
+        An open store, for example fields and attention maps.
+    model
+        Anything with `attention` and `network_names` (contract 4.7), for attention maps.
+    out
+        The file to write; default `RUN/report.html`.
+    num_example_fields
+        Fields shown of each mechanism.
+    attention_sites
+        Rows of the store's manifest whose attention is shown; default a few of different
+        mechanisms.
+    seed
+        Seed of the map of treatments.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        `run` is no folder, or the store lacks one of `attention_sites`.
+    OutputError
+        `out` is a folder, or lies in none.
+    """
+    record = read_run(run)
+    path = out if out is not None else run / "report.html"
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(f"{path}: can't write a report there; give a file in an existing folder")
+    for site in attention_sites or ():
+        if store is not None and not 0 <= site < len(store):
+            raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
+    styles = moa_styles(_all_moas(record, store))
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "headline": lambda: sections.headline(record),
+        "comparison": lambda: sections.comparison(record),
+        "treatment_map": lambda: sections.treatment_map(record, styles, seed=seed),
+        "confusion": lambda: sections.confusion(record),
+        "wrong_neighbours": lambda: sections.wrong_neighbours(record),
+        "left_out": lambda: sections.left_out(record),
+        "further_numbers": lambda: sections.further_numbers(record),
+        "training": lambda: sections.training(record),
+        "coverage": lambda: sections.coverage(record),
+        "example_fields": lambda: gallery.example_fields(store, styles, num=num_example_fields),
+        "attention": lambda: gallery.attention(store, model, attention_sites),
+        "config": lambda: _config(record),
+        "environment": lambda: sections.environment(record),
+    }
+    page = _render(record, styles, makers)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def _render(
+    record: RunRecord, styles: dict[str, MoaStyle], makers: dict[str, Callable[[], dict[str, Any]]]
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    shown: dict[str, dict[str, Any]] = {}
+    omitted: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            shown[name] = make()
+        except Omitted as reason:
+            omitted[TITLES[name]] = str(reason)
+    omitted |= {
+        f"Baseline {name.removeprefix('baselines/')}": reason
+        for name, reason in record.problems.items()
+        if name.startswith("baselines/")
+    }
+    templates = Environment(
+        loader=PackageLoader("wsdino.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("report.html").render(
+        name=record.name,
+        titles=TITLES,
+        shown=shown,
+        omitted=omitted,
+        styles=styles,
+        command=_command(record),
+        version=record.environment.get("wsdino", ""),
+    )
+
+
+def _config(record: RunRecord) -> dict[str, Any]:
+    if not record.config:
+        raise Omitted(record.problems.get("config.yaml", "config.yaml is empty"))
+    return {"text": record.config}
+
+
+def _command(record: RunRecord) -> str:
+    """Return the command that makes this run: the one it noted, else what its config calls for."""
+    noted = record.environment.get("command")
+    if isinstance(noted, list):
+        return shlex.join(str(word) for word in noted)
+    return str(noted) if noted else f"wsdino run {shlex.quote(f'{record.name}/config.yaml')}"
+
+
+def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
+    """Every mechanism that some section shows, so that all sections agree on its colour."""
+    found: set[str | None] = set()
+    confusion = record.results.get("confusion")
+    if isinstance(confusion, dict):
+        found |= {str(label) for label in confusion.get("labels") or []}
+    for frame in (record.profiles, None if store is None else store.manifest):
+        if frame is not None:
+            found |= set(gallery.moas_of(frame))
+    for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MEASURES):
+        for row in rows or []:
+            found |= {row.get("moa"), row.get("neighbour_moa")}
+    return {moa for moa in found if moa}

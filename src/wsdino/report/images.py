@@ -1,0 +1,157 @@
+"""Fields as small pictures that a page can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from wsdino.report.style import channel_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+STRETCH_PERCENTILES = (0.5, 99.7)
+# Of large fields the middle is shown, so that cells are still to be seen.
+MAX_WINDOW_PX = 512
+THUMBNAIL_PX = 240
+JPEG_QUALITY = 80
+
+
+class Fields(Protocol):
+    """What the report asks of a store (contract 4.2)."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Channel names."""
+
+    @property
+    def manifest(self) -> pd.DataFrame:
+        """One row per site."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel between two of its percentiles.
+
+    Parameters
+    ----------
+    image
+        Any real dtype (C, H, W).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (C, H, W) in [0, 1]; a channel without contrast is 0.
+    """
+    low, high = np.percentile(image, STRETCH_PERCENTILES, axis=(1, 2), keepdims=True)
+    width = np.where(high > low, high - low, np.inf)
+    stretched: np.ndarray = np.clip((image - low) / width, 0.0, 1.0)
+    return stretched.astype(np.float32)
+
+
+def composite(image: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """Mix the channels of one field into one colour picture.
+
+    Parameters
+    ----------
+    image
+        Any real dtype (C, H, W).
+    channels
+        The C channel names; they decide the colours
+        (:func:`wsdino.report.style.channel_colours`).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (H, W, 3): sum of the stretched channels in their colours, clipped.
+    """
+    mixed: np.ndarray = np.einsum(
+        "chw,cr->hwr", stretch(image), np.array(channel_colours(channels))
+    )
+    picture: np.ndarray = (255 * np.clip(mixed, 0.0, 1.0)).round().astype(np.uint8)
+    return picture
+
+
+def middle(image: np.ndarray, side: int = MAX_WINDOW_PX) -> np.ndarray:
+    """Cut the middle square out of a field.
+
+    Parameters
+    ----------
+    image
+        (C, H, W).
+    side
+        Largest side of the square in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (C, s, s) with s the smallest of H, W and `side`; a view.
+    """
+    height, width = image.shape[1:]
+    s = min(height, width, side)
+    top, left = (height - s) // 2, (width - s) // 2
+    return image[:, top : top + s, left : left + s]
+
+
+def data_uri(picture: np.ndarray, *, max_px: int = THUMBNAIL_PX) -> str:
+    """Encode a picture as a JPEG inside a URI.
+
+    Parameters
+    ----------
+    picture
+        uint8 (H, W, 3).
+    max_px
+        The picture is scaled down until its longer side has at most this many pixels.
+
+    Returns
+    -------
+    str
+        `data:image/jpeg;base64,...`.
+    """
+    from PIL import Image
+
+    frame, buffer = Image.fromarray(picture), io.BytesIO()
+    frame.thumbnail((max_px, max_px))
+    frame.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def example_sites(manifest: pd.DataFrame, *, num: int) -> list[int]:
+    """Choose sites that differ in what the manifest knows about them.
+
+    One after the other, each time a site whose compound was shown least so far, then whose
+    treatment, plate and well were; ties go to the first row. The choice is the same every time.
+
+    Parameters
+    ----------
+    manifest
+        Rows to choose from (contract 4.1), with any index.
+    num
+        How many at most.
+
+    Returns
+    -------
+    list of int
+        Positions (not index values) in `manifest`, none twice.
+    """
+    columns = [f"Metadata_{name}" for name in ("Compound", "Concentration", "Plate", "Well")]
+    keys = [name for name in columns if name in manifest]
+    # A number per row for its compound, its treatment, its treatment on this plate, ...
+    groups = [
+        manifest.groupby(keys[: depth + 1], dropna=False, sort=False).ngroup().to_numpy()
+        for depth in range(len(keys))
+    ]
+    chosen: list[int] = []
+    for _ in range(min(num, len(manifest))):
+        shown = [np.bincount(group[chosen], minlength=len(manifest))[group] for group in groups]
+        taken = np.isin(np.arange(len(manifest)), chosen)
+        chosen.append(int(np.lexsort([*shown[::-1], taken])[0]))
+    return chosen

@@ -1,0 +1,50 @@
+"""Treatment profiles in two dimensions."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+# Below this many treatments a neighbour graph says nothing that isn't in the choice of its size.
+MIN_FOR_UMAP = 10
+NUM_NEIGHBOURS = 15
+
+
+def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
+    """Place profiles in two dimensions so that similar ones lie close together.
+
+    UMAP (arXiv 1802.03426) on cosine distances; of fewer than :data:`MIN_FOR_UMAP` profiles the
+    first two principal components of the length-normalised features.
+
+    Parameters
+    ----------
+    features
+        Float (n, F) without missing values.
+    seed
+        Seed of UMAP.
+
+    Returns
+    -------
+    tuple
+        Coordinates float64 (n, 2), and the method's name, `UMAP` or `PCA`.
+    """
+    if len(features) < MIN_FOR_UMAP:
+        return _principal_components(features), "PCA"
+    with warnings.catch_warnings():
+        # It warns about its optional TensorFlow part, and about the one thread that a seed costs.
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        neighbours = min(NUM_NEIGHBOURS, len(features) - 1)
+        umap = UMAP(n_neighbors=neighbours, min_dist=0.3, metric="cosine", random_state=seed)
+        points = umap.fit_transform(features)
+    return np.asarray(points, dtype=np.float64), "UMAP"
+
+
+def _principal_components(features: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(lengths > 0, lengths, 1.0)
+    left, sizes, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
+    scores: np.ndarray = (left * sizes)[:, :2]
+    return np.pad(scores, ((0, 0), (0, 2 - scores.shape[1])))

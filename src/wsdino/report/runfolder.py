@@ -1,0 +1,221 @@
+"""What a run folder holds, read leniently: a report is written from whatever is there.
+
+A file that is absent or damaged becomes a line in :attr:`RunRecord.problems` instead of an error,
+because a report on an unfinished run is worth more than none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import InputError
+from wsdino.profile.tables import read_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What the run itself is called among the baselines, which are known by their folder's name.
+RUN = "run"
+
+
+class Omitted(Exception):  # noqa: N818 - an outcome, not an error
+    """A section has nothing to show; the message says why."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The readable contents of one run folder.
+
+    Attributes
+    ----------
+    path
+        The run folder.
+    results
+        Numbers of the run by name (contract 4.5); empty where there are none.
+    baselines
+        The same for each baseline, in the order in which they were found.
+    metrics
+        Training curves by name, :data:`RUN` first; only what was trained is in it.
+    profiles
+        Treatment profiles, or None.
+    coverage
+        Weak-label coverage (`label`, `num_labels`, `rows`); empty where there is none.
+    environment
+        Versions, hardware and seeds; empty where there are none.
+    config
+        Text of the resolved config, or an empty string.
+    problems
+        Reason by file name for everything that could not be read.
+    """
+
+    path: Path
+    results: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, pd.DataFrame] = field(default_factory=dict)
+    profiles: pd.DataFrame | None = None
+    coverage: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its folder."""
+        return self.path.resolve().name
+
+    @property
+    def everyone(self) -> dict[str, dict[str, Any]]:
+        """Results of the run and of its baselines, the run first."""
+        return ({RUN: self.results} if self.results else {}) | self.baselines
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """Read training curves, one JSON object a line.
+
+    A line that is no JSON object is skipped: a killed run leaves its last one torn. Of lines with
+    the same `step` the last one counts: a resumed run repeats the steps since its checkpoint.
+
+    Parameters
+    ----------
+    path
+        A `metrics.jsonl`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A float64 column per numeric key (NaN where a line lacks it), in the order of `step`
+        where there is one.
+
+    Raises
+    ------
+    Omitted
+        The file is missing or has no readable line.
+    """
+    if not path.is_file():
+        raise Omitted(f"there is no {path.name}")
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    frame: pd.DataFrame = pd.DataFrame.from_records(records)
+    frame = (
+        frame.apply(pd.to_numeric, errors="coerce")
+        .astype(np.float64)
+        .dropna(axis="columns", how="all")
+    )
+    if frame.empty:
+        raise Omitted(f"{path.name} has no readable line")
+    if "step" in frame:
+        frame = frame.drop_duplicates("step", keep="last").sort_values("step")
+    return frame.reset_index(drop=True)
+
+
+def read_run(run: Path) -> RunRecord:
+    """Read what a run folder holds.
+
+    Parameters
+    ----------
+    run
+        A run folder (contract 4.4), possibly with `baselines/<name>/` folders of the same kind.
+
+    Returns
+    -------
+    RunRecord
+        Everything readable, and why the rest isn't.
+
+    Raises
+    ------
+    InputError
+        `run` is no folder.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder; give the folder that `wsdino run` wrote")
+    problems: dict[str, str] = {}
+    results = _object(run / "results.json", problems)
+    metrics, baselines = _named_metrics(run, RUN, problems), _baselines(run, results, problems)
+    for folder in _baseline_folders(run):
+        metrics |= _named_metrics(folder, folder.name, problems)
+    return RunRecord(
+        path=run,
+        results={key: value for key, value in results.items() if key != "baselines"},
+        baselines=baselines,
+        metrics=metrics,
+        profiles=_profiles(run / "profiles.parquet", problems),
+        coverage=_object(run / "coverage.json", problems),
+        environment=_object(run / "environment.json", problems),
+        config=_text(run / "config.yaml", problems),
+        problems=problems,
+    )
+
+
+def _baseline_folders(run: Path) -> list[Path]:
+    root = run / "baselines"
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _baselines(
+    run: Path, results: dict[str, Any], problems: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Results of the baselines: those in the run's own results win over the folders'."""
+    listed = results.get("baselines")
+    found = {str(key): value for key, value in listed.items()} if isinstance(listed, dict) else {}
+    for folder in _baseline_folders(run):
+        # A baseline still to be evaluated is no problem, one whose results are damaged is.
+        path = folder / "results.json"
+        if folder.name not in found and path.is_file():
+            damage: dict[str, str] = {}
+            found[folder.name] = _object(path, damage)
+            problems |= {f"baselines/{folder.name}": reason for reason in damage.values()}
+    return {name: value for name, value in found.items() if isinstance(value, dict) and value}
+
+
+def _named_metrics(folder: Path, name: str, problems: dict[str, str]) -> dict[str, pd.DataFrame]:
+    try:
+        return {name: read_metrics(folder / "metrics.jsonl")}
+    except Omitted as error:
+        # A baseline without training has no curves, and that is no problem.
+        if name == RUN:
+            problems["metrics.jsonl"] = str(error)
+        return {}
+
+
+def _object(path: Path, problems: dict[str, str]) -> dict[str, Any]:
+    text = _text(path, problems)
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        problems[path.name] = f"{path.name} is no JSON (line {error.lineno})"
+        return {}
+    if not isinstance(value, dict):
+        problems[path.name] = f"{path.name} holds no JSON object"
+        return {}
+    return value
+
+
+def _text(path: Path, problems: dict[str, str]) -> str:
+    if not path.is_file():
+        problems[path.name] = f"there is no {path.name}"
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _profiles(path: Path, problems: dict[str, str]) -> pd.DataFrame | None:
+    if not path.is_file():
+        problems[path.name] = f"there is no {path.name}"
+        return None
+    try:
+        return read_table(path)
+    except InputError as error:
+        problems[path.name] = str(error)
+        return None

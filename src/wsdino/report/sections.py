@@ -1,0 +1,367 @@
+"""What each section of a report says: a run's contents become plain values for the template.
+
+A section that has nothing to show raises :class:`Omitted` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsdino.errors import InputError
+from wsdino.profile.tables import features_of
+from wsdino.report.figures import curve_svg, forest_svg, scatter_svg
+from wsdino.report.gallery import moas_of
+from wsdino.report.layout import MIN_FOR_UMAP, lay_out
+from wsdino.report.runfolder import RUN, Omitted, RunRecord
+from wsdino.report.style import MoaStyle, series_colours
+from wsdino.report.verdict import collapse_verdict
+from wsdino.report.words import (
+    DASH,
+    concentration,
+    count_text,
+    decimal,
+    display_name,
+    interval,
+    interval_text,
+    is_number,
+    number,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MEASURES = {
+    "nsc": ("NSC", "not same compound"),
+    "nscb": ("NSCB", "not same compound and batch"),
+}
+# Column of metrics.jsonl, title, and the column that bounds it.
+CURVES = (
+    ("loss", "Loss", None),
+    ("kl", "KL (teacher ‖ student), nats", None),
+    ("teacher_entropy", "Teacher entropy, nats", "teacher_entropy_max"),
+    ("assignment_entropy", "Assignment entropy, nats", "teacher_entropy_max"),
+    ("accuracy", "Training accuracy", None),
+    ("embedding_std", "Embedding spread", None),
+    ("embedding_rank", "Embedding rank (effective)", None),
+    ("lr", "Learning rate", None),
+)
+MAX_ROWS = 200
+# Keys of the results that other sections show.
+_SHOWN = frozenset(
+    f"{measure}{end}"
+    for measure in MEASURES
+    for end in ("", "_correct", "_total", "_ci", "_neighbours")
+) | {"schema", "normalisation", "aggregation", "multi_batch", "num_treatments", "confusion",
+     "left_out", "map"}  # fmt: skip
+
+
+def headline(record: RunRecord) -> dict[str, Any]:
+    """Numbers of the run, how they were made, and how they compare with the best baseline."""
+    results = record.results
+    if not results:
+        raise Omitted(record.problems.get("results.json", "results.json is empty"))
+    cards = [
+        {
+            "name": name,
+            "long_name": long_name,
+            "value": percent(results.get(measure)),
+            "interval": interval_text(results, measure),
+            "count": count_text(results, measure),
+            "remark": _comparison(record, measure),
+        }
+        for measure, (name, long_name) in MEASURES.items()
+    ]
+    cards.append(
+        {
+            "name": "mAP",
+            "long_name": "mean average precision",
+            "value": decimal(results.get("map")),
+            "interval": "",
+            "count": "",
+            "remark": _comparison(record, "map"),
+        }
+    )
+    return {"cards": cards, "method": _method(results)}
+
+
+def _comparison(record: RunRecord, measure: str) -> str:
+    """Say how a number of the run stands to that of the best baseline."""
+    mine = record.results.get(measure)
+    theirs = {n: r for n, r in record.baselines.items() if is_number(r.get(measure))}
+    if not is_number(mine) or not theirs:
+        return ""
+    best = max(theirs, key=lambda name: float(theirs[name][measure]))
+    value = theirs[best][measure]
+    order = "above" if mine > value else "below" if mine < value else "level with"
+    text = decimal(value) if measure == "map" else percent(value)
+    pair, other = interval(record.results, measure), interval(theirs[best], measure)
+    overlap = pair and other and max(pair[0], other[0]) <= min(pair[1], other[1])
+    doubt = "; the intervals overlap" if overlap and order != "level with" else ""
+    return f"{order} the best baseline, {display_name(best)} ({text}){doubt}"
+
+
+def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the profiles were made, as terms and texts."""
+    rows = []
+    normalisation = results.get("normalisation")
+    if isinstance(normalisation, dict):
+        parts = [str(normalisation.get("method", "not stated"))]
+        if normalisation.get("fitted_on"):
+            count = number(normalisation.get("num_fitted"))
+            parts.append(f"fitted on {normalisation['fitted_on']} ({count} rows)")
+        if normalisation.get("num_components"):
+            parts.append(f"{normalisation['num_components']} components")
+        rows.append(("Normalisation", ", ".join(parts)))
+        if normalisation.get("note"):
+            rows.append(("Note", str(normalisation["note"])))
+    elif normalisation:
+        rows.append(("Normalisation", str(normalisation)))
+    for key, term in (
+        ("aggregation", "Aggregation"),
+        ("multi_batch", "Treatments in several batches"),
+        ("num_treatments", "Treatments"),
+    ):
+        if results.get(key) is not None:
+            rows.append((term, str(results[key])))
+    return rows
+
+
+def comparison(record: RunRecord) -> dict[str, Any]:
+    """Set the run beside its baselines: rows of the table, and the forest plot."""
+    everyone = record.everyone
+    if not any(is_number(r.get(m)) for r in everyone.values() for m in (*MEASURES, "map")):
+        raise Omitted("no results of the run or of a baseline")
+    rows = [
+        {
+            "name": display_name(name),
+            "is_run": name == RUN,
+            "measures": [
+                (percent(r.get(m)), interval_text(r, m), count_text(r, m)) for m in MEASURES
+            ],
+            "map": decimal(r.get("map")),
+            "method": _normalisation_name(r),
+        }
+        for name, r in everyone.items()
+    ]
+    return {"rows": rows, "forest": forest_svg(everyone), "num_baselines": len(record.baselines)}
+
+
+def _normalisation_name(results: Mapping[str, Any]) -> str:
+    value = results.get("normalisation")
+    return str(value.get("method", DASH) if isinstance(value, dict) else value or DASH)
+
+
+def treatment_map(
+    record: RunRecord, styles: Mapping[str, MoaStyle], *, seed: int = 0
+) -> dict[str, Any]:
+    """Treatments in two dimensions."""
+    frame = record.profiles
+    if frame is None:
+        raise Omitted(record.problems["profiles.parquet"])
+    if "Metadata_Control" in frame:
+        frame = frame[~frame["Metadata_Control"].fillna(value=False).astype(bool)]
+    if len(frame) < 2:
+        raise Omitted(f"profiles.parquet has {len(frame)} treated profiles; a map needs two")
+    try:
+        points, method = lay_out(features_of(frame), seed=seed)
+    except InputError as error:
+        raise Omitted(str(error)) from error
+    moas = moas_of(frame)
+    wrong = {
+        _treatment(row)
+        for row in record.results.get("nsc_neighbours") or []
+        if row.get("correct") is False
+    }
+    known = {"compound": "Metadata_Compound", "concentration": "Metadata_Concentration"}
+    treatments = [
+        _treatment({key: row.get(column) for key, column in known.items()})
+        for row in frame.to_dict("records")
+    ]
+    return {
+        "svg": scatter_svg(
+            points,
+            moas,
+            [f"{compound} {dose}".strip() for compound, dose in treatments],
+            [treatment in wrong for treatment in treatments],
+            styles,
+            method=method,
+        ),
+        "method": method,
+        "min_for_umap": MIN_FOR_UMAP,
+        "seed": seed,
+        "num": len(frame),
+        "any_wrong": any(treatment in wrong for treatment in treatments),
+        "legend": sorted(Counter(moa for moa in moas if moa).items()),
+        "num_unknown": sum(moa is None for moa in moas),
+    }
+
+
+def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Compound and concentration as they are shown, which also makes them comparable."""
+    return str(row.get("compound", "")), concentration(row.get("concentration"))
+
+
+def confusion(record: RunRecord) -> dict[str, Any]:
+    """Confusion matrices, with the share of each row in each cell."""
+    found = record.results.get("confusion")
+    if not isinstance(found, dict) or not found.get("labels"):
+        raise Omitted("results.json has no confusion matrix")
+    labels = [str(label) for label in found["labels"]]
+    matrices = []
+    for measure, (name, long_name) in MEASURES.items():
+        counts = np.asarray(found.get(measure) or [], dtype=object)
+        if counts.shape != (len(labels), len(labels)):
+            continue
+        rows = []
+        for index, (label, row) in enumerate(zip(labels, counts.tolist(), strict=True)):
+            total = sum(row)
+            cells = [(count, count / total if total else 0.0) for count in row]
+            rows.append({"label": label, "cells": cells, "right": row[index], "total": total})
+        matrices.append({"name": name, "long_name": long_name, "rows": rows})
+    if not matrices:
+        raise Omitted("the confusion matrix in results.json doesn't fit its labels")
+    return {"labels": labels, "matrices": matrices}
+
+
+def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
+    """List the queries whose nearest neighbour has another mechanism."""
+    tables = []
+    for measure, (name, _) in MEASURES.items():
+        rows = record.results.get(f"{measure}_neighbours")
+        if not isinstance(rows, list):
+            continue
+        wrong = [row for row in rows if row.get("correct") is False]
+        lines = [
+            {
+                "query": " ".join(_treatment(row)).strip(),
+                "moa": str(row.get("moa", DASH)),
+                "neighbour": f"{row.get('neighbour_compound', DASH)} "
+                f"{concentration(row.get('neighbour_concentration'))}".strip(),
+                "neighbour_moa": str(row.get("neighbour_moa", DASH)),
+                "similarity": decimal(row.get("similarity")),
+            }
+            for row in wrong[:MAX_ROWS]
+        ]
+        tables.append({"name": name, "rows": lines, "num_wrong": len(wrong), "num": len(rows)})
+    if not tables:
+        raise Omitted("results.json lists no neighbours")
+    return {"tables": tables}
+
+
+def left_out(record: RunRecord) -> dict[str, Any]:
+    """List the queries that could not be asked, grouped by reason and mechanism."""
+    found = record.results.get("left_out")
+    if not isinstance(found, dict):
+        raise Omitted("results.json doesn't list left-out queries")
+    tables = []
+    for measure, (name, _) in MEASURES.items():
+        groups: dict[tuple[str, str], list[str]] = {}
+        for row in found.get(measure) or []:
+            key = (str(row.get("moa") or DASH), str(row.get("reason", "no reason given")))
+            groups.setdefault(key, []).append(" ".join(_treatment(row)).strip())
+        rows = [
+            {"moa": moa, "reason": reason, "queries": queries}
+            for (moa, reason), queries in groups.items()
+        ]
+        tables.append({"name": name, "rows": rows, "num": sum(len(r["queries"]) for r in rows)})
+    return {"tables": tables}
+
+
+def training(record: RunRecord) -> dict[str, Any]:
+    """Training curves of everything trained, and whether it collapsed."""
+    if not record.metrics:
+        raise Omitted(record.problems.get("metrics.jsonl", "nothing was trained"))
+    # A classifier's cross-entropy and a distillation loss share a name but no scale.
+    classifiers = {n: frame for n, frame in record.metrics.items() if "accuracy" in frame}
+    others = {n: frame for n, frame in record.metrics.items() if n not in classifiers}
+    colours = series_colours(list(record.metrics))
+    panels = []
+    for column, title, ceiling in CURVES:
+        shown = others if column == "loss" and others else record.metrics
+        if any(column in frame for frame in shown.values()):
+            panels.append(curve_svg(shown, column, title, colours, ceiling=ceiling))
+    if others and any("loss" in frame for frame in classifiers.values()):
+        renamed = {n: f.rename(columns={"loss": "classifier_loss"}) for n, f in classifiers.items()}
+        panels.append(curve_svg(renamed, "classifier_loss", "Classifier's cross-entropy", colours))
+    return {
+        "panels": panels,
+        "legend": [(display_name(name), colours[name]) for name in record.metrics],
+        # Only self-distillation collapses in these ways.
+        "verdicts": [
+            (display_name(name), collapse_verdict(frame)) for name, frame in others.items()
+        ],
+    }
+
+
+def coverage(record: RunRecord) -> dict[str, Any]:
+    """Weak-label coverage, as the table that training wrote."""
+    found = record.coverage
+    if not found:
+        raise Omitted(record.problems.get("coverage.json", "coverage.json is empty"))
+    rows = [row for row in found.get("rows") or [] if isinstance(row, dict)]
+    if not rows:
+        raise Omitted("coverage.json has no rows")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {
+        "label": str(found.get("label", "not stated")),
+        "num_labels": number(found.get("num_labels")),
+        "columns": [str(column).replace("_", " ") for column in columns],
+        "rows": [[_cell(row.get(column)) for column in columns] for row in rows[:MAX_ROWS]],
+        "num_rows": len(rows),
+        "max_rows": MAX_ROWS,
+    }
+
+
+def further_numbers(record: RunRecord) -> dict[str, Any]:
+    """Show whatever else the results hold, so that nothing measured goes unseen."""
+    rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
+    rows = [
+        (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)
+    ]
+    if not rows:
+        raise Omitted("results.json holds no further numbers")
+    return {"rows": rows[:MAX_ROWS]}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """List the leaves of nested mappings.
+
+    Parameters
+    ----------
+    values
+        Mapping of mappings of anything; short lists of scalars count as leaves, others are
+        skipped.
+    prefix
+        Put before every key.
+
+    Yields
+    ------
+    tuple
+        Keys joined by dots, and the leaf.
+    """
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{key}", value
+        elif len(value) <= 8 and not any(isinstance(item, dict | list) for item in value):
+            yield f"{prefix}{key}", ", ".join(_cell(item) for item in value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value, 4) if isinstance(value, int | float) else str(value)
+
+
+def environment(record: RunRecord) -> dict[str, Any]:
+    """Versions, hardware and seeds."""
+    if not record.environment:
+        raise Omitted(record.problems.get("environment.json", "environment.json is empty"))
+    return {"rows": [(key, _cell(value)) for key, value in flatten(record.environment)]}

@@ -1,0 +1,130 @@
+"""Colours and marker shapes that all figures and tables of a report share."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Paul Tol's "vibrant" scheme with two of his "muted" ones: told apart by people with any of the
+# common colour deficiencies, and of medium lightness, so that they hold on white and on black.
+COLOURS = (
+    "#0077bb",
+    "#ee7733",
+    "#009988",
+    "#ee3377",
+    "#33bbee",
+    "#cc3311",
+    "#999933",
+    "#aa4499",
+)
+UNKNOWN_COLOUR = "#8a939c"
+
+# Matplotlib marker and the same shape in a 12 by 12 box.
+_SHAPES = (
+    ("o", '<circle cx="6" cy="6" r="4.6"/>'),
+    ("s", '<rect x="2" y="2" width="8" height="8"/>'),
+    ("^", '<path d="M6 1.2 11 10.2H1z"/>'),
+    ("D", '<path d="M6 .8 11.2 6 6 11.2 .8 6z"/>'),
+    ("v", '<path d="M6 10.8 11 1.8H1z"/>'),
+)
+
+# Red, green and blue shares of the stains whose customary colours people expect.
+_STAINS = {
+    ("dapi", "dna", "hoechst", "nuclei", "nucleus"): (0.0, 0.35, 1.0),
+    ("tubulin", "microtubules", "er", "gfp"): (0.0, 1.0, 0.0),
+    ("actin", "agp", "phalloidin", "rfp"): (1.0, 0.0, 0.0),
+}
+_SPARE_STAINS = ((1.0, 0.0, 1.0), (1.0, 0.8, 0.0), (0.0, 0.9, 0.9), (0.7, 0.7, 0.7))
+_PRIMARY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.35, 1.0))
+
+
+@dataclass(frozen=True)
+class MoaStyle:
+    """How one mechanism looks in every figure.
+
+    Attributes
+    ----------
+    colour
+        Hexadecimal RGB.
+    marker
+        Matplotlib's name of the shape.
+    svg
+        The shape as an SVG element in a 12 by 12 box.
+    """
+
+    colour: str
+    marker: str
+    svg: str
+
+
+UNKNOWN_STYLE = MoaStyle(UNKNOWN_COLOUR, *_SHAPES[0])
+
+
+def moa_styles(moas: Iterable[str]) -> dict[str, MoaStyle]:
+    """Give each mechanism a colour and a shape.
+
+    Colours and shapes advance together, so that neighbours in the list differ in both and the
+    pair is unique for 40 mechanisms.
+
+    Parameters
+    ----------
+    moas
+        Names, in any order, possibly repeated.
+
+    Returns
+    -------
+    dict
+        Style by name, in alphabetical order.
+    """
+    return {
+        name: MoaStyle(COLOURS[index % len(COLOURS)], *_SHAPES[index % len(_SHAPES)])
+        for index, name in enumerate(sorted(set(moas)))
+    }
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """Give each run or baseline a colour; the same names always get the same ones."""
+    known = ["run", "dino", "classifier", "classical", "untrained"]
+    order = known + sorted(set(names) - set(known))
+    return {name: COLOURS[order.index(name) % len(COLOURS)] for name in names}
+
+
+def channel_colours(channels: Sequence[str]) -> tuple[tuple[float, float, float], ...]:
+    """Choose the display colour of each channel by its name.
+
+    DNA stains are blue, tubulin green and actin red; a channel of another name, or a second one
+    of the same colour, gets one that is left over. Where no name is known, three
+    channels are red, green and blue.
+
+    Parameters
+    ----------
+    channels
+        Channel names.
+
+    Returns
+    -------
+    tuple
+        Red, green and blue share in [0, 1] of each channel.
+    """
+    known: list[tuple[float, float, float] | None] = []
+    for stain in map(_stain, channels):
+        known.append(None if stain in known else stain)
+    spare = _SPARE_STAINS if any(known) else (*_PRIMARY, *_SPARE_STAINS)
+    left_over = itertools.cycle(spare)
+    return tuple(colour or next(left_over) for colour in known)
+
+
+def _stain(channel: str) -> tuple[float, float, float] | None:
+    words = channel.lower().replace("-", " ").replace("_", " ").split()
+    for names, colour in _STAINS.items():
+        if any(
+            word.startswith(name) if len(name) > 3 else word == name
+            for word in words
+            for name in names
+        ):
+            return colour
+    return None

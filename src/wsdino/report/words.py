@@ -1,0 +1,86 @@
+"""Numbers and names as a report and the terminal say them."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Stands for what is absent.
+DASH = "-"
+
+NAMES = {
+    "run": "this run",
+    "classical": "classical statistics",
+    "untrained": "untrained network",
+    "classifier": "weak-label classifier",
+    "dino": "DINO without weak labels",
+}
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; a truth value isn't one."""
+    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+
+
+def display_name(name: str) -> str:
+    """Say in words which run or baseline a name stands for."""
+    return NAMES.get(name, name)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Format a number for a table; a dash where there is none.
+
+    Parameters
+    ----------
+    value
+        Anything; only finite numbers are formatted.
+    digits
+        Significant digits of a float.
+
+    Returns
+    -------
+    str
+        The number, or a dash.
+    """
+    if not is_number(value):
+        return DASH
+    return f"{value:,}" if isinstance(value, Integral) else f"{value:.{digits}g}"
+
+
+def decimal(value: Any) -> str:
+    """Format a share or a similarity with three decimals; a dash where there is none."""
+    return f"{value:.3f}" if is_number(value) else DASH
+
+
+def percent(value: Any) -> str:
+    """Format a fraction as percent with one decimal; a dash where there is none."""
+    return f"{100 * value:.1f} %" if is_number(value) else DASH
+
+
+def interval(results: Mapping[str, Any], measure: str) -> tuple[float, float] | None:
+    """Return the confidence interval of a measure as fractions, or None where there is none."""
+    pair = results.get(f"{measure}_ci")
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    return (float(pair[0]), float(pair[1])) if all(map(is_number, pair)) else None
+
+
+def interval_text(results: Mapping[str, Any], measure: str) -> str:
+    """Format the confidence interval of a measure in percent, without a unit; may be empty."""
+    pair = interval(results, measure)
+    return f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]" if pair else ""
+
+
+def count_text(results: Mapping[str, Any], measure: str) -> str:
+    """Format right and all queries of a measure as `k/n`; may be empty."""
+    right, total = results.get(f"{measure}_correct"), results.get(f"{measure}_total")
+    return f"{right}/{total}" if is_number(right) and is_number(total) else ""
+
+
+def concentration(value: Any) -> str:
+    """Format a concentration in micromolar; empty where there is none."""
+    return f"{value:g} µM" if is_number(value) else ""

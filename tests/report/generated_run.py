@@ -1,0 +1,184 @@
+"""Generated run folders and a store in memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NASTY = '<b>&"$x$'
+MOAS = ("Actin disruptors", "Eg5 inhibitors", "Protein <i>synthesis</i>")
+
+
+@dataclass
+class MemoryStore:
+    """A few generated fields with the interface of a store."""
+
+    images: np.ndarray
+    manifest: pd.DataFrame
+    channels: tuple[str, ...] = ("DAPI", "Tubulin", "Actin")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+
+class MeanModel:
+    """Attention by brightness: one network per channel, two heads, patches of eight pixels."""
+
+    network_names = ("DAPI", "Tubulin", "Actin")
+
+    def attention(self, images: np.ndarray) -> np.ndarray:
+        batch, channels, height, width = images.shape
+        patches = images.reshape(batch, channels, height // 8, 8, width // 8, 8)
+        bright = patches.astype(np.float64).mean(axis=(3, 5))
+        heads = np.stack([bright, bright.max() - bright], axis=2)
+        return heads / heads.sum(axis=(3, 4), keepdims=True)
+
+
+def treatments(num_per_moa: int, moas: tuple[str, ...] = MOAS) -> pd.DataFrame:
+    """One row per treatment, the first of a compound with a name that needs escaping."""
+    rows = [
+        {
+            "Metadata_Compound": NASTY if moa == moas[0] and n == 0 else f"{moa[:5]}-{n}",
+            "Metadata_Concentration": 0.1 * 3**n,
+            "Metadata_MoA": moa,
+            "Metadata_Control": False,
+        }
+        for moa in moas
+        for n in range(num_per_moa)
+    ]
+    return pd.DataFrame(rows)
+
+
+def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
+    """Results whose numbers, neighbours and confusion agree with each other."""
+    rng = np.random.default_rng(seed)
+    labels = sorted(frame["Metadata_MoA"].unique())
+    results: dict[str, Any] = {
+        "schema": 1,
+        "normalisation": {
+            "method": "whitening",
+            "fitted_on": "controls",
+            "num_fitted": 330,
+            "num_components": 48,
+            "note": "",
+        },
+        "aggregation": "mean per (treatment, plate), median per treatment",
+        "multi_batch": "first-published",
+        "num_treatments": len(frame),
+        "map": round(right * 0.8, 3),
+        "confusion": {"labels": labels},
+        "left_out": {"nsc": [], "nscb": []},
+        "leakage": {"batch": {"accuracy": 0.4123, "chance": 0.1}},
+    }
+    for measure in ("nsc", "nscb"):
+        queries = frame if measure == "nsc" else frame[frame["Metadata_MoA"] != labels[-1]]
+        neighbours = []
+        for row in queries.to_dict("records"):
+            others = [label for label in labels if label != row["Metadata_MoA"]]
+            correct = bool(rng.random() < right)
+            moa = row["Metadata_MoA"] if correct else str(rng.choice(others))
+            neighbours.append(
+                {
+                    "compound": row["Metadata_Compound"],
+                    "concentration": row["Metadata_Concentration"],
+                    "moa": row["Metadata_MoA"],
+                    "neighbour_compound": f"{moa[:5]}-1",
+                    "neighbour_concentration": 0.3,
+                    "neighbour_moa": moa,
+                    "similarity": float(rng.uniform(0.3, 1)),
+                    "correct": correct,
+                }
+            )
+        counts = pd.crosstab(
+            pd.Categorical([n["moa"] for n in neighbours], labels),
+            pd.Categorical([n["neighbour_moa"] for n in neighbours], labels),
+            dropna=False,
+        )
+        good = sum(n["correct"] for n in neighbours)
+        share = good / len(neighbours)
+        results |= {
+            measure: share,
+            f"{measure}_correct": good,
+            f"{measure}_total": len(neighbours),
+            f"{measure}_ci": [max(0.0, share - 0.07), min(1.0, share + 0.05)],
+            f"{measure}_neighbours": neighbours,
+        }
+        results["confusion"][measure] = counts.to_numpy().tolist()
+    results["left_out"]["nscb"] = [
+        {
+            "compound": row["Metadata_Compound"],
+            "concentration": row["Metadata_Concentration"],
+            "moa": row["Metadata_MoA"],
+            "reason": "no treatment of the same mechanism in another batch",
+        }
+        for row in frame[frame["Metadata_MoA"] == labels[-1]].to_dict("records")
+    ]
+    return results
+
+
+def curves(num: int, *, teacher: bool, seed: int = 0) -> list[dict[str, float]]:
+    """Training curves that look like those of a run that goes well."""
+    rng, top = np.random.default_rng(seed), float(np.log(4096))
+    lines = []
+    for step in range(num):
+        t = step / max(num - 1, 1)
+        noise = float(rng.normal(0, 0.05))
+        line = {"step": step, "epoch": step // 10, "samples": 64 * step, "lr": 1e-3 * (1 - t)}
+        if teacher:
+            line |= {
+                "loss": 8.3 - 3 * t + noise,
+                "kl": 1.2 - 0.6 * t + noise,
+                "teacher_entropy": top * (0.95 - 0.5 * t) + noise,
+                "teacher_entropy_max": top,
+                "assignment_entropy": top * 0.9 + noise,
+                "embedding_std": 0.5 + 0.3 * t,
+                "embedding_rank": 5 + 30 * t,
+            }
+        else:
+            line |= {"loss": 3 - 2 * t + noise, "accuracy": t}
+        lines.append(line)
+    return lines
+
+
+def write_lines(path: Path, lines: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def make_run(
+    run: Path, *, num_per_moa: int = 3, moas: tuple[str, ...] = MOAS, num_steps: int = 400
+) -> Path:
+    """Write a run folder with everything that a report reads."""
+    frame = treatments(num_per_moa, moas)
+    rng = np.random.default_rng(1)
+    codes = frame["Metadata_MoA"].astype("category").cat.codes.to_numpy()
+    features = rng.normal(size=(len(moas), 20))[codes] + 0.6 * rng.normal(size=(len(frame), 20))
+    names = [f"emb_DAPI_{n:03d}" for n in range(20)]
+    table = pd.concat([frame, pd.DataFrame(features.astype(np.float32), columns=names)], axis=1)
+    run.mkdir(parents=True)
+    table.to_parquet(run / "profiles.parquet")
+    chances = {"classical": 0.7, "untrained": 0.45, "classifier": 0.85, "dino": 0.75}
+    results = results_of(frame, 0.9, 0)
+    results["baselines"] = {name: results_of(frame, p, 1) for name, p in chances.items()}
+    (run / "results.json").write_text(json.dumps(results))
+    write_lines(run / "metrics.jsonl", curves(num_steps, teacher=True))
+    write_lines(run / "baselines/dino/metrics.jsonl", curves(num_steps, teacher=True, seed=1))
+    write_lines(run / "baselines/classifier/metrics.jsonl", curves(num_steps // 2, teacher=False))
+    rows = [{"compound": NASTY, "images": 24, "partners_other_plate": 16, "coverage": 1.0}]
+    rows += [{"compound": f"c{n}", "images": 12, "coverage": 0.5} for n in range(4)]
+    coverage = {"label": "compound", "num_labels": 5, "rows": rows}
+    (run / "coverage.json").write_text(json.dumps(coverage))
+    (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
+    environment = {"wsdino": "0.1.0", "versions": {"torch": "2.11"}, "seeds": [7, 8]}
+    (run / "environment.json").write_text(json.dumps(environment))
+    return run

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from generated_run import MeanModel, MemoryStore
+from PIL import Image
+
+from wsdino.errors import InputError
+from wsdino.report.attention import (
+    attention_figure,
+    attention_panels,
+    save_attention,
+    site_maps,
+    site_title,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHANNELS = ("DAPI", "Tubulin")
+
+
+def field() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 900, (2, 24, 32)).astype(np.uint16)
+
+
+def test_a_hot_patch_is_brightest_in_its_place() -> None:
+    maps = np.full((1, 2, 3, 4), 0.01)
+    maps[0, 1, 2, 1] = 0.9
+    (row,) = attention_panels(field(), maps, channels=CHANNELS, network_names=["joint"])
+    assert [panel.label for panel in row] == ["joint", "mean over heads", "head 1", "head 2"]
+    heat = row[3].picture.sum(axis=2)
+    assert heat.shape == (24, 32)
+    inside = np.zeros((24, 32), bool)
+    inside[16:24, 8:16] = True
+    assert (heat == heat.max()).tolist() == inside.tolist()
+
+
+def test_heat_follows_a_naive_loop_also_where_patches_do_not_divide_the_field() -> None:
+    maps = np.random.default_rng(1).random((1, 1, 5, 3))
+    image = np.zeros((2, 13, 11), np.uint8)
+    (row,) = attention_panels(image, maps, channels=CHANNELS, network_names=["joint"])
+    coarse = attention_panels(
+        np.zeros((2, 5, 3), np.uint8), maps, channels=CHANNELS, network_names=["joint"]
+    )[0][2].picture
+    for y in range(13):
+        for x in range(11):
+            assert row[2].picture[y, x].tolist() == coarse[y * 5 // 13, x * 3 // 11].tolist()
+
+
+def test_a_network_of_one_channel_is_shown_on_that_channel_in_grey() -> None:
+    rows = attention_panels(
+        field(), np.ones((2, 1, 3, 4)), channels=CHANNELS, network_names=["Tubulin", "joint"]
+    )
+    grey, colour = rows[0][0].picture, rows[1][0].picture
+    assert (grey == grey[..., :1]).all()
+    assert not (colour == colour[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"), [((2, 3, 4), ["a"]), ((2, 1, 3, 4), ["a"]), ((1, 1, 3, 4), ["a", "b"])]
+)
+def test_what_does_not_fit_is_an_input_error(shape: tuple[int, ...], names: list[str]) -> None:
+    with pytest.raises(InputError, match="attention"):
+        attention_panels(field(), np.ones(shape), channels=CHANNELS, network_names=names)
+
+
+def test_figure_has_a_row_per_network_and_a_column_per_picture() -> None:
+    maps = np.random.default_rng(2).random((2, 3, 3, 4))
+    figure = attention_figure(
+        field(), maps, channels=CHANNELS, network_names=CHANNELS, title="cost $5 & $6"
+    )
+    assert len(figure.axes) == 2 * (2 + 3)
+    figure.canvas.draw()
+
+
+def test_save_attention_writes_a_png_per_site(tmp_path: Path, store: MemoryStore) -> None:
+    paths = save_attention(MeanModel(), store, [0, 7], tmp_path / "new" / "maps")
+    assert [path.name for path in paths] == ["000000_P-1_B04_1.png", "000007_P-1_B04_8.png"]
+    assert sorted(path.name for path in (tmp_path / "new" / "maps").iterdir()) == sorted(
+        path.name for path in paths
+    )
+    with Image.open(paths[0]) as picture:
+        assert picture.format == "PNG"
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize("site", [-1, 8])
+def test_a_site_the_store_lacks_is_an_input_error(store: MemoryStore, site: int) -> None:
+    with pytest.raises(InputError, match=rf"site {site}: the store has the sites 0 to 7"):
+        site_maps(MeanModel(), store, site)
+
+
+def test_site_maps_takes_tensors_of_any_float_type(store: MemoryStore) -> None:
+    class TensorModel(MeanModel):
+        def attention(self, images: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(super().attention(images)).requires_grad_().bfloat16()
+
+    maps = site_maps(TensorModel(), store, 2)
+    assert maps.dtype == np.float32
+    assert maps.shape == (3, 2, 6, 8)
+    np.testing.assert_allclose(maps, site_maps(MeanModel(), store, 2), rtol=0.01)
+
+
+def test_site_title_leaves_out_what_is_unknown(store: MemoryStore) -> None:
+    assert site_title(store.manifest.iloc[7]) == "DMSO, P/1 B04 site 8"
+    assert site_title(store.manifest.iloc[1]) == (
+        "Actin-1 0.3 µM, Actin disruptors, P/1 B04 site 2"
+    )

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from generated_run import MOAS, NASTY, MeanModel, MemoryStore, make_run
+from PIL import Image
+
+from wsdino.errors import InputError, OutputError
+from wsdino.report.html import TITLES, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+VOID = {"br", "img", "link", "meta", "rect", "path", "circle", "use"}
+LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """What a test asks of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._table: list[list[str]] | None = None
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.tags.append((tag, values))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._table = self.tables.setdefault(values.get("id", f"{len(self.tables)}"), [])
+        elif tag == "tr" and self._table is not None:
+            self._table.append([])
+        elif tag in {"td", "th"} and self._table is not None:
+            self._table[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open.pop() == tag
+        if tag == "table":
+            self._table = None
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._table and self._table[-1] and {"td", "th"} & set(self.open):
+            self._table[-1][-1] += data.strip()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def ids(self) -> list[str]:
+        return [values["id"] for _, values in self.tags if "id" in values]
+
+
+def full_page(run: Path, store: MemoryStore) -> Page:
+    return Page(write_report(run, store=store, model=MeanModel(), attention_sites=[0, 3]))
+
+
+def test_a_complete_report_has_every_section(run: Path, store: MemoryStore) -> None:
+    page = full_page(run, store)
+    assert set(TITLES) | {"reproduce"} <= set(page.ids)
+    assert "omitted" not in page.ids
+    assert page.open == []
+
+
+def test_it_loads_nothing_from_outside(run: Path, store: MemoryStore) -> None:
+    page = full_page(run, store)
+    targets = [v for _, values in page.tags for k, v in values.items() if k in LOADING]
+    assert targets
+    assert all(target.startswith(("#", "data:")) for target in targets)
+    assert set(re.findall(r"https?://[^\"' )]+", page.source)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert all(t.startswith("#") for t in re.findall(r"url\(([^)]*)\)", page.source))
+    assert "@import" not in page.source
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+
+
+def test_ids_are_unique_and_links_lead_somewhere(run: Path, store: MemoryStore) -> None:
+    page = full_page(run, store)
+    assert len(page.ids) == len(set(page.ids))
+    for _, values in page.tags:
+        for key in ("href", "clip-path"):
+            found = re.search(r"#([^)]*)", values.get(key, ""))
+            assert found is None or found[1] in page.ids
+
+
+def test_pictures_and_drawings_have_an_alternative_text(run: Path, store: MemoryStore) -> None:
+    page = full_page(run, store)
+    assert all(values.get("alt") for tag, values in page.tags if tag == "img")
+    for tag, values in page.tags:
+        if tag == "svg":
+            assert values.get("aria-label") or values.get("aria-hidden") == "true"
+
+
+def test_names_are_escaped_everywhere(run: Path, store: MemoryStore) -> None:
+    page = full_page(run, store)
+    assert NASTY in page.text
+    assert MOAS[2] in page.text
+    assert not {"b", "i", "script"} & {tag for tag, _ in page.tags}
+    assert any(NASTY in values.get("alt", "") for tag, values in page.tags if tag == "img")
+
+
+def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    text = Page(write_report(run)).text
+    low, high = results["nsc_ci"]
+    assert f"{100 * results['nsc']:.1f} %" in text
+    assert f"{results['nsc_correct']}/{results['nsc_total']}" in text
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text
+    assert "whitening, fitted on controls (330 rows), 48 components" in text
+    assert "leakage: batch: accuracy 0.4123" in text
+
+
+@pytest.mark.parametrize("measure", ["nsc", "nscb"])
+def test_confusion_table_holds_the_counts(run: Path, measure: str) -> None:
+    confusion = json.loads((run / "results.json").read_text())["confusion"]
+    head, *rows = Page(write_report(run)).tables[f"confusion-{measure}"]
+    labels = sorted(MOAS)
+    assert head == ["", *labels, "right"]
+    for index, (label, row, counts) in enumerate(
+        zip(labels, rows, confusion[measure], strict=True)
+    ):
+        total = sum(counts)
+        right = f"{counts[index]}/{total}" if total else "-"
+        assert row == [label, *map(str, counts), right]
+
+
+def test_wrong_neighbours_and_left_out_queries_are_named(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    tables = [row for table in Page(write_report(run)).tables.values() for row in table]
+    wrong = [n for n in results["nsc_neighbours"] + results["nscb_neighbours"] if not n["correct"]]
+    assert wrong
+    for entry in wrong:
+        assert [
+            f"{entry['compound']} {entry['concentration']:g} µM",
+            entry["moa"],
+            f"{entry['neighbour_compound']} {entry['neighbour_concentration']:g} µM",
+            entry["neighbour_moa"],
+            f"{entry['similarity']:.3f}",
+        ] in tables
+    (row,) = [row for row in tables if row[-1].startswith("no treatment of the same mechanism")]
+    assert all(q["compound"] in row[1] for q in results["left_out"]["nscb"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "section", "reason"),
+    [
+        ("results.json", "headline", "there is no results.json"),
+        ("metrics.jsonl", None, ""),
+        ("profiles.parquet", "treatment_map", "there is no profiles.parquet"),
+        ("coverage.json", "coverage", "there is no coverage.json"),
+        ("config.yaml", "config", "there is no config.yaml"),
+        ("environment.json", "environment", "there is no environment.json"),
+    ],
+)
+def test_a_missing_file_costs_its_section_only(
+    run: Path, missing: str, section: str | None, reason: str
+) -> None:
+    (run / missing).unlink()
+    page = Page(write_report(run))
+    assert "config" in page.ids or section == "config"
+    assert reason in page.text
+    if section:
+        assert section not in page.ids
+        assert f"{TITLES[section]} {reason}" in page.text
+
+
+def test_an_empty_run_folder_still_gets_a_report(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path))
+    assert not set(TITLES) & set(page.ids)
+    assert all(title in page.text for title in TITLES.values())
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"nsc": 0.5},
+        {"nsc": None, "nscb": "x", "map": float("nan"), "nsc_ci": 3},
+        {"confusion": {"labels": ["a"], "nsc": [[1, 2]]}, "nsc_neighbours": None},
+        {"normalisation": "zscore", "baselines": {"dino": {"nsc": 0.3}}, "left_out": {}},
+        {"nsc_neighbours": [{"correct": False}], "left_out": {"nsc": [{}]}, "baselines": 3},
+    ],
+)
+def test_partial_results_are_no_crash(tmp_path: Path, results: dict[str, Any]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert Page(write_report(tmp_path)).open == []
+
+
+def test_few_treatments_are_shown_by_principal_components(run: Path) -> None:
+    page = Page(write_report(run))
+    assert "too few for UMAP" in page.text
+    assert page.source.count('<g id="map-tip-') == 9
+    assert "PCA of 9 treatments" in page.source
+
+
+def test_collapse_is_said_in_words(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["teacher_entropy"] = line["assignment_entropy"] = line["teacher_entropy_max"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = Page(write_report(run)).text
+    assert "Collapsed to uniform (this run)" in text
+    assert "No sign of collapse (DINO without weak labels)" in text
+
+
+def test_mechanisms_keep_their_colour_over_tables_map_and_fields(
+    run: Path, store: MemoryStore
+) -> None:
+    page = full_page(run, store)
+    swatches = re.findall(
+        r'<svg class="swatch"[^>]*fill="(#\w+)">.*?</svg>([^<]+)<', page.source, re.DOTALL
+    )
+    colours: dict[str, set[str]] = {}
+    for colour, name in swatches:
+        colours.setdefault(name.strip(), set()).add(colour)
+    assert len(colours) == 3
+    assert all(len(found) == 1 for found in colours.values())
+    marks = page.source.split('id="treatment_map"')[1].split("</svg>")[0]
+    assert all(colour in marks for found in colours.values() for colour in found)
+
+
+def test_example_fields_and_attention_follow_what_is_asked(run: Path, store: MemoryStore) -> None:
+    def pictures(**options: Any) -> int:
+        page = Page(write_report(run, store=store, **options))
+        return sum(tag == "img" for tag, _ in page.tags)
+
+    assert pictures(num_example_fields=1) == 4
+    assert pictures(num_example_fields=2) == 8
+    assert pictures(num_example_fields=0) == 0
+    model = MeanModel()
+    assert pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * 4
+    assert pictures(num_example_fields=0, model=model) == 3 * 3 * 4
+
+
+def test_command_is_the_noted_one(run: Path) -> None:
+    assert "wsdino run 'my run/config.yaml'" in Page(write_report(run)).text
+    (run / "environment.json").write_text(json.dumps({"command": ["wsdino", "run", "a b.yaml"]}))
+    assert "wsdino run 'a b.yaml'" in Page(write_report(run)).text
+
+
+def test_it_is_written_where_asked_and_the_same_every_time(run: Path, store: MemoryStore) -> None:
+    out = run.parent / "elsewhere.html"
+    assert write_report(run, store=store, out=out) == out
+    assert not (run / "report.html").exists()
+    first = out.read_bytes()
+    write_report(run, store=store, out=out)
+    assert out.read_bytes() == first
+    assert len(first) < 5_000_000
+    assert not [path for path in run.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda run, _: write_report(run / "absent"), InputError, "no such run folder"),
+        (lambda run, _: write_report(run, out=run), OutputError, "can't write a report there"),
+        (lambda run, _: write_report(run, out=run / "a" / "b"), OutputError, "existing folder"),
+        (
+            lambda run, store: write_report(run, store=store, attention_sites=[8]),
+            InputError,
+            "site 8: the store has the sites 0 to 7",
+        ),
+    ],
+)
+def test_user_errors(
+    run: Path, store: MemoryStore, call: Callable[..., Path], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(run, store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [420, 1200])
+def test_a_browser_shows_it_without_overflow(tmp_path: Path, width: int) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    moas = tuple(f"Mechanism number {n}" for n in range(12))
+    report = write_report(make_run(tmp_path / "run", num_per_moa=4, moas=moas))
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},3000",
+            f"--screenshot={shot}",
+            report.as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    with Image.open(shot) as picture:
+        pixels = np.asarray(picture.convert("L")).astype(int)
+    assert pixels.shape[1] >= width
+    # Text and figures down the whole page, and margins that nothing runs into.
+    assert (np.ptp(pixels[:3000:100], axis=1) > 50).sum() > 10
+    assert np.ptp(pixels[:, :8]) == 0
+    assert np.ptp(pixels[:, -8:]) == 0
