@@ -1,0 +1,195 @@
+"""Backbones: a small vision transformer of our own, or any timm model by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from wsdino.errors import ModelError
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+SMALL_VIT = "vit"
+"""The name that asks for :func:`small_vit` instead of a timm model."""
+
+
+class ConvStem(nn.Module):
+    """Patch embedding by overlapping 3x3 convolutions of stride 2 instead of one linear map.
+
+    Learns faster from few samples than a linear patch embedding ("Early convolutions help
+    transformers see better", arXiv 2106.14881). Normalises over channels, not over the batch, so
+    that the teacher needs no running statistics and ranks need not exchange any.
+
+    Its signature is the one that timm's ``VisionTransformer`` expects of an ``embed_layer``.
+    """
+
+    def __init__(
+        self,
+        img_size: int,
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        **_: object,
+    ) -> None:
+        super().__init__()
+        from timm.layers import LayerNorm2d
+
+        num_halvings = patch_size.bit_length() - 1
+        if 2**num_halvings != patch_size or num_halvings < 1:
+            raise ModelError(
+                f"model.patch_size {patch_size}: the convolutional stem needs a power of two"
+            )
+        self.patch_size = (patch_size, patch_size)
+        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        layers: list[nn.Module] = []
+        width_in = in_chans
+        for halving in range(num_halvings):
+            width_out = max(embed_dim // 2 ** (num_halvings - 1 - halving), 8)
+            layers += [
+                nn.Conv2d(width_in, width_out, 3, stride=2, padding=1),
+                LayerNorm2d(width_out),
+                nn.GELU(),
+            ]
+            width_in = width_out
+        self.proj = nn.Sequential(*layers, nn.Conv2d(width_in, embed_dim, 1))
+
+    def feat_ratio(self) -> int:
+        """Pixels per token along one axis."""
+        return self.patch_size[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, C, H, W) images to (N, H / patch, W / patch, D) tokens."""
+        tokens: Tensor = self.proj(images)
+        return tokens.permute(0, 2, 3, 1)
+
+
+def small_vit(
+    *,
+    in_channels: int,
+    image_size: int,
+    patch_size: int,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    stem: str,
+    pool: str,
+    drop_path: float,
+) -> VisionTransformer:
+    """Build a vision transformer of a given size from timm's parts.
+
+    Parameters
+    ----------
+    in_channels
+        Number of input channels.
+    image_size
+        Side in px at which the positional embedding is native; other sizes are interpolated.
+    stem
+        ``conv`` (:class:`ConvStem`) or ``linear`` (timm's patch embedding).
+    pool
+        ``token`` ([CLS]) or ``avg`` (mean of the patch tokens).
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    if dim % num_heads:
+        raise ModelError(f"model.dim {dim} is not a multiple of model.num_heads {num_heads}")
+    options: dict[str, Any] = {"embed_layer": ConvStem} if stem == "conv" else {}
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        in_chans=in_channels,
+        num_classes=0,
+        global_pool=cast("Any", pool),
+        embed_dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        drop_path_rate=drop_path,
+        dynamic_img_size=True,
+        **options,
+    )
+
+
+def timm_backbone(
+    name: str, *, in_channels: int, image_size: int, pool: str, drop_path: float, pretrained: bool
+) -> nn.Module:
+    """Build a timm model without its classifier.
+
+    Vision transformers take any image size that is a multiple of their patch; with
+    ``pretrained=True`` and one input channel timm sums the weights over RGB, which is the same as
+    replicating the channel three times.
+
+    Raises
+    ------
+    ModelError
+        If timm knows no such model, or its weights can't be fetched.
+    """
+    import timm
+
+    options: dict[str, Any] = {}
+    if name.split(".", maxsplit=1)[0].startswith(("vit_", "deit")):
+        options = {"dynamic_img_size": True, "img_size": image_size, "global_pool": pool}
+    try:
+        model: nn.Module = timm.create_model(
+            name,
+            pretrained=pretrained,
+            num_classes=0,
+            in_chans=in_channels,
+            drop_path_rate=drop_path,
+            **options,
+        )
+    except RuntimeError as error:
+        if "Unknown model" not in str(error) and not pretrained:
+            raise
+        raise ModelError(
+            f"model.backbone {name!r}: {str(error).splitlines()[0]}; use 'vit' or a name from "
+            "timm.list_models()"
+        ) from error
+    except (OSError, ValueError) as error:
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"model.weights 'timm': the weights of {name!r} can't be fetched "
+            f"({str(error).splitlines()[0]}); give model.weights a file instead"
+        ) from error
+    return model
+
+
+@torch.no_grad()
+def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
+    """Attention of [CLS] to the patches in the last block.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), scaled as for the forward pass.
+
+    Returns
+    -------
+    Tensor
+        (N, heads, H / patch, W / patch): softmax over all tokens, prefix tokens then dropped, so
+        that a map sums to one minus what [CLS] gives to itself.
+
+    Raises
+    ------
+    ModelError
+        If the backbone has no class token or no plain self-attention.
+    """
+    if not getattr(vit, "has_class_token", False) or not hasattr(vit, "blocks"):
+        raise ModelError(
+            f"attention maps need a vision transformer with a class token, not {type(vit).__name__}"
+        )
+    tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))  # noqa: SLF001 timm has no public name
+    for block in vit.blocks[:-1]:
+        tokens = block(tokens)
+    attention, tokens = vit.blocks[-1].attn, vit.blocks[-1].norm1(tokens)
+    num, length, _ = tokens.shape
+    qkv = attention.qkv(tokens).reshape(num, length, 3, attention.num_heads, -1)
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    weights = ((query[:, :, :1] * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
+    patch = vit.patch_embed.patch_size
+    grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
+    return cast("Tensor", weights[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, grid))

@@ -1,0 +1,58 @@
+"""The DINO projection head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class DINOHead(nn.Module):
+    """MLP, L2 normalisation and a layer of prototypes of unit length (arXiv 2104.14294, app. C).
+
+    Parameters
+    ----------
+    dim
+        Length of the backbone's features.
+    num_prototypes
+        Outputs K (the paper: 65,536).
+    hidden_dim, bottleneck_dim
+        Widths of the MLP and of the normalised vector before the prototypes.
+    norm_last_layer
+        Whether each prototype's gain stays at one; the paper's code lets it learn.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_prototypes: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        norm_last_layer: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.prototypes = nn.Parameter(torch.empty(num_prototypes, bottleneck_dim))
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+        self.gain = nn.Parameter(torch.ones(num_prototypes, 1), requires_grad=not norm_last_layer)
+
+    @property
+    def last_layer(self) -> list[nn.Parameter]:
+        """Parameters that stay frozen during the first epochs."""
+        return [self.prototypes, self.gain]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features (N, D) to logits (N, K), scaled cosines to the prototypes."""
+        bottleneck = functional.normalize(self.mlp(features), dim=-1)
+        return functional.linear(bottleneck, functional.normalize(self.prototypes) * self.gain)

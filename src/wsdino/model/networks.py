@@ -1,0 +1,105 @@
+"""Channel modes: how a multi-channel image meets one or several networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from wsdino.errors import ModelError
+from wsdino.model.backbone import cls_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ChannelMode = Literal["per_channel", "shared", "joint"]
+
+
+class ChannelNetworks(nn.Module):
+    """One or several backbones over the channels of an image.
+
+    ==============  ========  ====================================  ==================
+    mode            networks  what a network sees                   embedding of a site
+    ==============  ========  ====================================  ==================
+    ``per_channel``  C        its own channel (the paper)           C x D, concatenated
+    ``shared``       1        each channel alone, one after another C x D, concatenated
+    ``joint``        1        all channels at once                  D
+    ==============  ========  ====================================  ==================
+
+    Parameters
+    ----------
+    channels
+        Names, in the order of the image's channel axis.
+    mode
+        One of the above.
+    build
+        Makes a backbone from its number of input channels.
+    """
+
+    def __init__(
+        self, channels: Sequence[str], mode: ChannelMode, build: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(ChannelMode):
+            raise ModelError(f"model.mode {mode!r}: use one of {', '.join(get_args(ChannelMode))}")
+        self.channels, self.mode = tuple(channels), mode
+        inputs = {"per_channel": [1] * len(channels), "shared": [1], "joint": [len(channels)]}[mode]
+        self.networks = nn.ModuleList(build(num) for num in inputs)
+
+    @property
+    def views_per_image(self) -> int:
+        """How many inputs of one network an image makes (``shared``: one per channel)."""
+        return len(self.channels) if self.mode == "shared" else 1
+
+    @property
+    def input_names(self) -> list[str]:
+        """What each embedding block and attention map belongs to: a channel, or ``joint``."""
+        return ["joint"] if self.mode == "joint" else list(self.channels)
+
+    @property
+    def dim(self) -> int:
+        """Length D of one network's feature vector."""
+        return int(self.networks[0].num_features)  # type: ignore[arg-type]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the embedding's columns, ``emb_<channel or joint>_<index>``."""
+        return [f"emb_{name}_{i}" for name in self.input_names for i in range(self.dim)]
+
+    def split(self, images: Tensor) -> list[Tensor]:
+        """Divide images among the networks.
+
+        Parameters
+        ----------
+        images
+            (N, C, H, W).
+
+        Returns
+        -------
+        list of Tensor
+            One per network: (N, 1, H, W), (N * C, 1, H, W) image by image, or (N, C, H, W).
+        """
+        if images.shape[1] != len(self.channels):
+            raise ModelError(
+                f"images have {images.shape[1]} channels, the model was made for "
+                f"{len(self.channels)}: {', '.join(self.channels)}"
+            )
+        if self.mode == "joint":
+            return [images]
+        if self.mode == "shared":
+            return [images.flatten(0, 1).unsqueeze(1)]
+        return list(images.split(1, dim=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed scaled images: (N, C, H, W) float -> (N, F), blocks in order of `input_names`."""
+        parts = [net(x) for net, x in zip(self.networks, self.split(images), strict=True)]
+        return torch.cat([part.unflatten(0, (len(images), -1)).flatten(1) for part in parts], dim=1)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """[CLS] attention of scaled images: (N, C, H, W) -> (N, inputs, heads, h, w)."""
+        maps = [
+            cls_attention(net, x).unflatten(0, (len(images), -1))
+            for net, x in zip(self.networks, self.split(images), strict=True)
+        ]
+        return torch.cat(maps, dim=1)
