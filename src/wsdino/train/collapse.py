@@ -1,0 +1,33 @@
+"""Calling a collapse by its name while it happens."""
+
+from __future__ import annotations
+
+POINT_STD = 0.02
+UNIFORM_MARGIN = 0.01
+FEW_PROTOTYPES = 0.25
+
+
+def name_collapse(record: dict[str, float]) -> str | None:
+    """Say in words what has collapsed, or None.
+
+    Parameters
+    ----------
+    record
+        Diagnostics of a step: ``embedding_std`` (0 to 1), ``teacher_entropy``,
+        ``assignment_entropy`` (of the mean assignment over the batch) and ``teacher_entropy_max``
+        in nats.
+    """
+    if record.get("embedding_std", 1.0) < POINT_STD:
+        return "collapse to one point: all embeddings are nearly the same"
+    highest = record.get("teacher_entropy_max")
+    if not highest:
+        return None
+    if record["teacher_entropy"] > (1 - UNIFORM_MARGIN) * highest:
+        return "collapse to uniform: the teacher's targets tell images no longer apart"
+    gained = record["assignment_entropy"] - record["teacher_entropy"]
+    if (
+        record["assignment_entropy"] < FEW_PROTOTYPES * highest
+        and gained < UNIFORM_MARGIN * highest
+    ):
+        return "collapse to few prototypes: the teacher gives nearly all images the same target"
+    return None

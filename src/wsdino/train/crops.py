@@ -1,0 +1,219 @@
+"""Crops: all views of a batch by one batched resampling on the device, from stored integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from wsdino.errors import ConfigError
+from wsdino.model.scaling import as_float
+from wsdino.train.options import Count, NonNegative  # noqa: TC001 pydantic reads them
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Share = Annotated[float, Gt(0), Le(1)]
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """What one kind of view looks like.
+
+    Parameters
+    ----------
+    num_views
+        Views of this kind for each image.
+    size
+        Side in px of the crop that the network sees.
+    area
+        Smallest and largest share of the field's area that a crop covers before it is resized to
+        `size`; None: crops of `size` px at native scale, no resizing.
+    flip, rotate
+        Whether crops are flipped along both axes, and turned by 90 degrees, each with
+        probability one half.
+    brightness, contrast
+        Photometric jitter for each channel by itself, after input scaling: x * (1 + c) + b, with
+        c uniform in +-contrast and b uniform in +-brightness.
+    """
+
+    num_views: Annotated[int, Ge(0)]
+    size: Count
+    area: tuple[Share, Share] | None = None
+    flip: bool = True
+    rotate: bool = True
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
+class CropDraw:
+    """Crops of V views of B images: where they lie and how they are altered.
+
+    Parameters
+    ----------
+    side, top, left
+        (V, B) int64, px of the field.
+    flip_y, flip_x, transpose
+        (V, B) bool.
+    factor, shift
+        (V, B, C) float32 photometric jitter.
+    """
+
+    side: NDArray[np.int64]
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    flip_y: NDArray[np.bool_]
+    flip_x: NDArray[np.bool_]
+    transpose: NDArray[np.bool_]
+    factor: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+    def part(self, images: slice) -> CropDraw:
+        """Return the crops of some of the images."""
+        return CropDraw(*(getattr(self, name)[:, images] for name in self.__dataclass_fields__))
+
+
+def draw_crops(
+    plan: ViewPlan,
+    num_images: int,
+    *,
+    field_shape: tuple[int, int],
+    num_channels: int,
+    rng: np.random.Generator,
+) -> CropDraw:
+    """Draw the crops of a batch.
+
+    Parameters
+    ----------
+    field_shape
+        Height and width of a field in px.
+
+    Raises
+    ------
+    ConfigError
+        If a crop can't fit the field.
+    """
+    height, width = field_shape
+    shape = (plan.num_views, num_images)
+    if plan.area is None:
+        side = np.full(shape, plan.size, dtype=np.int64)
+    else:
+        area = rng.uniform(*plan.area, size=shape) * height * width
+        side = np.maximum(np.rint(np.sqrt(area)).astype(np.int64), 1)
+    if side.size and side.max() > min(height, width):
+        raise ConfigError(
+            f"crops: a crop of {side.max()} px does not fit fields of {height} x {width} px"
+        )
+    return CropDraw(
+        side=side,
+        top=rng.integers(0, height - side + 1),
+        left=rng.integers(0, width - side + 1),
+        flip_y=(rng.random(shape) < 0.5) & plan.flip,
+        flip_x=(rng.random(shape) < 0.5) & plan.flip,
+        transpose=(rng.random(shape) < 0.5) & plan.rotate,
+        factor=_jitter(1, plan.contrast, (*shape, num_channels), rng),
+        shift=_jitter(0, plan.brightness, (*shape, num_channels), rng),
+    )
+
+
+def _jitter(
+    middle: float, amount: float, shape: tuple[int, ...], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    return (middle + amount * rng.uniform(-1, 1, shape)).astype(np.float32)
+
+
+def cut(
+    fields: Tensor,
+    sites: NDArray[np.int64],
+    draw: CropDraw,
+    *,
+    size: int,
+    offset: Tensor,
+    gain: Tensor,
+    clip: tuple[float, float],
+) -> Tensor:
+    """Cut, scale, resize and alter crops.
+
+    Only the pixels under the crops are touched and turned into floats. Resizing is bicubic with
+    antialiasing and treats a crop's edge as the image's edge, as cutting first and resizing then
+    would (``torch.nn.functional.interpolate(..., mode="bicubic", antialias=True)``).
+
+    Parameters
+    ----------
+    fields
+        (N, C, H, W) stored integers, see :func:`wsdino.model.scaling.as_tensor`.
+    sites
+        (V, B) int64 rows of `fields`.
+    draw
+        Crops of V views of B images.
+    size
+        Side of the result in px.
+    offset, gain
+        (N, C) float32 input scaling of the fields: clip((pixel - offset) * gain).
+
+    Returns
+    -------
+    Tensor
+        (V * B, C, size, size) float32, view by view.
+    """
+    device = fields.device
+
+    def flat(values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))).to(
+            device
+        )
+
+    index, side = flat(sites), flat(draw.side)
+    window = int(draw.side.max())
+    pixel = torch.arange(window, device=device)
+    # A smaller crop than the window repeats its last pixel; resizing gives it no weight.
+    places = torch.minimum(pixel, side[:, None] - 1)
+    mirrored = (side[:, None] - 1 - pixel).clamp_min(0)
+    rows = flat(draw.top)[:, None] + torch.where(flat(draw.flip_y)[:, None], mirrored, places)
+    columns = flat(draw.left)[:, None] + torch.where(flat(draw.flip_x)[:, None], mirrored, places)
+    channels = torch.arange(fields.shape[1], device=device)
+    pixels = fields[
+        index[:, None, None, None],
+        channels[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+    crops = as_float(pixels)
+    crops = ((crops - offset[index][..., None, None]) * gain[index][..., None, None]).clamp_(*clip)
+    if (draw.side != size).any():
+        weights = resize_weights(side, size, window)
+        crops = weights[:, None] @ crops @ weights[:, None].transpose(-1, -2)
+    crops = torch.where(flat(draw.transpose)[:, None, None, None], crops.transpose(-1, -2), crops)
+    return crops * flat(draw.factor)[..., None, None] + flat(draw.shift)[..., None, None]
+
+
+def resize_weights(side: Tensor, size: int, window: int) -> Tensor:
+    """Matrices that resize one axis: crop i of length side[i] becomes `size` px.
+
+    Keys' bicubic kernel with a = -1/2, widened by the scale when shrinking, normalised per output
+    pixel: what Pillow and ``torch.nn.functional.interpolate(antialias=True)`` do.
+
+    Parameters
+    ----------
+    side
+        (M,) int64, each at most `window`.
+
+    Returns
+    -------
+    Tensor
+        (M, size, window) float32; columns from side[i] on are zero.
+    """
+    scale = (side.double() / size)[:, None, None]
+    centre = (torch.arange(size, device=side.device) + 0.5)[None, :, None] * scale
+    pixel = torch.arange(window, device=side.device)[None, None, :]
+    distance = ((pixel + 0.5 - centre) / scale.clamp_min(1.0)).abs()
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    weights = torch.where(pixel < side[:, None, None], weights, 0.0)
+    return (weights / weights.sum(dim=-1, keepdim=True)).float()

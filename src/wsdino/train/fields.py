@@ -1,0 +1,103 @@
+"""Where the pixels of a step come from: device memory, or the store with prefetch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsdino.model.scaling import as_tensor
+from wsdino.progress import say
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsdino.model.scaling import InputScaling
+    from wsdino.screen.store import Store
+
+
+@dataclass(frozen=True)
+class FieldBatch:
+    """Fields that a step needs, on the device.
+
+    Parameters
+    ----------
+    pixels
+        (n, C, H, W) stored integers.
+    offset, gain
+        (n, C) float32 input scaling.
+    sites
+        (n,) sorted int64: which site each row is; None where row i is site i.
+    """
+
+    pixels: Tensor
+    offset: Tensor
+    gain: Tensor
+    sites: NDArray[np.int64] | None = None
+
+    def rows(self, sites: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of `pixels` that hold the given sites."""
+        return sites if self.sites is None else np.searchsorted(self.sites, sites)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import os
+
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+class Fields:
+    """Fields of a store for training.
+
+    Parameters
+    ----------
+    store
+        The store.
+    scaling
+        Input scaling.
+    device
+        Where the fields are needed.
+    residency
+        See :class:`~wsdino.train.options.Optimisation`.
+    """
+
+    def __init__(
+        self, store: Store, *, scaling: InputScaling, device: torch.device, residency: str
+    ) -> None:
+        self._store, self._device = store, device
+        self._offset, self._gain = (torch.from_numpy(x) for x in scaling.for_store(store))
+        num_bytes = len(store) * store.dtype.itemsize * len(store.channels)
+        num_bytes *= store.field_shape[0] * store.field_shape[1]
+        free = free_memory(device)
+        resident = residency == "device" or (residency == "auto" and num_bytes < free / 2)
+        say(
+            f"fields: {num_bytes / 2**20:.0f} MiB, {free / 2**20:.0f} MiB free on {device}: "
+            + ("kept in its memory" if resident else "streamed from the store")
+        )
+        self._all: FieldBatch | None = None
+        if resident:
+            self._all = self._batch(np.arange(len(store)), sites=None)
+
+    def fetch(self, sites: NDArray[np.int64]) -> FieldBatch:
+        """Return the fields of some sites, each once."""
+        if self._all is not None:
+            return self._all
+        unique = np.unique(sites)
+        return self._batch(unique, sites=unique)
+
+    def _batch(self, rows: NDArray[np.int64], *, sites: NDArray[np.int64] | None) -> FieldBatch:
+        pixels = as_tensor(self._store.read(rows))
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory()
+        return FieldBatch(
+            pixels.to(self._device, non_blocking=True),
+            self._offset[rows].to(self._device),
+            self._gain[rows].to(self._device),
+            sites,
+        )

@@ -1,0 +1,314 @@
+"""The training loop: steps, records, checkpoints, signals, and going on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wsdino.errors import ConfigError, TrainingError
+from wsdino.progress import Meter, say
+from wsdino.train import distributed
+from wsdino.train.checkpoint import load_newest, save_checkpoint
+from wsdino.train.collapse import name_collapse
+from wsdino.train.journal import Journal
+from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
+from wsdino.train.plan import Planner, StepPlan, cut_views
+from wsdino.train.schedules import cosine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from wsdino.train.fields import FieldBatch, Fields
+    from wsdino.train.objectives import Metrics, TrainingObjective
+    from wsdino.train.options import Optimisation
+
+
+class Trainer:
+    """Trains an objective.
+
+    Parameters
+    ----------
+    objective
+        A module that is also a :class:`~wsdino.train.objectives.TrainingObjective`.
+    planner
+        Draws what each step does.
+    fields
+        Source of the pixels.
+    label_codes
+        (N,) int64 weak label of every site, on the device.
+    clip
+        Range of scaled inputs.
+    options
+        How to train.
+    samples_per_epoch
+        Images to train on.
+    folder
+        Run folder.
+    device
+        Where to train.
+    fingerprint
+        Identifies the options; a checkpoint with another one is refused.
+    """
+
+    def __init__(
+        self,
+        objective: TrainingObjective,
+        *,
+        planner: Planner,
+        fields: Fields,
+        label_codes: Tensor,
+        clip: tuple[float, float],
+        options: Optimisation,
+        samples_per_epoch: int,
+        folder: Path,
+        device: torch.device,
+        fingerprint: str,
+    ) -> None:
+        assert isinstance(objective, nn.Module)
+        self.module: nn.Module = objective.to(device)
+        self.objective, self.planner, self.fields = objective, planner, fields
+        self.label_codes, self.clip, self.options = label_codes, clip, options
+        self.folder, self.device, self.fingerprint = folder, device, fingerprint
+        self.optimiser = adamw(objective.trainable)
+        self.trainable: nn.Module = objective.trainable
+        if distributed.world_size() > 1:
+            self.trainable = DistributedDataParallel(objective.trainable)
+        self.steps_per_epoch = samples_per_epoch / options.batch_size
+        self.total_steps = max(1, math.ceil(options.epochs * self.steps_per_epoch))
+        wanted = options.precision
+        self.bfloat16 = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+        self.share = options.batch_size // distributed.world_size()
+        parts = distributed.world_size() * options.accumulate
+        if options.batch_size % parts:
+            raise ConfigError(
+                f"train.batch_size {options.batch_size} is not a multiple of the {parts} parts it "
+                "is divided into (processes x train.accumulate)"
+            )
+
+    def run(self) -> None:
+        """Train to the end, or until a signal asks to stop.
+
+        Raises
+        ------
+        TrainingError
+            If stopped by a signal (the state is saved), or by too many non-finite steps.
+        """
+        first = self._resume()
+        if first >= self.total_steps:
+            return
+        with (
+            _stop_requests() as stop_requested,
+            Journal(self.folder, step=first) if distributed.rank() == 0 else _nothing() as journal,
+            Meter("train", self.total_steps, first) as meter,
+            ThreadPoolExecutor(max_workers=1) as executor,
+        ):
+            self._steps(first, executor, stop_requested, journal, meter)
+
+    def _steps(
+        self,
+        first: int,
+        executor: ThreadPoolExecutor,
+        stop_requested: Callable[[], bool],
+        journal: Journal | None,
+        meter: Meter,
+    ) -> None:
+        last_save = last_log = time.monotonic()
+        bad_steps, waited, warned, last_logged = 0, 0.0, "", first
+        self.module.train()
+        upcoming = executor.submit(self._prepare, first)
+        for step in range(first, self.total_steps):
+            before = time.monotonic()
+            plan, batch = upcoming.result()
+            waited += time.monotonic() - before
+            if step + 1 < self.total_steps:
+                upcoming = executor.submit(self._prepare, step + 1)
+            record = self._step(step, plan, batch)
+            bad_steps = 0 if record["applied"] else bad_steps + 1
+            done = step + 1
+            if bad_steps >= self.options.max_bad_steps:
+                self.save(done)
+                raise TrainingError(
+                    f"training stopped at step {done}: loss {record['loss']}, gradient norm "
+                    f"{record['grad_norm']} for {bad_steps} steps in a row; the state is saved"
+                )
+            if self._is_logged(done, record):
+                now = time.monotonic()
+                elapsed = max(now - last_log, 1e-9)
+                record["samples_per_s"] = (done - last_logged) * self.options.batch_size / elapsed
+                record["data_wait"] = waited / elapsed
+                last_log, last_logged, waited = now, done, 0.0
+                warned = self._log(record, journal, warned)
+            meter.advance(1, _note(record))
+            stopping = bool(distributed.all_reduce_sum(torch.tensor(float(stop_requested()))) > 0)
+            due = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
+            if done == self.total_steps or stopping or due:
+                self.save(done)
+                last_save = time.monotonic()
+            if stopping and done < self.total_steps:
+                raise TrainingError(
+                    f"stopped by a signal after step {done} of {self.total_steps}; the same "
+                    "command goes on from there"
+                )
+
+    def _is_logged(self, done: int, record: Metrics) -> bool:
+        regular = done % self.options.log_every == 0 or done == self.total_steps
+        return regular or not record["applied"]
+
+    def _log(self, record: Metrics, journal: Journal | None, warned: str) -> str:
+        """Complete and write a record; return the collapse that was warned of, if any."""
+        record |= self.objective.diagnostics()
+        if "teacher_entropy" in record:
+            record["kl"] = record["loss"] - record["teacher_entropy"]
+        if journal:
+            journal.write(record)
+        found = name_collapse(record) or ""
+        if found and found != warned:
+            say(f"warning: step {record['step']:.0f}: {found}")
+        return found
+
+    def _prepare(self, step: int) -> tuple[StepPlan, FieldBatch]:
+        start = distributed.rank() * self.share
+        plan = self.planner.plan(step).part(slice(start, start + self.share))
+        return plan, self.fields.fetch(plan.needed)
+
+    def _step(self, step: int, plan: StepPlan, batch: FieldBatch) -> Metrics:
+        opt, epoch = self.options, step / self.steps_per_epoch
+        warmup = round(opt.warmup_epochs * self.steps_per_epoch)
+        lr = cosine(
+            step,
+            start=opt.learning_rate,
+            end=opt.final_learning_rate,
+            total=self.total_steps,
+            warmup=warmup,
+        )
+        decay = cosine(
+            step, start=opt.weight_decay, end=opt.final_weight_decay, total=self.total_steps
+        )
+        set_schedule(self.optimiser, lr=lr, weight_decay=decay)
+        record: Metrics = {
+            "step": step + 1,
+            "epoch": (step + 1) / self.steps_per_epoch,
+            "samples": (step + 1) * opt.batch_size,
+            "lr": lr,
+            "weight_decay": decay,
+            **self.objective.before_step(epoch),
+        }
+        self._seed_torch(step)
+        views = cut_views(plan, batch, self.planner.views, clip=self.clip)
+        labels = self.label_codes[torch.from_numpy(plan.anchors).to(self.device)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            targets = self.objective.target(views, labels)
+        measured = self._accumulate_gradients(views, targets)
+        self.objective.after_backward(epoch)
+        # A multi-network module is clipped network by network, as if each trained alone.
+        record["grad_norm"] = clip_gradients(self._parameters_by_network(), opt.clip_gradient)
+        record |= measured
+        finite = math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
+        if finite:
+            self.optimiser.step()
+            self.objective.after_step()
+        self.optimiser.zero_grad(set_to_none=True)
+        record["applied"] = float(finite)
+        return record
+
+    def _seed_torch(self, step: int) -> None:
+        """Make stochastic depth a function of seed, step and rank: nothing to save, or to lose."""
+        entropy = [self.planner.seed, 3, step, distributed.rank()]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def _accumulate_gradients(self, views: list[Tensor], targets: list[Tensor]) -> Metrics:
+        num_parts = self.options.accumulate
+        size = self.share // num_parts
+        sums: Metrics = {}
+        for part in range(num_parts):
+            images = slice(part * size, (part + 1) * size)
+            # Targets have one row per input of a network: several per image where it is shared.
+            factor = targets[0].shape[1] // self.share
+            rows = slice(images.start * factor, images.stop * factor)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                loss, metrics = self.objective.loss(
+                    self.trainable, [x[:, images] for x in views], [t[:, rows] for t in targets]
+                )
+            (loss / num_parts).backward()
+            for key, value in metrics.items():
+                sums[key] = sums.get(key, 0.0) + value / num_parts
+        values = distributed.all_reduce_mean(torch.tensor(list(sums.values())))
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _parameters_by_network(self) -> list[list[Tensor]]:
+        headed = self.objective.trainable
+        pairs = zip(headed.networks.networks, headed.heads, strict=True)
+        return [[*network.parameters(), *head.parameters()] for network, head in pairs]
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint (the first process) and wait until it is there (the others)."""
+        if distributed.rank() == 0:
+            save_checkpoint(
+                self.folder / "checkpoints",
+                step,
+                {
+                    "step": step,
+                    "fingerprint": self.fingerprint,
+                    "objective": self.module.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                },
+            )
+        distributed.barrier()
+
+    def _resume(self) -> int:
+        state = load_newest(self.folder / "checkpoints")
+        if state is None:
+            return 0
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                f"{self.folder}: its checkpoints were trained with other options; give the "
+                "options of its config.yaml, or another output folder"
+            )
+        self.module.load_state_dict(state["objective"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        say(f"going on from step {state['step']} of {self.total_steps}")
+        return int(state["step"])
+
+
+def _note(record: Metrics) -> str:
+    parts = [f"loss {record['loss']:.3f}"]
+    if "teacher_entropy" in record:
+        parts.append(f"teacher entropy {record['teacher_entropy']:.2f}")
+    if "embedding_std" in record:
+        parts.append(f"spread {record['embedding_std']:.2f}")
+    if "samples_per_s" in record:
+        parts.append(f"{record['samples_per_s']:.0f} samples/s")
+    return ", ".join(parts)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and Ctrl-C into a wish that is asked for after each step."""
+    received: list[int] = []
+    previous = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, lambda got, _: received.append(got))
+    except ValueError:
+        # Not in the main thread (a notebook's executor): signals stay as they are.
+        pass
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

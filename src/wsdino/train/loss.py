@@ -1,0 +1,97 @@
+"""The self-distillation loss and the teacher's targets (DINO, arXiv 2104.14294, eq. 1 to 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wsdino.train.distributed import all_reduce_mean, all_reduce_sum
+
+
+def dino_loss(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    *,
+    student_temp: float = 0.1,
+    teacher_temp: float = 0.04,
+) -> Tensor:
+    """Cross-entropy between teacher and student over all pairs of different views.
+
+    Parameters
+    ----------
+    student
+        Logits (S, N, K) of S views; the first T of them are the teacher's views.
+    teacher
+        Logits (T, N, K) of the T global views, T <= S.
+    center
+        (K,), subtracted from the teacher's logits.
+    student_temp, teacher_temp
+        Temperatures; the original's defaults.
+
+    Returns
+    -------
+    Tensor
+        Scalar: mean over the N images and the T * S - T pairs with different views.
+    """
+    targets = centered_targets(teacher, center, temp=teacher_temp)
+    return cross_view_entropy(student, targets, student_temp=student_temp)
+
+
+def centered_targets(teacher: Tensor, center: Tensor, *, temp: float) -> Tensor:
+    """Turn teacher logits (T, N, K) into probabilities by centring and sharpening, float32."""
+    return ((teacher.float() - center) / temp).softmax(dim=-1)
+
+
+def cross_view_entropy(student: Tensor, targets: Tensor, *, student_temp: float) -> Tensor:
+    """Contract targets (T, N, K) with student logits (S, N, K); skip a view's pair with itself.
+
+    For a student view s the sum over teacher views t != s of -p_t . log softmax(z_s) equals
+    (number of t) * logsumexp(z_s) - (sum of p_t) . z_s, so one log-sum-exp and one product per
+    student view do, and nothing of the size of views x views comes to be.
+
+    Returns
+    -------
+    Tensor
+        Scalar, mean over images and pairs.
+    """
+    num_views, num_targets = len(student), len(targets)
+    logits = student.float() / student_temp
+    total = targets.sum(dim=0)
+    normaliser = logits.logsumexp(dim=-1)
+    per_view = num_targets * normaliser - (logits * total).sum(dim=-1)
+    own = normaliser[:num_targets] - (logits[:num_targets] * targets).sum(dim=-1)
+    num_pairs = num_targets * (num_views - 1)
+    return (per_view.sum(dim=0) - own.sum(dim=0)).mean() / num_pairs
+
+
+@torch.no_grad()
+def sinkhorn_targets(teacher: Tensor, *, temp: float, num_iterations: int = 3) -> Tensor:
+    """Turn teacher logits (T, N, K) into targets that use all prototypes equally.
+
+    Sinkhorn-Knopp (SwAV, arXiv 2006.09882, eq. 3; used for DINO in arXiv 2304.07193): rows and
+    columns of exp(logits / temp) are normalised in turn, over the images of all ranks and the
+    views together, so that each image sums to one and each prototype to images / K.
+
+    Returns
+    -------
+    Tensor
+        (T, N, K) float32.
+    """
+    shape = teacher.shape
+    scores = teacher.float().reshape(-1, shape[-1]) / temp
+    # The largest score of each image leaves: row scaling makes no difference to the result.
+    weights = (scores - scores.amax(dim=1, keepdim=True)).exp()
+    num_images = all_reduce_sum(torch.tensor(float(len(weights)), device=weights.device))
+    for _ in range(num_iterations):
+        per_prototype = all_reduce_sum(weights.sum(dim=0)).clamp_min(1e-30)
+        weights = weights / per_prototype * (num_images / shape[-1])
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    return weights.reshape(shape)
+
+
+@torch.no_grad()
+def updated_center(center: Tensor, teacher: Tensor, *, momentum: float) -> Tensor:
+    """Return the centre (K,) after a batch of teacher logits (T, N, K), eq. 4, over all ranks."""
+    batch_mean = all_reduce_mean(teacher.float().flatten(0, -2).mean(dim=0))
+    return center * momentum + batch_mean * (1 - momentum)

@@ -1,0 +1,318 @@
+"""What is minimised: self-distillation, or cross-entropy on the weak label."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsdino.model.head import DINOHead
+from wsdino.train.distributed import all_reduce_mean
+from wsdino.train.loss import (
+    centered_targets,
+    cross_view_entropy,
+    sinkhorn_targets,
+    updated_center,
+)
+from wsdino.train.metrics import effective_rank, entropy, spread
+from wsdino.train.schedules import cosine, linear_then_constant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.train.options import Distillation
+
+Metrics = dict[str, float]
+
+
+class HeadedNetworks(nn.Module):
+    """Backbones, each with a head of its own.
+
+    Parameters
+    ----------
+    networks
+        The backbones.
+    heads
+        One for each of them.
+    """
+
+    def __init__(self, networks: ChannelNetworks, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks, self.heads = networks, nn.ModuleList(heads)
+
+    def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Run each resolution once through each network.
+
+        Parameters
+        ----------
+        views
+            One (V, B, C, h, w) tensor for each resolution.
+
+        Returns
+        -------
+        features, logits
+            One tensor for each network: features (V0, N, D) of the first resolution, logits
+            (V, N, K) of all views, where N = B, or B * C for the shared network.
+        """
+        parts = [self.networks.split(x.flatten(0, 1)) for x in views]
+        all_features, all_logits = [], []
+        for index, (network, head) in enumerate(
+            zip(self.networks.networks, self.heads, strict=True)
+        ):
+            features = [
+                network(part[index]).unflatten(0, (len(x), -1))
+                for part, x in zip(parts, views, strict=True)
+            ]
+            all_features.append(features[0])
+            all_logits.append(head(torch.cat(features)))
+        return all_features, all_logits
+
+
+class TrainingObjective(Protocol):
+    """What the training loop asks of an objective, which is also a module."""
+
+    trainable: HeadedNetworks
+
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Targets of a process's share of the batch, without gradient."""
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """Scalar loss of a part of the batch, and what to log of it."""
+
+    def before_step(self, epoch: float) -> Metrics:
+        """Set what follows a schedule; return it for the log."""
+
+    def after_backward(self, epoch: float) -> None:
+        """Alter gradients before they are clipped and applied."""
+
+    def after_step(self) -> None:
+        """Follow the trainable weights once they have changed."""
+
+    def diagnostics(self) -> Metrics:
+        """Slower measures of the last batch, for the log."""
+
+    def exported(self) -> ChannelNetworks:
+        """Return the networks that embed."""
+
+
+class SelfDistillation(nn.Module):
+    """DINO: a student learns to predict a teacher that is its own moving average.
+
+    With partners in the views it is WS-DINO (arXiv 2209.07819). Every network has its own teacher,
+    heads and centre, and the losses add up, so that ``per_channel`` networks train as if alone.
+
+    Parameters
+    ----------
+    student, teacher
+        Networks of the same shape; the teacher starts as a copy of the student.
+    options
+        Head, targets and teacher.
+    epochs
+        Length of the run, for the schedules.
+    """
+
+    def __init__(
+        self,
+        student: ChannelNetworks,
+        teacher: ChannelNetworks,
+        *,
+        options: Distillation,
+        epochs: float,
+    ) -> None:
+        super().__init__()
+        self.options, self.epochs = options, epochs
+        heads = [
+            DINOHead(
+                student.dim,
+                options.num_prototypes,
+                hidden_dim=options.head_hidden_dim,
+                bottleneck_dim=options.head_bottleneck_dim,
+                norm_last_layer=options.norm_last_layer,
+            )
+            for _ in student.networks
+        ]
+        self.trainable = HeadedNetworks(student, heads)
+        self.teacher = HeadedNetworks(teacher, copy.deepcopy(heads))
+        self.teacher.load_state_dict(self.trainable.state_dict())
+        self.teacher.requires_grad_(requires_grad=False)
+        # Stochastic depth is for the student alone.
+        self.teacher.eval()
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(len(heads), options.num_prototypes))
+        self._teacher_temp = options.teacher_temp
+        self._momentum = options.teacher_momentum
+        self._last: list[tuple[Tensor, Tensor]] = []
+
+    def train(self, mode: bool = True) -> SelfDistillation:
+        """Set the student's mode; the teacher always evaluates."""
+        self.trainable.train(mode)
+        return self
+
+    def before_step(self, epoch: float) -> Metrics:
+        """Set teacher temperature and momentum."""
+        opt = self.options
+        # Schedules count in thousandths of an epoch, so that they don't depend on the batch size.
+        step, total = round(epoch * 1000), round(self.epochs * 1000)
+        self._teacher_temp = linear_then_constant(
+            step,
+            start=opt.warmup_teacher_temp,
+            end=opt.teacher_temp,
+            warmup=round(opt.teacher_temp_warmup_epochs * 1000),
+        )
+        self._momentum = cosine(
+            step, start=opt.teacher_momentum, end=opt.final_teacher_momentum, total=total
+        )
+        return {"teacher_temp": self._teacher_temp, "teacher_momentum": self._momentum}
+
+    @torch.no_grad()
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:  # noqa: ARG002
+        """Teacher's targets (T, N, K) of the global views, one tensor for each network."""
+        features, logits = self.teacher(views[:1])
+        targets = []
+        self._last = []
+        for index, z in enumerate(logits):
+            if self.options.targets == "sinkhorn":
+                p = sinkhorn_targets(z, temp=self._teacher_temp)
+            else:
+                p = centered_targets(z, self.center[index], temp=self._teacher_temp)
+                self.center[index] = updated_center(
+                    self.center[index], z, momentum=self.options.center_momentum
+                )
+            targets.append(p)
+            self._last.append((features[index], p))
+        return targets
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """Sum over the networks of the cross-entropy between different views."""
+        _, logits = trainable(views)
+        losses = [
+            cross_view_entropy(z, p, student_temp=self.options.student_temp)
+            for z, p in zip(logits, targets, strict=True)
+        ]
+        total = torch.stack(losses).sum()
+        # Logged per network, so that channel modes compare.
+        return total, {"loss": float(total.detach()) / len(losses)}
+
+    def after_backward(self, epoch: float) -> None:
+        """Keep the prototypes as they are during the first epochs."""
+        if epoch < self.options.freeze_last_layer_epochs:
+            for head in self.trainable.heads:
+                for parameter in head.last_layer:  # type: ignore[union-attr]
+                    parameter.grad = None
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the teacher towards the student."""
+        update_ema(self.teacher, self.trainable, momentum=self._momentum)
+
+    def diagnostics(self) -> Metrics:
+        """Entropy of the targets, use of the prototypes, spread and rank of the embedding."""
+        per_network = []
+        for features, p in self._last:
+            flat = features.float().flatten(0, 1)
+            per_network.append(
+                {
+                    "teacher_entropy": float(all_reduce_mean(entropy(p).mean())),
+                    "assignment_entropy": float(
+                        entropy(all_reduce_mean(p.flatten(0, 1).mean(dim=0)))
+                    ),
+                    "embedding_std": float(all_reduce_mean(spread(flat))),
+                    "embedding_rank": float(all_reduce_mean(effective_rank(flat))),
+                }
+            )
+        mean = {key: sum(m[key] for m in per_network) / len(per_network) for key in per_network[0]}
+        return mean | {"teacher_entropy_max": math.log(self.options.num_prototypes)}
+
+    def exported(self) -> ChannelNetworks:
+        """Return the teacher's backbones."""
+        return self.teacher.networks
+
+
+class Classification(nn.Module):
+    """Cross-entropy on the weak label: the weakly supervised baseline.
+
+    As in Caicedo et al. 2018 (doi 10.1109/CVPR.2018.00970), but on crops of whole fields. Every
+    network has a linear classifier of its own.
+
+    Parameters
+    ----------
+    networks
+        The backbones.
+    num_labels
+        Number of weak labels.
+    """
+
+    def __init__(self, networks: ChannelNetworks, *, num_labels: int) -> None:
+        super().__init__()
+        heads = [nn.Linear(networks.dim, num_labels) for _ in networks.networks]
+        self.trainable = HeadedNetworks(networks, heads)
+        self._last: list[Tensor] = []
+
+    def before_step(self, epoch: float) -> Metrics:  # noqa: ARG002
+        """Nothing follows a schedule."""
+        return {}
+
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Labels (V, N) of every view, one tensor for each network."""
+        num_views = sum(len(x) for x in views)
+        per_image = self.trainable.networks.views_per_image
+        expanded = labels.repeat_interleave(per_image).expand(num_views, -1)
+        return [expanded] * len(self.trainable.heads)
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """Sum over the networks of the cross-entropy over all views."""
+        features, logits = trainable(views)
+        self._last = [x.detach() for x in features]
+        losses = [
+            functional.cross_entropy(z.float().flatten(0, 1), y.flatten())
+            for z, y in zip(logits, targets, strict=True)
+        ]
+        total = torch.stack(losses).sum()
+        right = [
+            (z.argmax(dim=-1) == y).float().mean() for z, y in zip(logits, targets, strict=True)
+        ]
+        return total, {
+            "loss": float(total.detach()) / len(losses),
+            "accuracy": float(torch.stack(right).mean()),
+        }
+
+    def after_backward(self, epoch: float) -> None:
+        """Leave the gradients as they are."""
+
+    def after_step(self) -> None:
+        """Nothing follows."""
+
+    def diagnostics(self) -> Metrics:
+        """Spread and rank of the embedding of the first resolution."""
+        flat = [x.float().flatten(0, 1) for x in self._last]
+        return {
+            "embedding_std": sum(float(all_reduce_mean(spread(x))) for x in flat) / len(flat),
+            "embedding_rank": sum(float(all_reduce_mean(effective_rank(x))) for x in flat)
+            / len(flat),
+        }
+
+    def exported(self) -> ChannelNetworks:
+        """Return the backbones."""
+        return self.trainable.networks
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, current: nn.Module, *, momentum: float) -> None:
+    """Set average <- momentum * average + (1 - momentum) * current, for all parameters.
+
+    Buffers are copied.
+    """
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - momentum)
+    for ours, theirs in zip(average.buffers(), current.buffers(), strict=True):
+        ours.copy_(theirs)

@@ -1,0 +1,47 @@
+"""AdamW, its parameter groups and what is done with gradients before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def adamw(module: nn.Module) -> torch.optim.AdamW:
+    """Make AdamW with two groups: what is decayed, and vectors (biases, norms, gains) that aren't.
+
+    Learning rate and weight decay are set before each step (:func:`set_schedule`).
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    # A gain has as many rows as there are prototypes but one column: a vector too.
+    is_vector = [p.ndim < 2 or p.shape[-1] == 1 for p in parameters]
+    groups = [
+        {"params": [p for p, v in zip(parameters, is_vector, strict=True) if v == vector]}
+        for vector in (False, True)
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
+
+
+def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
+    """Set learning rate of all and weight decay of the first parameter group."""
+    for index, group in enumerate(optimiser.param_groups):
+        group["lr"] = lr
+        group["weight_decay"] = weight_decay if index == 0 else 0.0
+
+
+def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> float:
+    """Clip the gradient norm of each network by itself; return the largest norm before it."""
+    largest = 0.0
+    for parameters in networks:
+        given = [p for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
+        if max_norm is not None and torch.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(given, max_norm, norm)
+        # Written so that a NaN wins over any number.
+        value = float(norm)
+        largest = value if not value <= largest else largest
+    return largest

@@ -1,0 +1,178 @@
+"""From a store and plain options to a run folder with checkpoints and a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from wsdino.model.model import Model, ModelSpec, build_networks
+from wsdino.train import distributed
+from wsdino.train.fields import Fields
+from wsdino.train.labels import WeakLabels, weak_labels
+from wsdino.train.loop import Trainer
+from wsdino.train.objectives import Classification, SelfDistillation, TrainingObjective
+from wsdino.train.pairing import Pairing
+from wsdino.train.plan import Planner
+from wsdino.train.sampler import Sampler
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.screen.store import Store
+    from wsdino.train.crops import ViewPlan
+    from wsdino.train.options import Distillation, Objective, Optimisation, WeakPositives
+
+Weights = str | Path | Mapping[str, Path] | None
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Weak labels, and the pairing that follows from them.
+
+    Parameters
+    ----------
+    labels
+        Weak labels; sites that are not trained on have code -1.
+    pairing
+        Draws partners; None for plain DINO and classification, where every crop is the anchor's.
+    """
+
+    labels: WeakLabels
+    pairing: Pairing | None
+
+
+def positives(
+    manifest: pd.DataFrame, options: WeakPositives, *, objective: Objective = "distill"
+) -> Positives:
+    """Read weak labels off a manifest and index the partners.
+
+    Raises
+    ------
+    ConfigError
+        If the weak label is absent or constant, or partners are lacking and that is refused.
+    """
+    labels = weak_labels(manifest, options.label, include_controls=options.include_controls)
+    if objective == "classify" or options.label == "none":
+        return Positives(labels, None)
+    pairing = Pairing(
+        manifest, labels, partner_from=options.partner_from, fallback=options.fallback
+    )
+    codes = labels.codes.copy()
+    codes[~pairing.usable] = -1
+    return Positives(WeakLabels(codes, labels.names), pairing)
+
+
+def initial_networks(
+    spec: ModelSpec, *, seed: int, drop_path: float = 0.0, weights: Weights = None
+) -> ChannelNetworks:
+    """Build networks whose random weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_networks(spec, drop_path=drop_path, weights=weights)
+
+
+def train(
+    store: Store,
+    folder: Path,
+    *,
+    spec: ModelSpec,
+    optimisation: Optimisation,
+    distillation: Distillation,
+    weak_positives: WeakPositives,
+    global_views: ViewPlan,
+    local_views: ViewPlan,
+    weights: Weights = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Train a model, or go on with a run that was stopped.
+
+    Parameters
+    ----------
+    store
+        The screen.
+    folder
+        Run folder: gets ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/`` and, at the end,
+        ``model/``.
+    spec, weights
+        Shape and start of the networks.
+    optimisation, distillation, weak_positives, global_views, local_views
+        See :mod:`wsdino.train.options` and :class:`~wsdino.train.crops.ViewPlan`.
+    seed
+        Seed of everything that is drawn.
+
+    Returns
+    -------
+    Model
+        The teacher (distill) or the network (classify), for embedding.
+
+    Raises
+    ------
+    ConfigError
+        If options don't fit each other or the screen.
+    TrainingError
+        If training was stopped or can't go on.
+    """
+    distributed.start()
+    device, objective = torch.device(device), optimisation.objective
+    wanted = positives(store.manifest, weak_positives, objective=objective)
+    views = [view for view in (global_views, local_views) if view.num_views]
+    if objective == "classify":
+        views = [global_views]
+    planner = Planner(
+        sampler=Sampler(wanted.labels, balance=optimisation.balance, seed=seed),
+        pairing=wanted.pairing,
+        weak_positives=weak_positives,
+        views=views,
+        batch_size=optimisation.batch_size,
+        field_shape=store.field_shape,
+        num_channels=len(store.channels),
+        seed=seed,
+    )
+    student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
+    module: TrainingObjective
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        if objective == "classify":
+            module = Classification(student, num_labels=len(wanted.labels.names))
+        else:
+            module = SelfDistillation(
+                student,
+                initial_networks(spec, seed=seed),
+                options=distillation,
+                epochs=optimisation.epochs,
+            )
+    options = {
+        "spec": asdict(spec),
+        "optimisation": asdict(optimisation),
+        "distillation": asdict(distillation),
+        "weak_positives": asdict(weak_positives),
+        "views": [asdict(view) for view in views],
+        "weights": str(weights),
+        "seed": seed,
+        "sites": len(store),
+    }
+    Trainer(
+        module,
+        planner=planner,
+        fields=Fields(store, scaling=spec.scaling, device=device, residency=optimisation.residency),
+        label_codes=torch.from_numpy(wanted.labels.codes).to(device),
+        clip=spec.scaling.clip,
+        options=optimisation,
+        samples_per_epoch=len(wanted.labels.sites),
+        folder=folder,
+        device=device,
+        fingerprint=hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest(),
+    ).run()
+    model = Model(spec, module.exported(), device=device)
+    if distributed.rank() == 0:
+        model.save(folder / "model")
+    distributed.barrier()
+    return model
