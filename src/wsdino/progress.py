@@ -22,6 +22,8 @@ from rich.progress import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.table import Table
+
 T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -30,6 +32,13 @@ PLAIN_LINE_EVERY_S = 10.0
 def say(message: str) -> None:
     """Print one line for the person who waits."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+def show(table: Table) -> None:
+    """Print a table for the person who waits."""
+    console = Console(stderr=True, highlight=False)
+    # A pipe has no width: tables keep theirs there instead of being folded at 80 columns.
+    console.print(table, width=None if console.is_terminal else 140)
 
 
 class Meter:

@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m wsdino``."""
+
+from wsdino.cli import main
+
+main()

@@ -1,0 +1,303 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from wsdino.errors import InputError, OutputError, WsdinoError
+from wsdino.progress import say
+
+app = typer.Typer(
+    name="wsdino",
+    help="Phenotypic profiles from whole microscope fields by weakly supervised self-distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one option of the config, as a.b=value; may be repeated."),
+]
+Workers = Annotated[int | None, typer.Option(help="Threads or processes; default: all CPUs.")]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option(help="Show a traceback on errors.")] = False,
+) -> None:
+    _State.debug = debug
+
+
+class _State:
+    debug = False
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo_run"),
+    seed: Annotated[int, typer.Option(help="Seed of the screen and of the run.")] = 0,
+) -> None:
+    """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
+    from wsdino.config import load_config
+    from wsdino.screen.simulate import simulate
+
+    _forbid_foreign(out)
+    screen = simulate(out / "screen", layout="small", size=128, seed=seed)
+    config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
+    _run(config, out)
+
+
+@app.command(name="simulate")
+def simulate_command(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    layout: Annotated[
+        str, typer.Option(help="small, bbbc021, or a BBBC021 image table or manifest.")
+    ] = "small",
+    size: Annotated[int, typer.Option(help="Side of a field in px.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Draw a screen for a built-in or a given plate layout, in BBBC021's own file layout."""
+    from wsdino.screen.simulate import simulate
+
+    typer.echo(simulate(out, layout=layout, size=size, seed=seed, workers=workers))
+
+
+@app.command(name="ingest")
+def ingest_command(
+    source: Annotated[
+        Path, typer.Argument(help="BBBC021 folder, LoadData CSV or manifest (CSV, Parquet).")
+    ],
+    out: Annotated[Path, typer.Option(help="Store to write.")],
+    control: Annotated[
+        list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Convert a screen into a store; goes on where it was stopped."""
+    from wsdino.screen.ingest import ingest
+
+    store = ingest(source, out, controls=control, workers=workers)
+    manifest = store.manifest
+    height, width = store.field_shape
+    typer.echo(
+        f"{out}: {len(store)} sites of {height} x {width} px {store.dtype}, channels "
+        f"{', '.join(store.channels)}; {manifest['Metadata_Compound'].nunique()} compounds, "
+        f"{manifest['Metadata_Plate'].nunique()} plates, "
+        f"{manifest['Metadata_Batch'].nunique()} batches, "
+        f"{int(manifest['Metadata_Control'].sum())} control sites"
+    )
+
+
+ConfigArgument = Annotated[str, typer.Argument(help="Preset or YAML file.", metavar="CONFIG")]
+RunOption = Annotated[Path, typer.Option(help="Run folder.")]
+
+
+@app.command(name="train")
+def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
+    """Train a model; goes on where it was stopped."""
+    from wsdino.config import load_config
+    from wsdino.pipeline import prepare, train_stage
+
+    folder, store, resolved = prepare(load_config(config, settings), out)
+    train_stage(resolved, store, folder)
+    typer.echo(out / "model")
+
+
+@app.command(name="run")
+def run_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
+    """Do every stage in order, from the screen to the report; done ones are skipped."""
+    from wsdino.config import load_config
+
+    _run(load_config(config, settings), out)
+
+
+@app.command(name="embed")
+def embed_command(
+    model: Annotated[Path, typer.Argument(help="Run folder or exported model.")],
+    store: Annotated[Path, typer.Argument(help="Store.")],
+    out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
+    batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Embed every site of a store."""
+    from wsdino.model.model import load_model
+    from wsdino.pipeline import resolve_device
+    from wsdino.profile.embed import embed_store
+    from wsdino.profile.tables import write_table
+    from wsdino.screen.store import open_store
+
+    loaded = load_model(model, device=resolve_device(device))
+    write_table(embed_store(loaded, open_store(store), batch_size=batch_size), out)
+    typer.echo(out)
+
+
+Normalise = Annotated[
+    str,
+    typer.Option(help="tvn, whiten_all, plate, plate_controls, standardise_all or none."),
+]
+Aggregate = Annotated[str, typer.Option(help="published, mean or median.")]
+Design = Annotated[
+    Path | None,
+    typer.Option(help="Screen or manifest whose metadata is joined by plate and well."),
+]
+To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
+
+
+@app.command(name="profile")
+def profile_command(
+    embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
+    out: Annotated[Path, typer.Option(help="Table to write.")],
+    normalise: Normalise = "tvn",
+    aggregate: Aggregate = "published",
+    design: Design = None,
+    to: To = None,
+) -> None:
+    """Turn site embeddings into treatment profiles."""
+    from wsdino.profile.aggregate import make_profiles
+    from wsdino.profile.tables import write_anndata, write_table
+
+    if to not in (None, "anndata"):
+        raise InputError(f"--to {to!r}: only anndata is known")
+    table = _read_table(embeddings, design)
+    profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
+    (write_anndata if to else write_table)(profiles, out)
+    typer.echo(out)
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    profiles: Annotated[Path, typer.Argument(help="Table of treatments, or of sites or wells.")],
+    from_sites: Annotated[
+        bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
+    ] = False,
+    normalise: Normalise = "tvn",
+    aggregate: Aggregate = "published",
+    design: Design = None,
+    multi_batch: Annotated[
+        str, typer.Option(help="strict, or first-published: a treatment in several batches.")
+    ] = "strict",
+    seed: Annotated[int, typer.Option(help="Seed of the permutation null.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
+) -> None:
+    """Judge profiles: NSC, NSCB and mAP with intervals."""
+    from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
+
+    table = _read_table(profiles, design)
+    if from_sites:
+        results = evaluate_sites(
+            table,
+            normalisation=normalise,
+            aggregation=aggregate,
+            multi_batch=multi_batch,
+            seed=seed,
+        )
+    else:
+        results = evaluate(table, multi_batch=multi_batch, seed=seed)
+    if json:
+        write_results(results, json)
+    _print_results(results, profiles.stem)
+
+
+@app.command(name="attention")
+def attention_command(
+    model: Annotated[Path, typer.Argument(help="Run folder or exported model.")],
+    store: Annotated[Path, typer.Argument(help="Store.")],
+    site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+) -> None:
+    """Draw what the network looks at."""
+    from wsdino.model.model import load_model
+    from wsdino.report.attention import save_attention
+    from wsdino.screen.store import open_store
+
+    for path in save_attention(load_model(model), open_store(store), site, out):
+        typer.echo(path)
+
+
+@app.command(name="report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Write a run's report anew, as one self-contained HTML file."""
+    from wsdino.config import load_config
+    from wsdino.pipeline import open_run_store, report
+
+    config = load_config(run / "config.yaml")
+    typer.echo(report(config, open_run_store(config, run), run))
+
+
+def _forbid_foreign(out: Path) -> None:
+    """Refuse a folder that is neither empty nor a demo's, before anything is written to it."""
+    known = {"screen", "config.yaml"}
+    if out.is_file() or (
+        out.is_dir() and any(out.iterdir()) and not known & {f.name for f in out.iterdir()}
+    ):
+        raise OutputError(f"{out}: is there and is no demo run; give --out a new or empty folder")
+
+
+def _run(config: Any, out: Path) -> None:
+    from wsdino.pipeline import run
+
+    results = run(config, out)
+    _print_results(results, "this run")
+    typer.echo(f"\nreport: {out / 'report.html'}")
+
+
+def _read_table(path: Path, design: Path | None) -> Any:
+    from wsdino.profile.tables import attach_metadata, read_table
+
+    table = read_table(path)
+    if design is None:
+        return table
+    from wsdino.screen.manifest import read_manifest
+
+    return attach_metadata(table, read_manifest(design, check_files=False))
+
+
+def _print_results(results: dict[str, Any], name: str) -> None:
+    from rich.console import Console
+
+    from wsdino.report.terminal import summary_table
+
+    console = Console(highlight=False)
+    console.print(summary_table(results, name=name), width=None if console.is_terminal else 140)
+    made = results["normalisation"]
+    typer.echo(
+        f"\n{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
+        f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
+        f"batches: {results['multi_batch']}"
+    )
+    for left in results["left_out"]["nscb"]:
+        say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
+
+
+def main() -> None:
+    """Run the command line; turn errors into one line and an exit status."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        say("wsdino: interrupted; the same command goes on where it stopped")
+        sys.exit(1)
+    except WsdinoError as error:
+        if _State.debug:
+            traceback.print_exc()
+        say(f"wsdino: {' '.join(str(error).split())}")
+        sys.exit(error.exit_status)
+    except Exception as error:
+        if _State.debug:
+            raise
+        say(f"wsdino: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)")
+        sys.exit(1)

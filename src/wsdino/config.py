@@ -1,0 +1,280 @@
+"""The config of a run: presets, files and ``--set``, checked and frozen.
+
+Only the entry modules see it; what does the work gets plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsdino.errors import ConfigError
+from wsdino.model.model import Architecture, TileSummary
+from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
+from wsdino.model.scaling import InputScaling
+from wsdino.train.crops import ViewPlan
+from wsdino.train.options import Distillation, Optimisation, WeakPositives
+
+BaselineName = Literal["classical", "untrained", "classifier", "dino"]
+Normalisation = Literal["tvn", "whiten_all", "plate", "plate_controls", "standardise_all", "none"]
+Aggregation = Literal["published", "mean", "median"]
+MultiBatch = Literal["strict", "first-published"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScreenSection(_Section):
+    """Where the images are."""
+
+    # What `wsdino ingest` reads; not needed if the store is there already.
+    source: Path | None = None
+    # The store to read, or to make from the source; by default RUN/store.
+    store: Path | None = None
+    # Compounds that are negative controls; by default Metadata_Control, else DMSO.
+    controls: tuple[str, ...] | None = None
+
+
+class ModelSection(_Section):
+    """How channels meet networks, and from which weights they start."""
+
+    mode: ChannelMode = "shared"
+    # None (random), "timm" (the weights of the backbone's name), a file, or a file per channel.
+    weights: str | dict[str, str] | None = None
+
+
+class CropsSection(_Section):
+    """Views: global ones for student and teacher, local ones for the student."""
+
+    global_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=2, size=64))
+    local_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=4, size=48))
+
+
+class EmbedSection(_Section):
+    """How a trained network looks at whole fields."""
+
+    # Side of the tiles in px, None for the whole field at once.
+    tile: Annotated[int, Gt(0)] | None = None
+    # Rows and columns of tiles; None for as few as cover the field.
+    tile_grid: tuple[int, int] | None = None
+    tile_summary: TileSummary = "mean"
+    # Fields per forward pass; has no influence on the result.
+    batch_size: Annotated[int, Gt(0)] = 16
+
+
+class ProfileSection(_Section):
+    """From site embeddings to treatment profiles."""
+
+    normalise: Normalisation = "tvn"
+    # Whitened features to keep (of each channel, if per_channel); None for all.
+    num_components: Annotated[int, Gt(0)] | None = None
+    # Floor added to the variances when whitening; None for the method's own default.
+    regularisation: Annotated[float, Ge(0)] | None = None
+    # Whiten the features of each channel by themselves, as the paper does.
+    per_channel: bool = True
+    aggregate: Aggregation = "published"
+
+
+class EvaluateSection(_Section):
+    """How profiles are judged."""
+
+    multi_batch: MultiBatch = "strict"
+    # Shuffles behind the chance level; 0 for none.
+    num_permutations: Annotated[int, Ge(0)] = 1000
+
+
+class BaselinesSection(_Section):
+    """What every result stands beside."""
+
+    names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
+    # The classifier's own training; what is not given here is as under `train`.
+    classifier: Optimisation = Field(default_factory=Optimisation)
+    # The classifier's crops.
+    classifier_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=1, size=64))
+
+
+class ReportSection(_Section):
+    """What the report shows."""
+
+    num_example_fields: Annotated[int, Ge(0)] = 2
+    # Rows of the manifest; None for a few of different mechanisms.
+    attention_sites: tuple[int, ...] | None = None
+
+
+class Config(_Section):
+    """Everything that a run depends on.
+
+    Raises
+    ------
+    ConfigError
+        From :func:`load_config`: an unknown key or preset, or a value out of range.
+    """
+
+    preset: str = "default"
+    seed: Annotated[int, Ge(0)] = 0
+    # "auto" is "cuda" where there is one, else "cpu".
+    device: str = "auto"
+    screen: ScreenSection = Field(default_factory=ScreenSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    architecture: Architecture = Field(default_factory=Architecture)
+    input: InputScaling = Field(default_factory=InputScaling)
+    pairing: WeakPositives = Field(default_factory=WeakPositives)
+    crops: CropsSection = Field(default_factory=CropsSection)
+    train: Optimisation = Field(default_factory=Optimisation)
+    distill: Distillation = Field(default_factory=Distillation)
+    embed: EmbedSection = Field(default_factory=EmbedSection)
+    profile: ProfileSection = Field(default_factory=ProfileSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    baselines: BaselinesSection = Field(default_factory=BaselinesSection)
+    report: ReportSection = Field(default_factory=ReportSection)
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML, which :func:`load_config` reads back as it was."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """Names of the built-in presets."""
+    folder = resources.files("wsdino") / "presets"
+    files = [file.name for file in folder.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """Text of a preset.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such preset; names the nearest.
+    """
+    if name not in preset_names():
+        raise ConfigError(
+            f"preset {name!r}: no such preset{_nearest(name, preset_names())}; "
+            f"there are {', '.join(preset_names())}"
+        )
+    return (resources.files("wsdino") / "presets" / f"{name}.yaml").read_text()
+
+
+def load_config(source: str | Path, settings: list[str] | None = None) -> Config:
+    """Read a config: a preset's name, or a YAML file that may name one under ``preset``.
+
+    Later wins: preset, file, settings.
+
+    Parameters
+    ----------
+    source
+        Preset or file.
+    settings
+        ``a.b=value`` strings, the value in YAML.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was found and what would be right.
+    """
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        given = _read_yaml(path)
+    else:
+        given = {"preset": str(source)}
+    for setting in settings or []:
+        _apply_setting(given, setting)
+    preset = given.get("preset", "default")
+    values = _parse(preset_text(str(preset)), f"preset {preset}")
+    _check_keys(given)
+    _merge(values, given)
+    # The classifier trains as the network does, but for what is said of it.
+    own = values.get("baselines", {}).get("classifier", {})
+    values.setdefault("baselines", {})["classifier"] = values.get("train", {}) | own
+    try:
+        return Config.model_validate(values | {"preset": preset})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"config key {key}: found {first['input']!r}: {first['msg'].lower()}"
+        ) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    return _parse(path.read_text(), str(path))
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: a config is a mapping of sections, not a plain value")
+    return values
+
+
+def _apply_setting(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting!r}: use the form a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting!r}: the value is not YAML") from error
+    if isinstance(value, str):
+        value = _number(value)
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {setting!r}: {section} is a value, not a section")
+    values[last] = value
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_keys(given: dict[str, Any]) -> None:
+    """Refuse keys that no section knows; pydantic would pass over those of dataclasses."""
+
+    def check(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if key not in known:
+                raise ConfigError(
+                    f"config key {prefix}{key}: unknown{_nearest(str(key), list(known))}; "
+                    f"known here: {', '.join(known)}"
+                )
+            if isinstance(known[key], dict):
+                if not isinstance(value, dict):
+                    raise ConfigError(
+                        f"config key {prefix}{key}: found {value!r}; it is a section with "
+                        f"{', '.join(known[key])}"
+                    )
+                check(value, known[key], f"{prefix}{key}.")
+
+    check(given, Config().model_dump(), "")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
