@@ -78,7 +78,10 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
         "map": round(right * 0.8, 3),
         "confusion": {"labels": labels},
         "left_out": {"nsc": [], "nscb": []},
-        "leakage": {"batch": {"accuracy": 0.4123, "chance": 0.1}},
+        "map_per_moa": {label: 0.5 + 0.1 * (n % 4) for n, label in enumerate(labels)},
+        "leakage": {"batch": {"accuracy": 0.4123, "chance": 0.1, "num_wells": 72}, "plate": None},
+        "notes": ["a note about <this>"],
+        "num_controls": 6,
     }
     for measure in ("nsc", "nscb"):
         queries = frame if measure == "nsc" else frame[frame["Metadata_MoA"] != labels[-1]]
@@ -112,6 +115,7 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
             f"{measure}_total": len(neighbours),
             f"{measure}_ci": [max(0.0, share - 0.07), min(1.0, share + 0.05)],
             f"{measure}_neighbours": neighbours,
+            f"{measure}_null": {"mean": 0.11, "p95": 0.2, "p_value": 0.000999},
         }
         results["confusion"][measure] = counts.to_numpy().tolist()
     results["left_out"]["nscb"] = [
@@ -174,11 +178,26 @@ def make_run(
     write_lines(run / "metrics.jsonl", curves(num_steps, teacher=True))
     write_lines(run / "baselines/dino/metrics.jsonl", curves(num_steps, teacher=True, seed=1))
     write_lines(run / "baselines/classifier/metrics.jsonl", curves(num_steps // 2, teacher=False))
-    rows = [{"compound": NASTY, "images": 24, "partners_other_plate": 16, "coverage": 1.0}]
-    rows += [{"compound": f"c{n}", "images": 12, "coverage": 0.5} for n in range(4)]
+    rows: list[dict[str, Any]] = [
+        {"partner_in": "another plate", "sites_with_partner": 72, "fraction": 0.75},
+        {"partner_in": NASTY, "sites_with_partner": 96, "fraction": 1.0, "median_partners": 11.5},
+    ]
     coverage = {"label": "compound", "num_labels": 5, "rows": rows}
     (run / "coverage.json").write_text(json.dumps(coverage))
     (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
     environment = {"wsdino": "0.1.0", "versions": {"torch": "2.11"}, "seeds": [7, 8]}
     (run / "environment.json").write_text(json.dumps(environment))
     return run
+
+
+def make_store() -> MemoryStore:
+    """Eight fields of 48 by 64 pixels in three channels, two of them controls."""
+    rng = np.random.default_rng(0)
+    frame = treatments(2)
+    controls = pd.DataFrame({"Metadata_Compound": ["DMSO"] * 2, "Metadata_Control": [True] * 2})
+    frame = pd.concat([frame, controls], ignore_index=True)
+    frame["Metadata_Control"] = frame["Metadata_Control"].astype(bool)
+    frame["Metadata_Plate"], frame["Metadata_Well"] = "P/1", "B04"
+    frame["Metadata_Site"] = range(1, len(frame) + 1)
+    images = rng.integers(0, 4000, (len(frame), 3, 48, 64)).astype(np.uint16)
+    return MemoryStore(images, frame)

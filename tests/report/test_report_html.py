@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from generated_run import MOAS, NASTY, MeanModel, MemoryStore, make_run
+from generated_run import MOAS, NASTY, MeanModel, MemoryStore, make_run, make_store
 from PIL import Image
 
 from wsdino.errors import InputError, OutputError
@@ -73,19 +73,21 @@ class Page(HTMLParser):
         return [values["id"] for _, values in self.tags if "id" in values]
 
 
-def full_page(run: Path, store: MemoryStore) -> Page:
-    return Page(write_report(run, store=store, model=MeanModel(), attention_sites=[0, 3]))
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report on a complete run, for tests that only look at it."""
+    run = make_run(tmp_path_factory.mktemp("complete") / "my run")
+    options = {"store": make_store(), "model": MeanModel(), "attention_sites": [0, 3]}
+    return Page(write_report(run, **options))
 
 
-def test_a_complete_report_has_every_section(run: Path, store: MemoryStore) -> None:
-    page = full_page(run, store)
+def test_a_complete_report_has_every_section(page: Page) -> None:
     assert set(TITLES) | {"reproduce"} <= set(page.ids)
     assert "omitted" not in page.ids
     assert page.open == []
 
 
-def test_it_loads_nothing_from_outside(run: Path, store: MemoryStore) -> None:
-    page = full_page(run, store)
+def test_it_loads_nothing_from_outside(page: Page) -> None:
     targets = [v for _, values in page.tags for k, v in values.items() if k in LOADING]
     assert targets
     assert all(target.startswith(("#", "data:")) for target in targets)
@@ -98,8 +100,7 @@ def test_it_loads_nothing_from_outside(run: Path, store: MemoryStore) -> None:
     assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
 
 
-def test_ids_are_unique_and_links_lead_somewhere(run: Path, store: MemoryStore) -> None:
-    page = full_page(run, store)
+def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     for _, values in page.tags:
         for key in ("href", "clip-path"):
@@ -107,16 +108,14 @@ def test_ids_are_unique_and_links_lead_somewhere(run: Path, store: MemoryStore) 
             assert found is None or found[1] in page.ids
 
 
-def test_pictures_and_drawings_have_an_alternative_text(run: Path, store: MemoryStore) -> None:
-    page = full_page(run, store)
+def test_pictures_and_drawings_have_an_alternative_text(page: Page) -> None:
     assert all(values.get("alt") for tag, values in page.tags if tag == "img")
     for tag, values in page.tags:
         if tag == "svg":
             assert values.get("aria-label") or values.get("aria-hidden") == "true"
 
 
-def test_names_are_escaped_everywhere(run: Path, store: MemoryStore) -> None:
-    page = full_page(run, store)
+def test_names_are_escaped_everywhere(page: Page) -> None:
     assert NASTY in page.text
     assert MOAS[2] in page.text
     assert not {"b", "i", "script"} & {tag for tag, _ in page.tags}
@@ -131,7 +130,10 @@ def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
     assert f"{results['nsc_correct']}/{results['nsc_total']}" in text
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text
     assert "whitening, fitted on controls (330 rows), 48 components" in text
-    assert "leakage: batch: accuracy 0.4123" in text
+    assert "chance 11.0 % (p = 0.001)" in text
+    assert "a note about <this>" in text
+    assert "batch 41.2 % 10.0 % 72" in text
+    assert "num controls 6" in text
 
 
 @pytest.mark.parametrize("measure", ["nsc", "nscb"])
@@ -139,13 +141,22 @@ def test_confusion_table_holds_the_counts(run: Path, measure: str) -> None:
     confusion = json.loads((run / "results.json").read_text())["confusion"]
     head, *rows = Page(write_report(run)).tables[f"confusion-{measure}"]
     labels = sorted(MOAS)
-    assert head == ["", *labels, "right"]
-    for index, (label, row, counts) in enumerate(
-        zip(labels, rows, confusion[measure], strict=True)
-    ):
-        total = sum(counts)
-        right = f"{counts[index]}/{total}" if total else "-"
-        assert row == [label, *map(str, counts), right]
+    assert head == ["", *labels]
+    assert rows == [
+        [label, *map(str, counts)] for label, counts in zip(labels, confusion[measure], strict=True)
+    ]
+
+
+def test_right_answers_are_counted_by_mechanism(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    shown = [row for table in Page(write_report(run)).tables.values() for row in table]
+    for index, label in enumerate(sorted(MOAS)):
+        right = []
+        for measure in ("nsc", "nscb"):
+            mine = [n["correct"] for n in results[f"{measure}_neighbours"] if n["moa"] == label]
+            right.append(f"{sum(mine)}/{len(mine)}" if mine else "-")
+        assert [label, *right, f"{results['map_per_moa'][label]:.3f}"] in shown
+        assert results["confusion"]["nsc"][index][index] == int(right[0].split("/")[0])
 
 
 def test_wrong_neighbours_and_left_out_queries_are_named(run: Path) -> None:
@@ -222,14 +233,11 @@ def test_collapse_is_said_in_words(run: Path) -> None:
         line["teacher_entropy"] = line["assignment_entropy"] = line["teacher_entropy_max"]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = Page(write_report(run)).text
-    assert "Collapsed to uniform (this run)" in text
+    assert "Collapse to uniform (this run)" in text
     assert "No sign of collapse (DINO without weak labels)" in text
 
 
-def test_mechanisms_keep_their_colour_over_tables_map_and_fields(
-    run: Path, store: MemoryStore
-) -> None:
-    page = full_page(run, store)
+def test_mechanisms_keep_their_colour_over_tables_map_and_fields(page: Page) -> None:
     swatches = re.findall(
         r'<svg class="swatch"[^>]*fill="(#\w+)">.*?</svg>([^<]+)<', page.source, re.DOTALL
     )

@@ -26,11 +26,15 @@ def healthy(**changes: float) -> pd.DataFrame:
         (
             {"teacher_entropy": 0.999 * TOP, "assignment_entropy": TOP},
             "bad",
-            "Collapsed to uniform",
+            "Collapse to uniform",
         ),
-        ({"teacher_entropy": 0.01, "assignment_entropy": 0.02}, "bad", "Collapsed to one prot"),
-        ({"embedding_std": 1e-6}, "bad", "Collapsed to a point"),
-        ({"embedding_rank": 1.01}, "bad", "Collapsed to a line"),
+        (
+            {"teacher_entropy": 0.01, "assignment_entropy": 0.02},
+            "bad",
+            "Collapse to few prototypes",
+        ),
+        ({"embedding_std": 1e-6}, "bad", "Collapse to one point"),
+        ({"embedding_rank": 1.01}, "bad", "Collapse to a line"),
         ({"teacher_entropy": 0.87 * TOP}, "warning", "No collapse, but soft targets"),
         ({"loss": math.nan}, "bad", "Training diverged"),
     ],
@@ -39,14 +43,6 @@ def test_verdict(changes: dict[str, float], level: str, title: str) -> None:
     verdict = collapse_verdict(healthy(**changes))
     assert verdict.level == level
     assert verdict.title.startswith(title)
-
-
-def test_spread_is_judged_against_its_own_widest() -> None:
-    frame = healthy()
-    frame["embedding_std"] *= 1e3
-    assert collapse_verdict(frame).level == "good"
-    frame.loc[100:, "embedding_std"] = 1.0
-    assert collapse_verdict(frame).title == "Collapsed to a point"
 
 
 def test_one_odd_batch_does_not_decide() -> None:

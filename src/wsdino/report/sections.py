@@ -54,7 +54,7 @@ MAX_ROWS = 200
 _SHOWN = frozenset(
     f"{measure}{end}"
     for measure in MEASURES
-    for end in ("", "_correct", "_total", "_ci", "_neighbours")
+    for end in ("", "_correct", "_total", "_ci", "_null", "_neighbours")
 ) | {"schema", "normalisation", "aggregation", "multi_batch", "num_treatments", "confusion",
      "left_out", "map"}  # fmt: skip
 
@@ -72,6 +72,7 @@ def headline(record: RunRecord) -> dict[str, Any]:
             "interval": interval_text(results, measure),
             "count": count_text(results, measure),
             "remark": _comparison(record, measure),
+            "chance": _chance_text(results, measure),
         }
         for measure, (name, long_name) in MEASURES.items()
     ]
@@ -83,9 +84,23 @@ def headline(record: RunRecord) -> dict[str, Any]:
             "interval": "",
             "count": "",
             "remark": _comparison(record, "map"),
+            "chance": "",
         }
     )
-    return {"cards": cards, "method": _method(results)}
+    notes = results.get("notes")
+    return {
+        "cards": cards,
+        "method": _method(results),
+        "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
+    }
+
+
+def _chance_text(results: Mapping[str, Any], measure: str) -> str:
+    """Say what shuffled mechanisms reach; may be empty."""
+    null = results.get(f"{measure}_null")
+    if not isinstance(null, dict) or not is_number(null.get("mean")):
+        return ""
+    return f"chance {percent(null['mean'])} (p = {number(null.get('p_value'), 2)})"
 
 
 def _comparison(record: RunRecord, measure: str) -> str:
@@ -147,7 +162,12 @@ def comparison(record: RunRecord) -> dict[str, Any]:
         }
         for name, r in everyone.items()
     ]
-    return {"rows": rows, "forest": forest_svg(everyone), "num_baselines": len(record.baselines)}
+    return {
+        "rows": rows,
+        "forest": forest_svg(everyone),
+        "num_baselines": len(record.baselines),
+        "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in MEASURES),
+    }
 
 
 def _normalisation_name(results: Mapping[str, Any]) -> str:
@@ -206,25 +226,55 @@ def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def confusion(record: RunRecord) -> dict[str, Any]:
-    """Confusion matrices, with the share of each row in each cell."""
+    """Confusion matrices, with the share of each row in each cell, and numbers per mechanism."""
     found = record.results.get("confusion")
     if not isinstance(found, dict) or not found.get("labels"):
         raise Omitted("results.json has no confusion matrix")
     labels = [str(label) for label in found["labels"]]
-    matrices = []
-    for measure, (name, long_name) in MEASURES.items():
+    matrices: list[dict[str, Any]] = []
+    for measure, (name, _) in MEASURES.items():
         counts = np.asarray(found.get(measure) or [], dtype=object)
-        if counts.shape != (len(labels), len(labels)):
+        # Without queries there is nothing to confuse.
+        if counts.shape != (len(labels), len(labels)) or not counts.sum():
             continue
         rows = []
         for index, (label, row) in enumerate(zip(labels, counts.tolist(), strict=True)):
             total = sum(row)
             cells = [(count, count / total if total else 0.0) for count in row]
-            rows.append({"label": label, "cells": cells, "right": row[index], "total": total})
-        matrices.append({"name": name, "long_name": long_name, "rows": rows})
+            right = f"{row[index]}/{total}" if total else DASH
+            rows.append({"label": label, "cells": cells, "right": right})
+        matrices.append({"name": name, "rows": rows})
     if not matrices:
-        raise Omitted("the confusion matrix in results.json doesn't fit its labels")
-    return {"labels": labels, "matrices": matrices}
+        raise Omitted("results.json has no confusion matrix that fits its labels and has queries")
+    precision = record.results.get("map_per_moa")
+    precision = precision if isinstance(precision, dict) else {}
+    per_moa = [
+        (
+            label,
+            [matrix["rows"][index]["right"] for matrix in matrices],
+            decimal(precision.get(label)),
+        )
+        for index, label in enumerate(labels)
+    ]
+    return {"labels": labels, "matrices": matrices, "per_moa": per_moa}
+
+
+def leakage(record: RunRecord) -> dict[str, Any]:
+    """Show how much of batch and plate can be read off the profiles."""
+    found = record.results.get("leakage")
+    rows = [
+        {
+            "label": str(label),
+            "accuracy": percent(values.get("accuracy")),
+            "chance": percent(values.get("chance")),
+            "num_wells": number(values.get("num_wells")),
+        }
+        for label, values in (found.items() if isinstance(found, dict) else ())
+        if isinstance(values, dict)
+    ]
+    if not rows:
+        raise Omitted("results.json doesn't say what can be read off the profiles")
+    return {"rows": rows}
 
 
 def wrong_neighbours(record: RunRecord) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 DINO has two ways to fail (arXiv 2104.14294, section 5.3): the teacher spreads every image evenly
 over all prototypes, or gives every image the same one. Its embedding may also shrink to a point
-or to a line while the loss looks harmless.
+or to a line while the loss looks harmless. Training names a collapse as it happens by the same
+rule (:mod:`wsdino.train.collapse`).
 """
 
 from __future__ import annotations
@@ -13,21 +14,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsdino.train.collapse import name_collapse
+
 if TYPE_CHECKING:
     import pandas as pd
 
-# Mean teacher entropy as a share of log K. In runs that learnt little from scratch it stayed near
-# 0.87; targets that are spread over all prototypes sit within rounding of one.
-UNIFORM_SHARE = 0.98
+# Mean teacher entropy as a share of log K: in runs that learnt little from scratch it stayed near
+# 0.87.
 SOFT_SHARE = 0.85
-# Entropy of the batch-mean assignment as a share of log K below which few prototypes are in use.
-ONE_PROTOTYPE_SHARE = 0.1
-# Spread of the embedding: absolute, and as a share of the widest it was in this run.
-POINT_SPREAD = 1e-4
-POINT_SHARE = 0.01
 LINE_RANK = 1.5
 # The last part of a run that is averaged, so that one odd batch doesn't decide.
 TAIL_SHARE = 0.05
+
+_DIAGNOSTICS = (
+    "teacher_entropy",
+    "teacher_entropy_max",
+    "assignment_entropy",
+    "embedding_std",
+    "embedding_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -64,38 +69,21 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
     Verdict
         `unknown` where none of the columns that could tell is there.
     """
-    end = {name: _end_of(metrics[name]) for name in metrics.columns}
-    spread, rank = end.get("embedding_std", math.nan), end.get("embedding_rank", math.nan)
-    ceiling = end.get("teacher_entropy_max", math.nan)
-    entropy = end.get("teacher_entropy", math.nan)
-    share = entropy / ceiling if ceiling > 0 else math.nan
-    used = end.get("assignment_entropy", math.nan) / ceiling if ceiling > 0 else math.nan
-    widest = float(metrics["embedding_std"].max()) if "embedding_std" in metrics else math.nan
-    facts = _facts(entropy, ceiling, used, spread, rank)
-    if "loss" in metrics and not math.isfinite(metrics["loss"].iloc[-1]):
-        return Verdict("bad", "Training diverged", f"The last loss is not a finite number. {facts}")
-    if spread < max(POINT_SPREAD, POINT_SHARE * widest):
+    end = dict.fromkeys(_DIAGNOSTICS, math.nan)
+    end |= {name: _end_of(metrics[name]) for name in _DIAGNOSTICS if name in metrics}
+    facts = _facts(end)
+    if "loss" in metrics and not math.isfinite(_end_of(metrics["loss"])):
+        return Verdict("bad", "Training diverged", f"The last losses are not finite. {facts}")
+    # Absent diagnostics are NaN, which is on neither side of a threshold.
+    collapse = name_collapse(end)
+    if collapse:
+        title, reason = collapse.split(": ", 1)
+        return Verdict("bad", _sentence(title), f"{_sentence(reason)}. {facts}")
+    if end["embedding_rank"] < LINE_RANK:
         return Verdict(
-            "bad", "Collapsed to a point", f"All images get nearly the same embedding. {facts}"
+            "bad", "Collapse to a line", f"The embedding varies in one direction only. {facts}"
         )
-    if used < ONE_PROTOTYPE_SHARE:
-        return Verdict(
-            "bad",
-            "Collapsed to one prototype",
-            f"The teacher gives nearly every image the same target. {facts}",
-        )
-    if share > UNIFORM_SHARE:
-        return Verdict(
-            "bad",
-            "Collapsed to uniform",
-            f"The teacher's targets are spread evenly over all prototypes and teach nothing. "
-            f"{facts}",
-        )
-    if rank < LINE_RANK:
-        return Verdict(
-            "bad", "Collapsed to a line", f"The embedding varies in one direction only. {facts}"
-        )
-    if share > SOFT_SHARE:
+    if end["teacher_entropy"] > SOFT_SHARE * end["teacher_entropy_max"]:
         return Verdict(
             "warning",
             "No collapse, but soft targets",
@@ -110,28 +98,31 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
     return Verdict("good", "No sign of collapse", facts)
 
 
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def _end_of(values: pd.Series[float]) -> float:
-    known = values.to_numpy(dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return (
-        float(known[-max(1, math.ceil(TAIL_SHARE * len(known))) :].mean())
-        if len(known)
-        else (math.nan)
-    )
+    """Average the finite ones among the last values; NaN where there are none."""
+    tail = values.to_numpy(dtype=np.float64)[-max(1, math.ceil(TAIL_SHARE * len(values))) :]
+    known = tail[np.isfinite(tail)]
+    return float(known.mean()) if len(known) else math.nan
 
 
-def _facts(entropy: float, ceiling: float, used: float, spread: float, rank: float) -> str:
+def _facts(end: dict[str, float]) -> str:
     """Say the numbers at the end of the run that are known."""
-    parts = []
-    if math.isfinite(entropy) and ceiling > 0:
+    ceiling, parts = end["teacher_entropy_max"], []
+    if math.isfinite(end["teacher_entropy"]) and ceiling > 0:
         parts.append(
-            f"teacher entropy {entropy:.2f} of at most {ceiling:.2f} nats "
-            f"({100 * entropy / ceiling:.0f} %)"
+            f"teacher entropy {end['teacher_entropy']:.2f} of at most {ceiling:.2f} nats "
+            f"({100 * end['teacher_entropy'] / ceiling:.0f} %)"
         )
-    if math.isfinite(used):
-        parts.append(f"assignment entropy {100 * used:.0f} % of the maximum")
-    if math.isfinite(spread):
-        parts.append(f"embedding spread {spread:.3g}")
-    if math.isfinite(rank):
-        parts.append(f"effective rank {rank:.1f}")
+    if math.isfinite(end["assignment_entropy"]) and ceiling > 0:
+        parts.append(
+            f"assignment entropy {100 * end['assignment_entropy'] / ceiling:.0f} % of the maximum"
+        )
+    if math.isfinite(end["embedding_std"]):
+        parts.append(f"embedding spread {end['embedding_std']:.3g}")
+    if math.isfinite(end["embedding_rank"]):
+        parts.append(f"effective rank {end['embedding_rank']:.1f}")
     return f"At the end: {', '.join(parts)}." if parts else ""
