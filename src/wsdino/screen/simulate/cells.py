@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from . import raster
 from .filaments import actin_fibres, microtubules
-from .nuclei import chromatin
+from .nuclei import MITOTIC, STATES, chromatin
 from .traits import INDEX, NAMES, POPULATION, SPREAD, apply_effects
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Culture:
     y, x, angle
         Centre in pixels, and direction of the long axis in radians, float64 (n,).
     state
-        Exactly one of :data:`STATES` for each cell, as its index, int (n,).
+        Exactly one of :data:`.nuclei.STATES` for each cell, as its index, int (n,).
     zoom
         Magnification with which lengths became pixels.
     """
@@ -55,15 +55,8 @@ class Culture:
         return len(self.y)
 
     def has(self, *names: str) -> NDArray[np.bool_]:
-        """Say of each cell whether its state is one of `names`."""
-        return np.isin(self.state, [STATES.index(name) for name in names])
-
-
-STATES = (
-    "interphase", "binucleate", "micronucleated", "fragmented", "apoptotic",
-    "bipolar", "monopolar", "scattered",
-)  # fmt: skip
-MITOTIC = ("bipolar", "monopolar", "scattered")
+        """Say of each cell whether its state is one of `names`, bool (n,)."""
+        return np.array([state in names for state in STATES])[self.state]
 
 
 @cache
@@ -250,6 +243,4 @@ def _mix(
     wanted = np.stack(shares, axis=1)
     wanted = wanted * np.minimum(1.0, 0.9 / np.maximum(wanted.sum(axis=1, keepdims=True), 1e-9))
     full = np.concatenate([1 - wanted.sum(axis=1, keepdims=True), wanted], axis=1)
-    return raster.compose(
-        np.stack(components), owner, full.astype(np.float32), levels.astype(np.float32)
-    )
+    return raster.compose(components, owner, full.astype(np.float32), levels.astype(np.float32))

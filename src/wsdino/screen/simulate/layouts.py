@@ -84,33 +84,41 @@ BBBC021_SERIES: tuple[Series, ...] = (
     *_series("Protein degradation", ("ALLN", "2a", (3, 100)), ("MG-132", "2b", (0.1, 3)),
              ("lactacystin", "6a", (10,)), ("proteasome inhibitor I", "7a", (0.1, 3))),
     *_series("Protein synthesis", ("anisomycin", "4a", (0.3, 1)),
-             ("cyclohexamide", "4b", (5, 15, 50)), ("emetine", "3a", (0.1, 0.3, 1))),
+             ("cyclohexamide", "4b", (5, 15, 50)), ("emetine", "3b", (0.1, 0.3, 1))),
 )  # fmt: skip
 
-# Two compounds of each mechanism in different batches, so that each treatment has a neighbour of
-# its mechanism both on other compounds and in other batches.
+# Three compounds of each mechanism: the first two on the same plates, the third in another batch,
+# so that every treatment has neighbours of its mechanism within its batch or beyond it. The first
+# comes at two concentrations. BBBC021 has two statins and two Eg5 inhibitors; a third is added.
 SMALL_PLATES: dict[str, tuple[str, ...]] = {
-    f"{week}a": (f"{10 * week + 1}", f"{10 * week + 2}") for week in (1, 2, 3)
+    "1a": ("101", "102"),
+    "2a": ("201", "202"),
+    "3a": ("301", "302"),
 }
-SMALL_CONTROL_WELLS = 6
-_SMALL_COMPOUNDS: dict[str, tuple[tuple[str, float], tuple[str, float]]] = {
-    "Actin disruptors": (("cytochalasin B", 30), ("latrunculin B", 3)),
-    "Aurora kinase inhibitors": (("AZ-A", 10), ("AZ841", 1)),
-    "Cholesterol-lowering": (("mevinolin/lovastatin", 15), ("simvastatin", 20)),
-    "DNA damage": (("etoposide", 10), ("mitomycin C", 3)),
-    "DNA replication": (("camptothecin", 0.03), ("floxuridine", 30)),
-    "Eg5 inhibitors": (("AZ-C", 0.3), ("AZ138", 3)),
-    "Epithelial": (("AZ-J", 10), ("AZ-U", 10)),
-    "Kinase inhibitors": (("PD-169316", 10), ("alsterpaullone", 3)),
-    "Microtubule destabilizers": (("nocodazole", 3), ("vincristine", 1)),
-    "Microtubule stabilizers": (("epothilone B", 1), ("docetaxel", 0.3)),
-    "Protein degradation": (("MG-132", 3), ("ALLN", 100)),
-    "Protein synthesis": (("anisomycin", 1), ("emetine", 1)),
-}
+_SMALL_COMPOUNDS: dict[str, tuple[tuple[str, float], ...]] = {
+    "Actin disruptors": (("cytochalasin B", 30), ("latrunculin B", 3), ("cytochalasin D", 0.3)),
+    "Aurora kinase inhibitors": (("AZ-A", 10), ("AZ258", 1), ("AZ841", 1)),
+    "Cholesterol-lowering": (
+        ("simvastatin", 20), ("mevinolin/lovastatin", 15), ("fluvastatin", 10)),
+    "DNA damage": (("etoposide", 10), ("cisplatin", 10), ("mitomycin C", 3)),
+    "DNA replication": (("camptothecin", 0.03), ("methotrexate", 10), ("floxuridine", 30)),
+    "Eg5 inhibitors": (("AZ138", 3), ("AZ-C", 0.3), ("monastrol", 100)),
+    "Epithelial": (("AZ-U", 10), ("AZ-J", 10), ("PP-2", 10)),
+    "Kinase inhibitors": (("PD-169316", 10), ("alsterpaullone", 3), ("bryostatin", 0.3)),
+    "Microtubule destabilizers": (("vincristine", 1), ("nocodazole", 3), ("colchicine", 0.03)),
+    "Microtubule stabilizers": (("taxol", 1), ("docetaxel", 0.3), ("epothilone B", 1)),
+    "Protein degradation": (("MG-132", 3), ("ALLN", 100), ("lactacystin", 10)),
+    "Protein synthesis": (("emetine", 1), ("anisomycin", 1), ("cyclohexamide", 50)),
+}  # fmt: skip
 SMALL_SERIES: tuple[Series, ...] = tuple(
-    Series(compound, moa, (round(top / 3, 6), top), f"{1 + (row + second) % 3}a")
-    for row, (moa, pair) in enumerate(_SMALL_COMPOUNDS.items())
-    for second, (compound, top) in enumerate(pair)
+    Series(
+        compound,
+        moa,
+        (round(top / 3, 6), top) if order == 0 else (top,),
+        f"{1 + (row + (order == 2)) % 3}a",
+    )
+    for row, (moa, trio) in enumerate(_SMALL_COMPOUNDS.items())
+    for order, (compound, top) in enumerate(trio)
 )
 _ROWS, _COLUMNS = "BCDEFG", range(3, 11)
 _KNOWN_MOA = {series.compound: series.moa for series in BBBC021_SERIES}
@@ -122,8 +130,8 @@ def layout_table(layout: str | Path, *, sites: int | None = None) -> pd.DataFram
     Parameters
     ----------
     layout
-        ``"small"`` (24 compounds of 12 mechanisms at 2 concentrations, 3 batches of 2 replicate
-        plates, 396 sites), ``"bbbc021"`` (the annotated part of BBBC021: 38 compounds, 103
+        ``"small"`` (36 compounds of 12 mechanisms, 48 treatments, 3 batches of 2 replicate plates,
+        396 sites), ``"bbbc021"`` (the annotated part of BBBC021: 38 compounds, 103
         treatments, 55 plates in 10 weeks, 3,848 sites), or the path of an image table in
         BBBC021's format, of a folder that holds one, or of a manifest.
     sites
@@ -170,7 +178,7 @@ def _built_in(
     *,
     reference: bool,
 ) -> pd.DataFrame:
-    """Fill plates: a row for each compound while rows last, its series along the columns."""
+    """Fill plates: each compound's series in a row, along the columns."""
     rows = []
     for group, numbers in plates.items():
         wells = list(_wells([s for s in all_series if s.plates == group], reference=reference))
@@ -197,12 +205,10 @@ def _wells(
             yield well, (*REFERENCE, _KNOWN_MOA[REFERENCE[0]])
     free = {row: list(_COLUMNS) for row in _ROWS}
     for series in group:
-        # the first row with room keeps a series together
-        row = next(row for row in _ROWS if len(free[row]) >= len(series.concentrations))
-        row = max(_ROWS, key=lambda name: len(free[name])) if len(group) <= len(_ROWS) else row
+        # the emptiest row, which keeps a series together and spreads compounds over the plate
+        row = max(_ROWS, key=lambda name: len(free[name]))
         for dose in series.concentrations:
-            column = free[row].pop(0)
-            yield f"{row}{column:02d}", (series.compound, float(dose), series.moa)
+            yield f"{row}{free[row].pop(0):02d}", (series.compound, float(dose), series.moa)
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

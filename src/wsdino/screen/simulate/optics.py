@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,6 +90,14 @@ def blur(image: Floats, sigma: float) -> Floats:
 
 
 @kernel
+def _between(pixel: int, num_blocks: int) -> tuple[int, int, float]:
+    """Find the two blocks that a pixel lies between, and how far it is towards the second."""
+    at = min(max((pixel + 0.5) / HAZE_BLOCK - 0.5, 0.0), num_blocks - 1.0)
+    before = int(at)
+    return before, min(before + 1, num_blocks - 1), at - before
+
+
+@kernel
 def _expose(
     image: Floats,
     blocks: Floats,
@@ -103,39 +110,46 @@ def _expose(
 ) -> NDArray[np.uint16]:
     """Turn one stain into counts; `noise` is standard normal, `blocks` the stray light."""
     height, width = image.shape
-    rows, columns = blocks.shape
+    across = np.empty((blocks.shape[0], width), np.float32)
+    for x in range(width):
+        left, right, part = _between(x, blocks.shape[1])
+        for row in range(blocks.shape[0]):
+            across[row, x] = (1 - part) * blocks[row, left] + part * blocks[row, right]
+    # single precision throughout, so that the inner loop is vectorised
+    one, zero, half = np.float32(1), np.float32(0), np.float32(0.5)
+    keep, spread, bend = np.float32(1 - haze), np.float32(haze), np.float32(saturation)
+    scale, floor = np.float32(gain * COUNTS * (1 + saturation)), np.float32(background)
+    photon, read = np.float32(COUNTS_PER_ELECTRON), np.float32(READ_NOISE * READ_NOISE)
+    at_most = np.float32(MAX_COUNT)
+    column = (2 * np.arange(width) / width - 1).astype(np.float32)
+    falls = np.float32(shade[1]) * column - np.float32(0.5 * shade[2]) * column * column
     out = np.empty((height, width), np.uint16)
     for y in range(height):
+        top, below, part = _between(y, blocks.shape[0])
+        part_below, part_top = np.float32(part), np.float32(1 - part)
         yn = 2 * y / height - 1
-        at_y = min(max((y + np.float32(0.5)) / HAZE_BLOCK - np.float32(0.5), 0), rows - 1)
-        top = min(int(at_y), max(rows - 2, 0))
-        below = min(top + 1, rows - 1)
-        part_y = np.float32(at_y - top)
+        lamp = np.float32(1 + shade[0] * yn - 0.5 * shade[2] * yn * yn)
         for x in range(width):
-            at_x = min(max((x + np.float32(0.5)) / HAZE_BLOCK - np.float32(0.5), 0), columns - 1)
-            left = min(int(at_x), max(columns - 2, 0))
-            right = min(left + 1, columns - 1)
-            part_x = np.float32(at_x - left)
-            stray = (1 - part_y) * (
-                (1 - part_x) * blocks[top, left] + part_x * blocks[top, right]
-            ) + part_y * ((1 - part_x) * blocks[below, left] + part_x * blocks[below, right])
-            light = (1 - haze) * image[y, x] + haze * stray
-            light *= (1 + saturation) / (1 + saturation * light)
-            xn = 2 * x / width - 1
-            lamp = 1 + shade[0] * yn + shade[1] * xn - shade[2] * (yn * yn + xn * xn) / 2
-            mean = (light * gain * COUNTS + background) * lamp
-            spread = math.sqrt(max(mean, 0) * COUNTS_PER_ELECTRON + READ_NOISE * READ_NOISE)
-            out[y, x] = min(max(mean + spread * noise[y, x] + np.float32(0.5), 0), MAX_COUNT)
+            stray = part_top * across[top, x] + part_below * across[below, x]
+            light = keep * image[y, x] + spread * stray
+            light = scale * light / (one + bend * light)
+            mean = max((light + floor) * (lamp + falls[x]), zero)
+            count = mean + np.sqrt(mean * photon + read) * noise[y, x] + half
+            out[y, x] = np.uint16(min(max(count, zero), at_most))
     return out
 
 
+@kernel
 def _block_means(image: Floats) -> Floats:
-    rows, columns = (-(-edge // HAZE_BLOCK) for edge in image.shape)
-    lack = (rows * HAZE_BLOCK - image.shape[0], columns * HAZE_BLOCK - image.shape[1])
-    padded = np.pad(image, ((0, lack[0]), (0, lack[1])), mode="edge")
-    return np.ascontiguousarray(
-        padded.reshape(rows, HAZE_BLOCK, columns, HAZE_BLOCK).mean(axis=(1, 3))
-    )
+    """Average blocks of HAZE_BLOCK pixels square, fewer at the far edges."""
+    height, width = image.shape
+    shape = (-(-height // HAZE_BLOCK), -(-width // HAZE_BLOCK))
+    sums, counts = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for y in range(height):
+        for x in range(width):
+            sums[y // HAZE_BLOCK, x // HAZE_BLOCK] += image[y, x]
+            counts[y // HAZE_BLOCK, x // HAZE_BLOCK] += 1
+    return (sums / counts).astype(np.float32)
 
 
 def expose(stains: Floats, optics: Optics, rng: np.random.Generator) -> NDArray[np.uint16]:

@@ -37,7 +37,7 @@ BODY = np.dtype([
     ("cell", "i4"), ("y", "f4"), ("x", "f4"), ("cos", "f4"), ("sin", "f4"),
     ("long", "f4"), ("short", "f4"),
     ("ring", "f4"),  # 0: filled; 1: a ring, open in the middle
-    ("content", "f4"),  # DNA, spread over the body's area
+    ("level", "f4"),  # DNA per pixel
     ("lobes", "f4"), ("phase", "f4"),
     ("contrast", "f4"), ("grain", "f4"), ("nucleoli", "f4"),
     ("tile_y", "i4"), ("tile_x", "i4"),
@@ -63,7 +63,7 @@ def clamp(value: float) -> float:
 
 @kernel
 def bump(distance: float) -> float:
-    """Fall smoothly from 1 at distance 0 to 0 at distance 1, like a Gaussian of sd 0.4."""
+    """Fall smoothly from 1 at distance 0 to 0 at distance 1, like a Gaussian of sd 0.35."""
     rest = max(1.0 - distance * distance, 0.0)
     return rest * rest * rest
 
@@ -230,7 +230,9 @@ def trace(filaments: Records, owner: Ints, near: Floats, step: float) -> Floats:
     canvas = np.zeros((size, size), np.float32)
     for index in range(filaments.shape[0]):
         filament = filaments[index]
-        y, x, heading = filament.y, filament.x, filament.heading
+        y, x = filament.y, filament.x
+        sin, cos = step * math.sin(filament.heading), step * math.cos(filament.heading)
+        turn_sin, turn_cos = math.sin(step * filament.curve), math.cos(step * filament.curve)
         for _ in range(int(filament.length / step) + 1):
             top, left = math.floor(y), math.floor(x)
             if 0 <= top < size - 1 and 0 <= left < size - 1:
@@ -242,9 +244,9 @@ def trace(filaments: Records, owner: Ints, near: Floats, step: float) -> Floats:
                 canvas[top, left + 1] += weight * (1 - fy) * fx
                 canvas[top + 1, left] += weight * fy * (1 - fx)
                 canvas[top + 1, left + 1] += weight * fy * fx
-            y += step * math.sin(heading)
-            x += step * math.cos(heading)
-            heading += step * filament.curve
+            y += sin
+            x += cos
+            sin, cos = sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin
     return canvas
 
 
@@ -255,13 +257,12 @@ def dab(dots: Records, owner: Ints, cover: Floats) -> Floats:
     canvas = np.zeros((size, size), np.float32)
     for index in range(dots.shape[0]):
         dot = dots[index]
-        extent = dot.radius * np.float32(2.5)
+        extent = 2.5 * dot.radius
         for y in range(max(0, int(dot.y - extent)), min(size, int(dot.y + extent) + 2)):
             for x in range(max(0, int(dot.x - extent)), min(size, int(dot.x + extent) + 2)):
                 if dot.cell >= 0 and owner[y, x] != dot.cell:
                     continue
-                dy, dx = (y - dot.y) / dot.radius, (x - dot.x) / dot.radius
-                value = dot.weight * math.exp(-dy * dy - dx * dx)
+                value = dot.weight * bump(math.hypot(y - dot.y, x - dot.x) / extent)
                 canvas[y, x] += value if dot.cell < 0 else value * cover[y, x]
     return canvas
 
@@ -293,8 +294,6 @@ def stain_dna(bodies: Records, owner: Ints, fine: Floats, coarse: Floats) -> Flo
         farthest = 1 + LOBES_AT_MOST * body.lobes
         extent = max(body.long, body.short) * farthest + 1
         mean_radius = math.sqrt(body.long * body.short)
-        # a body is never smaller than what the camera resolves
-        level = body.content / max(body.long * body.short * (1 - 0.45 * body.ring), 1.0)
         cos_phase, sin_phase = math.cos(body.phase), math.sin(body.phase)
         for y in range(max(0, int(body.y - extent)), min(size, int(body.y + extent) + 2)):
             dy = np.float32(y) - body.y
@@ -320,23 +319,25 @@ def stain_dna(bodies: Records, owner: Ints, fine: Floats, coarse: Floats) -> Flo
                     for side in (-0.38, 0.38):
                         far = math.hypot(v - side * sin_phase, u - side * cos_phase)
                         value *= 1 - body.nucleoli * bump(far / 0.55)
-                canvas[y, x] = max(canvas[y, x], np.float32(level * value))
+                canvas[y, x] = max(canvas[y, x], np.float32(body.level * value))
     return canvas
 
 
 @kernel
-def _component_scale(components: Floats, owner: Ints, shares: Floats, levels: Floats) -> Floats:
+def _component_scale(
+    components: tuple[Floats, ...], owner: Ints, shares: Floats, levels: Floats
+) -> Floats:
     """Factor (n, K) by which each cell's part of a component gets its share of the cell's stain."""
-    num, size = components.shape[0], owner.shape[0]
+    num, size = len(components), owner.shape[0]
     sums = np.zeros((shares.shape[0], num), np.float32)
     area = np.zeros(shares.shape[0], np.float32)
     for y in range(size):
         for x in range(size):
             index = owner[y, x]
-            if index >= 0 and components[0, y, x] > 0:
+            if index >= 0 and components[0][y, x] > 0:
                 area[index] += 1
                 for part in range(num):
-                    sums[index, part] += components[part, y, x]
+                    sums[index, part] += components[part][y, x]
     scale = np.zeros_like(sums)
     for index in range(shares.shape[0]):
         amount = levels[index] * area[index]
@@ -351,13 +352,13 @@ def _component_scale(components: Floats, owner: Ints, shares: Floats, levels: Fl
 
 
 @kernel
-def compose(components: Floats, owner: Ints, shares: Floats, levels: Floats) -> Floats:
+def compose(components: tuple[Floats, ...], owner: Ints, shares: Floats, levels: Floats) -> Floats:
     """Mix a channel's components so that every cell holds the same amount, however it lies.
 
     Parameters
     ----------
     components
-        float32 (K, size, size); the first is the diffuse one, which takes over the share of a
+        K arrays float32 (size, size); the first is the diffuse one, which takes over the share of a
         component that is (almost) absent from a cell.
     owner
         int32 (size, size), as from :func:`claim`.
@@ -371,7 +372,7 @@ def compose(components: Floats, owner: Ints, shares: Floats, levels: Floats) -> 
     numpy.ndarray
         float32 (size, size): one channel, before the optics.
     """
-    num, size = components.shape[0], owner.shape[0]
+    num, size = len(components), owner.shape[0]
     scale = _component_scale(components, owner, shares, levels)
     out = np.zeros((size, size), np.float32)
     for y in range(size):
@@ -379,5 +380,5 @@ def compose(components: Floats, owner: Ints, shares: Floats, levels: Floats) -> 
             index = owner[y, x]
             if index >= 0:
                 for part in range(num):
-                    out[y, x] += scale[index, part] * components[part, y, x]
+                    out[y, x] += scale[index, part] * components[part][y, x]
     return out

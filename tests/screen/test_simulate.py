@@ -1,0 +1,216 @@
+"""The simulated screen: what is written, and that it is what was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from wsdino.errors import InputError, OutputError
+from wsdino.screen.manifest import read_manifest
+from wsdino.screen.simulate import Difficulty, layout_table, simulate
+from wsdino.screen.simulate.plates import describe_sites
+from wsdino.screen.simulate.render import render
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def tiny_layout(tmp_path_factory):
+    """A manifest of two plates with one control, one known and one unknown compound."""
+    rows = [
+        {
+            "Metadata_Plate": f"Week{batch}_{batch}1", "Metadata_Well": well, "Metadata_Site": site,
+            "Metadata_Batch": f"Week{batch}", "Metadata_Compound": compound,
+            "Metadata_Concentration": dose, "Metadata_MoA": moa,
+            "Metadata_Control": compound == "DMSO",
+            **{f"FileName_{c}": f"{batch}{well}{site}{c}.tif" for c in ("a", "b")},
+        }
+        for batch in (1, 2)
+        for well, compound, dose, moa in (
+            ("B02", "DMSO", 0.0, None), ("C05", "AZ138", 3.0, "Eg5 inhibitors"),
+            ("C06", "AZ138", 0.03, "Eg5 inhibitors"), ("D05", "mystery", 1.0, None),
+        )
+        for site in (1, 2)
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("layout") / "manifest.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def screen(tiny_layout, tmp_path_factory):
+    out = tmp_path_factory.mktemp("screen") / "out"
+    return simulate(out, layout=tiny_layout, size=SIZE, seed=3, workers=1)
+
+
+def pixels(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*.tif"))}
+
+
+def test_the_reader_reads_it(screen, tiny_layout):
+    manifest, asked = read_manifest(screen), read_manifest(tiny_layout, check_files=False)
+    same = ["Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Batch",
+            "Metadata_Compound", "Metadata_Concentration", "Metadata_Control"]  # fmt: skip
+    pd.testing.assert_frame_equal(manifest[same], asked[same])
+    treated = ~manifest["Metadata_Control"]
+    known = manifest["Metadata_Compound"] == "AZ138"
+    assert (manifest.loc[known, "Metadata_MoA"] == "Eg5 inhibitors").all()
+    assert manifest.loc[treated & ~known, "Metadata_MoA"].isna().all()
+
+
+def test_columns_are_those_of_bbbc021(screen, real_data):
+    ours = pd.read_csv(screen / "BBBC021_v1_image.csv")
+    theirs = pd.read_csv(real_data / "bbbc021_fields_256" / "BBBC021_v1_image.csv")
+    assert list(ours.columns) == list(theirs.columns)
+    moa = pd.read_csv(screen / "BBBC021_v1_moa.csv")
+    assert list(moa.columns) == ["compound", "concentration", "moa"]
+
+
+def test_images_are_16_bit_and_differ(screen):
+    table = pd.read_csv(screen / "BBBC021_v1_image.csv")
+    seen = set()
+    for channel, wavelength in (("DAPI", "_w1"), ("Tubulin", "_w2"), ("Actin", "_w4")):
+        for path, name in zip(
+            table[f"Image_PathName_{channel}"], table[f"Image_FileName_{channel}"], strict=True
+        ):
+            assert wavelength in name
+            image = tifffile.imread(screen / path / name)
+            assert image.dtype == np.uint16
+            assert image.shape == (SIZE, SIZE)
+            assert image.std() > 10
+            seen.add(image.tobytes())
+    assert len(seen) == 3 * len(table)
+
+
+def test_workers_do_not_matter(screen, tiny_layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("wsdino.screen.simulate.write.CHUNK", 3)
+    other = simulate(tmp_path / "two", layout=tiny_layout, size=SIZE, seed=3, workers=2)
+    assert pixels(other) == pixels(screen)
+    for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv", "spec.json", "truth.parquet"):
+        assert (other / name).read_bytes() == (screen / name).read_bytes()
+
+
+def test_another_seed_gives_other_pixels(screen, tiny_layout, tmp_path):
+    other = pixels(simulate(tmp_path / "s", layout=tiny_layout, size=SIZE, seed=4, workers=1))
+    first = pixels(screen)
+    assert other.keys() == first.keys()
+    assert not any(other[name] == first[name] for name in first)
+
+
+def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
+    out = tmp_path / "out"
+    simulate(out, layout=tiny_layout, size=SIZE, workers=1)
+    before = pixels(out)
+    gone, *kept = sorted(before)
+    stamps = {name: (out / name).stat().st_mtime_ns for name in kept if name.parent != gone.parent}
+    (out / gone).unlink()
+    (out / "BBBC021_v1_image.csv").unlink()
+    simulate(out, layout=tiny_layout, size=SIZE, workers=1)
+    assert pixels(out) == before
+    assert (out / "BBBC021_v1_image.csv").is_file()
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 9}, {"size": 48}, {"zoom": 0.5}, {"sites": 1}, {"difficulty": Difficulty(edge=0)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_refuses_the_folder_of_another_screen(screen, tiny_layout, change):
+    arguments = {"layout": tiny_layout, "size": SIZE, "seed": 3, **change}
+    with pytest.raises(OutputError, match="holds a screen simulated with"):
+        simulate(screen, workers=1, **arguments)
+
+
+def test_refuses_a_folder_with_something_else(tiny_layout, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="holds no simulated screen"):
+        simulate(tmp_path, layout=tiny_layout, size=SIZE)
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / "spec.json").write_text("{")
+    with pytest.raises(OutputError, match=r"spec\.json"):
+        simulate(tmp_path, layout=tiny_layout, size=SIZE)
+    with pytest.raises(OutputError, match="exists"):
+        simulate(tmp_path / "spec.json", layout=tiny_layout, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"size": 8}, "size: 8"),
+        ({"zoom": 0.0}, "zoom: 0.0"),
+        ({"sites": 0}, "sites: 0"),
+        ({"workers": 0}, "workers: 0"),
+        ({"layout": "large"}, "large"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, arguments, match):
+    with pytest.raises(InputError, match=match) as caught:
+        simulate(tmp_path / "out", **arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_difficulty_is_checked():
+    with pytest.raises(InputError, match="effect: -1"):
+        Difficulty(effect=-1)
+    with pytest.raises(InputError, match="penetrance: 2"):
+        Difficulty(penetrance=2)
+    with pytest.raises(InputError, match="edge: nan"):
+        Difficulty(edge=float("nan"))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Difficulty)])
+def test_every_difficulty_parameter_matters(tiny_layout, name):
+    layout = layout_table(tiny_layout)
+    base = replace(Difficulty(), defocus_rate=0.5, debris_rate=20.0)
+    changed = replace(base, **{name: 0.0})
+    images = [
+        [render(site, seed=1, size=SIZE) for site in describe_sites(layout, d, seed=1, size=SIZE)]
+        for d in (base, changed)
+    ]
+    assert not np.array_equal(*images)
+
+
+def test_zoom_enlarges_nuclei(tiny_layout):
+    site = describe_sites(layout_table(tiny_layout), Difficulty(), seed=0, size=SIZE)[0]
+    plain = replace(site, debris=0)
+    bright = [
+        (render(plain, seed=0, size=size, zoom=zoom)[0] > 1500).sum()
+        for size, zoom in ((128, 1.0), (256, 2.0))
+    ]
+    assert bright[1] == pytest.approx(4 * bright[0], rel=0.25)
+
+
+def test_truth_tells_what_was_done(screen):
+    truth = pd.read_parquet(screen / "truth.parquet")
+    manifest = read_manifest(screen)
+    for name in ("Plate", "Well", "Site", "Compound", "Concentration", "Control"):
+        assert (truth[f"Metadata_{name}"].to_numpy() == manifest[f"Metadata_{name}"]).all()
+    control = truth["Metadata_Control"]
+    effects = truth.filter(like="effect_")
+    assert (truth.loc[control, ["activity", "penetrance", "strength"]] == 0).all(axis=None)
+    assert (effects[control] == 0).all(axis=None)
+    assert truth.loc[control, "ec50"].isna().all()
+    strong = truth[truth["Metadata_Concentration"] == 3.0]
+    weak = truth[truth["Metadata_Concentration"] == 0.03]
+    assert strong["activity"].min() > weak["activity"].max() > 0
+    assert (strong["effect_mitotic"] > 0.1).all()
+    expected = 1 / (1 + (weak["ec50"] / 0.03) ** 1.6)
+    np.testing.assert_allclose(weak["activity"], expected)
+    # sites of a well share everything but artefacts; wells of a plate don't
+    wells = truth.groupby(["Metadata_Plate", "Metadata_Well"])
+    assert (wells["trait_cell_radius"].nunique() == 1).all()
+    assert truth["trait_cell_radius"].nunique() == len(wells)
+
+
+def test_spec_records_the_parameters(screen):
+    spec = json.loads((screen / "spec.json").read_text())
+    assert (spec["seed"], spec["size"], spec["num_sites"]) == (3, SIZE, 16)
+    assert spec["difficulty"]["effect"] == Difficulty().effect
