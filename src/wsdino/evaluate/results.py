@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from wsdino.errors import OutputError, TableError
+from wsdino.errors import TableError
 from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import MatchResult, match_moa
-from wsdino.profile.aggregate import ATTRIBUTE, make_profiles
+from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.normalise import normalise
-from wsdino.profile.tables import BATCH, COMPOUND, CONTROL, MOA, PLATE, WELL
+from wsdino.profile.tables import (
+    BATCH,
+    COMPOUND,
+    CONTROL,
+    MOA,
+    PLATE,
+    TREATMENT,
+    WELL,
+    replace_file,
+    require_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,16 +155,18 @@ def evaluate_sites(
     TableError
         See the functions named.
     """
-    options: dict[str, Any] = {
-        "num_components": num_components,
-        "regularisation": regularisation,
-        "per_channel": per_channel,
-    }
-    profiles = make_profiles(table, normalisation=normalisation, aggregation=aggregation, **options)
+    require_columns(table, [*TREATMENT, MOA], purpose="evaluating sites")
+    normalised, info = normalise(
+        table,
+        method=normalisation,
+        num_components=num_components,
+        regularisation=regularisation,
+        per_channel=per_channel,
+    )
+    profiles = profiles_of_normalised(normalised, info, aggregation=aggregation)
     results = evaluate(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
-    normalised, _ = normalise(table, method=normalisation, **options)
     results["leakage"] = {"batch": None, "plate": None}
     for name, column in (("batch", BATCH), ("plate", PLATE)):
         if {PLATE, WELL, COMPOUND, column} <= set(normalised):
@@ -175,16 +185,7 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     text = json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    partial = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105
-    except OSError as error:
-        msg = f"{path}: can't be written: {error.strerror or error}"
-        raise OutputError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, ".json", lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ left out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -139,9 +139,7 @@ def make_profiles(
     TableError
         As the two steps do.
     """
-    if aggregation not in AGGREGATIONS:
-        msg = f"aggregation is {aggregation!r}; expected one of {', '.join(AGGREGATIONS)}"
-        raise TableError(msg)
+    _check_aggregation(aggregation)
     require_columns(table, TREATMENT, purpose="making profiles")
     normalised, info = normalise(
         table,
@@ -150,12 +148,44 @@ def make_profiles(
         regularisation=regularisation,
         per_channel=per_channel,
     )
+    return profiles_of_normalised(normalised, info, aggregation=aggregation)
+
+
+def profiles_of_normalised(
+    normalised: pd.DataFrame, info: dict[str, Any], *, aggregation: str = "published"
+) -> pd.DataFrame:
+    """Aggregate what :func:`wsdino.profile.normalise.normalise` returned; see `make_profiles`.
+
+    Parameters
+    ----------
+    normalised, info
+        The table and how it was made.
+    aggregation
+        `published`, `mean` or `median`.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`make_profiles`.
+
+    Raises
+    ------
+    TableError
+        See :func:`aggregate`.
+    """
+    _check_aggregation(aggregation)
     if aggregation == "published":
         profiles = aggregate_published(normalised)
     else:
         profiles = aggregate(normalised, method=aggregation)
     profiles.attrs[ATTRIBUTE] = {"normalisation": info, "aggregation": aggregation}
     return profiles
+
+
+def _check_aggregation(aggregation: str) -> None:
+    if aggregation not in AGGREGATIONS:
+        msg = f"aggregation is {aggregation!r}; expected one of {', '.join(AGGREGATIONS)}"
+        raise TableError(msg)
 
 
 def _group_metadata(

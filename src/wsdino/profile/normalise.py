@@ -378,7 +378,9 @@ def _standardise(
     if len(varies) == 0:
         msg = "every feature is constant where the normalisation was fitted"
         raise TableError(msg)
-    num_constant = len(names) - len(varies)
-    dropped = f"{num_constant} features that don't vary there were dropped" * bool(num_constant)
+    dropped = ""
+    if len(varies) < len(names):
+        num_constant = len(names) - len(varies)
+        dropped = f"{num_constant} of {len(names)} features don't vary there and were dropped"
     scaled = (features - centre)[:, varies] / deviation[..., varies]
     return scaled, [names[position] for position in varies], dropped

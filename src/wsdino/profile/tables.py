@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -153,9 +154,9 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     ordered = pd.concat([metadata_of(table), table[features].astype(np.float32)], axis=1)
     ordered.attrs = table.attrs
     if suffix == ".parquet":
-        _replace(path, suffix, lambda partial: ordered.to_parquet(partial, index=False))
+        replace_file(path, suffix, lambda partial: ordered.to_parquet(partial, index=False))
     else:
-        _replace(path, suffix, lambda partial: ordered.to_csv(partial, index=False))
+        replace_file(path, suffix, lambda partial: ordered.to_csv(partial, index=False))
 
 
 def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
@@ -194,7 +195,7 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
         obs=metadata,
         var=pd.DataFrame({"channel": channels}, index=pd.Index(names, dtype=object)),
     )
-    _replace(path, ".h5ad", data.write_h5ad)
+    replace_file(path, ".h5ad", data.write_h5ad)
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:
@@ -257,7 +258,7 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], *, purpose: str) 
         has = ", ".join(metadata_of(table).columns) or "no metadata"
         msg = (
             f"{purpose} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; the table "
-            f"has {has} (a design with plate and well can be joined)"
+            f"has {has}; a design can be joined by plate and well (--design)"
         )
         raise TableError(msg)
 
@@ -321,6 +322,35 @@ def split_labels(value: object) -> list[str]:
     return [] if pd.isna(value) else str(value).split(SEPARATOR)  # type: ignore[call-overload]
 
 
+def replace_file(path: Path, suffix: str, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then move it there in one step.
+
+    Parameters
+    ----------
+    path
+        Where the file goes; its folder is made where it is missing.
+    suffix
+        Of the partial file, for writers that go by it.
+    write
+        Called with the partial file's path.
+
+    Raises
+    ------
+    OutputError
+        If the path can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)  # noqa: PTH105
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        msg = f"{path}: can't be written: {error.strerror or error}"
+        raise OutputError(msg) from error
+
+
 def _our_name(name: str) -> str:
     """Map a column's name to wsdino's."""
     if str(name).startswith(_CELLPROFILER_PREFIX):
@@ -343,17 +373,3 @@ def _suffix_of(path: Path) -> str:
             return suffix
     msg = f"{path}: unknown table format; expected a name that ends in {', '.join(SUFFIXES)}"
     raise TableError(msg)
-
-
-def _replace(path: Path, suffix: str, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then move it there in one step."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex}{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)  # noqa: PTH105
-    except OSError as error:
-        msg = f"{path}: can't be written: {error.strerror or error}"
-        raise OutputError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)
