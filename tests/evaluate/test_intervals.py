@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from helpers_tables import profile_table, synthetic_design, with_features
+from wsdino.errors import TableError
+from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
+from wsdino.evaluate.leakage import label_leakage
+from wsdino.evaluate.matching import make_gallery, match_moa
+from wsdino.profile.aggregate import aggregate_published
+from wsdino.profile.tables import feature_columns
+
+SMALL = {"num_moas": 4, "num_compounds": 12, "num_treatments": 24, "num_batches": 4}
+
+
+def profiles_of(signal: float, **options: int) -> pd.DataFrame:
+    return aggregate_published(with_features(synthetic_design(**(SMALL | options)), signal=signal))
+
+
+def test_the_published_accuracy_has_the_known_interval():
+    low, high = wilson_interval(101, 103)
+    assert low == pytest.approx(0.932, abs=5e-4)
+    assert high == pytest.approx(0.9947, abs=5e-5)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (5, 5), (37, 55), (1, 1)])
+def test_wilson_s_formula(k, n):
+    z, p = 1.959963984540054, k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half), abs=1e-12)
+
+
+def test_confidence_widens_and_nothing_has_no_interval():
+    narrow, wide = (wilson_interval(8, 10, confidence=c) for c in (0.5, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    assert wilson_interval(0, 0) is None
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_signal_is_told_from_chance(batches):
+    strong = permutation_null(profiles_of(3.0), exclude_shared_batch=batches, num_permutations=99)
+    assert strong.p_value == pytest.approx(0.01)
+    assert strong.mean < strong.p95 < 1
+    none = permutation_null(profiles_of(0.0), exclude_shared_batch=batches, num_permutations=99)
+    assert none.p_value > 0.05
+
+
+def test_the_null_shuffles_compounds_not_treatments():
+    profiles = profiles_of(1.0)
+    null = permutation_null(profiles, num_permutations=50, seed=3)
+    generator = np.random.default_rng(3)
+    gallery = make_gallery(profiles)
+    compounds = sorted(set(gallery.compound))
+    of_compound = dict(zip(gallery.compound, gallery.moa, strict=True))
+    names = sorted(set(gallery.moa))
+    accuracies = []
+    for _ in range(50):
+        codes = generator.permutation([names.index(of_compound[c]) for c in compounds])
+        shuffled = {c: names[code] for c, code in zip(compounds, codes, strict=True)}
+        known = profiles["Metadata_MoA"].notna()
+        moas = profiles["Metadata_Compound"].map(shuffled).where(known)
+        accuracies.append(match_moa(profiles.assign(Metadata_MoA=moas)).accuracy)
+    assert null.mean == pytest.approx(np.mean(accuracies))
+    assert null.p95 == pytest.approx(np.percentile(accuracies, 95))
+
+
+def test_the_null_is_seeded():
+    profiles = profiles_of(1.0)
+    one, same, other = (
+        permutation_null(profiles, num_permutations=40, seed=seed) for seed in (0, 0, 1)
+    )
+    assert one == same
+    assert one.mean != other.mean
+    assert one.as_dict()["seed"] == 0
+
+
+def test_the_null_s_edges():
+    with pytest.raises(TableError, match="number of permutations is 0"):
+        permutation_null(profiles_of(1.0), num_permutations=0)
+    nobody = profile_table(["a1", "b1"], ["a", "b"], np.eye(2))
+    assert permutation_null(nobody) is None
+
+
+def test_mean_average_precision_equals_scikit_learn():
+    profiles = profiles_of(0.7, num_compounds=11)
+    gallery = make_gallery(profiles)
+    scores: dict[str, list[float]] = {}
+    for i in range(len(gallery.moa)):
+        others = gallery.compound != gallery.compound[i]
+        right = gallery.moa[others] == gallery.moa[i]
+        if right.any():
+            score = average_precision_score(right, gallery.similarity[i, others])
+            scores.setdefault(gallery.moa[i], []).append(score)
+    found, per_moa = mean_average_precision(profiles)
+    assert found == pytest.approx(np.mean(sum(scores.values(), [])), abs=1e-5)  # noqa: RUF017
+    assert per_moa == pytest.approx({moa: np.mean(own) for moa, own in scores.items()}, abs=1e-5)
+
+
+def test_mean_average_precision_without_pairs():
+    assert mean_average_precision(profile_table(["a", "b"], ["x", "y"], np.eye(2))) == (None, {})
+    alike = profile_table(["a", "b"], ["x", "x"], np.eye(2))
+    assert mean_average_precision(alike) == (1.0, {"x": 1.0})
+    with pytest.raises(TableError, match="mAP needs the column Metadata_MoA"):
+        mean_average_precision(alike.drop(columns="Metadata_MoA"))
+
+
+def naive_leakage(wells: pd.DataFrame, label: str) -> tuple[float, float, int]:
+    names = feature_columns(wells)
+    hits, chances = [], []
+    rows = wells.to_dict("records")
+    vectors = {i: np.array([row[name] for name in names]) for i, row in enumerate(rows)}
+    for i, row in enumerate(rows):
+        others = [
+            j for j, other in enumerate(rows)
+            if other["Metadata_Compound"] != row["Metadata_Compound"]
+        ]  # fmt: skip
+        same = [j for j in others if rows[j][label] == row[label]]
+        if not same:
+            continue
+        cosines = {
+            j: vectors[i] @ vectors[j] / np.linalg.norm(vectors[i]) / np.linalg.norm(vectors[j])
+            for j in others
+        }
+        hits.append(max(cosines, key=cosines.get) in same)
+        chances.append(len(same) / len(others))
+    return float(np.mean(hits)), float(np.mean(chances)), len(hits)
+
+
+@pytest.mark.parametrize("label", ["Metadata_Batch", "Metadata_Plate"])
+def test_leakage_equals_a_loop(label):
+    table = with_features(synthetic_design(**SMALL, num_sites=1))
+    found = label_leakage(table, label)
+    assert (found.accuracy, found.chance, found.num_wells) == pytest.approx(
+        naive_leakage(table, label)
+    )
+
+
+def test_leakage_tells_a_batch_effect_from_none():
+    design = synthetic_design(**SMALL)
+    clean = with_features(design, signal=0.0)
+    names = feature_columns(clean)
+    clean[names] = np.random.default_rng(0).normal(size=(len(clean), len(names)))
+    offsets = np.random.default_rng(1).normal(size=(4, len(names)), scale=5)
+    shift = offsets[pd.factorize(design["Metadata_Batch"])[0]]
+    shifted = clean.assign(**(clean[names] + shift))
+    none, strong = (label_leakage(t, "Metadata_Batch") for t in (clean, shifted))
+    assert abs(none.accuracy - none.chance) < 0.1
+    assert strong.accuracy > 0.7
+    assert strong.as_dict()["num_wells"] == none.num_wells
+
+
+def test_leakage_of_one_batch_is_not_defined():
+    table = with_features(synthetic_design(**(SMALL | {"num_batches": 1})))
+    assert label_leakage(table, "Metadata_Batch") is None
+    with pytest.raises(TableError, match="leakage needs the column Metadata_Well"):
+        label_leakage(table.drop(columns="Metadata_Well"), "Metadata_Batch")

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from helpers_tables import profile_table, real_design, synthetic_design, with_features
+from wsdino.errors import OutputError, TableError
+from wsdino.evaluate.matching import match_moa
+from wsdino.evaluate.results import (
+    evaluate,
+    evaluate_sites,
+    read_results,
+    results_table,
+    write_results,
+)
+from wsdino.profile.aggregate import aggregate_published, make_profiles
+from wsdino.profile.normalise import normalise
+from wsdino.profile.tables import attach_metadata, feature_columns, read_table, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEW = {"num_permutations": 20}
+
+
+@pytest.fixture(scope="module")
+def sites() -> pd.DataFrame:
+    return with_features(synthetic_design(num_treatments=50, num_compounds=25, num_batches=5))
+
+
+@pytest.fixture(scope="module")
+def results(sites) -> dict:
+    return evaluate_sites(sites, **FEW)
+
+
+def test_results_hold_what_the_contract_says(results):
+    assert results["schema"] == 1
+    assert set(results["normalisation"]) == {
+        "method", "fitted_on", "num_fitted", "num_components", "note",
+    }  # fmt: skip
+    assert results["aggregation"] == "published"
+    assert (results["multi_batch"], results["num_treatments"]) == ("strict", 50)
+    assert (results["num_controls"], results["num_unannotated"]) == (1, 0)
+    for name in ("nsc", "nscb"):
+        assert results[name] == results[f"{name}_correct"] / results[f"{name}_total"]
+        assert results[f"{name}_ci"][0] < results[name] <= results[f"{name}_ci"][1]
+        assert len(results[f"{name}_neighbours"]) == results[f"{name}_total"]
+        assert set(results[f"{name}_neighbours"][0]) == {
+            "compound", "concentration", "moa", "neighbour_compound", "neighbour_concentration",
+            "neighbour_moa", "similarity", "correct",
+        }  # fmt: skip
+        assert results[f"{name}_total"] + len(results["left_out"][name]) == 50
+        matrix = np.array(results["confusion"][name])
+        assert matrix.shape == (len(results["confusion"]["labels"]),) * 2
+        assert matrix.sum() == results[f"{name}_total"]
+        assert np.trace(matrix) == results[f"{name}_correct"]
+        assert results[f"{name}_null"]["num_permutations"] == 20
+    assert set(results["left_out"]["nscb"][0]) == {"compound", "concentration", "moa", "reason"}
+    assert 0 < results["map"] <= 1
+    assert set(results["leakage"]) == {"batch", "plate"}
+    assert results["notes"] == []
+
+
+def test_sites_take_the_published_path(results, sites):
+    normalised, info = normalise(sites, method="tvn")
+    match = match_moa(aggregate_published(normalised))
+    assert results["normalisation"] == info
+    assert (results["nsc_correct"], results["nsc_total"]) == (match.num_correct, match.num_total)
+
+
+def test_sites_need_labels(sites):
+    for name in ("Metadata_Compound", "Metadata_Concentration", "Metadata_MoA"):
+        with pytest.raises(TableError, match=f"needs the column {name}.*--design"):
+            evaluate_sites(sites.drop(columns=name))
+
+
+def test_evaluation_needs_no_torch():
+    code = (
+        "import sys, wsdino.evaluate.results, wsdino.profile.classical; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_results_survive_json(results, tmp_path):
+    path = tmp_path / "new" / "results.json"
+    write_results(results, path)
+    assert read_results(path) == results
+    assert [entry.name for entry in path.parent.iterdir()] == ["results.json"]
+    with pytest.raises(OutputError, match="can't be written"):
+        write_results(results, path / "below.json")
+
+
+def test_results_that_can_not_be_read_are_named(tmp_path):
+    with pytest.raises(TableError, match="no such file"):
+        read_results(tmp_path / "none.json")
+    path = tmp_path / "results.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(TableError, match="can't be read as JSON"):
+        read_results(path)
+    for other in ({"schema": 99}, [1]):
+        path.write_text(json.dumps(other), encoding="utf-8")
+        with pytest.raises(TableError, match="this version reads 1"):
+            read_results(path)
+
+
+def test_profiles_from_a_file_say_how_they_were_made(sites, results, tmp_path):
+    write_table(make_profiles(sites), tmp_path / "p.parquet")
+    again = evaluate(read_table(tmp_path / "p.parquet"), **FEW)
+    for name in ("normalisation", "aggregation", "nsc", "nscb", "left_out", "confusion"):
+        assert again[name] == results[name]
+    write_table(make_profiles(sites), tmp_path / "p.csv")
+    bare = evaluate(read_table(tmp_path / "p.csv"), **FEW)
+    assert bare["nsc"] == results["nsc"]
+    assert bare["normalisation"]["method"] == bare["aggregation"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("normalisation", "standardise_all"),
+        ("aggregation", "mean"),
+        ("num_components", 1),
+        ("regularisation", 10.0),
+        ("per_channel", False),
+        ("num_permutations", 21),
+        ("seed", 1),
+        ("multi_batch", "first-published"),
+    ],
+)
+def test_every_option_has_an_effect(sites, results, option, value):
+    assert evaluate_sites(sites, **(FEW | {option: value})) != results
+
+
+def test_without_batches_nscb_is_none_and_a_note_says_so(sites):
+    results = evaluate_sites(sites.drop(columns="Metadata_Batch"), **FEW)
+    assert results["nscb"] is None
+    assert results["nscb_ci"] is None
+    assert results["nscb_total"] == 0
+    assert results["notes"] == ["NSCB was not computed: the profiles have no Metadata_Batch"]
+    assert results["leakage"]["batch"] is None
+
+
+def test_one_batch_leaves_everyone_out_of_nscb(sites):
+    results = evaluate_sites(sites.assign(Metadata_Batch="W1"), **FEW)
+    assert (results["nscb"], results["nscb_null"]) == (None, None)
+    assert len(results["left_out"]["nscb"]) == 50
+    assert results["notes"] == ["NSCB is not defined: no treatment has a candidate with its MoA"]
+
+
+def test_unannotated_treatments_are_counted(sites):
+    some = sites.assign(
+        Metadata_MoA=sites["Metadata_MoA"].where(sites["Metadata_Compound"] != "c01")
+    )
+    results = evaluate_sites(some, num_permutations=0)
+    assert (results["num_treatments"], results["num_unannotated"]) == (48, 2)
+    assert results["nsc_null"] is None
+
+
+def test_missing_concentrations_become_null(tmp_path):
+    table = profile_table(["a", "b"], ["x", "x"], np.eye(2), concentrations=[np.nan, 1.0])
+    results = evaluate(table, **FEW)
+    assert results["nsc_neighbours"][0]["concentration"] is None
+    write_results(results, tmp_path / "r.json")
+    assert read_results(tmp_path / "r.json") == results
+
+
+def test_rows_for_people(results):
+    bare = results | {"nscb": None, "nsc_null": None, "map": None}
+    one, two = results_table({"wsdino": results, "bare": bare})
+    assert one["name"] == "wsdino"
+    counts = f"{results['nsc_correct']}/{results['nsc_total']} = "
+    assert one["nsc"].startswith(counts)
+    assert one["nsc"].endswith("]")
+    assert one["chance"].endswith("%")
+    assert (two["nscb"], two["chance"], two["map"]) == ("-", "-", "-")
+    published = {"nsc": 101 / 103, "nsc_correct": 101, "nsc_total": 103, "nsc_ci": [0.932, 0.9947]}
+    assert results_table({"x": published})[0]["nsc"] == "101/103 = 98.1 % [93.2, 99.5]"
+
+
+@pytest.fixture(scope="module")
+def ljosa(real_data) -> pd.DataFrame:
+    """CellProfiler's features of 632 wells, joined with the design."""
+    folder = real_data / "bbbc021_profiles"
+    table = read_table(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz")
+    joined = attach_metadata(table, real_design(real_data))
+    assert (len(joined), len(feature_columns(joined))) == (632, 516)
+    assert joined["Metadata_Control"].sum() == 330
+    return joined
+
+
+@pytest.mark.parametrize("multi_batch", ["strict", "first-published"])
+@pytest.mark.parametrize(("method", "nsc"), [("plate_controls", 90), ("standardise_all", 89)])
+def test_reference_numbers_of_cellprofiler_s_features(ljosa, method, nsc, multi_batch):
+    results = evaluate_sites(
+        ljosa, normalisation=method, aggregation="mean", multi_batch=multi_batch, **FEW
+    )
+    assert (results["nsc_correct"], results["nsc_total"]) == (nsc, 103)
+    # In this table taxol 0.3 uM lies in one batch, so that both modes agree.
+    assert (results["nscb_correct"], results["nscb_total"]) == (64, 92)
+    left_out = {row["moa"] for row in results["left_out"]["nscb"]}
+    assert left_out == {"Cholesterol-lowering", "Kinase inhibitors"}
+    assert results["left_out"]["nsc"] == []
+
+
+def test_the_full_design_leaves_out_taxol_only_where_strict(real_data):
+    design = real_design(real_data)
+    annotated = design[design["Metadata_MoA"].notna() & ~design["Metadata_Control"]]
+    profiles = aggregate_published(with_features(annotated.reset_index(drop=True)))
+    strict, published = (
+        match_moa(profiles, exclude_shared_batch=True, multi_batch=mode)
+        for mode in ("strict", "first-published")
+    )
+    assert published.num_total == 92
+    assert strict.num_total == 91
+    extra = set(strict.left_out["compound"]) - set(published.left_out["compound"])
+    assert extra == {"taxol"}
+    assert match_moa(profiles).num_total == 103
