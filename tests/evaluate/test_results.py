@@ -13,6 +13,7 @@ from wsdino.errors import OutputError, TableError
 from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.results import (
     evaluate,
+    evaluate_leakage,
     evaluate_sites,
     read_results,
     results_table,
@@ -85,6 +86,12 @@ def test_evaluation_needs_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_leakage_alone_is_that_of_the_whole(results, sites):
+    assert evaluate_leakage(sites) == results["leakage"]
+    for option in ({"normalisation": "none"}, {"num_components": 1}, {"per_channel": False}):
+        assert evaluate_leakage(sites, **option) != results["leakage"]
 
 
 def test_results_survive_json(results, tmp_path):

@@ -167,12 +167,45 @@ def evaluate_sites(
     results = evaluate(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
-    results["leakage"] = {"batch": None, "plate": None}
-    for name, column in (("batch", BATCH), ("plate", PLATE)):
-        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
-            leakage = label_leakage(normalised, column)
-            results["leakage"][name] = leakage.as_dict() if leakage else None
+    results["leakage"] = _leakage(normalised)
     return results
+
+
+def evaluate_leakage(
+    table: pd.DataFrame,
+    *,
+    normalisation: str = "tvn",
+    num_components: int | None = None,
+    regularisation: float | None = None,
+    per_channel: bool = True,
+) -> dict[str, Any]:
+    """How much of batch and plate can be read off the features once they are normalised.
+
+    Parameters
+    ----------
+    table
+        Metadata and features of sites or wells.
+    normalisation, num_components, regularisation, per_channel
+        See :func:`wsdino.profile.normalise.normalise`.
+
+    Returns
+    -------
+    dict
+        The `leakage` of :func:`evaluate_sites`.
+
+    Raises
+    ------
+    TableError
+        See :func:`wsdino.profile.normalise.normalise`.
+    """
+    normalised, _ = normalise(
+        table,
+        method=normalisation,
+        num_components=num_components,
+        regularisation=regularisation,
+        per_channel=per_channel,
+    )
+    return _leakage(normalised)
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> None:
@@ -236,6 +269,16 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, st
         }
         for name, one in results.items()
     ]
+
+
+def _leakage(normalised: pd.DataFrame) -> dict[str, Any]:
+    """Return the leakage of batch and plate; None where a column is missing."""
+    leakage: dict[str, Any] = {"batch": None, "plate": None}
+    for name, column in (("batch", BATCH), ("plate", PLATE)):
+        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
+            found = label_leakage(normalised, column)
+            leakage[name] = found.as_dict() if found else None
+    return leakage
 
 
 def _proportion(results: Mapping[str, Any], name: str) -> str:
