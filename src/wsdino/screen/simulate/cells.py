@@ -165,7 +165,7 @@ def _outlines(culture: Culture, rng: np.random.Generator) -> NDArray[np.float32]
     angles = np.linspace(0, 2 * np.pi, raster.NUM_ANGLES, endpoint=False)
     outline = np.ones((num, raster.NUM_ANGLES))
     for order in (2, 3, 4, 5, 7, 9):
-        amplitude = culture.traits["ruffles"] * rng.normal(0, 0.9, num) / np.sqrt(order / 2)
+        amplitude = culture.traits["ruffles"] * rng.normal(0, 0.9, num) / (order / 2) ** 0.8
         phase = rng.uniform(0, 2 * np.pi, num)
         outline += amplitude[:, None] * np.sin(order * angles + phase[:, None])
     outline = np.clip(outline, 0.55, 1.5)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
     Kinds = NDArray[np.int64]
 
-NUM_MICROTUBULES, NUM_FIBRES = 44, 9  # per cell
+NUM_MICROTUBULES, NUM_FIBRES = 60, 9  # per cell
 BUNDLE = 6  # filaments that can run together
 RADIAL, PARALLEL, RING, SHORT = range(4)
 ALONG, ACROSS, ARC = range(3)
@@ -85,7 +85,7 @@ def microtubules(
     begin = rng.uniform(0.05, 0.6, shape) * radius
     y = np.where(kind == RADIAL, pole_y[:, None] + begin * np.sin(free), spread_y)
     x = np.where(kind == RADIAL, pole_x[:, None] + begin * np.cos(free), spread_x)
-    wave = rng.normal(0, 0.35, shape) / radius
+    wave = rng.normal(0, 0.6, shape) / radius
     curve = np.where(kind == RING, 1 / np.maximum(reach, 3.0), wave)
     length = radius * rng.uniform(0.7, 1.4, shape)
     length[kind == SHORT] *= 0.22

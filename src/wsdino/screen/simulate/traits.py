@@ -67,7 +67,7 @@ TRAITS: dict[str, Trait] = {
     "micronuclei": Trait(0.03, 0.0, 0.9, 0.012),
     "apoptotic": Trait(0.02, 0.0, 0.6, 0.010),
     # microtubules: share of the tubulin in each component, then how filaments lie (weights)
-    "tubulin_filaments": Trait(0.55, 0.03, 0.85, 0.05),
+    "tubulin_filaments": Trait(0.50, 0.03, 0.85, 0.05),
     "tubulin_perinuclear": Trait(0.15, 0.0, 0.6, 0.04),
     "tubulin_radial": Trait(1.0, 0.0, 3.0, 0.15),
     "tubulin_parallel": Trait(0.25, 0.0, 3.0, 0.10),

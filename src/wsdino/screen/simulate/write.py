@@ -18,6 +18,7 @@ import tifffile
 from wsdino.errors import InputError, OutputError
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+from wsdino.screen.store import num_cpus
 
 from .layouts import CHANNELS, layout_table, treatments_of
 from .plates import Difficulty, Site, describe_sites, truth_table
@@ -159,7 +160,7 @@ def _render_all(
     workers: int | None,
 ) -> None:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    processes = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    processes = min(workers or num_cpus(), len(chunks))
     options = (seed, size, zoom)
     with Meter("simulating", total, done=total - len(jobs)) as meter:
         if processes <= 1:
@@ -171,8 +172,12 @@ def _render_all(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             futures = [pool.submit(_render_chunk, chunk, *options) for chunk in chunks[1:]]
-            for future in futures:
-                meter.advance(future.result())
+            try:
+                for future in futures:
+                    meter.advance(future.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def _render_chunk(chunk: list[Job], seed: int, size: int, zoom: float) -> int:
