@@ -30,6 +30,15 @@ class MemoryStore:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.images[index]
 
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Mean and standard deviation per site and channel."""
+        pixels = self.images.astype(np.float64)
+        return {
+            "mean": pixels.mean(axis=(2, 3)).astype(np.float32),
+            "std": pixels.std(axis=(2, 3)).astype(np.float32),
+        }
+
 
 class MeanModel:
     """Attention by brightness: one network per channel, two heads, patches of eight pixels."""
@@ -66,7 +75,7 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = {
         "schema": 1,
         "normalisation": {
-            "method": "whitening",
+            "method": "tvn",
             "fitted_on": "controls",
             "num_fitted": 330,
             "num_components": 48,
@@ -182,7 +191,8 @@ def make_run(
         {"partner_in": "another plate", "sites_with_partner": 72, "fraction": 0.75},
         {"partner_in": NASTY, "sites_with_partner": 96, "fraction": 1.0, "median_partners": 11.5},
     ]
-    coverage = {"label": "compound", "num_labels": 5, "rows": rows}
+    coverage: dict[str, Any] = {"label": "compound", "num_labels": 5, "num_sites": 96, "rows": rows}
+    coverage |= {"partner_from": "plate", "fallback": "relax"}
     (run / "coverage.json").write_text(json.dumps(coverage))
     (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
     environment = {"wsdino": "0.1.0", "versions": {"torch": "2.11"}, "seeds": [7, 8]}

@@ -9,6 +9,8 @@ from generated_run import MeanModel, MemoryStore
 from PIL import Image
 
 from wsdino.errors import InputError
+from wsdino.model.model import Architecture, Model, ModelSpec, build_networks
+from wsdino.model.scaling import InputScaling
 from wsdino.report.attention import (
     attention_figure,
     attention_panels,
@@ -16,6 +18,7 @@ from wsdino.report.attention import (
     site_maps,
     site_title,
 )
+from wsdino.report.images import composite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,16 +42,40 @@ def test_a_hot_patch_is_brightest_in_its_place() -> None:
     assert (heat == heat.max()).tolist() == inside.tolist()
 
 
-def test_heat_follows_a_naive_loop_also_where_patches_do_not_divide_the_field() -> None:
-    maps = np.random.default_rng(1).random((1, 1, 5, 3))
-    image = np.zeros((2, 13, 11), np.uint8)
+def test_what_patches_do_not_fill_is_cut_off() -> None:
+    maps = np.random.default_rng(1).random((1, 1, 4, 3))
+    image = np.random.default_rng(2).integers(0, 900, (2, 14, 11)).astype(np.uint16)
     (row,) = attention_panels(image, maps, channels=CHANNELS, network_names=["joint"])
-    coarse = attention_panels(
-        np.zeros((2, 5, 3), np.uint8), maps, channels=CHANNELS, network_names=["joint"]
-    )[0][2].picture
-    for y in range(13):
-        for x in range(11):
-            assert row[2].picture[y, x].tolist() == coarse[y * 5 // 13, x * 3 // 11].tolist()
+    assert {panel.picture.shape for panel in row} == {(12, 9, 3)}
+    np.testing.assert_array_equal(row[0].picture, composite(image[:, :12, :9], CHANNELS))
+    for y in range(12):
+        for x in range(9):
+            expected = row[2].picture[3 * (y // 3), 3 * (x // 3)]
+            assert (row[2].picture[y, x] == expected).all()
+
+
+def test_more_patches_than_pixels_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="maps of 30 by 4 patches for a field of 24 by 32 px"):
+        attention_panels(field(), np.ones((1, 1, 30, 4)), channels=CHANNELS, network_names=["a"])
+
+
+@pytest.mark.parametrize("method", ["fixed", "plate", "field"])
+@pytest.mark.parametrize("mode", ["per_channel", "joint"])
+def test_a_real_model_scales_a_site_as_for_its_embedding(
+    store: MemoryStore, method: str, mode: str
+) -> None:
+    spec = ModelSpec(
+        channels=store.channels,
+        mode=mode,
+        architecture=Architecture(image_size=32, dim=12, depth=1, num_heads=3),
+        scaling=InputScaling(method),
+    )
+    model = Model(spec, build_networks(spec))
+    maps = site_maps(model, store, 1)
+    assert maps.shape == (len(model.network_names), 3, 6, 8)
+    offset, gain = (torch.from_numpy(x[1:2]) for x in spec.scaling.for_store(store))
+    expected = model.attention(store[1][None], offset=offset, gain=gain)[0]
+    np.testing.assert_array_equal(maps, expected)
 
 
 def test_a_network_of_one_channel_is_shown_on_that_channel_in_grey() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -37,3 +40,12 @@ def test_umap_repeats_itself_and_keeps_groups_together() -> None:
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (groups[distances.argmin(axis=1)] == groups).all()
+
+
+def test_importing_the_report_loads_no_plotting() -> None:
+    code = (
+        "import sys, wsdino.report.html, wsdino.report.terminal, wsdino.report.attention;"
+        "print(sorted({'matplotlib', 'umap', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

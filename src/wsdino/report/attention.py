@@ -31,7 +31,7 @@ class Attentive(Protocol):
     def network_names(self) -> Sequence[str]:
         """One name per network: its channel, or what it is called."""
 
-    def attention(self, images: Any, /) -> Any:
+    def attention(self, images: Any, /, **scaling: Any) -> Any:
         """(B, C, H, W) integers -> (B, networks, heads, h, w), softmax attention of [CLS]."""
 
 
@@ -61,8 +61,8 @@ def attention_panels(
     image
         The field, any real dtype (C, H, W).
     maps
-        Float (networks, heads, h, w), attention of the class token to each patch; the h by w
-        patches cover the whole field.
+        Float (networks, heads, h, w), attention of the class token to each patch. Patches are
+        square; where they don't fill the field, its lower and right rest is cut off.
     channels
         The C channel names.
     network_names
@@ -90,17 +90,24 @@ def attention_panels(
             f"attention: {len(channels)} channel and {len(network_names)} network names for "
             f"{len(image)} channels and {len(maps)} networks; expected one name each"
         )
-    size = (image.shape[1], image.shape[2])
+    height, width = maps.shape[2:]
+    patch = min(image.shape[1] // height, image.shape[2] // width)
+    if not patch:
+        raise InputError(
+            f"attention: maps of {height} by {width} patches for a field of {image.shape[1]} by "
+            f"{image.shape[2]} px; expected at most one patch per pixel"
+        )
+    image = image[:, : height * patch, : width * patch]
     rows = []
     for name, heads in zip(network_names, maps, strict=True):
         field = _background(image, channels, name)
-        mean = _heat(heads.mean(axis=0), size)
+        mean = _heat(heads.mean(axis=0), patch)
         overlay = (1 - OVERLAY_SHARE) * field + OVERLAY_SHARE * mean
         rows.append(
             [
                 Panel(name, field),
                 Panel("mean over heads", overlay.round().astype(np.uint8)),
-                *(Panel(f"head {n}", _heat(head, size)) for n, head in enumerate(heads, start=1)),
+                *(Panel(f"head {n}", _heat(head, patch)) for n, head in enumerate(heads, start=1)),
             ]
         )
     return rows
@@ -180,7 +187,16 @@ def site_maps(model: Attentive, store: Fields, site: int) -> np.ndarray:
     """
     if not 0 <= site < len(store):
         raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
-    maps = model.attention(np.asarray(store[site])[None])
+    images = np.asarray(store[site])[None]
+    # A model of ours scales a site as it did for its embedding, which may need its whole plate.
+    spec = getattr(model, "spec", None)
+    if spec is None:
+        maps = model.attention(images)
+    else:
+        import torch
+
+        offset, gain = (torch.from_numpy(x[[site]]) for x in spec.scaling.for_store(store))
+        maps = model.attention(images, offset=offset, gain=gain)
     # A tensor may live on a GPU; `cpu` is what tells it from an array.
     maps = maps.detach().cpu().float().numpy() if hasattr(maps, "cpu") else maps
     first: np.ndarray = np.asarray(maps, dtype=np.float32)[0]
@@ -256,13 +272,11 @@ def _background(image: np.ndarray, channels: Sequence[str], network: str) -> np.
     return np.repeat((255 * grey).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _heat(attention: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _heat(attention: np.ndarray, patch: int) -> np.ndarray:
     """Colour a map (h, w), scaled to its maximum, and give each pixel its patch's colour."""
     from matplotlib import colormaps
 
     top = float(attention.max())
     colours = colormaps["inferno"](attention / top if top > 0 else attention, bytes=True)[..., :3]
-    rows = np.arange(size[0]) * attention.shape[0] // size[0]
-    columns = np.arange(size[1]) * attention.shape[1] // size[1]
-    heat: np.ndarray = colours[rows[:, None], columns[None, :]]
+    heat: np.ndarray = colours.repeat(patch, axis=0).repeat(patch, axis=1)
     return heat

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.errors import InputError
 from wsdino.report.attention import (
     Attentive,
     attention_panels,
@@ -64,7 +65,7 @@ def example_fields(
                 site_place(manifest.iloc[site]),
             )
             for site in sites
-        ]  # fmt: skip
+        ]
         cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
     return {
         "cards": cards,
@@ -89,21 +90,24 @@ def attention(
     manifest = store.manifest.reset_index(drop=True)
     if sites is None:
         sites = _spread_over_moas(manifest, ATTENTION_SITES)
-    figures = []
-    for site in sites:
-        maps, image = site_maps(model, store, site), np.asarray(store[site])
-        rows = attention_panels(
-            image, maps, channels=store.channels, network_names=model.network_names
-        )
-        figures.append(
-            {
-                "title": site_title(manifest.iloc[site]),
-                "rows": [[(p.label, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
-            }
-        )
+    try:
+        figures = [_attention_of(store, model, site) for site in sites]
+    except InputError as error:
+        raise Omitted(str(error)) from error
     if not figures:
         raise Omitted("no sites were asked for")
     return {"figures": figures}
+
+
+def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
+    maps = site_maps(model, store, site)
+    rows = attention_panels(
+        np.asarray(store[site]), maps, channels=store.channels, network_names=model.network_names
+    )
+    return {
+        "title": site_title(store.manifest.iloc[site]),
+        "rows": [[(p.label, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+    }
 
 
 def _spread_over_moas(manifest: pd.DataFrame, num: int) -> list[int]:

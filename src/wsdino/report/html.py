@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from wsdino.errors import InputError, OutputError
-from wsdino.report import gallery, sections
+from wsdino.report import background, gallery, sections
 from wsdino.report.runfolder import Omitted, RunRecord, read_run
 from wsdino.report.style import moa_styles
 
@@ -100,13 +100,13 @@ def write_report(
         "wrong_neighbours": lambda: sections.wrong_neighbours(record),
         "left_out": lambda: sections.left_out(record),
         "leakage": lambda: sections.leakage(record),
-        "further_numbers": lambda: sections.further_numbers(record),
-        "training": lambda: sections.training(record),
-        "coverage": lambda: sections.coverage(record),
+        "further_numbers": lambda: background.further_numbers(record),
+        "training": lambda: background.training(record),
+        "coverage": lambda: background.coverage(record),
         "example_fields": lambda: gallery.example_fields(store, styles, num=num_example_fields),
         "attention": lambda: gallery.attention(store, model, attention_sites),
         "config": lambda: _config(record),
-        "environment": lambda: sections.environment(record),
+        "environment": lambda: background.environment(record),
     }
     page = _render(record, styles, makers)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsdino.errors import InputError
+from wsdino.profile.normalise import METHODS
 from wsdino.profile.tables import features_of
-from wsdino.report.figures import curve_svg, forest_svg, scatter_svg
+from wsdino.report.figures import forest_svg, scatter_svg
 from wsdino.report.gallery import moas_of
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
 from wsdino.report.runfolder import RUN, Omitted, RunRecord
-from wsdino.report.style import MoaStyle, series_colours
-from wsdino.report.verdict import collapse_verdict
 from wsdino.report.words import (
     DASH,
     concentration,
@@ -32,31 +31,15 @@ from wsdino.report.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+
+    from wsdino.report.style import MoaStyle
 
 MEASURES = {
     "nsc": ("NSC", "not same compound"),
     "nscb": ("NSCB", "not same compound and batch"),
 }
-# Column of metrics.jsonl, title, and the column that bounds it.
-CURVES = (
-    ("loss", "Loss", None),
-    ("kl", "KL (teacher ‖ student), nats", None),
-    ("teacher_entropy", "Teacher entropy, nats", "teacher_entropy_max"),
-    ("assignment_entropy", "Assignment entropy, nats", "teacher_entropy_max"),
-    ("accuracy", "Training accuracy", None),
-    ("embedding_std", "Embedding spread", None),
-    ("embedding_rank", "Embedding rank (effective)", None),
-    ("lr", "Learning rate", None),
-)
 MAX_ROWS = 200
-# Keys of the results that other sections show.
-_SHOWN = frozenset(
-    f"{measure}{end}"
-    for measure in MEASURES
-    for end in ("", "_correct", "_total", "_ci", "_null", "_neighbours")
-) | {"schema", "normalisation", "aggregation", "multi_batch", "num_treatments", "confusion",
-     "left_out", "map"}  # fmt: skip
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
@@ -124,13 +107,14 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     normalisation = results.get("normalisation")
     if isinstance(normalisation, dict):
-        parts = [str(normalisation.get("method", "not stated"))]
+        method = str(normalisation.get("method", "not stated"))
+        text = f"{method}: {METHODS[method]}" if method in METHODS else method
         if normalisation.get("fitted_on"):
             count = number(normalisation.get("num_fitted"))
-            parts.append(f"fitted on {normalisation['fitted_on']} ({count} rows)")
+            text += f"; fitted on {normalisation['fitted_on']}, {count} rows"
         if normalisation.get("num_components"):
-            parts.append(f"{normalisation['num_components']} components")
-        rows.append(("Normalisation", ", ".join(parts)))
+            text += f"; {normalisation['num_components']} components"
+        rows.append(("Normalisation", text))
         if normalisation.get("note"):
             rows.append(("Note", str(normalisation["note"])))
     elif normalisation:
@@ -319,99 +303,3 @@ def left_out(record: RunRecord) -> dict[str, Any]:
         ]
         tables.append({"name": name, "rows": rows, "num": sum(len(r["queries"]) for r in rows)})
     return {"tables": tables}
-
-
-def training(record: RunRecord) -> dict[str, Any]:
-    """Training curves of everything trained, and whether it collapsed."""
-    if not record.metrics:
-        raise Omitted(record.problems.get("metrics.jsonl", "nothing was trained"))
-    # A classifier's cross-entropy and a distillation loss share a name but no scale.
-    classifiers = {n: frame for n, frame in record.metrics.items() if "accuracy" in frame}
-    others = {n: frame for n, frame in record.metrics.items() if n not in classifiers}
-    colours = series_colours(list(record.metrics))
-    panels = []
-    for column, title, ceiling in CURVES:
-        shown = others if column == "loss" and others else record.metrics
-        if any(column in frame for frame in shown.values()):
-            panels.append(curve_svg(shown, column, title, colours, ceiling=ceiling))
-    if others and any("loss" in frame for frame in classifiers.values()):
-        renamed = {n: f.rename(columns={"loss": "classifier_loss"}) for n, f in classifiers.items()}
-        panels.append(curve_svg(renamed, "classifier_loss", "Classifier's cross-entropy", colours))
-    return {
-        "panels": panels,
-        "legend": [(display_name(name), colours[name]) for name in record.metrics],
-        # Only self-distillation collapses in these ways.
-        "verdicts": [
-            (display_name(name), collapse_verdict(frame)) for name, frame in others.items()
-        ],
-    }
-
-
-def coverage(record: RunRecord) -> dict[str, Any]:
-    """Weak-label coverage, as the table that training wrote."""
-    found = record.coverage
-    if not found:
-        raise Omitted(record.problems.get("coverage.json", "coverage.json is empty"))
-    rows = [row for row in found.get("rows") or [] if isinstance(row, dict)]
-    if not rows:
-        raise Omitted("coverage.json has no rows")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return {
-        "label": str(found.get("label", "not stated")),
-        "num_labels": number(found.get("num_labels")),
-        "columns": [str(column).replace("_", " ") for column in columns],
-        "rows": [[_cell(row.get(column)) for column in columns] for row in rows[:MAX_ROWS]],
-        "num_rows": len(rows),
-        "max_rows": MAX_ROWS,
-    }
-
-
-def further_numbers(record: RunRecord) -> dict[str, Any]:
-    """Show whatever else the results hold, so that nothing measured goes unseen."""
-    rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
-    rows = [
-        (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)
-    ]
-    if not rows:
-        raise Omitted("results.json holds no further numbers")
-    return {"rows": rows[:MAX_ROWS]}
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """List the leaves of nested mappings.
-
-    Parameters
-    ----------
-    values
-        Mapping of mappings of anything; short lists of scalars count as leaves, others are
-        skipped.
-    prefix
-        Put before every key.
-
-    Yields
-    ------
-    tuple
-        Keys joined by dots, and the leaf.
-    """
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            yield f"{prefix}{key}", value
-        elif len(value) <= 8 and not any(isinstance(item, dict | list) for item in value):
-            yield f"{prefix}{key}", ", ".join(_cell(item) for item in value)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return number(value, 4) if isinstance(value, int | float) else str(value)
-
-
-def environment(record: RunRecord) -> dict[str, Any]:
-    """Versions, hardware and seeds."""
-    if not record.environment:
-        raise Omitted(record.problems.get("environment.json", "environment.json is empty"))
-    return {"rows": [(key, _cell(value)) for key, value in flatten(record.environment)]}
