@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wsdino.train.distributed import all_reduce_mean, all_reduce_sum
+from wsdino.train.distributed import all_reduce_max, all_reduce_mean, all_reduce_sum
 
 
 def dino_loss(
@@ -78,16 +78,18 @@ def sinkhorn_targets(teacher: Tensor, *, temp: float, num_iterations: int = 3) -
     Tensor
         (T, N, K) float32.
     """
-    shape = teacher.shape
-    scores = teacher.float().reshape(-1, shape[-1]) / temp
-    # The largest score of each image leaves: row scaling makes no difference to the result.
-    weights = (scores - scores.amax(dim=1, keepdim=True)).exp()
-    num_images = all_reduce_sum(torch.tensor(float(len(weights)), device=weights.device))
+    log_weights = teacher.float().flatten(0, -2) / temp
     for _ in range(num_iterations):
-        per_prototype = all_reduce_sum(weights.sum(dim=0)).clamp_min(1e-30)
-        weights = weights / per_prototype * (num_images / shape[-1])
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
-    return weights.reshape(shape)
+        # In logarithms nothing under- or overflows. Prototypes come first, as in the papers; what
+        # they are scaled to cancels when images are.
+        per_prototype = _log_sum_over_images(log_weights)
+        log_weights = (log_weights - per_prototype).log_softmax(dim=-1)
+    return log_weights.exp().reshape(teacher.shape)
+
+
+def _log_sum_over_images(log_weights: Tensor) -> Tensor:
+    highest = all_reduce_max(log_weights.amax(dim=0))
+    return all_reduce_sum((log_weights - highest).exp().sum(dim=0)).log() + highest
 
 
 @torch.no_grad()

@@ -26,9 +26,12 @@ def spread(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """Exponential of the entropy of the covariance's normalised eigenvalues (N, D) -> scalar.
 
-    Between 1 and min(N - 1, D) (Roy and Vetterli 2007, on squared singular values).
+    Between 1 and min(N - 1, D) (Roy and Vetterli 2007, on squared singular values); NaN where a
+    feature is not finite.
     """
     centred = features - features.mean(dim=0)
+    if not centred.isfinite().all():
+        return centred.new_tensor(float("nan"), dtype=torch.float64)
     eigenvalues = torch.linalg.svdvals(centred.double()).square()
     total = eigenvalues.sum()
     return entropy(eigenvalues / total.clamp_min(1e-30)).exp()

@@ -1,0 +1,128 @@
+"""A tiny screen, tiny networks and short trainings; as a script: one training in a process.
+
+``python helpers_train.py STORE OUT '{"optimisation": {"epochs": 1}}'`` trains with
+:func:`options_of` of the given changes, on one thread, so that results are bit for bit the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.model.model import Architecture, ModelSpec
+from wsdino.screen.store import Store, open_store
+from wsdino.train.crops import ViewPlan
+from wsdino.train.options import Distillation, Optimisation, WeakPositives
+
+if TYPE_CHECKING:
+    import subprocess
+
+CHANNELS = ("DAPI", "Actin")
+TINY = Architecture(image_size=16, patch_size=8, dim=16, depth=1, num_heads=2)
+DEFAULTS: dict[str, Any] = {
+    "spec": ModelSpec(channels=CHANNELS, mode="shared", architecture=TINY),
+    "optimisation": Optimisation(
+        epochs=1, batch_size=8, warmup_epochs=0.5, log_every=1, checkpoint_minutes=60
+    ),
+    "distillation": Distillation(
+        num_prototypes=16,
+        head_hidden_dim=16,
+        head_bottleneck_dim=8,
+        freeze_last_layer_epochs=0.5,
+        teacher_momentum=0.9,
+    ),
+    "weak_positives": WeakPositives(),
+    "global_views": ViewPlan(num_views=2, size=24),
+    "local_views": ViewPlan(num_views=2, size=16),
+}
+
+
+def make_store(folder: Path, **options: Any) -> Store:
+    """Ingest a tiny screen: 2 weeks, 4 plates, 32 wells, 64 sites of 32 x 40 px, 2 channels."""
+    from helpers_screen import write_bbbc021_folder
+
+    from wsdino.screen.ingest import ingest
+
+    given = {"size": (32, 40), "channels": CHANNELS, "num_dmso_wells": 1} | options
+    return ingest(write_bbbc021_folder(folder / "screen", **given), folder / "store")
+
+
+def options_of(**changes: Any) -> dict[str, Any]:
+    """Return `train`'s options; each change is a value, or a dictionary of fields to replace."""
+    options = dict(DEFAULTS)
+    for name, change in changes.items():
+        known = isinstance(change, dict) and name in DEFAULTS
+        options[name] = replace(DEFAULTS[name], **change) if known else change
+    return options
+
+
+def random_manifest(
+    rng: np.random.Generator, num_sites: int, *, num_labels: int = 3, num_plates: int = 3
+) -> pd.DataFrame:
+    """Sites scattered over labels, plates and wells; each plate lies in one of two batches."""
+    plates = rng.integers(0, num_plates, num_sites)
+    wells = rng.integers(0, 3, num_sites)
+    compounds = rng.integers(0, num_labels, num_sites)
+    frame = pd.DataFrame(
+        {
+            "Metadata_Plate": [f"P{plate}" for plate in plates],
+            "Metadata_Well": [f"B{well + 2:02d}" for well in wells],
+            "Metadata_Batch": [f"W{plate % 2}" for plate in plates],
+            "Metadata_Compound": [f"c{compound}" for compound in compounds],
+            "Metadata_Concentration": rng.choice([1.0, 10.0], num_sites),
+            "Metadata_MoA": [f"m{compound % 2}" for compound in compounds],
+            "Metadata_Control": compounds == num_labels,
+        }
+    )
+    frame["Metadata_Site"] = frame.groupby(["Metadata_Plate", "Metadata_Well"]).cumcount() + 1
+    return frame
+
+
+def read_records(folder: Path) -> list[dict[str, float]]:
+    """Read a run's metrics, without what depends on the clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    clock = {"samples_per_s", "data_wait"}
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def start_training(
+    store: Path, out: Path, changes: dict[str, Any], *, num_ranks: int = 1
+) -> subprocess.Popen[str]:
+    """Start this file as a script, under torchrun where there are several ranks."""
+    import subprocess
+
+    launcher = [sys.executable]
+    if num_ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    return subprocess.Popen(
+        [*launcher, __file__, str(store), str(out), json.dumps(changes)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _main() -> None:
+    import torch
+
+    from wsdino.errors import TrainingError
+    from wsdino.train.train import train
+
+    torch.set_num_threads(1)
+    store, out, changes = sys.argv[1:]
+    try:
+        train(open_store(store), Path(out), **options_of(**json.loads(changes)))
+    except TrainingError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    _main()

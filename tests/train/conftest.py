@@ -1,0 +1,17 @@
+"""Fixtures of the training's tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers_train import make_store
+
+if TYPE_CHECKING:
+    from wsdino.screen.store import Store
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """64 sites on 4 plates, 8 compounds and DMSO."""
+    return make_store(tmp_path_factory.mktemp("train"))

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from wsdino.train.loss import (
+    centered_targets,
+    cross_view_entropy,
+    dino_loss,
+    sinkhorn_targets,
+    updated_center,
+)
+
+
+def naive_dino_loss(
+    student: Tensor, teacher: Tensor, center: Tensor, student_temp: float, teacher_temp: float
+) -> Tensor:
+    """Equation 1 of the paper, pair by pair and image by image."""
+    terms = []
+    for t in range(len(teacher)):
+        for s in range(len(student)):
+            if s == t:
+                continue
+            for image in range(student.shape[1]):
+                p = torch.softmax((teacher[t, image] - center) / teacher_temp, dim=0)
+                q = torch.log_softmax(student[s, image] / student_temp, dim=0)
+                terms.append(-(p * q).sum())
+    return torch.stack(terms).mean()
+
+
+def logits(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("num_teacher", "num_student"), [(1, 2), (1, 5), (2, 2), (2, 6), (3, 4)])
+def test_loss_and_gradient_equal_the_double_loop(num_teacher: int, num_student: int) -> None:
+    student = logits(num_student, 4, 7).float().requires_grad_()
+    teacher, center = logits(num_teacher, 4, 7, seed=1).float(), logits(7, seed=2).float()
+    expected = naive_dino_loss(student, teacher, center, 0.1, 0.05)
+    (expected_gradient,) = torch.autograd.grad(expected, student)
+    loss = dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.05)
+    (gradient,) = torch.autograd.grad(loss, student)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_entropy_of_equal_views_is_the_targets_own() -> None:
+    z = logits(1, 5, 9).float()
+    p = centered_targets(z, torch.zeros(9), temp=0.5)
+    loss = cross_view_entropy(z.expand(4, -1, -1), p.expand(2, -1, -1), student_temp=0.5)
+    entropy = -(p * p.log()).sum(dim=-1).mean()
+    torch.testing.assert_close(loss, entropy)
+
+
+def test_targets_are_centred_and_sharpened() -> None:
+    z, center = logits(2, 3, 5), logits(5, seed=1).float()
+    p = centered_targets(z, center, temp=0.04)
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p, torch.softmax((z - center) / 0.04, -1).float())
+
+
+def test_large_logits_stay_finite() -> None:
+    student = logits(3, 4, 6, scale=1e4).float().requires_grad_()
+    loss = dino_loss(student, logits(2, 4, 6, seed=1, scale=1e4).float(), torch.zeros(6))
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_half_precision_logits_are_contracted_in_float32() -> None:
+    student, teacher = logits(3, 4, 6).bfloat16(), logits(2, 4, 6, seed=1).bfloat16()
+    loss = dino_loss(student, teacher, torch.zeros(6))
+    assert loss.dtype == torch.float32
+    expected = naive_dino_loss(student.double(), teacher.double(), torch.zeros(6), 0.1, 0.04)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def naive_sinkhorn(scores: np.ndarray, temp: float, num_iterations: int) -> np.ndarray:
+    weights = np.exp(scores.reshape(-1, scores.shape[-1]) / temp)
+    num_images, num_prototypes = weights.shape
+    for _ in range(num_iterations):
+        for k in range(num_prototypes):
+            weights[:, k] *= num_images / num_prototypes / weights[:, k].sum()
+        for i in range(num_images):
+            weights[i] /= weights[i].sum()
+    return weights.reshape(scores.shape)
+
+
+@pytest.mark.parametrize("num_iterations", [1, 3, 10])
+def test_sinkhorn_equals_the_naive_loop(num_iterations: int) -> None:
+    z = logits(2, 6, 5)
+    p = sinkhorn_targets(z, temp=0.3, num_iterations=num_iterations)
+    assert p.dtype == torch.float32
+    np.testing.assert_allclose(p, naive_sinkhorn(z.numpy(), 0.3, num_iterations), rtol=2e-4)
+    torch.testing.assert_close(p.sum(dim=-1), torch.ones(2, 6))
+
+
+def test_sinkhorn_uses_all_prototypes_equally_in_the_end() -> None:
+    z = logits(2, 8, 4)
+    z[..., 0] += 3  # a prototype that everything prefers
+    p = sinkhorn_targets(z, temp=0.5, num_iterations=500)
+    torch.testing.assert_close(p.sum(dim=(0, 1)), torch.full((4,), 4.0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(p.sum(dim=-1), torch.ones(2, 8))
+
+
+def test_sinkhorn_of_extreme_logits_is_finite() -> None:
+    p = sinkhorn_targets(logits(2, 4, 6, scale=1e3), temp=0.04)
+    assert p.isfinite().all()
+    torch.testing.assert_close(p.sum(dim=-1), torch.ones(2, 4))
+
+
+def test_centre_moves_towards_the_mean_logits() -> None:
+    center, z = logits(5).float(), logits(2, 3, 5, seed=1).float()
+    before = center.clone()
+    moved = updated_center(center, z, momentum=0.8)
+    expected = 0.8 * before + 0.2 * sum(z[v, i] for v in range(2) for i in range(3)) / 6
+    torch.testing.assert_close(moved, expected)
+    assert torch.equal(center, before), "a pure function changed its argument"
