@@ -165,6 +165,8 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
     assert f"plate {100 * leakage['accuracy']:.1f} %" in page.text
     assert "further_numbers" in page.ids
     assert "num controls" in page.text
+    assert "leakage:" not in page.text
+    assert "map per moa" not in page.text
 
 
 @pytest.mark.parametrize("measure", ["nsc", "nscb"])

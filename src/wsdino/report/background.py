@@ -26,12 +26,23 @@ CURVES = (
     ("lr", "Learning rate", None),
 )
 # Keys of the results that other sections show.
-_SHOWN = frozenset(
+_SHOWN = {
     f"{measure}{end}"
     for measure in MEASURES
     for end in ("", "_correct", "_total", "_ci", "_null", "_neighbours")
-) | {"schema", "normalisation", "aggregation", "multi_batch", "num_treatments", "confusion",
-     "left_out", "map"}  # fmt: skip
+} | {
+    "schema",
+    "normalisation",
+    "aggregation",
+    "multi_batch",
+    "num_treatments",
+    "confusion",
+    "left_out",
+    "map",
+    "map_per_moa",
+    "leakage",
+    "notes",
+}
 
 
 def training(record: RunRecord) -> dict[str, Any]:
