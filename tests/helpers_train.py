@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from wsdino.model.model import Architecture, ModelSpec
@@ -23,6 +22,8 @@ from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
 if TYPE_CHECKING:
     import subprocess
+
+    import numpy as np
 
 CHANNELS = ("DAPI", "Actin")
 TINY = Architecture(image_size=16, patch_size=8, dim=16, depth=1, num_heads=2)
@@ -47,7 +48,6 @@ DEFAULTS: dict[str, Any] = {
 def make_store(folder: Path, **options: Any) -> Store:
     """Ingest a tiny screen: 2 weeks, 4 plates, 32 wells, 64 sites of 32 x 40 px, 2 channels."""
     from helpers_screen import write_bbbc021_folder
-
     from wsdino.screen.ingest import ingest
 
     given = {"size": (32, 40), "channels": CHANNELS, "num_dmso_wells": 1} | options

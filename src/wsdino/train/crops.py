@@ -49,6 +49,22 @@ class ViewPlan:
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
 
+    def __post_init__(self) -> None:
+        if self.area and self.area[0] > self.area[1]:
+            raise ConfigError(
+                f"crops: area {list(self.area)}: the smallest share comes first, then the largest"
+            )
+
+    def largest_side(self, field_shape: tuple[int, int]) -> int:
+        """Side in px of the largest crop that can be drawn from a field (height, width)."""
+        if self.area is None:
+            return self.size
+        return _side(np.float64(self.area[1] * field_shape[0] * field_shape[1])).item()
+
+
+def _side(area: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
+    return np.maximum(np.rint(np.sqrt(area)).astype(np.int64), 1)
+
 
 @dataclass(frozen=True)
 class CropDraw:
@@ -96,19 +112,21 @@ def draw_crops(
     Raises
     ------
     ConfigError
-        If a crop can't fit the field.
+        If the largest crop that can be drawn does not fit the field.
     """
     height, width = field_shape
     shape = (plan.num_views, num_images)
+    # Not what was drawn but what could be: else a run may fail at any later step.
+    largest = plan.largest_side(field_shape)
+    if largest > min(height, width):
+        raise ConfigError(
+            f"crops: a crop of {largest} px does not fit fields of {height} x {width} px; "
+            f"lower {'size' if plan.area is None else 'area'}"
+        )
     if plan.area is None:
         side = np.full(shape, plan.size, dtype=np.int64)
     else:
-        area = rng.uniform(*plan.area, size=shape) * height * width
-        side = np.maximum(np.rint(np.sqrt(area)).astype(np.int64), 1)
-    if side.size and side.max() > min(height, width):
-        raise ConfigError(
-            f"crops: a crop of {side.max()} px does not fit fields of {height} x {width} px"
-        )
+        side = _side(rng.uniform(*plan.area, size=shape) * height * width)
     return CropDraw(
         side=side,
         top=rng.integers(0, height - side + 1),
