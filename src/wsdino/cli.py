@@ -7,10 +7,9 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
-from wsdino.errors import InputError, OutputError, WsdinoError
+from wsdino.errors import InputError, WsdinoError
 from wsdino.progress import say
 
 app = typer.Typer(
@@ -46,9 +45,10 @@ def demo(
 ) -> None:
     """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
     from wsdino.config import load_config
+    from wsdino.pipeline import RunFolder
     from wsdino.screen.simulate import simulate
 
-    _forbid_foreign(out)
+    RunFolder(out)
     screen = simulate(out / "screen", layout="small", size=128, seed=seed)
     config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
     _run(config, out)
@@ -234,15 +234,6 @@ def report_command(
     typer.echo(report(config, open_run_store(config, run), run))
 
 
-def _forbid_foreign(out: Path) -> None:
-    """Refuse a folder that is neither empty nor a demo's, before anything is written to it."""
-    known = {"screen", "config.yaml"}
-    if out.is_file() or (
-        out.is_dir() and any(out.iterdir()) and not known & {f.name for f in out.iterdir()}
-    ):
-        raise OutputError(f"{out}: is there and is no demo run; give --out a new or empty folder")
-
-
 def _run(config: Any, out: Path) -> None:
     from wsdino.pipeline import run
 
@@ -267,8 +258,9 @@ def _print_results(results: dict[str, Any], name: str) -> None:
 
     from wsdino.report.terminal import summary_table
 
-    console = Console(highlight=False)
-    console.print(summary_table(results, name=name), width=None if console.is_terminal else 140)
+    # A pipe has no width: the table keeps its own there instead of being folded at 80 columns.
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=width).print(summary_table(results, name=name))
     made = results["normalisation"]
     typer.echo(
         f"\n{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
@@ -282,15 +274,7 @@ def _print_results(results: dict[str, Any], name: str) -> None:
 def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        say("wsdino: interrupted; the same command goes on where it stopped")
-        sys.exit(1)
+        app()
     except WsdinoError as error:
         if _State.debug:
             traceback.print_exc()

@@ -37,6 +37,7 @@ TRAINING_SECTIONS = (
     "train",
     "distill",
 )
+BEFORE_CONFIG = {"screen", "store"}
 NEED_CONTROLS = ("tvn", "plate_controls")
 
 
@@ -59,9 +60,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.is_file() or (
-            path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file()
-        ):
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        # A run that was stopped early holds its screen and store, and no config yet.
+        if path.is_file() or ("config.yaml" not in found and found - BEFORE_CONFIG):
             raise OutputError(
                 f"{path}: is there and is no run folder (no config.yaml); give --out a new or "
                 "empty folder"

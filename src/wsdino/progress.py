@@ -36,9 +36,9 @@ def say(message: str) -> None:
 
 def show(table: Table) -> None:
     """Print a table for the person who waits."""
-    console = Console(stderr=True, highlight=False)
     # A pipe has no width: tables keep theirs there instead of being folded at 80 columns.
-    console.print(table, width=None if console.is_terminal else 140)
+    width = None if sys.stderr.isatty() else 160
+    Console(stderr=True, highlight=False, width=width).print(table)
 
 
 class Meter:
