@@ -101,7 +101,8 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If stopped by a signal (the state is saved), or by too many non-finite steps.
+            If stopped by a signal (the state is saved), or by too many non-finite steps (the
+            checkpoint before them is kept).
         """
         first = self._resume()
         if first >= self.total_steps:
@@ -136,10 +137,10 @@ class Trainer:
             bad_steps = 0 if record["applied"] else bad_steps + 1
             done = step + 1
             if bad_steps >= self.options.max_bad_steps:
-                self.save(done)
                 raise TrainingError(
                     f"training stopped at step {done}: loss {record['loss']}, gradient norm "
-                    f"{record['grad_norm']} for {bad_steps} steps in a row; the state is saved"
+                    f"{record['grad_norm']} for {bad_steps} steps in a row; the checkpoint before "
+                    "them is kept; try a lower train.learning_rate"
                 )
             if self._is_logged(done, record):
                 now = time.monotonic()
@@ -151,7 +152,8 @@ class Trainer:
             meter.advance(1, _note(record))
             stopping = bool(distributed.all_reduce_sum(torch.tensor(float(stop_requested()))) > 0)
             due = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
-            if done == self.total_steps or stopping or due:
+            # Two checkpoints are kept: bad steps must not push out the last good state.
+            if done == self.total_steps or stopping or (due and not bad_steps):
                 self.save(done)
                 last_save = time.monotonic()
             if stopping and done < self.total_steps:

@@ -148,6 +148,7 @@ class SelfDistillation(nn.Module):
         self.register_buffer("center", torch.zeros(len(heads), options.num_prototypes))
         self._teacher_temp = options.teacher_temp
         self._momentum = options.teacher_momentum
+        self._next_center = self.center
         self._last: list[tuple[Tensor, Tensor]] = []
 
     def train(self, mode: bool = True) -> SelfDistillation:
@@ -175,18 +176,20 @@ class SelfDistillation(nn.Module):
     def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:  # noqa: ARG002
         """Teacher's targets (T, N, K) of the global views, one tensor for each network."""
         features, logits = self.teacher(views[:1])
-        targets = []
+        targets, centers = [], []
         self._last = []
         for index, z in enumerate(logits):
             if self.options.targets == "sinkhorn":
                 p = sinkhorn_targets(z, temp=self._teacher_temp)
             else:
                 p = centered_targets(z, self.center[index], temp=self._teacher_temp)
-                self.center[index] = updated_center(
-                    self.center[index], z, momentum=self.options.center_momentum
+                centers.append(
+                    updated_center(self.center[index], z, momentum=self.options.center_momentum)
                 )
             targets.append(p)
             self._last.append((features[index], p))
+        # Taken over with the step: one that is skipped must not leave its NaN in the centre.
+        self._next_center = torch.stack(centers) if centers else self.center
         return targets
 
     def loss(
@@ -211,7 +214,8 @@ class SelfDistillation(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the teacher towards the student."""
+        """Move the teacher towards the student, and the centre towards the last batch."""
+        self.center.copy_(self._next_center)
         update_ema(self.teacher, self.trainable, momentum=self._momentum)
 
     def diagnostics(self) -> Metrics:

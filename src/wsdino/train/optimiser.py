@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +18,8 @@ def adamw(module: nn.Module) -> torch.optim.AdamW:
     Learning rate and weight decay are set before each step (:func:`set_schedule`).
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    # A gain has as many rows as there are prototypes but one column: a vector too.
-    is_vector = [p.ndim < 2 or p.shape[-1] == 1 for p in parameters]
+    # A gain has as many rows as there are prototypes but one number in each: a vector too.
+    is_vector = [p.numel() == p.shape[0] for p in parameters]
     groups = [
         {"params": [p for p, v in zip(parameters, is_vector, strict=True) if v == vector]}
         for vector in (False, True)
@@ -35,13 +36,12 @@ def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: f
 
 def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> float:
     """Clip the gradient norm of each network by itself; return the largest norm before it."""
-    largest = 0.0
+    norms = [0.0]
     for parameters in networks:
         given = [p for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
         if max_norm is not None and torch.isfinite(norm):
             torch.nn.utils.clip_grads_with_norm_(given, max_norm, norm)
-        # Written so that a NaN wins over any number.
-        value = float(norm)
-        largest = value if not value <= largest else largest
-    return largest
+        norms.append(float(norm))
+    # NumPy's maximum, other than Python's, is NaN if any is.
+    return float(np.max(norms))
