@@ -16,7 +16,12 @@ from wsdino.model.backbone import SMALL_VIT, small_vit, timm_backbone
 from wsdino.model.networks import ChannelMode, ChannelNetworks
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.tiles import tile_starts
-from wsdino.model.weights import load_backbone_weights, read_state_dict
+from wsdino.model.weights import (
+    is_url,
+    load_backbone_weights,
+    local_weights,
+    read_state_dict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +109,7 @@ def build_networks(
     spec: ModelSpec,
     *,
     drop_path: float = 0.0,
-    weights: str | Path | Mapping[str, Path] | None = None,
+    weights: str | Path | Mapping[str, str | Path] | None = None,
 ) -> ChannelNetworks:
     """Build the networks of a spec, from random or given weights.
 
@@ -114,7 +119,12 @@ def build_networks(
         Stochastic depth rate of the last block, rising linearly from zero (training only).
     weights
         None: random, from torch's generator; ``timm``: what timm has for the backbone's name; a
-        file: the same for every network; a mapping: one file for each channel.
+        file or an http(s) URL: the same for every network; a mapping: one for each channel.
+
+    Raises
+    ------
+    ModelError
+        If the backbone or the weights aren't there, or don't fit each other.
     """
     arch = spec.architecture
 
@@ -144,20 +154,21 @@ def build_networks(
     networks = ChannelNetworks(spec.channels, spec.mode, build)
     if weights is None or weights == PRETRAINED:
         return networks
-    for network, path in zip(networks.networks, _files(spec, weights), strict=True):
-        load_backbone_weights(network, read_state_dict(path), origin=str(path))
+    for network, source in zip(networks.networks, _sources(spec, weights), strict=True):
+        state = read_state_dict(local_weights(source))
+        load_backbone_weights(network, state, origin=str(source))
     return networks
 
 
-def _files(spec: ModelSpec, weights: str | Path | Mapping[str, Path]) -> list[Path]:
+def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) -> list[str | Path]:
     if isinstance(weights, str | Path):
-        return [Path(weights)] * (len(spec.channels) if spec.mode == "per_channel" else 1)
+        return [weights] * (len(spec.channels) if spec.mode == "per_channel" else 1)
     if spec.mode != "per_channel" or set(weights) != set(spec.channels):
         raise ModelError(
             f"model.weights names {', '.join(weights)}: a file per channel needs model.mode "
             f"per_channel and exactly the channels {', '.join(spec.channels)}"
         )
-    return [Path(weights[channel]) for channel in spec.channels]
+    return [weights[channel] for channel in spec.channels]
 
 
 class Model:
@@ -169,6 +180,11 @@ class Model:
         How the networks are built and fed.
     networks
         The networks, moved to `device` and set to evaluation.
+
+    Raises
+    ------
+    ModelError
+        If the tile is not a multiple of the backbone's patch.
     """
 
     def __init__(
@@ -176,6 +192,8 @@ class Model:
     ) -> None:
         self.spec, self.device = spec, torch.device(device)
         self.networks = networks.to(self.device).eval()
+        if spec.tile:
+            networks.require_whole_patches(spec.tile, option="embed.tile")
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -250,10 +268,8 @@ class Model:
         return ((as_float(pixels.to(self.device)) - offset) * gain).clamp(*self.spec.scaling.clip)
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
-        patch = getattr(
-            getattr(self.networks.networks[0], "patch_embed", None), "patch_size", (1, 1)
-        )
-        return height // patch[0] * patch[0], width // patch[1] * patch[1]
+        patch = self.networks.patch_size
+        return height // patch * patch, width // patch * patch
 
     def _tiles(self, scaled: Tensor) -> list[Tensor]:
         height, width = scaled.shape[-2:]
@@ -299,8 +315,8 @@ def load_model(
     ----------
     source
         A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``
-        or ``.safetensors`` file of DINO, WS-DINO or timm (needs `channels` and `backbone`); or a
-        timm name, whose weights timm fetches (needs `channels`).
+        or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs `channels` and
+        `backbone`); or a timm name, whose weights timm fetches (needs `channels`).
     mode, scaling, tile
         For the last two kinds of source; the first two bring their own.
 
@@ -319,7 +335,7 @@ def load_model(
         raise ModelError(
             f"{source}: weights without a config need the channels' names, and a file the backbone"
         )
-    is_file = path.is_file() or path.suffix in {".pth", ".pt", ".safetensors"}
+    is_file = path.is_file() or is_url(source) or path.suffix in {".pth", ".pt", ".safetensors"}
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")
     name = backbone if is_file and backbone else str(source)
@@ -330,7 +346,8 @@ def load_model(
         scaling=scaling or InputScaling(),
         tile=tile,
     )
-    return Model(spec, build_networks(spec, weights=path if is_file else PRETRAINED), device=device)
+    weights = source if is_file else PRETRAINED
+    return Model(spec, build_networks(spec, weights=weights), device=device)
 
 
 def _load_exported(folder: Path, device: str | torch.device) -> Model:
@@ -339,8 +356,9 @@ def _load_exported(folder: Path, device: str | torch.device) -> Model:
     try:
         spec = ModelSpec.from_json((folder / "config.json").read_text())
         state = load_file(folder / "model.safetensors")
+        networks = build_networks(spec)
+        networks.load_state_dict(state)
     except Exception as error:
-        raise ModelError(f"{folder}: not a readable model ({error})") from error
-    networks = build_networks(spec)
-    networks.load_state_dict(state)
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{folder}: not a readable model ({reason})") from error
     return Model(spec, networks, device=device)

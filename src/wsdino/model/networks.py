@@ -63,6 +63,26 @@ class ChannelNetworks(nn.Module):
         return int(self.networks[0].num_features)  # type: ignore[arg-type]
 
     @property
+    def patch_size(self) -> int:
+        """Pixels per token along one axis; 1 for networks without patches."""
+        embedding = getattr(self.networks[0], "patch_embed", None)
+        return int(getattr(embedding, "patch_size", (1, 1))[0])
+
+    def require_whole_patches(self, size: int, *, option: str) -> None:
+        """Refuse a side in px that is not a multiple of the patch.
+
+        Raises
+        ------
+        ModelError
+            Names the option that `size` comes from.
+        """
+        if size % self.patch_size:
+            raise ModelError(
+                f"{option} {size} px: not a multiple of the backbone's patch of "
+                f"{self.patch_size} px"
+            )
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the embedding's columns, ``emb_<channel or joint>_<index>``."""
         return [f"emb_{name}_{i}" for name in self.input_names for i in range(self.dim)]

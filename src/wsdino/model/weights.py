@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
+
+
+def is_url(source: str | Path) -> bool:
+    """Whether weights have to be fetched first."""
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def local_weights(source: str | Path) -> Path:
+    """Return a weight file's path; one at a URL is fetched once, into torch's own cache.
+
+    Raises
+    ------
+    ModelError
+        If it can't be fetched.
+    """
+    if not is_url(source):
+        return Path(source)
+    url = str(source)
+    # Different files on the net share names such as checkpoint.pth.
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{Path(urlsplit(url).path).name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ModelError(f"model.weights {url}: can't be fetched ({error})") from error
+    return path
 
 
 def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
@@ -34,11 +64,15 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # DINO's training checkpoints hold the parsed command line beside the weights.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path}: not a readable weight file ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{path}: holds a {type(state).__name__} instead of a dict of tensors")
     for inner in (key, "model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(inner), dict):
+        if isinstance(state.get(inner), dict):
             state = state[inner]
     tensors = {
         _without_prefixes(name): value for name, value in state.items() if torch.is_tensor(value)
@@ -57,29 +91,24 @@ def _without_prefixes(name: str) -> str:
 def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, origin: str) -> None:
     """Copy weights into a backbone, adapting input channels and positional embedding.
 
-    One input channel gets the sum over the file's channels (a grey image replicated to RGB gives
-    the same result); positional embeddings are interpolated to the backbone's native grid.
+    Another number of input channels gets the sum over the file's channels, in equal parts, so that
+    a grey image gives the same result in all of them as it did; positional embeddings are
+    interpolated to the backbone's native grid.
 
     Raises
     ------
     ModelError
-        If a tensor is missing or has another shape.
+        If a tensor is missing, has another shape, or belongs to blocks that the backbone lacks.
     """
-    from timm.layers import resample_abs_pos_embed
-    from timm.models import adapt_input_conv
-
     target, state = backbone.state_dict(), dict(state)
     first = "patch_embed.proj.weight"
     if first in state and first in target and state[first].ndim == 4:
         given, wanted = state[first].shape[1], target[first].shape[1]
         if given != wanted:
-            state[first] = adapt_input_conv(wanted, state[first], base_chans=given)
+            grey = state[first].sum(dim=1, keepdim=True)
+            state[first] = grey.expand(-1, wanted, -1, -1) / wanted
     if "pos_embed" in target and "pos_embed" in state:
-        state["pos_embed"] = resample_abs_pos_embed(
-            state["pos_embed"],
-            new_size=list(backbone.patch_embed.grid_size),  # type: ignore[union-attr,arg-type]
-            num_prefix_tokens=int(backbone.num_prefix_tokens),  # type: ignore[arg-type]
-        )
+        state["pos_embed"] = _fitted_positions(backbone, state["pos_embed"], origin=origin)
     wrong = [
         name
         for name, value in target.items()
@@ -90,4 +119,29 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
             f"{origin}: does not fit this backbone: {len(wrong)} of {len(target)} tensors are "
             f"missing or of another shape, first {wrong[0]}"
         )
+    # Whole parts that the backbone has not (another head, a decoder) are of no concern to it.
+    parts = {name.split(".")[0] for name in target}
+    more = [name for name in state if name not in target and name.split(".")[0] in parts]
+    if more:
+        raise ModelError(
+            f"{origin}: does not fit this backbone: {len(more)} of its {len(state)} tensors have "
+            f"no place there, first {more[0]}"
+        )
     backbone.load_state_dict({name: state[name] for name in target})
+
+
+def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) -> Tensor:
+    from timm.layers import resample_abs_pos_embed
+
+    num_prefix = 0 if getattr(backbone, "no_embed_class", False) else backbone.num_prefix_tokens
+    try:
+        return resample_abs_pos_embed(  # type: ignore[no-any-return]
+            positions,
+            new_size=list(backbone.patch_embed.grid_size),  # type: ignore[union-attr,arg-type]
+            num_prefix_tokens=int(num_prefix),  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"{origin}: does not fit this backbone: pos_embed of shape {tuple(positions.shape)} "
+            "is no square grid of patches after the class token"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ class Journal:
         self._writer.close()
 
     def write(self, record: dict[str, float]) -> None:
-        """Append one record; it must have a ``step``."""
-        self._file.write(json.dumps(record) + "\n")
+        """Append one record; it must have a ``step``. What is not finite becomes null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         for key, value in record.items():
             if key != "step":

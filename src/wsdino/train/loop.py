@@ -136,12 +136,6 @@ class Trainer:
             record = self._step(step, plan, batch)
             bad_steps = 0 if record["applied"] else bad_steps + 1
             done = step + 1
-            if bad_steps >= self.options.max_bad_steps:
-                raise TrainingError(
-                    f"training stopped at step {done}: loss {record['loss']}, gradient norm "
-                    f"{record['grad_norm']} for {bad_steps} steps in a row; the checkpoint before "
-                    "them is kept; try a lower train.learning_rate"
-                )
             if self._is_logged(done, record):
                 now = time.monotonic()
                 elapsed = max(now - last_log, 1e-9)
@@ -149,6 +143,12 @@ class Trainer:
                 record["data_wait"] = waited / elapsed
                 last_log, last_logged, waited = now, done, 0.0
                 warned = self._log(record, journal, warned)
+            if bad_steps >= self.options.max_bad_steps:
+                raise TrainingError(
+                    f"training stopped at step {done}: loss {record['loss']}, gradient norm "
+                    f"{record['grad_norm']} for {bad_steps} steps in a row; the checkpoint before "
+                    "them is kept; try a lower train.learning_rate"
+                )
             meter.advance(1, _note(record))
             stopping = bool(distributed.all_reduce_sum(torch.tensor(float(stop_requested()))) > 0)
             due = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from wsdino.errors import ConfigError
 from wsdino.model.model import Model, ModelSpec, build_networks
 from wsdino.train import distributed
 from wsdino.train.fields import Fields
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from wsdino.train.crops import ViewPlan
     from wsdino.train.options import Distillation, Objective, Optimisation, WeakPositives
 
-Weights = str | Path | Mapping[str, Path] | None
+Weights = str | Path | Mapping[str, str | Path] | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,33 @@ def initial_networks(
         return build_networks(spec, drop_path=drop_path, weights=weights)
 
 
+def _check_views(
+    views: list[ViewPlan],
+    options: WeakPositives,
+    pairing: Pairing | None,
+    *,
+    objective: Objective,
+) -> None:
+    num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
+    if not num_global:
+        raise ConfigError("crops.global_views.num_views 0: at least one is needed")
+    if objective == "distill" and num_global + num_local < 2:
+        raise ConfigError("crops: one view in all; distillation compares at least two")
+    if pairing is None:
+        return
+    if options.partner_global_views > num_global:
+        raise ConfigError(
+            f"pairing.partner_global_views {options.partner_global_views}: there are only "
+            f"{num_global} global views"
+        )
+    if not num_local and not options.partner_global_views:
+        raise ConfigError(
+            f"pairing.label {options.label!r}: without local views and with "
+            "pairing.partner_global_views 0 no view comes from a partner; use pairing.label none "
+            "if that is meant"
+        )
+
+
 def train(
     store: Store,
     folder: Path,
@@ -123,9 +151,10 @@ def train(
     distributed.start()
     device, objective = torch.device(device), optimisation.objective
     wanted = positives(store.manifest, weak_positives, objective=objective)
-    views = [view for view in (global_views, local_views) if view.num_views]
-    if objective == "classify":
-        views = [global_views]
+    views = [global_views]
+    if objective == "distill" and local_views.num_views:
+        views.append(local_views)
+    _check_views(views, weak_positives, wanted.pairing, objective=objective)
     planner = Planner(
         sampler=Sampler(wanted.labels, balance=optimisation.balance, seed=seed),
         pairing=wanted.pairing,
@@ -137,6 +166,8 @@ def train(
         seed=seed,
     )
     student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
+    for size, option in [*((v.size, "crops: size") for v in views), (spec.tile, "embed.tile")]:
+        student.require_whole_patches(size or 0, option=option)
     module: TrainingObjective
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
