@@ -1,1 +1,123 @@
-"""Weakly supervised self-distillation for image-based profiling."""
+"""Weakly supervised self-distillation for image-based profiling.
+
+The names below are the public API. They are imported when they are first used, so that evaluating
+profiles needs no PyTorch, and ``import wsdino`` no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from wsdino.errors import (
+    ConfigError,
+    ImageError,
+    InputError,
+    ManifestError,
+    ModelError,
+    OutputError,
+    StoreError,
+    TableError,
+    TrainingError,
+    WsdinoError,
+)
+
+if TYPE_CHECKING:
+    from wsdino.config import Config, load_config
+    from wsdino.evaluate.matching import MatchResult, match_moa
+    from wsdino.evaluate.results import evaluate as evaluate_profiles
+    from wsdino.evaluate.results import evaluate_sites
+    from wsdino.model.model import Model, load_model
+    from wsdino.pipeline import run
+    from wsdino.profile.aggregate import aggregate, make_profiles
+    from wsdino.profile.embed import embed_store
+    from wsdino.profile.normalise import TVN, fit_tvn, normalise
+    from wsdino.profile.tables import read_table, write_table
+    from wsdino.report.html import write_report
+    from wsdino.screen.ingest import ingest
+    from wsdino.screen.manifest import read_manifest
+    from wsdino.screen.simulate import simulate
+    from wsdino.screen.store import Store, open_store
+    from wsdino.train.loss import dino_loss
+    from wsdino.train.train import train as train_model
+
+__version__ = metadata.version("wsdino")
+
+__all__ = [
+    "TVN",
+    "Config",
+    "ConfigError",
+    "ImageError",
+    "InputError",
+    "ManifestError",
+    "MatchResult",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Store",
+    "StoreError",
+    "TableError",
+    "TrainingError",
+    "WsdinoError",
+    "__version__",
+    "aggregate",
+    "dino_loss",
+    "embed_store",
+    "evaluate_profiles",
+    "evaluate_sites",
+    "fit_tvn",
+    "ingest",
+    "load_config",
+    "load_model",
+    "make_profiles",
+    "match_moa",
+    "normalise",
+    "open_store",
+    "read_manifest",
+    "read_table",
+    "run",
+    "simulate",
+    "train_model",
+    "write_report",
+    "write_table",
+]
+
+# Two names differ from the functions' own: wsdino.evaluate and wsdino.train are folders of modules.
+_HOMES = {
+    "Config": "config:Config",
+    "MatchResult": "evaluate.matching:MatchResult",
+    "Model": "model.model:Model",
+    "Store": "screen.store:Store",
+    "TVN": "profile.normalise:TVN",
+    "aggregate": "profile.aggregate:aggregate",
+    "dino_loss": "train.loss:dino_loss",
+    "embed_store": "profile.embed:embed_store",
+    "evaluate_profiles": "evaluate.results:evaluate",
+    "evaluate_sites": "evaluate.results:evaluate_sites",
+    "fit_tvn": "profile.normalise:fit_tvn",
+    "ingest": "screen.ingest:ingest",
+    "load_config": "config:load_config",
+    "load_model": "model.model:load_model",
+    "make_profiles": "profile.aggregate:make_profiles",
+    "match_moa": "evaluate.matching:match_moa",
+    "normalise": "profile.normalise:normalise",
+    "open_store": "screen.store:open_store",
+    "read_manifest": "screen.manifest:read_manifest",
+    "read_table": "profile.tables:read_table",
+    "run": "pipeline:run",
+    "simulate": "screen.simulate:simulate",
+    "train_model": "train.train:train",
+    "write_report": "report.html:write_report",
+    "write_table": "profile.tables:write_table",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wsdino' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"wsdino.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

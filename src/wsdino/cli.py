@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from wsdino.errors import InputError, WsdinoError
 from wsdino.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 app = typer.Typer(
     name="wsdino",
@@ -27,9 +32,23 @@ Settings = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Threads or processes; default: all CPUs.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from wsdino import __version__
+
+        typer.echo(f"wsdino {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
-    debug: Annotated[bool, typer.Option(help="Show a traceback on errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
+    version: Annotated[  # noqa: ARG001 its callback does the work
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
     _State.debug = debug
 
@@ -45,8 +64,8 @@ def demo(
 ) -> None:
     """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
     from wsdino.config import load_config
-    from wsdino.pipeline import RunFolder
     from wsdino.screen.simulate import simulate
+    from wsdino.stages import RunFolder
 
     RunFolder(out)
     screen = simulate(out / "screen", layout="small", size=128, seed=seed)
@@ -104,7 +123,8 @@ RunOption = Annotated[Path, typer.Option(help="Run folder.")]
 def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
     """Train a model; goes on where it was stopped."""
     from wsdino.config import load_config
-    from wsdino.pipeline import prepare, train_stage
+    from wsdino.pipeline import train_stage
+    from wsdino.prepare import prepare
 
     folder, store, resolved = prepare(load_config(config, settings), out)
     train_stage(resolved, store, folder)
@@ -129,7 +149,7 @@ def embed_command(
 ) -> None:
     """Embed every site of a store."""
     from wsdino.model.model import load_model
-    from wsdino.pipeline import resolve_device
+    from wsdino.prepare import resolve_device
     from wsdino.profile.embed import embed_store
     from wsdino.profile.tables import write_table
     from wsdino.screen.store import open_store
@@ -228,10 +248,9 @@ def report_command(
 ) -> None:
     """Write a run's report anew, as one self-contained HTML file."""
     from wsdino.config import load_config
-    from wsdino.pipeline import open_run_store, report
+    from wsdino.pipeline import report
 
-    config = load_config(run / "config.yaml")
-    typer.echo(report(config, open_run_store(config, run), run))
+    typer.echo(report(load_config(run / "config.yaml"), run))
 
 
 def _run(config: Any, out: Path) -> None:
@@ -271,17 +290,43 @@ def _print_results(results: dict[str, Any], name: str) -> None:
         say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
 
 
+class _Stopped(BaseException):
+    """SIGTERM came; no `except Exception` on the way may swallow it."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that no partial file stays; training has its own way."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
     try:
-        app()
+        with _stoppable():
+            app()
     except WsdinoError as error:
         if _State.debug:
             traceback.print_exc()
-        say(f"wsdino: {' '.join(str(error).split())}")
+        say(f"wsdino: {_one_line(error)}")
         sys.exit(error.exit_status)
+    except _Stopped:
+        say("wsdino: stopped by a signal; what is finished is kept")
+        sys.exit(1)
     except Exception as error:
         if _State.debug:
             raise
-        say(f"wsdino: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)")
+        say(f"wsdino: {type(error).__name__}: {_one_line(error)} (--debug shows where)")
         sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -14,7 +14,7 @@ import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, InputError
 from wsdino.model.model import Architecture, TileSummary
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
@@ -157,8 +157,8 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise ConfigError(
-            f"preset {name!r}: no such preset{_nearest(name, preset_names())}; "
-            f"there are {', '.join(preset_names())}"
+            f"preset {name!r}: no such preset{_nearest(name, preset_names())}; give one of "
+            f"{', '.join(preset_names())}, or a YAML file"
         )
     return (resources.files("wsdino") / "presets" / f"{name}.yaml").read_text()
 
@@ -182,14 +182,16 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     """
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        given = _read_yaml(path)
+        given, origin = _read_yaml(path), f"{path}: "
     else:
-        given = {"preset": str(source)}
+        given, origin = {"preset": str(source)}, ""
+    _check_keys(given, origin)
     for setting in settings or []:
-        _apply_setting(given, setting)
+        changes = _parse_setting(setting)
+        _check_keys(changes, f"--set {setting}: ")
+        _merge(given, changes)
     preset = given.get("preset", "default")
     values = _parse(preset_text(str(preset)), f"preset {preset}")
-    _check_keys(given)
     _merge(values, given)
     # The classifier trains as the network does, but for what is said of it.
     own = values.get("baselines", {}).get("classifier", {})
@@ -197,17 +199,27 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     try:
         return Config.model_validate(values | {"preset": preset})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"config key {key}: found {first['input']!r}: {first['msg'].lower()}"
-        ) from error
+        raise ConfigError(_first_problem(error, origin)) from error
+
+
+def _first_problem(error: ValidationError, origin: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    reason = first.get("ctx", {}).get("error")
+    if isinstance(reason, InputError):
+        return f"{origin}config key {key}: {reason}"
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{origin}config key {key}: found {first['input']!r}: {message}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
-    return _parse(path.read_text(), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{path}: can't be read as text: {error}") from error
+    return _parse(text, str(path))
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -220,7 +232,8 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     return values
 
 
-def _apply_setting(values: dict[str, Any], setting: str) -> None:
+def _parse_setting(setting: str) -> dict[str, Any]:
+    """Turn ``a.b=value`` into ``{"a": {"b": value}}``."""
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {setting!r}: use the form a.b=value")
@@ -230,12 +243,9 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r}: the value is not YAML") from error
     if isinstance(value, str):
         value = _number(value)
-    *sections, last = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {setting!r}: {section} is a value, not a section")
-    values[last] = value
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def _number(text: str) -> str | float:
@@ -246,20 +256,20 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _check_keys(given: dict[str, Any]) -> None:
+def _check_keys(given: dict[str, Any], origin: str) -> None:
     """Refuse keys that no section knows; pydantic would pass over those of dataclasses."""
 
     def check(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
         for key, value in values.items():
             if key not in known:
                 raise ConfigError(
-                    f"config key {prefix}{key}: unknown{_nearest(str(key), list(known))}; "
+                    f"{origin}config key {prefix}{key}: unknown{_nearest(str(key), list(known))}; "
                     f"known here: {', '.join(known)}"
                 )
             if isinstance(known[key], dict):
                 if not isinstance(value, dict):
                     raise ConfigError(
-                        f"config key {prefix}{key}: found {value!r}; it is a section with "
+                        f"{origin}config key {prefix}{key}: found {value!r}; it is a section with "
                         f"{', '.join(known[key])}"
                     )
                 check(value, known[key], f"{prefix}{key}.")

@@ -1,0 +1,268 @@
+"""What happens before the first stage: checks, the store, and a record of what is run where."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsdino.config import load_config
+from wsdino.errors import ConfigError, TableError
+from wsdino.progress import show
+from wsdino.stages import CONFIG, RunFolder, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsdino.config import Config
+    from wsdino.screen.store import Store
+
+# What a training depends on; the classifier also on options of its own.
+TRAINING_SECTIONS = (
+    "seed",
+    "model",
+    "architecture",
+    "input",
+    "pairing",
+    "crops",
+    "train",
+    "distill",
+)
+CLASSIFIER_OPTIONS = ("classifier", "classifier_views")
+NEED_CONTROLS = ("tvn", "plate_controls")
+
+
+def prepare(
+    config: Config, out: Path, *, evaluated: bool = False
+) -> tuple[RunFolder, Store, Config]:
+    """Open the run folder and the store, check that they fit the config, and note both.
+
+    Parameters
+    ----------
+    config
+        The resolved config.
+    out
+        Run folder.
+    evaluated
+        Whether mechanisms are to be matched in the end, which takes annotated treatments.
+
+    Returns
+    -------
+    tuple
+        Run folder, store, and the config with absolute paths.
+
+    Raises
+    ------
+    InputError
+        The subclass that fits; nothing is written then.
+    """
+    from wsdino.screen.images import planes_of, read_site
+    from wsdino.screen.manifest import read_manifest
+
+    folder = RunFolder(out)
+    resolve_device(config.device)
+    _refuse_other_training(config, out)
+    source, path = config.screen.source, config.screen.store or out / "store"
+    if source is not None and not path.exists():
+        # Ingesting may take an hour: what would be refused after it is refused before.
+        manifest = read_manifest(source, controls=config.screen.controls)
+        field = read_site(planes_of(manifest)[0])
+        check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
+    store = _store(config, path)
+    check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
+    absolute = {
+        "source": source and source.absolute(),
+        "store": config.screen.store and config.screen.store.absolute(),
+    }
+    config = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
+    write_text(out / CONFIG, config.to_yaml())
+    write_text(out / "environment.json", json.dumps(environment(config), indent=1) + "\n")
+    coverage(config, store, out)
+    return folder, store, config
+
+
+def _refuse_other_training(config: Config, out: Path) -> None:
+    """Refuse options that differ from those which something in the run folder was trained with."""
+    if not (out / CONFIG).is_file():
+        return
+    before = load_config(out / CONFIG)
+    for trained in (out, *(out / "baselines" / name for name in ("classifier", "dino"))):
+        if not any((trained / "checkpoints").glob("*.pt")):
+            continue
+        sections = {key: (getattr(before, key), getattr(config, key)) for key in TRAINING_SECTIONS}
+        if trained.name == "classifier":
+            sections |= {
+                f"baselines.{key}": (getattr(before.baselines, key), getattr(config.baselines, key))
+                for key in CLASSIFIER_OPTIONS
+            }
+        for key, (old, new) in sections.items():
+            if plain(old) != plain(new):
+                raise ConfigError(
+                    f"{trained}: was trained with {_difference(key, plain(old), plain(new))}; "
+                    f"give --out another folder, or delete {trained / 'checkpoints'} to train anew"
+                )
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """Name the first option that differs, and both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        name = next(name for name in old | new if old.get(name) != new.get(name))
+        return _difference(f"{key}.{name}", old.get(name), new.get(name))
+    return f"{key} {json.dumps(old)}, and {json.dumps(new)} is wanted now"
+
+
+def _store(config: Config, path: Path) -> Store:
+    from wsdino.screen.ingest import ingest
+    from wsdino.screen.store import open_store
+
+    if config.screen.source is not None:
+        return ingest(config.screen.source, path, controls=config.screen.controls)
+    if config.screen.store is None and not path.exists():
+        raise ConfigError(
+            "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "
+            "finished store (--set screen.store=STORE)"
+        )
+    return open_store(path)
+
+
+def check(
+    config: Config,
+    manifest: pd.DataFrame,
+    field_shape: tuple[int, ...],
+    *,
+    origin: str,
+    evaluated: bool,
+) -> None:
+    """Refuse what would fail hours later: normalisation, labels, crops and tiles.
+
+    Parameters
+    ----------
+    config
+        The resolved config.
+    manifest
+        Of the screen.
+    field_shape
+        Height and width of its fields in px.
+    origin
+        What to call the screen in an error.
+    evaluated
+        Whether mechanisms are to be matched in the end.
+
+    Raises
+    ------
+    InputError
+        The subclass that fits.
+    """
+    from wsdino.model.tiles import tile_starts
+    from wsdino.train.train import positives
+
+    controls, method = manifest["Metadata_Control"], config.profile.normalise
+    if method in NEED_CONTROLS and controls.sum() < 2:
+        raise TableError(
+            f"{origin}: has {controls.sum()} control sites, and profile.normalise {method} is "
+            "fitted on at least two; use --set profile.normalise=whiten_all or plate, or name the "
+            "controls with screen.controls"
+        )
+    if evaluated:
+        annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
+        if annotated["Metadata_Compound"].nunique() < 2:
+            raise TableError(
+                f"{origin}: Metadata_Compound has {annotated['Metadata_Compound'].nunique()} "
+                "compounds with a known Metadata_MoA, and matching needs two; without an "
+                "evaluation there are wsdino train, embed and profile"
+            )
+    positives(manifest, config.pairing, objective=config.train.objective)
+    _check_crops(config, field_shape)
+    for side in field_shape if config.embed.tile else ():
+        tile_starts(side, config.embed.tile or side)
+
+
+def _check_crops(config: Config, field_shape: tuple[int, ...]) -> None:
+    import numpy as np
+
+    from wsdino.train.crops import draw_crops
+
+    crops = config.crops
+    for views in (crops.global_views, crops.local_views, config.baselines.classifier_views):
+        draw_crops(
+            replace(views, num_views=1),
+            64,
+            field_shape=(field_shape[0], field_shape[1]),
+            num_channels=1,
+            rng=np.random.default_rng(config.seed),
+        )
+    if crops.global_views.num_views < 1 or config.baselines.classifier_views.num_views < 1:
+        raise ConfigError("config key crops.global_views.num_views: at least 1 is needed")
+    if crops.global_views.num_views + crops.local_views.num_views < 2:
+        raise ConfigError("config key crops: self-distillation needs at least two views")
+    if config.pairing.partner_global_views > crops.global_views.num_views:
+        raise ConfigError(
+            f"config key pairing.partner_global_views: {config.pairing.partner_global_views} is "
+            f"more than the {crops.global_views.num_views} global views"
+        )
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Say what a run ran on: versions, hardware, git commit, command and seed."""
+    import torch
+
+    wanted = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
+    git = subprocess.run(  # noqa: S603 fixed arguments
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": ["wsdino", *sys.argv[1:]],
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "device": resolve_device(config.device),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": git.stdout.strip() or None,
+        "versions": {name: metadata.version(name) for name in wanted},
+    }
+
+
+def resolve_device(wanted: str) -> str:
+    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"config key device: {wanted!r}, but no CUDA device is there; use cpu")
+    return wanted
+
+
+def coverage(config: Config, store: Store, out: Path) -> None:
+    """Print and write how many sites have partners, before training."""
+    from wsdino.report.coverage import coverage_table
+    from wsdino.train.train import positives
+
+    found = positives(store.manifest, config.pairing, objective=config.train.objective)
+    record = {
+        "label": config.pairing.label,
+        "num_labels": len(found.labels.names),
+        "num_sites": len(found.labels.sites),
+        "partner_from": config.pairing.partner_from,
+        "fallback": config.pairing.fallback,
+        "rows": found.pairing.coverage() if found.pairing else [],
+    }
+    show(coverage_table(record))
+    write_text(out / "coverage.json", json.dumps(record, indent=1) + "\n")
+
+
+def plain(section: Any) -> Any:
+    """Turn a section of the config, or any value of it, into what JSON holds."""
+    if hasattr(section, "model_dump"):
+        return section.model_dump(mode="json")
+    return asdict(section) if hasattr(section, "__dataclass_fields__") else section

@@ -1,0 +1,74 @@
+"""A config as small as can be, and the command line as people use it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from wsdino import cli
+
+if TYPE_CHECKING:
+    import pytest
+
+# Plain types: a test that changes a value writes it as in a YAML file.
+TINY = {
+    "preset": "cpu",
+    "architecture": {"image_size": 16, "dim": 16, "depth": 1, "num_heads": 2},
+    "crops": {"global_views": {"size": 16}, "local_views": {"num_views": 1, "size": 16}},
+    "train": {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "log_every": 1},
+    "distill": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
+    "embed": {"tile": 32},
+    "profile": {"num_components": 8},
+    "evaluate": {"num_permutations": 10},
+    "baselines": {
+        "names": ["classical", "untrained", "classifier", "dino"],
+        "classifier": {"epochs": 1},
+        "classifier_views": {"num_views": 1, "size": 16},
+    },
+    "report": {"num_example_fields": 1, "attention_sites": [0]},
+}
+
+
+def write_tiny_config(path: Path, **changes: object) -> Path:
+    """Write the tiny config with whole sections replaced."""
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command line in this process; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["wsdino", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own, one thread, both streams piped."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "wsdino", *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str], *, timeout_s: float = 120) -> tuple[int, str, str]:
+    """Wait for a process; return its exit status, output and error output."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        raise
+    return process.returncode, out, err
