@@ -1,16 +1,12 @@
-"""A tiny screen, tiny networks and short trainings; as a script: one training in a process.
-
-``python helpers_train.py STORE OUT '{"optimisation": {"epochs": 1}}'`` trains with
-:func:`options_of` of the given changes, on one thread, so that results are bit for bit the same.
-"""
+"""A tiny screen, tiny networks and short trainings, also in processes of their own."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,12 +17,13 @@ from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
 if TYPE_CHECKING:
-    import subprocess
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
 
     import numpy as np
 
 CHANNELS = ("DAPI", "Actin")
-TINY = Architecture(image_size=16, patch_size=8, dim=16, depth=1, num_heads=2)
+TINY = Architecture(image_size=16, patch_size=8, dim=16, depth=2, num_heads=2)
 DEFAULTS: dict[str, Any] = {
     "spec": ModelSpec(channels=CHANNELS, mode="shared", architecture=TINY),
     "optimisation": Optimisation(
@@ -92,37 +89,58 @@ def read_records(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
+@dataclass
+class TrainingProcess:
+    """Trainings in a process of their own; what they print goes to a file."""
+
+    process: BaseProcess
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def finish(self, *, exit_code: int = 0) -> str:
+        """Wait for the end; return what was printed."""
+        self.process.join(120)
+        assert self.process.exitcode == exit_code, self.output
+        return self.output
+
+
 def start_training(
-    store: Path, out: Path, changes: dict[str, Any], *, num_ranks: int = 1
-) -> subprocess.Popen[str]:
-    """Start this file as a script, under torchrun where there are several ranks."""
-    import subprocess
+    store: Path, out: Path, *changes: dict[str, Any], **told: str
+) -> TrainingProcess:
+    """Train with each of the changed options into OUT/0, OUT/1, ... in a new process.
 
-    launcher = [sys.executable]
-    if num_ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    return subprocess.Popen(
-        [*launcher, __file__, str(store), str(out), json.dumps(changes)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    One thread, so that results are bit for bit the same; `told` are environment variables.
+    """
+    # The server imports once; each training is a fork of it that nobody has used before.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["timm", "torch.utils.tensorboard", "wsdino.train.train"])
+    out.mkdir(parents=True, exist_ok=True)
+    number = len(list(out.glob("*.log")))
+    log = out / f"{number}.log"
+    log.touch()
+    process = context.Process(target=_train_in_process, args=(store, out, changes, told, log))
+    process.start()
+    return TrainingProcess(process, log)
 
 
-def _main() -> None:
+def _train_in_process(
+    store: Path, out: Path, trainings: list[dict[str, Any]], told: dict[str, str], log: Path
+) -> None:
     import torch
 
     from wsdino.errors import TrainingError
     from wsdino.train.train import train
 
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", **told}
     torch.set_num_threads(1)
-    store, out, changes = sys.argv[1:]
-    try:
-        train(open_store(store), Path(out), **options_of(**json.loads(changes)))
-    except TrainingError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    _main()
+    for number, changes in enumerate(trainings):
+        try:
+            train(open_store(store), out / str(number), **options_of(**changes))
+        except TrainingError as error:
+            sys.exit(str(error))

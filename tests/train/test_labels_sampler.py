@@ -136,6 +136,14 @@ def test_balance_by_image_takes_every_image_once_per_round() -> None:
         np.testing.assert_array_equal(np.sort(sites[start : start + 14]), labels.sites)
 
 
+def test_labels_without_sites_have_no_turn() -> None:
+    """With ``fallback="drop"`` a label may lose all its sites."""
+    labels = WeakLabels(np.array([3, 1, -1, 3, 1, 3]), ["a", "b", "c", "d", "e"])
+    sites = draw(Sampler(labels, balance="label", seed=0), 12, 4)
+    assert (np.sort(labels.codes[sites].reshape(6, 2), axis=1) == [1, 3]).all()
+    assert set(sites) == {0, 1, 3, 4, 5}
+
+
 @pytest.mark.parametrize("balance", ["label", "image"])
 def test_batches_need_no_state(balance: str) -> None:
     labels = codes_of([3, 5, 2])

@@ -37,7 +37,9 @@ class Sampler:
     def __init__(self, labels: WeakLabels, *, balance: Balance, seed: int) -> None:
         self.seed = seed
         sites = labels.sites
-        codes = labels.codes[sites] if balance == "label" else np.arange(len(sites))
+        # A label may have lost all its sites, where those without a partner are dropped.
+        given = labels.codes[sites] if balance == "label" else np.arange(len(sites))
+        codes = np.unique(given, return_inverse=True)[1]
         order = np.argsort(codes, kind="stable")
         self._sites = sites[order]
         self._counts = np.bincount(codes)

@@ -1,0 +1,82 @@
+"""Runs in processes of their own, killed in mid-training and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from helpers_train import read_records, start_training
+from wsdino.train.checkpoint import checkpoints
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from helpers_train import TrainingProcess
+    from wsdino.screen.store import Store
+
+# Everything that draws from a generator is on: jitter, stochastic depth, partners.
+CHANGES: dict[str, Any] = {
+    "optimisation": {"epochs": 20, "drop_path": 0.3, "checkpoint_minutes": 1e-4},
+    "distillation": {"targets": "center"},
+    "weak_positives": {"num_partners": 2, "partner_global_views": 1},
+    "global_views": {"contrast": 0.2, "brightness": 0.2, "area": [0.2, 0.5]},
+}
+NUM_STEPS = 140
+
+
+def newest_step(run: Path) -> int:
+    found = checkpoints(run / "checkpoints")
+    return int(found[0].stem.removeprefix("step_")) if found else 0
+
+
+def wait_for_step(training: TrainingProcess, run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while newest_step(run) < step:
+        assert training.process.is_alive(), training.output
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.005)
+
+
+def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
+    store: Store, tmp_path: Path
+) -> None:
+    uninterrupted = start_training(store.path, tmp_path / "whole", CHANGES)
+    run = tmp_path / "run" / "0"
+
+    training = start_training(store.path, run.parent, CHANGES)
+    wait_for_step(training, run, 3)
+    training.process.kill()
+    training.finish(exit_code=-signal.SIGKILL)
+    assert not (run / "model").exists()
+    killed_at = newest_step(run)
+    assert killed_at < NUM_STEPS
+    # What a kill in the middle of writing leaves behind.
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 999, "lo')
+    (run / "checkpoints" / f"step_{killed_at + 1:08d}.partial").write_bytes(os.urandom(100))
+
+    training = start_training(store.path, run.parent, CHANGES)
+    wait_for_step(training, run, killed_at + 3)
+    training.process.terminate()
+    output = training.finish(exit_code=1)
+    stopped_at = newest_step(run)
+    assert f"going on from step {killed_at} of {NUM_STEPS}" in output
+    assert f"stopped by a signal after step {stopped_at} of {NUM_STEPS}; the same" in output
+    assert "Traceback" not in output
+    assert killed_at < stopped_at < NUM_STEPS
+
+    output = start_training(store.path, run.parent, CHANGES).finish()
+    assert f"going on from step {stopped_at} of {NUM_STEPS}" in output
+    uninterrupted.finish()
+    whole = tmp_path / "whole" / "0"
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (run, whole))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    assert read_records(run) == read_records(whole)
+    assert len(read_records(run)) == NUM_STEPS

@@ -1,0 +1,219 @@
+"""No option is ignored: each is changed, and the change must be seen where it belongs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from helpers_train import options_of, read_records
+from wsdino.errors import TrainingError
+from wsdino.train.checkpoint import checkpoints
+from wsdino.train.crops import ViewPlan
+from wsdino.train.objectives import HeadedNetworks
+from wsdino.train.options import Distillation, Optimisation, WeakPositives
+from wsdino.train.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsdino.screen.store import Store
+
+Observed = dict[str, Any]
+
+
+def column(key: str) -> Callable[[Observed], list[float]]:
+    return lambda seen: [record[key] for record in seen["records"]]
+
+
+def losses(seen: Observed) -> list[float]:
+    return column("loss")(seen)
+
+
+def num_records(seen: Observed) -> int:
+    return len(seen["records"])
+
+
+@dataclass
+class Case:
+    """A change of one option, the base it is a change of, and where it shows."""
+
+    value: Any
+    shows: Callable[[Observed], Any] = losses
+    base: dict[str, Any] = field(default_factory=dict)
+    same_weights: bool = False
+
+
+EXPLODING = {"optimisation": {"learning_rate": 1e38, "warmup_epochs": 0, "epochs": 5}}
+# Stochastic depth draws for each part anew.
+WHOLE_PATHS = {"optimisation": {"drop_path": 0.0}}
+WARMING = {
+    "distillation": {
+        "warmup_teacher_temp": 0.02,
+        "teacher_temp": 0.06,
+        "teacher_temp_warmup_epochs": 0.5,
+    }
+}
+CENTERED = {"distillation": {"targets": "center"}}
+# Controls lie in both batches, every compound in one only.
+SOME_LACK_PARTNERS = {"weak_positives": {"partner_from": "batch", "include_controls": True}}
+
+VIEW_CASES = {
+    "num_views": Case(3),
+    "size": Case(8),
+    "area": Case((0.1, 0.3)),
+    "flip": Case(value=False),
+    "rotate": Case(value=False),
+    "brightness": Case(0.5),
+    "contrast": Case(0.5),
+}
+CASES: dict[str, dict[str, Case]] = {
+    "optimisation": {
+        "objective": Case("classify", lambda seen: sorted(seen["records"][0])),
+        "epochs": Case(2, num_records),
+        "batch_size": Case(4, column("samples")),
+        "accumulate": Case(2, lambda seen: seen["parts"], WHOLE_PATHS, same_weights=True),
+        "balance": Case("image"),
+        "learning_rate": Case(1e-2, column("lr")),
+        "final_learning_rate": Case(1e-4, column("lr")),
+        "warmup_epochs": Case(0.2, column("lr")),
+        "weight_decay": Case(0.4, column("weight_decay")),
+        "final_weight_decay": Case(0.4, column("weight_decay")),
+        "clip_gradient": Case(1e-4),
+        "drop_path": Case(0.9),
+        "precision": Case("bfloat16"),
+        "residency": Case("stream", lambda seen: "streamed" in seen["said"], same_weights=True),
+        "log_every": Case(2, num_records, same_weights=True),
+        "checkpoint_minutes": Case(1e-9, lambda seen: seen["checkpoints"], same_weights=True),
+        "max_bad_steps": Case(2, num_records, EXPLODING),
+    },
+    "distillation": {
+        "num_prototypes": Case(8, column("teacher_entropy_max")),
+        "head_hidden_dim": Case(32),
+        "head_bottleneck_dim": Case(4),
+        "norm_last_layer": Case(value=False, base={"optimisation": {"epochs": 2}}),
+        "targets": Case("center"),
+        "student_temp": Case(0.2),
+        "warmup_teacher_temp": Case(0.03, column("teacher_temp"), WARMING),
+        "teacher_temp": Case(0.07, column("teacher_entropy")),
+        "teacher_temp_warmup_epochs": Case(0.9, column("teacher_temp"), WARMING),
+        "center_momentum": Case(0.2, losses, CENTERED),
+        "teacher_momentum": Case(0.5, column("teacher_entropy")),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum")),
+        "freeze_last_layer_epochs": Case(0.0),
+    },
+    "weak_positives": {
+        "label": Case("treatment"),
+        "include_controls": Case(value=True, shows=num_records),
+        "partner_from": Case("image"),
+        "fallback": Case("drop", num_records, SOME_LACK_PARTNERS),
+        "num_partners": Case(2),
+        "partner_global_views": Case(1),
+    },
+    "global_views": VIEW_CASES,
+    "local_views": VIEW_CASES,
+}
+SECTIONS = {
+    "optimisation": Optimisation,
+    "distillation": Distillation,
+    "weak_positives": WeakPositives,
+    "global_views": ViewPlan,
+    "local_views": ViewPlan,
+}
+
+
+def merged(base: dict[str, Any], section: str, name: str, value: Any) -> dict[str, Any]:
+    return base | {section: base.get(section, {}) | {name: value}}
+
+
+@pytest.fixture(scope="module")
+def seen_before() -> dict[str, Observed]:
+    return {}
+
+
+def observe(store: Store, out: Path, changes: dict[str, Any], said: Callable[[], str]) -> Observed:
+    """Train; return what can be seen of it from the outside."""
+    parts: list[int] = []
+
+    def note_size(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, HeadedNetworks) and module.training:
+            parts.append(args[0][0].shape[1])
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(note_size)
+    try:
+        train(store, out, **options_of(**changes))
+    except TrainingError:
+        assert changes.get("optimisation", {}).get("learning_rate") == 1e38
+    finally:
+        handle.remove()
+    model = out / "model" / "model.safetensors"
+    return {
+        "records": read_records(out),
+        "checkpoints": len(checkpoints(out / "checkpoints")),
+        "weights": load_file(model) if model.is_file() else {},
+        "said": said(),
+        "parts": parts,
+    }
+
+
+@pytest.mark.parametrize("section", CASES)
+def test_every_option_has_a_case(section: str) -> None:
+    assert set(CASES[section]) == {option.name for option in fields(SECTIONS[section])}
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [(section, name) for section in CASES for name in CASES[section]]
+)
+def test_a_changed_option_shows(
+    store: Store,
+    tmp_path: Path,
+    section: str,
+    name: str,
+    seen_before: dict[str, Observed],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    case = CASES[section][name]
+    key = json.dumps(case.base, sort_keys=True)
+    if key not in seen_before:
+        seen_before[key] = observe(
+            store, tmp_path / "base", case.base, lambda: capsys.readouterr().err
+        )
+    base = seen_before[key]
+    changes = merged(case.base, section, name, case.value)
+    changed = observe(store, tmp_path / "changed", changes, lambda: capsys.readouterr().err)
+    assert case.shows(base) != case.shows(changed)
+    for weight, value in base["weights"].items():
+        if case.same_weights:
+            np.testing.assert_allclose(
+                changed["weights"][weight], value, rtol=1e-3, atol=1e-4, err_msg=weight
+            )
+    if base["weights"] and not case.same_weights and name != "num_views":
+        same_shapes = all(
+            value.shape == changed["weights"][weight].shape
+            for weight, value in base["weights"].items()
+        )
+        assert not same_shapes or any(
+            (value != changed["weights"][weight]).any() for weight, value in base["weights"].items()
+        ), "the network that comes out is another"
+
+
+def test_accumulated_parts_are_of_equal_size(store: Store, tmp_path: Path) -> None:
+    halves = {"optimisation": {"accumulate": 4}}
+    assert set(observe(store, tmp_path, halves, str)["parts"]) == {2}
+
+
+def test_bfloat16_is_close_to_float32(store: Store, tmp_path: Path) -> None:
+    runs = [
+        observe(store, tmp_path / p, {"optimisation": {"precision": p, "epochs": 0.1}}, str)
+        for p in ("float32", "bfloat16", "auto")
+    ]
+    exact, rounded, auto = (losses(run)[0] for run in runs)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
+    assert auto == exact, "on a CPU"
