@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -14,6 +13,8 @@ import yaml
 from wsdino import cli
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
 # Plain types: a test that changes a value writes it as in a YAML file.
@@ -24,7 +25,7 @@ TINY = {
     "train": {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "log_every": 1},
     "distill": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
     "embed": {"tile": 32},
-    "profile": {"num_components": 8},
+    "profile": {"num_components": 4},
     "evaluate": {"num_permutations": 10},
     "baselines": {
         "names": ["classical", "untrained", "classifier", "dino"],

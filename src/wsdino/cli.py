@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -34,9 +35,7 @@ Workers = Annotated[int | None, typer.Option(help="Threads or processes; default
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from wsdino import __version__
-
-        typer.echo(f"wsdino {__version__}")
+        typer.echo(f"wsdino {metadata.version('wsdino')}")
         raise typer.Exit
 
 

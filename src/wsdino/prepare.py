@@ -81,7 +81,11 @@ def prepare(
     }
     config = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
     write_text(out / CONFIG, config.to_yaml())
-    write_text(out / "environment.json", json.dumps(environment(config), indent=1) + "\n")
+    record = out / "environment.json"
+    text = json.dumps(environment(config), indent=1) + "\n"
+    folder.before_work = lambda: write_text(record, text)
+    if not record.is_file():
+        folder.before_work()
     coverage(config, store, out)
     return folder, store, config
 

@@ -28,6 +28,11 @@ class RunFolder:
     path
         The folder: absent, empty, or a run folder. Nothing is written until a stage is made.
 
+    Attributes
+    ----------
+    before_work
+        Called before a stage does something, so that what was made where can be noted.
+
     Raises
     ------
     OutputError
@@ -36,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.before_work: Callable[[], None] = lambda: None
         found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         visible = {name for name in found if not name.startswith(".")}
         # A run that was stopped early holds its screen and store, and no config yet.
@@ -78,6 +84,7 @@ class RunFolder:
             say(f"{stage}: done before")
             return
         say(f"{stage}: start")
+        self.before_work()
         # Without a stamp while it works, a stage that is stopped halfway counts as not done.
         others = {name: value for name, value in self._stamps().items() if name != stage}
         self._write_stamps(others)

@@ -1,0 +1,116 @@
+"""What `import wsdino` offers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import wsdino
+
+NAMES = [
+    "TVN",
+    "Config",
+    "ConfigError",
+    "ImageError",
+    "InputError",
+    "ManifestError",
+    "MatchResult",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Store",
+    "StoreError",
+    "TableError",
+    "TrainingError",
+    "WsdinoError",
+    "__version__",
+    "aggregate",
+    "dino_loss",
+    "embed_store",
+    "evaluate_profiles",
+    "evaluate_sites",
+    "fit_tvn",
+    "ingest",
+    "load_config",
+    "load_model",
+    "make_profiles",
+    "match_moa",
+    "normalise",
+    "open_store",
+    "read_manifest",
+    "read_table",
+    "run",
+    "simulate",
+    "train_model",
+    "write_report",
+    "write_table",
+]
+ALIASES = {"evaluate_profiles": "evaluate", "train_model": "train"}
+
+
+def test_the_api_is_pinned() -> None:
+    assert wsdino.__all__ == NAMES
+    assert dir(wsdino) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "__version__"])
+def test_every_name_is_what_it_says(name: str) -> None:
+    found = getattr(wsdino, name)
+    assert found.__name__ == ALIASES.get(name, name)
+    assert found.__module__.startswith("wsdino.")
+    assert inspect.getdoc(found)
+
+
+def test_type_checkers_see_the_same() -> None:
+    tree = ast.parse(Path(wsdino.__file__).read_text())
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {name: f"wsdino.{home}" for name, home in wsdino._HOMES.items()}
+
+
+def test_version() -> None:
+    assert wsdino.__version__ == metadata.version("wsdino")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'embedd'"):
+        wsdino.embedd  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "error",
+    [getattr(wsdino, name) for name in NAMES if name.endswith("Error")],
+    ids=lambda error: error.__name__,
+)
+def test_errors_say_who_can_mend_them(error: type[wsdino.WsdinoError]) -> None:
+    assert issubclass(error, wsdino.WsdinoError)
+    mendable = issubclass(error, wsdino.InputError)
+    assert error.exit_status == (2 if mendable else 1)
+    assert issubclass(error, ValueError) == mendable
+
+
+def test_import_is_light() -> None:
+    heavy = "{'torch', 'pandas', 'numpy', 'zarr', 'matplotlib'}"
+    code = f"import sys, wsdino; print(*({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_names_survive_the_import_of_the_stages_folders() -> None:
+    code = (
+        "import wsdino, wsdino.evaluate.results, wsdino.screen.simulate\n"
+        "assert callable(wsdino.evaluate_profiles) and callable(wsdino.simulate)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,296 @@
+"""The config: what is read, what is refused, and that nothing in it is idle."""
+
+from __future__ import annotations
+
+import ast
+import typing
+from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from wsdino.config import Config, load_config, preset_names, preset_text
+from wsdino.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "wsdino"
+
+
+def refusal(source: str | Path, *settings: str) -> str:
+    """The one line with which a config is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, list(settings))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> typing.Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid_and_say_what_they_are_for(name: str) -> None:
+    config = load_config(name)
+    assert config.preset == name
+    assert preset_text(name).startswith("# ")
+
+
+def test_there_are_the_documented_presets() -> None:
+    assert {"cpu", "default", "demo", "paper"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
+    settings = [
+        "screen.source=/some/where",
+        "screen.controls=[DMSO, water]",
+        "crops.global_views.area=[0.1, 0.2]",
+        "embed.tile_grid=[2, 3]",
+        "baselines.classifier.epochs=3",
+        "report.attention_sites=[1, 5]",
+    ]
+    config = load_config(name, settings)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_later_wins(written: typing.Callable[[str], Path]) -> None:
+    path = written("preset: paper\ntrain:\n  epochs: 7\n  batch_size: 9\n")
+    config = load_config(path, ["train.epochs=8"])
+    paper = load_config("paper")
+    assert (config.train.epochs, config.train.batch_size) == (8, 9)
+    assert config.train.learning_rate == paper.train.learning_rate
+    assert config.distill == paper.distill
+
+
+def test_the_classifier_trains_as_the_network_but_for_what_is_said_of_it() -> None:
+    settings = ["train.batch_size=24", "train.weight_decay=0.3", "baselines.classifier.epochs=3"]
+    config = load_config("cpu", [*settings, "train.epochs=5"])
+    assert config.baselines.classifier.batch_size == 24
+    assert config.baselines.classifier.weight_decay == 0.3
+    assert (config.train.epochs, config.baselines.classifier.epochs) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("train.learning_rate=1e-3", 1e-3),
+        ("train.learning_rate=2.5E-4", 2.5e-4),
+        ("train.clip_gradient=null", None),
+        ("train.clip_gradient=2", 2.0),
+        ("crops.global_views.area=[1e-1, .2]", (0.1, 0.2)),
+        ("crops.global_views.flip=false", False),
+        ("baselines.names=[]", ()),
+        ("baselines.names=[dino, classical]", ("dino", "classical")),
+        ("screen.source=/a b/c", Path("/a b/c")),
+        ("pairing.label=Metadata_Cell=Line", "Metadata_Cell=Line"),
+        ("model.weights={DAPI: a.pth, Actin: b.pth}", {"DAPI": "a.pth", "Actin": "b.pth"}),
+        ("model.weights.DAPI=a.pth", {"DAPI": "a.pth"}),
+    ],
+)
+def test_settings_are_yaml(setting: str, found: object) -> None:
+    value: object = load_config("default", ["model.weights=null", setting])
+    for part in setting.partition("=")[0].split("."):
+        if not isinstance(value, dict):
+            value = getattr(value, part)
+    assert value == found
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", "", "train.epochs=[1", "a=b: c: d"])
+def test_settings_of_another_form_are_refused(setting: str) -> None:
+    assert refusal("cpu", setting).startswith(f"--set {setting!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("trian: {epochs: 1}", "config key trian: unknown, did you mean train?"),
+        ("train: {epoch: 1}", "config key train.epoch: unknown, did you mean epochs?"),
+        ("screen: {sauce: x}", "config key screen.sauce: unknown, did you mean source?"),
+        (
+            "crops: {global_views: {sise: 3}}",
+            "config key crops.global_views.sise: unknown, did you mean size?",
+        ),
+        (
+            "baselines: {classifier: {bach_size: 3}}",
+            "config key baselines.classifier.bach_size: unknown, did you mean batch_size?",
+        ),
+        ("3: 4", "config key 3: unknown"),
+        ("train: 5", "config key train: found 5; it is a section with "),
+        ("train:", "config key train: found None; it is a section with "),
+        ("train: [1, 2]", "config key train: found [1, 2]; it is a section with "),
+    ],
+)
+def test_unknown_keys_are_refused_by_name(
+    text: str, named: str, written: typing.Callable[[str], Path]
+) -> None:
+    path = written(text)
+    assert refusal(path).startswith(f"{path}: {named}")
+
+
+def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
+    message = refusal("cpu", "train.epochs=3", "train.epoch=3")
+    assert message.startswith("--set train.epoch=3: config key train.epoch: unknown, did you mean")
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("train.epochs=0", "config key train.epochs: found 0: "),
+        ("train.epochs=many", "config key train.epochs: found 'many': "),
+        ("train.batch_size=2.5", "config key train.batch_size: found 2.5: "),
+        ("train.learning_rate=-1e-3", "config key train.learning_rate: found -0.001: "),
+        ("train.learning_rate=.nan", "config key train.learning_rate: found nan: "),
+        ("train.drop_path=1.5", "config key train.drop_path: found 1.5: "),
+        ("distill.center_momentum=2", "config key distill.center_momentum: found 2: "),
+        ("distill.targets=centre", "config key distill.targets: found 'centre': "),
+        ("pairing.partner_global_views=-1", "config key pairing.partner_global_views: found -1: "),
+        ("crops.local_views.size=0", "config key crops.local_views.size: found 0: "),
+        ("crops.global_views.area=[0.2, 0.1]", "config key crops.global_views: crops: area"),
+        ("crops.global_views.area=[0, 0.1]", "config key crops.global_views.area.0: found 0: "),
+        ("input.high=-1", "config key input: input.high -1.0 must exceed input.low 0.0"),
+        ("seed=-1", "config key seed: found -1: "),
+        ("embed.tile=0", "config key embed.tile: found 0: "),
+        ("profile.normalise=TVN", "config key profile.normalise: found 'TVN': "),
+        ("evaluate.num_permutations=-1", "config key evaluate.num_permutations: found -1: "),
+        ("baselines.names=[knn]", "config key baselines.names.0: found 'knn': "),
+        ("baselines.names=dino", "config key baselines.names: found 'dino': "),
+        ("train.epochs.fast=1", "config key train.epochs: found {'fast': 1}: "),
+        ("model.mode=null", "config key model.mode: found None: "),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(setting: str, named: str) -> None:
+    assert refusal("cpu", setting).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("papr", "paper"), ("cpuu", "cpu"), ("demoo", "demo")]
+)
+def test_a_misspelt_preset_gets_the_nearest(
+    given: str, meant: str, written: typing.Callable[[str], Path]
+) -> None:
+    expected = f"preset {given!r}: no such preset, did you mean {meant}?; give one of cpu, "
+    assert refusal(given).startswith(expected)
+    assert refusal(written(f"preset: {given}")).startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- x: 1\n a", "{"])
+def test_what_is_not_yaml_is_refused(text: str, written: typing.Callable[[str], Path]) -> None:
+    path = written(text)
+    assert refusal(path).startswith(f"{path}: not YAML: ")
+
+
+@pytest.mark.parametrize("text", ["just words", "- a\n- b", "3"])
+def test_what_is_no_mapping_is_refused(text: str, written: typing.Callable[[str], Path]) -> None:
+    path = written(text)
+    assert refusal(path) == f"{path}: a config is a mapping of sections, not a plain value"
+
+
+def test_files_that_can_not_be_read(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no.yaml") == f"{tmp_path / 'no.yaml'}: no such config file"
+    (tmp_path / "folder.yaml").mkdir()
+    assert refusal(tmp_path / "folder.yaml").endswith("no such config file")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    assert "binary.yaml: can't be read as text: " in refusal(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_is_the_default(written: typing.Callable[[str], Path]) -> None:
+    assert load_config(written("# nothing yet\n")) == load_config("default")
+
+
+def test_the_config_is_frozen() -> None:
+    config = load_config("default")
+    for section, name in ((config, "seed"), (config.embed, "tile"), (config.crops, "global_views")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, name, 1)
+    for section, name in ((config.train, "epochs"), (config.crops.global_views, "size")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(section, name, 1)
+
+
+def test_the_paper_preset_is_the_papers_recipe() -> None:
+    paper = load_config("paper")
+    assert (paper.model.mode, paper.architecture.backbone) == (
+        "per_channel",
+        "vit_small_patch8_224.dino",
+    )
+    assert (paper.input.method, paper.input.low, paper.input.high) == ("fixed", 0, 10_000)
+    pairing = paper.pairing
+    assert (pairing.label, pairing.num_partners, pairing.partner_global_views) == ("compound", 1, 0)
+    assert not pairing.include_controls
+    views = paper.crops.global_views
+    assert (views.num_views, views.size, views.area, views.flip) == (2, 224, (0.1, 0.2), True)
+    views = paper.crops.local_views
+    assert (views.num_views, views.size, views.area, views.flip) == (8, 96, (0.04, 0.08), True)
+    for views in (paper.crops.global_views, paper.crops.local_views):
+        assert (views.rotate, views.brightness, views.contrast) == (False, 0, 0)
+    train = asdict(paper.train)
+    assert train["batch_size"] == 32
+    assert (train["learning_rate"], train["final_learning_rate"]) == (4e-6, 3e-6)
+    assert (train["warmup_epochs"], train["drop_path"], train["balance"]) == (10, 0.1, "label")
+    assert (train["weight_decay"], train["final_weight_decay"]) == (0, 0)
+    assert train["clip_gradient"] is None
+    distill = paper.distill
+    assert (distill.num_prototypes, distill.norm_last_layer) == (65_536, False)
+    assert (distill.targets, distill.center_momentum) == ("center", 0.8)
+    assert (distill.student_temp, distill.warmup_teacher_temp, distill.teacher_temp) == (
+        0.07,
+        0.04,
+        0.04,
+    )
+    assert (distill.teacher_momentum, distill.final_teacher_momentum) == (0.99, 1)
+    assert distill.freeze_last_layer_epochs == 1
+    embed = paper.embed
+    assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, (2, 2), "median")
+    profile = paper.profile
+    assert (profile.normalise, profile.num_components, profile.per_channel) == ("tvn", 384, True)
+    assert profile.aggregate == "published"
+
+
+def test_the_paper_preset_says_where_it_deviates() -> None:
+    header = [line for line in preset_text("paper").splitlines() if line.startswith("#")]
+    assert any("deviates" in line for line in header)
+    deviations = [line for line in header if line.startswith("# - ")]
+    for subject in ("crop areas", "sampling", "partner", "rank", "evaluation crops", "epoch"):
+        assert any(subject in line for line in deviations), subject
+
+
+def own_options(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of the options that the config itself declares; option classes are single leaves."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from own_options(field.annotation, (*prefix, name))
+        else:
+            yield (*prefix, name)
+
+
+def attribute_paths(text: str) -> set[str]:
+    """All dotted reads such as `config.embed.tile` in a module."""
+    return {
+        ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)
+    }
+
+
+def test_every_option_is_consumed() -> None:
+    read = set()
+    for name in ("pipeline", "prepare"):
+        text = (SOURCE / f"{name}.py").read_text()
+        # `crops = config.crops` shortens a path.
+        read |= {path.replace("crops.", "config.crops.", 1) for path in attribute_paths(text)}
+        read |= attribute_paths(text)
+    options = {".".join(path) for path in own_options(Config)}
+    # The preset's name stands for its values; sections of options are handed on whole.
+    idle = {option for option in options - {"preset"} if f"config.{option}" not in read}
+    assert not idle
+    assert len(options) > 30

@@ -1,0 +1,426 @@
+"""Every stage of a tiny run, and what is made anew after something changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from helpers_run import TINY, finish, start, write_tiny_config
+from helpers_screen import write_bbbc021_folder
+from wsdino.config import load_config
+from wsdino.errors import ConfigError, ImageError, OutputError, TableError
+from wsdino.pipeline import run
+from wsdino.stages import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NUM_STAGES = {"classical": 3, "untrained": 3, "classifier": 4, "dino": 4}
+BASELINES = tuple(NUM_STAGES)
+
+
+def products(folder: Path) -> dict[str, int]:
+    """All files of a run folder but its store, and when they were written (ns)."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "store" not in path.relative_to(folder).parts
+    }
+
+
+def load(folder: Path, *settings: str) -> Any:
+    return load_config(folder / "tiny.yaml", [f"screen.source={folder / 'screen'}", *settings])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a screen, a config, and a finished run in `run`."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_bbbc021_folder(folder / "screen", num_sites=1)
+    write_tiny_config(folder / "tiny.yaml")
+    run(load(folder), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def finished(place: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, with its times, that a test may spoil."""
+    copy = tmp_path / "run"
+    shutil.copytree(place / "run", copy, copy_function=shutil.copy2)
+    return copy
+
+
+@pytest.fixture
+def again(
+    place: Path, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[set[str], list[str]]]:
+    """Run once more; return the files that are new, and the stages that did something."""
+
+    def go(*settings: str) -> tuple[set[str], list[str]]:
+        before = products(finished)
+        capfd.readouterr()
+        config = load(place, *settings)
+        run(config, finished)
+        lines = capfd.readouterr().err.splitlines()
+        changed = {name for name, made in products(finished).items() if before.get(name) != made}
+        done = [line.removesuffix(": start") for line in lines if line.endswith(": start")]
+        skipped = [line for line in lines if line.endswith(": done before")]
+        assert len(done + skipped) == 5 + sum(NUM_STAGES[name] for name in config.baselines.names)
+        if done and "environment.json" in before:
+            # Whether it says something else than before depends on what happened meanwhile.
+            changed -= {"environment.json"}
+        return changed - {".stages.json"}, done
+
+    return go
+
+
+def test_a_run_folder_has_every_product(place: Path) -> None:
+    made = products(place / "run")
+    tables = {"embeddings.parquet", "profiles.parquet", "results.json"}
+    trained = {"metrics.jsonl", "model/config.json", "model/model.safetensors"}
+    own = {"config.yaml", "coverage.json", "environment.json", "report.html"}
+    assert tables | trained | own <= set(made)
+    for name in BASELINES:
+        expected = tables | (trained if name in ("classifier", "dino") else set())
+        assert {f"baselines/{name}/{product}" for product in expected} <= set(made)
+    assert any(name.startswith("checkpoints/step_") for name in made)
+    assert any(name.startswith("tensorboard/") for name in made)
+    assert not [name for name in made if "partial" in name or "tmp" in name]
+
+
+def test_the_recorded_config_is_the_resolved_one(place: Path) -> None:
+    recorded = load_config(place / "run" / "config.yaml")
+    assert recorded == load(place)
+    assert yaml.safe_load((place / "run" / "config.yaml").read_text())["train"]["balance"]
+
+
+def test_the_environment_says_what_it_ran_on(place: Path) -> None:
+    record = json.loads((place / "run" / "environment.json").read_text())
+    assert record["seed"] == 0
+    assert record["device"] == "cpu" or record["gpu"]
+    assert {"wsdino", "torch", "numpy"} <= set(record["versions"])
+    assert {"command", "python", "platform", "processor", "num_threads", "git_commit"} <= set(
+        record
+    )
+
+
+def test_results_hold_what_is_promised(place: Path) -> None:
+    results = json.loads((place / "run" / "results.json").read_text())
+    assert list(results["baselines"]) == list(BASELINES)
+    for numbers in (results, *results["baselines"].values()):
+        assert numbers["schema"] == 1
+        assert numbers["num_treatments"] == 12
+        assert {"method", "fitted_on", "num_fitted", "num_components", "note"} <= set(
+            numbers["normalisation"]
+        )
+        assert {"labels", "nsc", "nscb"} <= set(numbers["confusion"])
+        assert {"nsc", "nscb"} <= set(numbers["left_out"])
+        assert 0 <= numbers["map"] <= 1
+        for name in ("nsc", "nscb"):
+            assert numbers[name] == numbers[f"{name}_correct"] / numbers[f"{name}_total"]
+            low, high = numbers[f"{name}_ci"]
+            assert low <= numbers[name] <= high
+            assert len(numbers[f"{name}_neighbours"]) == numbers[f"{name}_total"]
+            assert set(numbers[f"{name}_neighbours"][0]) == {
+                "compound",
+                "concentration",
+                "moa",
+                "neighbour_compound",
+                "neighbour_concentration",
+                "neighbour_moa",
+                "similarity",
+                "correct",
+            }
+    for name in BASELINES:
+        own = json.loads((place / "run" / "baselines" / name / "results.json").read_text())
+        assert own == results["baselines"][name]
+
+
+def test_tables_have_the_promised_rows_and_columns(place: Path) -> None:
+    embeddings = pd.read_parquet(place / "run" / "embeddings.parquet")
+    profiles = pd.read_parquet(place / "run" / "profiles.parquet")
+    manifest = pd.read_parquet(place / "run" / "store" / "manifest.parquet")
+    metadata = [name for name in manifest if name.startswith("Metadata_")]
+    pd.testing.assert_frame_equal(embeddings[metadata], manifest[metadata])
+    assert list(embeddings.columns[len(metadata) :]) == [f"emb_joint_{i}" for i in range(16)]
+    # Two weeks with three compounds at two doses and one of unknown mechanism; and DMSO.
+    assert len(profiles) == 15
+    assert sum(name.startswith("emb_") for name in profiles) == 4
+
+
+def test_running_again_does_nothing(again: Callable) -> None:
+    assert again() == (set(), [])
+
+
+AFTER_NUMBERS = {"results.json", "report.html"}
+
+
+@pytest.mark.parametrize(
+    ("deleted", "made"),
+    [
+        (["report.html"], {"report.html"}),
+        (["results.json"], AFTER_NUMBERS),
+        (["profiles.parquet"], {"profiles.parquet", *AFTER_NUMBERS}),
+        (["embeddings.parquet"], {"embeddings.parquet", "profiles.parquet", *AFTER_NUMBERS}),
+        (
+            ["baselines/untrained/profiles.parquet"],
+            {
+                "baselines/untrained/profiles.parquet",
+                "baselines/untrained/results.json",
+                *AFTER_NUMBERS,
+            },
+        ),
+        (["config.yaml"], {"config.yaml", "report.html"}),
+        (
+            ["coverage.json", "environment.json"],
+            {"coverage.json", "environment.json", "report.html"},
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_deleted_is_made_anew_with_what_follows(
+    deleted: list[str], made: set[str], finished: Path, again: Callable
+) -> None:
+    results = (finished / "results.json").read_bytes()
+    for name in deleted:
+        (finished / name).unlink()
+    assert again()[0] == made
+    assert (finished / "results.json").read_bytes() == results
+
+
+def test_a_deleted_model_comes_back_from_its_checkpoint(finished: Path, again: Callable) -> None:
+    weights = (finished / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(finished / "model")
+    changed, stages = again()
+    assert stages == ["train", "run: embed", "run: profile", "run: evaluate", "report"]
+    assert {"model/model.safetensors", "embeddings.parquet", "profiles.parquet"} < changed
+    assert (finished / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Callable) -> None:
+    changed, stages = again("evaluate.multi_batch=first-published")
+    numbers = {"results.json", *(f"baselines/{name}/results.json" for name in BASELINES)}
+    assert changed == {*numbers, "config.yaml", "report.html"}
+    assert stages == [*(f"{name}: evaluate" for name in BASELINES), "run: evaluate", "report"]
+    for name in numbers:
+        assert json.loads((finished / name).read_text())["multi_batch"] == "first-published"
+
+
+def test_another_normalisation_remakes_the_profiles(finished: Path, again: Callable) -> None:
+    changed, stages = again("profile.normalise=plate", "baselines.names=[classical]")
+    assert "embeddings.parquet" not in changed
+    assert stages[:1] == ["run: profile"]
+    results = json.loads((finished / "results.json").read_text())
+    assert results["normalisation"]["method"] == "plate"
+    assert list(results["baselines"]) == ["classical"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("train.epochs=2", "run: was trained with train.epochs 1.0, and 2.0 is wanted now"),
+        ("seed=1", "run: was trained with seed 0, and 1 is wanted now"),
+        ("crops.local_views.size=24", "crops.local_views.size 16, and 24 is wanted now"),
+        ("model.weights=x.pth", 'was trained with model.weights null, and "x.pth" is wanted now'),
+        (
+            "baselines.classifier.epochs=3",
+            "classifier: was trained with baselines.classifier.epochs 1.0, and 3.0 is wanted now",
+        ),
+    ],
+)
+def test_another_training_in_the_same_folder_is_refused(
+    setting: str, named: str, place: Path, finished: Path
+) -> None:
+    before = products(finished)
+    with pytest.raises(ConfigError) as caught:
+        run(load(place, setting), finished)
+    assert named in str(caught.value)
+    assert "give --out another folder, or delete " in str(caught.value)
+    assert products(finished) == before
+
+
+def test_training_anew_where_the_checkpoints_were_deleted(
+    place: Path, finished: Path, again: Callable
+) -> None:
+    for folder in (finished, *(finished / "baselines" / name for name in ("classifier", "dino"))):
+        shutil.rmtree(folder / "checkpoints")
+    changed, stages = again("distill.student_temp=0.2")
+    # The classical statistics depend on no network; the untrained one is of another shape at most.
+    assert "baselines/classical/embeddings.parquet" not in changed
+    assert {"model/model.safetensors", "metrics.jsonl", "embeddings.parquet"} < changed
+    assert "train" in stages
+    assert load_config(finished / "config.yaml") == load(place, "distill.student_temp=0.2")
+
+
+def test_the_screens_corrected_metadata_are_followed(
+    place: Path, tmp_path: Path, finished: Path
+) -> None:
+    screen = shutil.copytree(place / "screen", tmp_path / "screen", copy_function=shutil.copy2)
+    table = screen / "BBBC021_v1_moa.csv"
+    table.write_text(table.read_text().replace("DNA damage", "DNA repair"))
+    shutil.rmtree(finished / "store")
+    run(load(place, f"screen.source={screen}", "baselines.names=[]"), finished)
+    results = json.loads((finished / "results.json").read_text())
+    assert "DNA repair" in results["confusion"]["labels"]
+    assert "DNA damage" not in (finished / "report.html").read_text()
+
+
+def test_a_run_folder_may_be_moved(tmp_path: Path, finished: Path) -> None:
+    moved = finished.rename(tmp_path / "elsewhere")
+    before = products(moved)
+    run(load_config(moved / "config.yaml"), moved)
+    assert products(moved) == before
+
+
+def test_a_foreign_folder_is_left_alone(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="is there and is no run folder"):
+        run(load(place), out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+    with pytest.raises(OutputError, match="is there and is no run folder"):
+        run(load(place), out / "thesis.tex")
+
+
+def one_compound(folder: Path) -> None:
+    table = pd.read_csv(folder / "BBBC021_v1_image.csv")
+    treated = table["Image_Metadata_Compound"].isin(["DMSO", "compound D1"])
+    table[treated].to_csv(folder / "BBBC021_v1_image.csv", index=False)
+
+
+def no_controls(folder: Path) -> None:
+    table = pd.read_csv(folder / "BBBC021_v1_image.csv")
+    table = table[table["Image_Metadata_Compound"] != "DMSO"]
+    table.to_csv(folder / "BBBC021_v1_image.csv", index=False)
+
+
+def no_mechanisms(folder: Path) -> None:
+    (folder / "BBBC021_v1_moa.csv").unlink()
+
+
+def missing_image(folder: Path) -> None:
+    min(folder.rglob("*.tif")).unlink()
+
+
+def untouched(folder: Path) -> None:
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "error", "message"),
+    [
+        (one_compound, [], TableError, "1 compounds with a known Metadata_MoA"),
+        (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
+        (no_controls, [], TableError, "has 0 control sites, and profile.normalise tvn"),
+        (no_controls, ["profile.normalise=plate_controls"], TableError, "normalise plate_controls"),
+        (missing_image, [], ImageError, "tif"),
+        (untouched, ["pairing.label=Metadata_Shape"], ConfigError, "pairing.label"),
+        (untouched, ["pairing.label=Metadata_Control"], ConfigError, "pairing.label"),
+        (untouched, ["crops.global_views.size=100"], ConfigError, "100"),
+        (untouched, ["embed.tile=128"], Exception, "embed.tile 128"),
+        (untouched, ["crops.local_views.num_views=0", "crops.global_views.num_views=1"],
+         ConfigError, "at least two views"),
+        (untouched, ["crops.global_views.num_views=0"], ConfigError, "at least 1"),
+        (untouched, ["pairing.partner_global_views=3"], ConfigError, "partner_global_views"),
+        (untouched, ["device=cuda:77"], ConfigError, "device"),
+        (untouched, ["screen.source=null"], ConfigError, "screen.source: empty"),
+    ],
+)  # fmt: skip
+def test_what_would_fail_later_is_refused_before_anything_is_written(
+    spoil: Callable[[Path], None],
+    settings: list[str],
+    error: type[Exception],
+    message: str,
+    place: Path,
+    tmp_path: Path,
+) -> None:
+    screen = shutil.copytree(place / "screen", tmp_path / "screen")
+    spoil(screen)
+    with pytest.raises(error) as caught:
+        run(load(place, f"screen.source={screen}", *settings), tmp_path / "out")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_was_stopped_is_not_done(tmp_path: Path) -> None:
+    folder, product = RunFolder(tmp_path / "run"), tmp_path / "run" / "product"
+
+    def work(text: str, *, fails: bool = False) -> Callable[[], None]:
+        def write() -> None:
+            product.write_text(text)
+            if fails:
+                raise RuntimeError
+
+        return write
+
+    def make(option: int, **how: Any) -> None:
+        folder.make(
+            "s", products=[product], sources=[], options=option, work=work(str(option), **how)
+        )
+
+    make(1)
+    with pytest.raises(RuntimeError):
+        make(2, fails=True)
+    assert product.read_text() == "2"
+    make(1)
+    assert product.read_text() == "1"
+
+
+def test_a_stage_follows_its_sources(tmp_path: Path) -> None:
+    folder, source, product = RunFolder(tmp_path), tmp_path / "source", tmp_path / "store"
+    runs: list[int] = []
+
+    def make() -> int:
+        def work() -> None:
+            runs.append(1)
+            product.write_text("x")
+
+        folder.make("s", products=[product], sources=[source], options={}, work=work)
+        return len(runs)
+
+    assert make() == 1
+    assert make() == 1
+    source.write_text("y")
+    later = product.stat().st_mtime_ns + 1_000_000
+    os.utime(source, ns=(later, later))
+    assert make() == 2
+
+
+def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
+    sections = {"train": {**TINY["train"], "epochs": 100}, "baselines": {"names": []}}
+    config = write_tiny_config(tmp_path / "long.yaml", **sections)
+    # In one week no mechanism has two compounds: NSC is not defined, and that is no error.
+    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1, num_weeks=1)
+    command = ("run", config, "--set", f"screen.source={screen}", "--out")
+    process = start(*command, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert status == 1
+    assert out == ""
+    assert err.splitlines()[-1].startswith("wsdino: stopped by a signal after step ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "model").exists()
+
+    status, _, err = finish(start(*command, tmp_path / "run"))
+    assert status == 0, err
+    assert "going on from step " in err
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert (tmp_path / "run" / "report.html").is_file()
