@@ -124,7 +124,7 @@ def timm_backbone(
     Raises
     ------
     ModelError
-        If timm knows no such model, or its weights can't be fetched.
+        If timm knows no such model, it can't be built so, or its weights can't be fetched.
     """
     import timm
 
@@ -146,6 +146,11 @@ def timm_backbone(
         raise ModelError(
             f"model.backbone {name!r}: {str(error).splitlines()[0]}; use 'vit' or a name from "
             "timm.list_models()"
+        ) from error
+    except (TypeError, AssertionError) as error:
+        raise ModelError(
+            f"model.backbone {name!r}: takes no image_size {image_size} or pool {pool!r} "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     except (OSError, ValueError) as error:
         if not pretrained:
@@ -177,7 +182,12 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     ModelError
         If the backbone has no class token or no plain self-attention.
     """
-    if not getattr(vit, "has_class_token", False) or not hasattr(vit, "blocks"):
+    from timm.layers import Attention
+    from timm.models.vision_transformer import VisionTransformer
+
+    # Relatives with other attention (relative positions, gates) would give wrong maps silently.
+    plain = isinstance(vit, VisionTransformer) and type(vit.blocks[-1].attn) is Attention
+    if not plain or not vit.has_class_token:
         raise ModelError(
             f"attention maps need a vision transformer with a class token, not {type(vit).__name__}"
         )

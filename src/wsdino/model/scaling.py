@@ -87,8 +87,7 @@ class InputScaling:
 
 
 def _inverse(std: NDArray[np.float32]) -> NDArray[np.float32]:
-    inverse: NDArray[np.float32] = 1 / np.maximum(std, np.float32(1e-6))
-    return inverse
+    return np.reciprocal(np.maximum(std, np.float32(1e-6)))
 
 
 def _plate_moments(store: Store) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
