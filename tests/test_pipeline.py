@@ -37,6 +37,15 @@ def products(folder: Path) -> dict[str, int]:
     }
 
 
+def rounded(value: Any) -> Any:
+    """A JSON value without the last digits, which linear algebra leaves open."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def load(folder: Path, *settings: str) -> Any:
     return load_config(folder / "tiny.yaml", [f"screen.source={folder / 'screen'}", *settings])
 
@@ -190,11 +199,11 @@ AFTER_NUMBERS = {"results.json", "report.html"}
 def test_what_is_deleted_is_made_anew_with_what_follows(
     deleted: list[str], made: set[str], finished: Path, again: Callable
 ) -> None:
-    results = (finished / "results.json").read_bytes()
+    results = rounded(json.loads((finished / "results.json").read_text()))
     for name in deleted:
         (finished / name).unlink()
     assert again()[0] == made
-    assert (finished / "results.json").read_bytes() == results
+    assert rounded(json.loads((finished / "results.json").read_text())) == results
 
 
 def test_a_deleted_model_comes_back_from_its_checkpoint(finished: Path, again: Callable) -> None:

@@ -290,21 +290,23 @@ def _print_results(results: dict[str, Any], name: str) -> None:
 
 
 class _Stopped(BaseException):
-    """SIGTERM came; no `except Exception` on the way may swallow it."""
+    """A signal came; no `except Exception` on the way may swallow it."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that no partial file stays; training has its own way."""
+    """Let SIGTERM and Ctrl-C unwind, so that no partial file stays; training has its own way."""
 
     def stop(_number: int, _frame: object) -> NoReturn:
         raise _Stopped
 
-    before = signal.signal(signal.SIGTERM, stop)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, stop) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def main() -> None:

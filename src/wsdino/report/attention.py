@@ -245,10 +245,11 @@ def save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: P
     InputError
         The store has no such site.
     """
+    maps_of = {site: site_maps(model, store, site) for site in sites}
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for site in sites:
-        maps, row = site_maps(model, store, site), store.manifest.iloc[site]
+    for site, maps in maps_of.items():
+        row = store.manifest.iloc[site]
         figure = attention_figure(
             np.asarray(store[site]),
             maps,

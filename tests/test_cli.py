@@ -1,0 +1,598 @@
+"""The command line: what it prints, its exit status, one line for whatever a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+import wsdino
+from helpers_run import call, finish, start, write_tiny_config
+from helpers_screen import write_bbbc021_folder
+from helpers_tables import profile_table, synthetic_design, with_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+COMMANDS = (
+    "demo",
+    "simulate",
+    "ingest",
+    "train",
+    "run",
+    "embed",
+    "profile",
+    "evaluate",
+    "attention",
+    "report",
+)
+
+
+class Outcome:
+    """What a call of the command line did."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def error(self) -> str:
+        """The one line with which the work was refused."""
+        assert self.status == 2, self.err
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        lines = self.err.splitlines()
+        assert [line for line in lines if line.startswith("wsdino: ")] == lines[-1:]
+        return lines[-1].removeprefix("wsdino: ")
+
+
+@pytest.fixture
+def wsdino_(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Call the command line in this process."""
+
+    def go(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        status = call(monkeypatch, *arguments)
+        captured = capfd.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny screen, not to be changed."""
+    return write_bbbc021_folder(tmp_path_factory.mktemp("cli") / "screen", num_sites=1)
+
+
+@pytest.fixture
+def screen(original: Path, tmp_path: Path) -> Path:
+    """A tiny screen that a test may spoil."""
+    return shutil.copytree(original, tmp_path / "screen")
+
+
+def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_csv(path)).to_csv(path, index=False)
+
+
+def plates(screen: Path) -> Path:
+    return screen / "BBBC021_v1_image.csv"
+
+
+# Help, version, usage.
+
+
+def test_version(wsdino_: Callable[..., Outcome]) -> None:
+    done = wsdino_("--version")
+    assert (done.status, done.out, done.err) == (0, f"wsdino {wsdino.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command: str, wsdino_: Callable[..., Outcome]) -> None:
+    done = wsdino_(command, "--help")
+    assert done.status == 0
+    assert f"wsdino {command}" in done.out
+    assert done.err == ""
+
+
+def test_there_is_no_other_command(wsdino_: Callable[..., Outcome]) -> None:
+    from wsdino.cli import app
+
+    names = {info.name or info.callback.__name__ for info in app.registered_commands}
+    assert names == set(COMMANDS)
+    listed = wsdino_("--help")
+    assert listed.status == 0
+    assert all(command in listed.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest"],
+        ["ingest", "somewhere"],
+        ["evaluate"],
+        ["simulate", "--out", "x", "--size", "wide"],
+        ["evaluate", "x.csv", "--from-wells"],
+        ["dance"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], wsdino_: Callable[..., Outcome]) -> None:
+    done = wsdino_(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert "Usage" in done.err
+    assert "Traceback" not in done.err
+
+
+# Screens.
+
+
+def missing_image(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    path.unlink()
+    return path.name
+
+
+def truncated_tiff(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    path.write_bytes(path.read_bytes()[:2000])
+    return path.name
+
+
+def no_tiff(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    path.write_text("not an image")
+    return path.name
+
+
+def smaller_channel(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    tifffile.imwrite(path, np.zeros((64, 60), np.uint16))
+    return path.name
+
+
+def channel_of_another_type(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
+    return path.name
+
+
+def floats(screen: Path) -> str:
+    path = min(screen.rglob("*_w2*.tif"))
+    tifffile.imwrite(path, np.zeros((64, 64), np.float32))
+    return path.name
+
+
+def without(column: str) -> Callable[[Path], str]:
+    def spoil(screen: Path) -> str:
+        edit(plates(screen), lambda table: table.drop(columns=column))
+        return f"BBBC021_v1_image.csv: no column {column.removesuffix('DAPI')}"
+
+    return spoil
+
+
+def same_site_twice(screen: Path) -> str:
+    edit(plates(screen), lambda table: pd.concat([table, table.tail(1)]))
+    return "occurs more than once"
+
+
+def two_mechanisms(screen: Path) -> str:
+    path = screen / "BBBC021_v1_moa.csv"
+    edit(path, lambda table: pd.concat([table, table.head(1).assign(moa="Eg5 inhibitors")]))
+    return "has more than one MoA"
+
+
+def no_number(screen: Path) -> str:
+    column = "Image_Metadata_Concentration"
+    edit(plates(screen), lambda table: table.assign(**{column: "much"}))
+    return "Metadata_Concentration is 'much'"
+
+
+def no_well(screen: Path) -> str:
+    edit(plates(screen), lambda table: table.assign(Image_Metadata_Well_DAPI="4B"))
+    return "Metadata_Well is '4B'"
+
+
+def no_rows(screen: Path) -> str:
+    edit(plates(screen), lambda table: table.head(0))
+    return "no rows"
+
+
+def no_table(screen: Path) -> str:
+    plates(screen).unlink()
+    return "this folder has no BBBC021_v1_image.csv"
+
+
+def no_folder(screen: Path) -> str:
+    shutil.rmtree(screen)
+    return "no such file or folder"
+
+
+SPOILT_SCREENS = (
+    missing_image,
+    truncated_tiff,
+    no_tiff,
+    smaller_channel,
+    channel_of_another_type,
+    floats,
+    without("Image_Metadata_Compound"),
+    without("Image_Metadata_Concentration"),
+    without("Image_Metadata_Plate_DAPI"),
+    without("Image_Metadata_Well_DAPI"),
+    same_site_twice,
+    two_mechanisms,
+    no_number,
+    no_well,
+    no_rows,
+    no_table,
+    no_folder,
+)
+
+
+@pytest.mark.parametrize("command", ["ingest", "run"])
+@pytest.mark.parametrize("spoil", SPOILT_SCREENS)
+def test_a_spoilt_screen(
+    spoil: Callable[[Path], str],
+    command: str,
+    screen: Path,
+    tmp_path: Path,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    named, out = spoil(screen), tmp_path / "out"
+    if command == "ingest":
+        done = wsdino_("ingest", screen, "--out", out)
+    else:
+        config = write_tiny_config(tmp_path / "tiny.yaml")
+        done = wsdino_("run", config, "--out", out, "--set", f"screen.source={screen}")
+    assert named in done.error
+    assert not out.exists()
+
+
+def test_damage_late_in_a_screen_leaves_an_unfinished_store_that_says_so(
+    screen: Path, original: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    path = max(screen.rglob("*_w3*.tif"))
+    path.write_bytes(path.read_bytes()[:2000])
+    store = tmp_path / "store"
+    message = wsdino_("ingest", screen, "--out", store).error
+    assert path.name in message
+    assert "stays unfinished" in message
+    with pytest.raises(wsdino.StoreError, match="finished"):
+        wsdino.open_store(store)
+    shutil.copy(original / path.relative_to(screen), path)
+    done = wsdino_("ingest", screen, "--out", store)
+    assert done.status == 0
+    assert "36 sites of 64 x 64 px uint16, channels DAPI, Tubulin, Actin; 9 compounds" in done.out
+    assert len(wsdino.open_store(store)) == 36
+
+
+@pytest.mark.parametrize("command", ["ingest", "run", "simulate", "demo"])
+def test_a_folder_in_the_way(
+    command: str, original: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    arguments: dict[str, list[object]] = {
+        "ingest": [original],
+        "run": ["cpu", "--set", f"screen.source={original}"],
+        "simulate": [],
+        "demo": [],
+    }
+    assert str(out) in wsdino_(command, *arguments[command], "--out", out).error
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+# Configs.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["papr"], "preset 'papr': no such preset, did you mean paper?"),
+        (["no.yaml"], "no.yaml: no such config file"),
+        (
+            ["cpu", "--set", "train.epoch=1"],
+            "config key train.epoch: unknown, did you mean epochs?",
+        ),
+        (["cpu", "--set", "train.epochs=-1"], "config key train.epochs: found -1"),
+        (["cpu", "--set", "train.epochs"], "--set 'train.epochs': use the form a.b=value"),
+        (["cpu"], "config key screen.source: empty"),
+        (["cpu", "--set", "screen.store=nowhere"], "nowhere"),
+        (["cpu", "--set", "device=cuda:99"], "config key device"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_wrong_config(
+    command: str,
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    assert named in wsdino_(command, *arguments, "--out", tmp_path / "out").error
+    assert not (tmp_path / "out").exists()
+
+
+def one_compound(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["Image_Metadata_Compound"].isin(["DMSO", "compound D1"])]
+
+
+def no_controls(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["Image_Metadata_Compound"] != "DMSO"]
+
+
+@pytest.mark.parametrize(
+    ("change", "setting", "named"),
+    [
+        (one_compound, "seed=0", "1 compounds with a known Metadata_MoA"),
+        (no_controls, "profile.normalise=tvn", "has 0 control sites, and profile.normalise tvn"),
+        (pd.DataFrame.copy, "pairing.label=Metadata_Shape", "pairing.label 'Metadata_Shape'"),
+        (pd.DataFrame.copy, "pairing.label=Metadata_Control", "pairing.label 'Metadata_Control'"),
+        (pd.DataFrame.copy, "screen.controls=[water]", "no compound is a control named water"),
+        (pd.DataFrame.copy, "crops.global_views.size=128", "128"),
+    ],
+)
+def test_a_screen_that_does_not_fit_the_config(
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    setting: str,
+    named: str,
+    screen: Path,
+    tmp_path: Path,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    edit(plates(screen), change)
+    config, out = write_tiny_config(tmp_path / "tiny.yaml"), tmp_path / "out"
+    source = ("--set", f"screen.source={screen}", "--set", setting)
+    assert named in wsdino_("run", config, "--out", out, *source).error
+    assert not out.exists()
+
+
+# Tables.
+
+
+@pytest.fixture(scope="module")
+def sites() -> pd.DataFrame:
+    """Embeddings of a small screen."""
+    design = synthetic_design(num_moas=3, num_compounds=9, num_treatments=12, num_batches=3)
+    return with_features(design)
+
+
+def not_a_number(table: pd.DataFrame) -> pd.DataFrame:
+    table.loc[3, "emb_DAPI_1"] = np.nan
+    return table
+
+
+def infinite(table: pd.DataFrame) -> pd.DataFrame:
+    table.loc[[3, 5], "emb_DAPI_1"] = np.inf
+    return table
+
+
+SPOILT_TABLES = {
+    "nan": (not_a_number, "feature emb_DAPI_1 is missing or infinite in 1 of"),
+    "inf": (infinite, "feature emb_DAPI_1 is missing or infinite in 2 of"),
+    "no features": (lambda t: t.filter(regex="^Metadata_"), "0 feature columns"),
+    "no controls": (lambda t: t[~t["Metadata_Control"]], "normalisation tvn needs control rows"),
+    "no control column": (
+        lambda t: t.drop(columns="Metadata_Control"),
+        "normalisation tvn needs control rows",
+    ),
+    "no compound": (lambda t: t.drop(columns="Metadata_Compound"), "column Metadata_Compound"),
+    "no plate": (lambda t: t.drop(columns="Metadata_Plate"), "column Metadata_Plate"),
+    "no rows": (lambda t: t.head(0), "the table has 0 rows"),
+}
+
+
+@pytest.mark.parametrize("command", ["profile", "evaluate"])
+@pytest.mark.parametrize("spoilt", SPOILT_TABLES)
+def test_a_spoilt_table(
+    spoilt: str,
+    command: str,
+    sites: pd.DataFrame,
+    tmp_path: Path,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    change, named = SPOILT_TABLES[spoilt]
+    table, out = tmp_path / "sites.csv", tmp_path / "out.json"
+    change(sites.copy()).to_csv(table, index=False)
+    if command == "profile":
+        out = tmp_path / "profiles.parquet"
+        done = wsdino_("profile", table, "--out", out)
+    else:
+        done = wsdino_("evaluate", table, "--from-sites", "--json", out)
+    assert named in done.error
+    assert not out.exists()
+
+
+def treatments(**columns: list) -> pd.DataFrame:
+    features = np.array([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
+    given = {"compounds": list("abcd"), "moas": ["x", "x", "y", "y"]} | columns
+    return profile_table(given["compounds"], given["moas"], features, Batch=list("1212"))
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "named"),
+    [
+        (treatments(moas=[None] * 4), [], "Metadata_MoA is empty in all 4 treatments"),
+        (treatments(compounds=["a"] * 4), [], "a is the only compound with an MoA"),
+        (treatments().drop(columns="Metadata_MoA"), [], "needs the column Metadata_MoA"),
+        (treatments().assign(x0=np.nan), [], "feature x0 is missing or infinite in 4 of 4 rows"),
+        (treatments().assign(x0=1.0, x1=1.0), [], "every feature is constant"),
+        (treatments(), ["--multi-batch", "lenient"], "multi-batch is 'lenient'"),
+        (treatments(), ["--design", "nowhere"], "nowhere"),
+        (treatments(), ["--from-sites", "--normalise", "zscore"], "method is 'zscore'"),
+        (
+            treatments(),
+            ["--from-sites", "--normalise", "none", "--aggregate", "max"],
+            "aggregation is 'max'",
+        ),
+    ],
+)
+def test_wrong_profiles(
+    table: pd.DataFrame,
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    table.to_csv(tmp_path / "profiles.csv", index=False)
+    out = tmp_path / "results.json"
+    message = wsdino_("evaluate", tmp_path / "profiles.csv", *arguments, "--json", out).error
+    assert named in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("no.csv", None, "no such file"),
+        ("table.xlsx", b"x", "unknown table format"),
+        ("table.parquet", b"PAR1 torn", "can't be read as .parquet"),
+        ("table.csv.gz", b"no gzip", "can't be read as .csv.gz"),
+        ("table.csv", b"", "can't be read as .csv"),
+        ("table.csv", b"\xff\xfe\x00", "can't be read as .csv"),
+    ],
+)
+def test_a_table_that_can_not_be_read(
+    name: str, content: bytes | None, named: str, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    message = wsdino_("evaluate", tmp_path / name).error
+    assert message.startswith(f"{tmp_path / name}: ")
+    assert named in message
+
+
+def test_an_output_of_an_unknown_format(
+    sites: pd.DataFrame, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    sites.to_parquet(tmp_path / "sites.parquet")
+    arguments = ("profile", tmp_path / "sites.parquet", "--out")
+    assert "unknown table format" in wsdino_(*arguments, tmp_path / "p.txt").error
+    assert "--to 'excel': only anndata" in wsdino_(*arguments, "p.xlsx", "--to", "excel").error
+    assert ".h5ad" in wsdino_(*arguments, tmp_path / "p.parquet", "--to", "anndata").error
+    assert [path.name for path in tmp_path.iterdir()] == ["sites.parquet"]
+
+
+# Models and runs.
+
+
+@pytest.mark.parametrize("command", ["embed", "attention"])
+def test_a_model_that_is_none(
+    command: str, original: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    extra = ["--site", 0] if command == "attention" else []
+    (tmp_path / "empty").mkdir()
+    for model, named in ((tmp_path / "empty", "neither a finished run"), (tmp_path / "no", "no")):
+        done = wsdino_(command, model, original, "--out", tmp_path / "e.parquet", *extra)
+        assert named in done.error
+    assert not (tmp_path / "e.parquet").exists()
+
+
+def test_a_report_on_nothing(tmp_path: Path, wsdino_: Callable[..., Outcome]) -> None:
+    assert f"{tmp_path / 'no'}" in wsdino_("report", tmp_path / "no").error
+
+
+# The whole chain by its commands.
+
+
+def test_the_commands_one_by_one(
+    original: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    config, run = write_tiny_config(tmp_path / "tiny.yaml"), tmp_path / "run"
+    store, embeddings = tmp_path / "store", tmp_path / "e.parquet"
+    profiles, results = tmp_path / "p.parquet", tmp_path / "results.json"
+    assert wsdino_("ingest", original, "--out", store).status == 0
+    trained = wsdino_("train", config, "--set", f"screen.store={store}", "--out", run)
+    assert (trained.status, trained.out) == (0, f"{run / 'model'}\n")
+    assert wsdino_("embed", run, store, "--out", embeddings).out == f"{embeddings}\n"
+    assert wsdino_("profile", embeddings, "--out", profiles).out == f"{profiles}\n"
+    told = wsdino_("evaluate", profiles, "--json", results)
+    assert told.status == 0
+    numbers = json.loads(results.read_text())
+    assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in told.out
+    from_sites = wsdino_("evaluate", embeddings, "--from-sites")
+    assert f"{numbers['nscb_correct']}/{numbers['nscb_total']} = " in from_sites.out
+
+    drawn = wsdino_("attention", run, store, "--site", 0, "--out", tmp_path / "maps")
+    assert drawn.status == 0
+    assert all((tmp_path / "maps").samefile(line.rpartition("/")[0]) for line in drawn.out.split())
+    elsewhere = tmp_path / "none"
+    absent = wsdino_("attention", run, store, "--site", 99, "--out", elsewhere)
+    assert "the store has" in absent.error
+    assert not elsewhere.exists()
+    # A run that is trained and no more has a report as well.
+    reported = wsdino_("report", run)
+    assert (reported.status, reported.out) == (0, f"{run / 'report.html'}\n")
+    written = wsdino_("profile", embeddings, "--out", tmp_path / "p.h5ad", "--to", "anndata")
+    assert written.status == 0
+
+
+def test_the_real_wells_give_the_published_floor(
+    real_data: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    folder = real_data / "bbbc021_profiles"
+    for suffix in ("image.csv.gz", "moa.csv"):
+        shutil.copy(folder / f"BBBC021_v1_{suffix}", tmp_path)
+    done = wsdino_(
+        "evaluate",
+        folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz",
+        "--from-sites",
+        *("--design", tmp_path, "--normalise", "plate_controls", "--aggregate", "mean"),
+        *("--json", tmp_path / "results.json"),
+    )
+    assert done.status == 0, done.err
+    assert "90/103 = " in done.out
+    assert "64/92 = " in done.out
+    results = json.loads((tmp_path / "results.json").read_text())
+    left_out = {row["moa"] for row in results["left_out"]["nscb"]}
+    assert left_out == {"Cholesterol-lowering", "Kinase inhibitors"}
+
+
+# Failures that are nobody's input, and the streams.
+
+
+def test_debug_shows_where(tmp_path: Path, wsdino_: Callable[..., Outcome]) -> None:
+    done = wsdino_("--debug", "evaluate", tmp_path / "no.csv")
+    assert done.status == 2
+    assert "Traceback (most recent call last)" in done.err
+    assert done.err.splitlines()[-1].startswith("wsdino: ")
+    assert "Traceback" not in wsdino_("evaluate", tmp_path / "no.csv").err
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    treatments().to_csv(tmp_path / "p.csv", index=False)
+    status, out, err = finish(start("evaluate", tmp_path / "p.csv"))
+    assert (status, err) == (0, "")
+    assert "4/4 = 100.0 %" in out
+    status, out, err = finish(start("evaluate", tmp_path / "no.csv"))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"wsdino: {tmp_path / 'no.csv'}: no such file")
+    assert err.count("\n") == 1
+    status, out, err = finish(start("evaluate"))
+    assert (status, out) == (2, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_outside_training(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("simulate", "--out", tmp_path / "s", "--layout", "bbbc021", "--workers", 1)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.tif")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    status, _, err = finish(process)
+    assert status == 1
+    assert err.splitlines()[-1].startswith("wsdino: stopped by a signal")
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.tmp"))
