@@ -283,6 +283,16 @@ def test_the_screens_corrected_metadata_are_followed(
     assert "DNA damage" not in (finished / "report.html").read_text()
 
 
+def test_a_model_is_not_passed_off_as_trained_on_other_labels(place: Path, finished: Path) -> None:
+    manifest = pd.read_parquet(finished / "store" / "manifest.parquet")
+    renamed = manifest["Metadata_Compound"].replace({"compound D1": "compound P1"})
+    manifest.assign(Metadata_Compound=renamed).to_parquet(finished / "store" / "manifest.parquet")
+    weights = products(finished)["model/model.safetensors"]
+    with pytest.raises(ConfigError, match="trained with other options or weak labels"):
+        run(load(place, "screen.source=null", f"screen.store={finished / 'store'}"), finished)
+    assert products(finished)["model/model.safetensors"] == weights
+
+
 def test_a_run_folder_may_be_moved(tmp_path: Path, finished: Path) -> None:
     moved = finished.rename(tmp_path / "elsewhere")
     before = products(moved)

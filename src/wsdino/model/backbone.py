@@ -87,10 +87,16 @@ def small_vit(
         Number of input channels.
     image_size
         Side in px at which the positional embedding is native; other sizes are interpolated.
+    patch_size
+        Side of a patch in px.
+    dim, depth, num_heads
+        Features of a token, transformer blocks, and attention heads in each.
     stem
         ``conv`` (:class:`ConvStem`) or ``linear`` (timm's patch embedding).
     pool
         ``token`` ([CLS]) or ``avg`` (mean of the patch tokens).
+    drop_path
+        Stochastic depth rate of the last block, rising linearly from zero.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -168,6 +174,8 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
 
     Parameters
     ----------
+    vit
+        The backbone.
     images
         (N, C, H, W), scaled as for the forward pass.
 

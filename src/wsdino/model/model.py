@@ -71,6 +71,8 @@ class ModelSpec:
         Names, in the order of the image's channel axis.
     mode
         Channel mode, see :class:`~wsdino.model.networks.ChannelNetworks`.
+    architecture
+        What each network's backbone looks like.
     scaling
         Input scaling.
     tile
@@ -115,6 +117,8 @@ def build_networks(
 
     Parameters
     ----------
+    spec
+        What to build.
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero (training only).
     weights
@@ -180,6 +184,8 @@ class Model:
         How the networks are built and fed.
     networks
         The networks, moved to `device` and set to evaluation.
+    device
+        Where they compute.
 
     Raises
     ------
@@ -317,8 +323,11 @@ def load_model(
         A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``
         or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs `channels` and
         `backbone`); or a timm name, whose weights timm fetches (needs `channels`).
-    mode, scaling, tile
-        For the last two kinds of source; the first two bring their own.
+    channels, backbone, mode, scaling, tile
+        For the last two kinds of source, as in :class:`ModelSpec` and :class:`Architecture`; the
+        first two bring their own.
+    device
+        Where the model computes.
 
     Raises
     ------

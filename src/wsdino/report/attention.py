@@ -31,7 +31,7 @@ class Attentive(Protocol):
     def network_names(self) -> Sequence[str]:
         """One name per network: its channel, or what it is called."""
 
-    def attention(self, images: Any, /, **scaling: Any) -> Any:
+    def attention(self, images: Any, /, *, offset: Any = ..., gain: Any = ...) -> Any:
         """(B, C, H, W) integers -> (B, networks, heads, h, w), softmax attention of [CLS]."""
 
 
@@ -133,7 +133,8 @@ def attention_figure(
     Returns
     -------
     matplotlib.figure.Figure
-        A row per network: the field, the mean over heads laid over it, and each head.
+        (networks, 2 + heads) panels, a row per network: the field, the mean over heads laid over
+        it, and each head.
 
     Raises
     ------

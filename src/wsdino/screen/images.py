@@ -238,4 +238,4 @@ def _plane(stack: np.ndarray[Any, np.dtype[Any]], plane: Plane) -> np.ndarray[An
             f"{plane.path}: there is no plane {plane.frame}; the image has {num_planes}, counted "
             "from 0"
         )
-    return stack[plane.frame or 0]
+    return np.asarray(stack[plane.frame or 0])

@@ -144,6 +144,11 @@ class Store:
 def open_store(path: str | Path) -> Store:
     """Open a finished store for reading.
 
+    Parameters
+    ----------
+    path
+        The store's folder.
+
     Raises
     ------
     StoreError
@@ -195,7 +200,7 @@ def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
     if not (folder / "zarr.json").is_file():
         return None
     try:
-        images = zarr.open_array(folder, mode=mode)  # type: ignore[arg-type]
+        images = zarr.open_array(folder, mode=mode)
         found = images.attrs.get(FORMAT_KEY)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(f"{folder}: the store is damaged: {error}") from error

@@ -106,8 +106,16 @@ def draw_crops(
 
     Parameters
     ----------
+    plan
+        What the views look like.
+    num_images
+        Images in the batch.
     field_shape
         Height and width of a field in px.
+    num_channels
+        Channels of a field, each with a jitter of its own.
+    rng
+        Draws everything.
 
     Raises
     ------
@@ -173,6 +181,8 @@ def cut(
         Side of the result in px.
     offset, gain
         (N, C) float32 input scaling of the fields: clip((pixel - offset) * gain).
+    clip
+        Smallest and largest scaled value.
 
     Returns
     -------
@@ -220,6 +230,8 @@ def resize_weights(side: Tensor, size: int, window: int) -> Tensor:
     ----------
     side
         (M,) int64, each at most `window`.
+    size, window
+        Length of the result and of the longest crop in px.
 
     Returns
     -------

@@ -273,8 +273,8 @@ class Trainer:
             return 0
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
-                f"{self.folder}: its checkpoints were trained with other options; give the "
-                "options of its config.yaml, or another output folder"
+                f"{self.folder}: its checkpoints were trained with other options or weak labels; "
+                "give those of its config.yaml, or another output folder"
             )
         self.module.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -135,6 +135,8 @@ def train(
         See :mod:`wsdino.train.options` and :class:`~wsdino.train.crops.ViewPlan`.
     seed
         Seed of everything that is drawn.
+    device
+        Where to train.
 
     Returns
     -------
@@ -181,14 +183,15 @@ def train(
                 epochs=optimisation.epochs,
             )
     options = {
-        "spec": asdict(spec),
+        # Tiles are how a trained network looks at fields; training sees crops.
+        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},
         "optimisation": asdict(optimisation),
         "distillation": asdict(distillation),
         "weak_positives": asdict(weak_positives),
         "views": [asdict(view) for view in views],
         "weights": str(weights),
         "seed": seed,
-        "sites": len(store),
+        "labels": wanted.labels.codes.tolist(),
     }
     Trainer(
         module,
