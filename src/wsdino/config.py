@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wsdino.errors import ConfigError, InputError
 from wsdino.model.model import Architecture, TileSummary
@@ -95,9 +95,16 @@ class BaselinesSection(_Section):
 
     names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
     # The classifier's own training; what is not given here is as under `train`.
-    classifier: Optimisation = Field(default_factory=Optimisation)
+    classifier: Optimisation = Field(default_factory=lambda: Optimisation(objective="classify"))
     # The classifier's crops.
     classifier_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=1, size=64))
+
+    @field_validator("classifier")
+    @classmethod
+    def _classifies(cls, value: Optimisation) -> Optimisation:
+        if value.objective != "classify":
+            raise ValueError("the objective of this baseline is always classify")
+        return value
 
 
 class ReportSection(_Section):
@@ -195,7 +202,8 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     _merge(values, given)
     # The classifier trains as the network does, but for what is said of it.
     own = values.get("baselines", {}).get("classifier", {})
-    values.setdefault("baselines", {})["classifier"] = values.get("train", {}) | own
+    inherited = values.get("train", {}) | {"objective": "classify"}
+    values.setdefault("baselines", {})["classifier"] = inherited | own
     try:
         return Config.model_validate(values | {"preset": preset})
     except ValidationError as error:

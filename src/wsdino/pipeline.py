@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsdino.errors import InputError
-from wsdino.prepare import TRAINING_SECTIONS, plain, prepare, resolve_device
+from wsdino.prepare import plain, prepare, resolve_device, training_options
 from wsdino.progress import say
 from wsdino.stages import CONFIG, RunFolder
 
@@ -110,13 +110,12 @@ def _train(
             weak_positives=pairing or config.pairing,
             global_views=views,
             local_views=config.crops.local_views,
-            weights=_weights(config),
+            weights=config.model.weights,
             seed=config.seed,
             device=resolve_device(config.device),
         )
 
-    options: dict[str, Any] = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
-    options["own"] = [plain(optimisation), plain(pairing), asdict(views)]
+    options = training_options(config, classifier=classify) | {"own": plain(pairing)}
     folder.make(
         name,
         # Not the curves: they can't be made anew from a checkpoint.
@@ -125,13 +124,6 @@ def _train(
         options=options,
         work=work,
     )
-
-
-def _weights(config: Config) -> Any:
-    weights = config.model.weights
-    if isinstance(weights, dict):
-        return {channel: Path(path) for channel, path in weights.items()}
-    return weights
 
 
 def _embedding(config: Config, store: Store, out: Path) -> Callable[[], pd.DataFrame]:
@@ -243,11 +235,11 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
 
     out = folder.path / "baselines" / name
     if name == "classifier":
-        own = replace(config.baselines.classifier, objective="classify")
+        own = config.baselines.classifier
         _train(config, store, folder, out, name="classifier: train", optimisation=own)
     elif name == "dino":
-        plain = replace(config.pairing, label="none")
-        _train(config, store, folder, out, name="dino: train", pairing=plain)
+        unpaired = replace(config.pairing, label="none")
+        _train(config, store, folder, out, name="dino: train", pairing=unpaired)
 
     def untrained() -> pd.DataFrame:
         spec = model_spec(config, store)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.config import load_config
 from wsdino.errors import ConfigError, TableError
-from wsdino.progress import show
+from wsdino.progress import say, show
 from wsdino.stages import CONFIG, RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -22,18 +22,7 @@ if TYPE_CHECKING:
     from wsdino.config import Config
     from wsdino.screen.store import Store
 
-# What a training depends on; the classifier also on options of its own.
-TRAINING_SECTIONS = (
-    "seed",
-    "model",
-    "architecture",
-    "input",
-    "pairing",
-    "crops",
-    "train",
-    "distill",
-)
-CLASSIFIER_OPTIONS = ("classifier", "classifier_views")
+TRAINING_SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "distill")
 NEED_CONTROLS = ("tvn", "plate_controls")
 
 
@@ -98,25 +87,34 @@ def _refuse_other_training(config: Config, out: Path) -> None:
     for trained in (out, *(out / "baselines" / name for name in ("classifier", "dino"))):
         if not any((trained / "checkpoints").glob("*.pt")):
             continue
-        sections = {key: (getattr(before, key), getattr(config, key)) for key in TRAINING_SECTIONS}
-        if trained.name == "classifier":
-            sections |= {
-                f"baselines.{key}": (getattr(before.baselines, key), getattr(config.baselines, key))
-                for key in CLASSIFIER_OPTIONS
-            }
-        for key, (old, new) in sections.items():
-            if plain(old) != plain(new):
-                raise ConfigError(
-                    f"{trained}: was trained with {_difference(key, plain(old), plain(new))}; "
-                    f"give --out another folder, or delete {trained / 'checkpoints'} to train anew"
-                )
+        classifier = trained.name == "classifier"
+        options = [training_options(each, classifier=classifier) for each in (before, config)]
+        if options[0] != options[1]:
+            raise ConfigError(
+                f"{trained}: was trained with {_difference('', *options)}; give --out another "
+                f"folder, or delete {trained / 'checkpoints'} to train anew"
+            )
+
+
+def training_options(config: Config, *, classifier: bool = False) -> dict[str, Any]:
+    """Return what a training depends on: that of the run, or of the classifier beside it."""
+    from wsdino.train.options import decisive
+
+    options = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
+    options["train"] = decisive(config.train)
+    if classifier:
+        options["baselines"] = {
+            "classifier": decisive(config.baselines.classifier),
+            "classifier_views": plain(config.baselines.classifier_views),
+        }
+    return options
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
     """Name the first option that differs, and both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         name = next(name for name in old | new if old.get(name) != new.get(name))
-        return _difference(f"{key}.{name}", old.get(name), new.get(name))
+        return _difference(f"{key}.{name}".lstrip("."), old.get(name), new.get(name))
     return f"{key} {json.dumps(old)}, and {json.dumps(new)} is wanted now"
 
 
@@ -249,7 +247,7 @@ def resolve_device(wanted: str) -> str:
 
 def coverage(config: Config, store: Store, out: Path) -> None:
     """Print and write how many sites have partners, before training."""
-    from wsdino.report.coverage import coverage_table
+    from wsdino.report.coverage import coverage_table, coverage_title
     from wsdino.train.train import positives
 
     found = positives(store.manifest, config.pairing, objective=config.train.objective)
@@ -261,7 +259,9 @@ def coverage(config: Config, store: Store, out: Path) -> None:
         "fallback": config.pairing.fallback,
         "rows": found.pairing.coverage() if found.pairing else [],
     }
-    show(coverage_table(record))
+    say(coverage_title(record))
+    if record["rows"]:
+        show(coverage_table(record))
     write_text(out / "coverage.json", json.dumps(record, indent=1) + "\n")
 
 

@@ -10,6 +10,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def coverage_title(record: Mapping[str, Any]) -> str:
+    """Say in one line which label is used, on how many sites, and how they are paired.
+
+    Parameters
+    ----------
+    record
+        As for :func:`coverage_table`.
+    """
+    title = (
+        f"weak label {record['label']}: {record['num_labels']} labels, {record['num_sites']} sites"
+    )
+    if not record["rows"]:
+        return f"{title}; nothing is paired"
+    return f"{title}; partners from another {record['partner_from']}, else {record['fallback']}"
+
+
 def coverage_table(record: Mapping[str, Any]) -> Table:
     """Show how many sites have partners, a row for each possible demand.
 
@@ -22,24 +38,12 @@ def coverage_table(record: Mapping[str, Any]) -> Table:
     Returns
     -------
     rich.table.Table
-        Its title says which label and how many sites.
+        One row for each of ``rows``.
     """
-    title = (
-        f"weak label {record['label']}: {record['num_labels']} labels, {record['num_sites']} sites"
-    )
-    if record["rows"]:
-        title += f"; partners from another {record['partner_from']}, else {record['fallback']}"
-    else:
-        title += "; nothing is paired"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in (
-        "partner in",
-        "sites that have one",
-        "labels",
-        "median partners",
-        "sites drawn",
-    ):
-        table.add_column(heading, justify="left" if heading == "partner in" else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("partner in")
+    for heading in ("sites that have one", "labels", "median partners", "sites drawn"):
+        table.add_column(heading, justify="right")
     for row in record["rows"]:
         table.add_row(
             row["partner_in"],

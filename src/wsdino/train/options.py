@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -137,3 +137,12 @@ class WeakPositives:
     fallback: Literal["relax", "drop", "error"] = "relax"
     num_partners: Count = 1
     partner_global_views: Annotated[int, Ge(0)] = 0
+
+
+# What may change between two parts of a run without changing what it comes to.
+INDECISIVE = ("residency", "log_every", "checkpoint_minutes", "max_bad_steps")
+
+
+def decisive(options: Optimisation) -> dict[str, Any]:
+    """Return the options that decide what a training comes to, by name."""
+    return {key: value for key, value in asdict(options).items() if key not in INDECISIVE}

@@ -18,6 +18,7 @@ from wsdino.train.fields import Fields
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
 from wsdino.train.objectives import Classification, SelfDistillation, TrainingObjective
+from wsdino.train.options import decisive
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
 from wsdino.train.sampler import Sampler
@@ -185,7 +186,7 @@ def train(
     options = {
         # Tiles are how a trained network looks at fields; training sees crops.
         "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},
-        "optimisation": asdict(optimisation),
+        "optimisation": decisive(optimisation),
         "distillation": asdict(distillation),
         "weak_positives": asdict(weak_positives),
         "views": [asdict(view) for view in views],
