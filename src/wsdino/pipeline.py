@@ -118,8 +118,11 @@ def _train(
     options = training_options(config, classifier=classify) | {"own": plain(pairing)}
     folder.make(
         name,
-        # Not the curves: they can't be made anew from a checkpoint.
-        products=[out / "model" / "config.json", out / "model" / "model.safetensors"],
+        products=[
+            out / "metrics.jsonl",
+            out / "model" / "config.json",
+            out / "model" / "model.safetensors",
+        ],
         sources=[store.path / "manifest.parquet"],
         options=options,
         work=work,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -251,21 +252,34 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(
 def test_a_torn_last_line_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
-    with Journal(tmp_path, step=2) as journal:
+    with Journal(tmp_path, [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]) as journal:
         journal.write({"step": 3, "loss": 1.0})
     assert [record["step"] for record in read_records(tmp_path)] == [1, 2, 3]
 
 
 def test_what_was_logged_after_the_checkpoint_is_logged_anew(tmp_path: Path) -> None:
-    with Journal(tmp_path, step=0) as journal:
+    with Journal(tmp_path, []) as journal:
         for step in (1, 2, 3, 4):
             journal.write({"step": step, "loss": 0.0})
-    with Journal(tmp_path, step=2) as journal:
+    with Journal(tmp_path, journal.records[:2]) as journal:
         journal.write({"step": 3, "loss": 1.0})
     assert [(r["step"], r["loss"]) for r in read_records(tmp_path)] == [(1, 0), (2, 0), (3, 1)]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(s.step, s.value) for s in events.Scalars("loss")] == [(1, 0), (2, 0), (3, 1)]
+
+
+def test_deleted_records_come_back_from_the_checkpoint(store: Store, tmp_path: Path) -> None:
+    train(store, tmp_path, **options_of())
+    path, events = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    before, newest = path.read_text(), max((tmp_path / "checkpoints").iterdir())
+    path.unlink()
+    shutil.rmtree(events)
+    trained = newest.stat().st_mtime_ns
+    train(store, tmp_path, **options_of())
+    assert path.read_text() == before
+    assert list(events.iterdir())
+    assert newest.stat().st_mtime_ns == trained, "nothing is trained again"
 
 
 def test_a_batch_that_can_t_be_divided_is_refused(store: Store, tmp_path: Path) -> None:

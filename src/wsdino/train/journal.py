@@ -11,28 +11,38 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+Record = dict[str, float | None]
+
+
 class Journal:
-    """Appends records to a run folder; drops what was logged after the step a run resumes from.
+    """Keeps the records of a run, in memory for its checkpoints and in its folder for people.
+
+    What the folder held before is replaced by the given records, so that a run that resumes drops
+    what was logged after its checkpoint, and a deleted file comes back.
 
     Parameters
     ----------
     folder
         Run folder.
-    step
-        Steps that were done before.
+    records
+        Records up to the step from which the run goes on.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, folder: Path, records: list[Record]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.records = list(records)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
+        path, events = folder / "metrics.jsonl", folder / "tensorboard"
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         partial.replace(path)
         self._file = path.open("a")
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        is_new = not events.is_dir()
+        last = int(self.records[-1]["step"] or 0) if self.records else 0
+        self._writer = SummaryWriter(str(events), purge_step=None if is_new else last + 1)
+        for record in self.records if is_new else ():
+            self._draw(record)
 
     def __enter__(self) -> Journal:
         return self
@@ -48,17 +58,16 @@ class Journal:
 
     def write(self, record: dict[str, float]) -> None:
         """Append one record; it must have a ``step``. What is not finite becomes null."""
-        finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+        finite: Record = {
+            key: value if math.isfinite(value) else None for key, value in record.items()
+        }
+        self.records.append(finite)
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
+        self._draw(finite)
+
+    def _draw(self, record: Record) -> None:
         for key, value in record.items():
             if key != "step":
-                self._writer.add_scalar(key, value, int(record["step"]))
-
-
-def _complete_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    lines = path.read_text().split("\n")
-    # What follows the last newline was cut off by a kill.
-    return [line for line in lines[:-1] if line]
+                shown = math.nan if value is None else value
+                self._writer.add_scalar(key, shown, int(record["step"] or 0))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsdino.train.fields import FieldBatch, Fields
+    from wsdino.train.journal import Record
     from wsdino.train.objectives import Metrics, TrainingObjective
     from wsdino.train.options import Optimisation
 
@@ -104,16 +105,16 @@ class Trainer:
             If stopped by a signal (the state is saved), or by too many non-finite steps (the
             checkpoint before them is kept).
         """
-        first = self._resume()
-        if first >= self.total_steps:
-            return
-        with (
-            _stop_requests() as stop_requested,
-            Journal(self.folder, step=first) if distributed.rank() == 0 else _nothing() as journal,
-            Meter("train", self.total_steps, first) as meter,
-            ThreadPoolExecutor(max_workers=1) as executor,
-        ):
-            self._steps(first, executor, stop_requested, journal, meter)
+        first, records = self._resume()
+        with Journal(self.folder, records) if distributed.rank() == 0 else _nothing() as journal:
+            if first >= self.total_steps:
+                return
+            with (
+                _stop_requests() as stop_requested,
+                Meter("train", self.total_steps, first) as meter,
+                ThreadPoolExecutor(max_workers=1) as executor,
+            ):
+                self._steps(first, executor, stop_requested, journal, meter)
 
     def _steps(
         self,
@@ -154,7 +155,7 @@ class Trainer:
             due = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
             # Two checkpoints are kept: bad steps must not push out the last good state.
             if done == self.total_steps or stopping or (due and not bad_steps):
-                self.save(done)
+                self.save(done, journal)
                 last_save = time.monotonic()
             if stopping and done < self.total_steps:
                 raise TrainingError(
@@ -252,9 +253,9 @@ class Trainer:
         pairs = zip(headed.networks.networks, headed.heads, strict=True)
         return [[*network.parameters(), *head.parameters()] for network, head in pairs]
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, journal: Journal | None) -> None:
         """Write a checkpoint (the first process) and wait until it is there (the others)."""
-        if distributed.rank() == 0:
+        if journal:
             save_checkpoint(
                 self.folder / "checkpoints",
                 step,
@@ -263,14 +264,15 @@ class Trainer:
                     "fingerprint": self.fingerprint,
                     "objective": self.module.state_dict(),
                     "optimiser": self.optimiser.state_dict(),
+                    "records": journal.records,
                 },
             )
         distributed.barrier()
 
-    def _resume(self) -> int:
+    def _resume(self) -> tuple[int, list[Record]]:
         state = load_newest(self.folder / "checkpoints")
         if state is None:
-            return 0
+            return 0, []
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
                 f"{self.folder}: its checkpoints were trained with other options or weak labels; "
@@ -279,7 +281,7 @@ class Trainer:
         self.module.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         say(f"going on from step {state['step']} of {self.total_steps}")
-        return int(state["step"])
+        return int(state["step"]), state["records"]
 
 
 def _note(record: Metrics) -> str:
