@@ -222,7 +222,7 @@ def evaluate_command(
         results = evaluate(table, multi_batch=multi_batch, seed=seed)
     if json:
         write_results(results, json)
-    _print_results(results, profiles.stem)
+    _print_results(results, profiles.name.split(".", maxsplit=1)[0])
 
 
 @app.command(name="attention")
