@@ -9,6 +9,7 @@ from wsdino.train.loss import (
     centered_targets,
     cross_view_entropy,
     dino_loss,
+    koleo_loss,
     sinkhorn_targets,
     updated_center,
 )
@@ -120,3 +121,27 @@ def test_centre_moves_towards_the_mean_logits() -> None:
     expected = 0.8 * before + 0.2 * sum(z[v, i] for v in range(2) for i in range(3)) / 6
     torch.testing.assert_close(moved, expected)
     assert torch.equal(center, before), "a pure function changed its argument"
+
+
+def test_koleo_equals_the_loop_over_neighbours() -> None:
+    features = logits(9, 5, seed=3).requires_grad_()
+    loss = koleo_loss(features)
+    rows = [row / np.linalg.norm(row) for row in features.detach().double().numpy()]
+    nearest = [
+        min(np.linalg.norm(row - other) for j, other in enumerate(rows) if j != i)
+        for i, row in enumerate(rows)
+    ]
+    assert loss.item() == pytest.approx(-np.mean(np.log(nearest)), rel=1e-5)
+    loss.backward()
+    moved = (features - 1e-3 * features.grad).detach()  # type: ignore[operator]
+    assert koleo_loss(moved) < loss, "a step along the gradient spreads the features"
+
+
+def test_koleo_of_equal_or_single_images_is_finite() -> None:
+    for features in (torch.ones(4, 3), torch.ones(1, 3)):
+        features.requires_grad_()
+        loss = koleo_loss(features)
+        loss.backward()
+        assert loss.isfinite()
+        assert features.grad is not None
+        assert features.grad.isfinite().all()

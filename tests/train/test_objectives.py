@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.model import ModelSpec
+from wsdino.train.loss import koleo_loss
 from wsdino.train.objectives import Classification, HeadedNetworks, SelfDistillation
 from wsdino.train.options import Distillation
 from wsdino.train.train import initial_networks
@@ -114,6 +115,24 @@ def test_a_step_of_distillation_equals_naive_dino(mode: str) -> None:
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-6, msg=name)
     assert all(p.grad is None for p in module.teacher.parameters())
     assert len(found) == len(list(module.trainable.parameters())), "nothing is without gradient"
+
+
+@pytest.mark.parametrize("mode", ["per_channel", "shared", "joint"])
+def test_koleo_is_added_for_each_global_view_of_each_network(mode: str) -> None:
+    views, labels = views_of(), torch.zeros(4, dtype=torch.int64)
+    totals = []
+    for weight in (0.0, 0.5):
+        module = distillation(mode, koleo_weight=weight)
+        total, metrics = module.loss(module.trainable, views, module.target(views, labels))
+        totals.append(total.item())
+    networks = module.trainable.networks.networks
+    expected = [
+        koleo_loss(networks[index](inputs_of(mode, view, index))).item()
+        for index in range(len(networks))
+        for view in views[0]
+    ]
+    assert totals[1] - totals[0] == pytest.approx(0.5 * sum(expected), rel=1e-4)
+    assert metrics["koleo"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_sinkhorn_targets_come_from_all_views_of_the_batch() -> None:

@@ -107,6 +107,7 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, column("teacher_entropy")),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum")),
         "freeze_last_layer_epochs": Case(0.0),
+        "koleo_weight": Case(0.1, lambda seen: sorted(seen["records"][0])),
     },
     "weak_positives": {
         "label": Case("treatment"),

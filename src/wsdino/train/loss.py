@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsdino.train.distributed import all_reduce_max, all_reduce_mean, all_reduce_sum
 
@@ -63,6 +64,34 @@ def cross_view_entropy(student: Tensor, targets: Tensor, *, student_temp: float)
     own = normaliser[:num_targets] - (logits[:num_targets] * targets).sum(dim=-1)
     num_pairs = num_targets * (num_views - 1)
     return (per_view.sum(dim=0) - own.sum(dim=0)).mean() / num_pairs
+
+
+def koleo_loss(features: Tensor) -> Tensor:
+    """Push each image away from its nearest neighbour in the batch, so that all directions count.
+
+    Minus the mean log distance of L2-normalised features to their nearest neighbour: the
+    Kozachenko-Leonenko estimate of their entropy, up to constants (arXiv 1806.03198, eq. 2; used
+    for DINO in arXiv 2304.07193). Without it a network trained from scratch may spread along very
+    few directions.
+
+    Parameters
+    ----------
+    features
+        (N, D); of one process and one part of its batch.
+
+    Returns
+    -------
+    Tensor
+        Scalar float32; zero for a single image.
+    """
+    if len(features) < 2:
+        return features.float().sum().mul(0)
+    unit = functional.normalize(features.float(), dim=-1)
+    with torch.no_grad():
+        nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(dim=1)
+    distance: Tensor = (unit - unit[nearest]).norm(dim=-1)
+    # Equal images would ask for an infinite push.
+    return -(distance + 1e-8).log().mean()
 
 
 @torch.no_grad()

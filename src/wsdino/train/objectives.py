@@ -15,6 +15,7 @@ from wsdino.train.distributed import all_reduce_mean
 from wsdino.train.loss import (
     centered_targets,
     cross_view_entropy,
+    koleo_loss,
     sinkhorn_targets,
     updated_center,
 )
@@ -195,15 +196,20 @@ class SelfDistillation(nn.Module):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Metrics]:
-        """Sum over the networks of the cross-entropy between different views."""
-        _, logits = trainable(views)
+        """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
+        features, logits = trainable(views)
         losses = [
             cross_view_entropy(z, p, student_temp=self.options.student_temp)
             for z, p in zip(logits, targets, strict=True)
         ]
         total = torch.stack(losses).sum()
         # Logged per network, so that channel modes compare.
-        return total, {"loss": float(total.detach()) / len(losses)}
+        metrics = {"loss": float(total.detach()) / len(losses)}
+        if self.options.koleo_weight:
+            koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
+            total = total + self.options.koleo_weight * koleo
+            metrics["koleo"] = float(koleo.detach()) / sum(len(views) for views in features)
+        return total, metrics
 
     def after_backward(self, epoch: float) -> None:
         """Keep the prototypes as they are during the first epochs."""

@@ -96,6 +96,8 @@ class Distillation:
         Momentum of the teacher's moving average, cosine from the first to the second.
     freeze_last_layer_epochs
         Epochs during which the prototypes stay as they were drawn.
+    koleo_weight
+        Weight of :func:`~wsdino.train.loss.koleo_loss` of each global view; 0: not used.
     """
 
     num_prototypes: Count = 4096
@@ -111,6 +113,7 @@ class Distillation:
     teacher_momentum: Fraction = 0.996
     final_teacher_momentum: Fraction = 1.0
     freeze_last_layer_epochs: NonNegative = 1.0
+    koleo_weight: NonNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
