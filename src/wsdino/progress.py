@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -20,11 +20,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from rich.table import Table
-
-T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 10.0
 
@@ -97,11 +93,3 @@ class Meter:
         eta = f", {left:.0f} s left" if self.done < self.total else f" in {now - self._start:.0f} s"
         say(f"{self.description}: {self.done}/{self.total}{eta}{'  ' + note if note else ''}")
         self._last_line = now
-
-
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items` while a :class:`Meter` counts them."""
-    with Meter(description, total) as meter:
-        for item in items:
-            yield item
-            meter.advance()
