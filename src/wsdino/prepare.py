@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from wsdino.config import Config
     from wsdino.screen.store import Store
+    from wsdino.train.pairing import Pairing
 
 TRAINING_SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "distill")
 NEED_CONTROLS = ("tvn", "plate_controls")
@@ -178,34 +179,25 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
-    positives(manifest, config.pairing, objective=config.train.objective)
-    _check_crops(config, field_shape)
+    found = positives(manifest, config.pairing, objective=config.train.objective)
+    _check_crops(config, found.pairing, (field_shape[0], field_shape[1]))
     for side in field_shape if config.embed.tile else ():
         tile_starts(side, config.embed.tile or side)
 
 
-def _check_crops(config: Config, field_shape: tuple[int, ...]) -> None:
-    import numpy as np
+def _check_crops(config: Config, pairing: Pairing | None, field_shape: tuple[int, int]) -> None:
+    from wsdino.train.train import check_views, training_views
 
-    from wsdino.train.crops import draw_crops
-
-    crops = config.crops
-    for views in (crops.global_views, crops.local_views, config.baselines.classifier_views):
-        draw_crops(
-            replace(views, num_views=1),
-            64,
-            field_shape=(field_shape[0], field_shape[1]),
-            num_channels=1,
-            rng=np.random.default_rng(config.seed),
-        )
-    if crops.global_views.num_views < 1 or config.baselines.classifier_views.num_views < 1:
-        raise ConfigError("config key crops.global_views.num_views: at least 1 is needed")
-    if crops.global_views.num_views + crops.local_views.num_views < 2:
-        raise ConfigError("config key crops: self-distillation needs at least two views")
-    if config.pairing.partner_global_views > crops.global_views.num_views:
-        raise ConfigError(
-            f"config key pairing.partner_global_views: {config.pairing.partner_global_views} is "
-            f"more than the {crops.global_views.num_views} global views"
+    crops, goal = config.crops, config.train.objective
+    views = training_views(crops.global_views, crops.local_views, objective=goal)
+    check_views(views, config.pairing, pairing, objective=goal, field_shape=field_shape)
+    if "classifier" in config.baselines.names:
+        check_views(
+            [config.baselines.classifier_views],
+            config.pairing,
+            None,
+            objective="classify",
+            field_shape=field_shape,
         )
 
 

@@ -94,6 +94,29 @@ class CropDraw:
         return CropDraw(*(getattr(self, name)[:, images] for name in self.__dataclass_fields__))
 
 
+def require_fit(plan: ViewPlan, field_shape: tuple[int, int]) -> None:
+    """Refuse crops that don't fit: not what is drawn but what could be, at any step of a run.
+
+    Parameters
+    ----------
+    plan
+        What the views look like.
+    field_shape
+        Height and width of a field in px.
+
+    Raises
+    ------
+    ConfigError
+        If the largest crop that can be drawn does not fit the field.
+    """
+    largest = plan.largest_side(field_shape)
+    if largest > min(field_shape):
+        raise ConfigError(
+            f"crops: a crop of {largest} px does not fit fields of {field_shape[0]} x "
+            f"{field_shape[1]} px; lower {'size' if plan.area is None else 'area'}"
+        )
+
+
 def draw_crops(
     plan: ViewPlan,
     num_images: int,
@@ -122,15 +145,9 @@ def draw_crops(
     ConfigError
         If the largest crop that can be drawn does not fit the field.
     """
+    require_fit(plan, field_shape)
     height, width = field_shape
     shape = (plan.num_views, num_images)
-    # Not what was drawn but what could be: else a run may fail at any later step.
-    largest = plan.largest_side(field_shape)
-    if largest > min(height, width):
-        raise ConfigError(
-            f"crops: a crop of {largest} px does not fit fields of {height} x {width} px; "
-            f"lower {'size' if plan.area is None else 'area'}"
-        )
     if plan.area is None:
         side = np.full(shape, plan.size, dtype=np.int64)
     else:

@@ -14,6 +14,7 @@ import torch
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model, ModelSpec, build_networks
 from wsdino.train import distributed
+from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
@@ -80,13 +81,43 @@ def initial_networks(
         return build_networks(spec, drop_path=drop_path, weights=weights)
 
 
-def _check_views(
+def training_views(
+    global_views: ViewPlan, local_views: ViewPlan, *, objective: Objective
+) -> list[ViewPlan]:
+    """Return the views that are cut: a classifier sees global ones alone."""
+    if objective == "classify" or not local_views.num_views:
+        return [global_views]
+    return [global_views, local_views]
+
+
+def check_views(
     views: list[ViewPlan],
     options: WeakPositives,
     pairing: Pairing | None,
     *,
     objective: Objective,
+    field_shape: tuple[int, int],
 ) -> None:
+    """Refuse views that make no sense together, or don't fit the fields.
+
+    Parameters
+    ----------
+    views
+        Global views, then local views where there are any.
+    options, pairing
+        Weak positives, and the pairing that follows from them.
+    objective
+        What is minimised.
+    field_shape
+        Height and width of a field in px.
+
+    Raises
+    ------
+    ConfigError
+        Names the option, and what would be right.
+    """
+    for view in views:
+        require_fit(view, field_shape)
     num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
     if not num_global:
         raise ConfigError("crops.global_views.num_views 0: at least one is needed")
@@ -154,10 +185,14 @@ def train(
     distributed.start()
     device, objective = torch.device(device), optimisation.objective
     wanted = positives(store.manifest, weak_positives, objective=objective)
-    views = [global_views]
-    if objective == "distill" and local_views.num_views:
-        views.append(local_views)
-    _check_views(views, weak_positives, wanted.pairing, objective=objective)
+    views = training_views(global_views, local_views, objective=objective)
+    check_views(
+        views,
+        weak_positives,
+        wanted.pairing,
+        objective=objective,
+        field_shape=store.field_shape,
+    )
     planner = Planner(
         sampler=Sampler(wanted.labels, balance=optimisation.balance, seed=seed),
         pairing=wanted.pairing,
