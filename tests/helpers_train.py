@@ -27,7 +27,12 @@ TINY = Architecture(image_size=16, patch_size=8, dim=16, depth=2, num_heads=2)
 DEFAULTS: dict[str, Any] = {
     "spec": ModelSpec(channels=CHANNELS, mode="shared", architecture=TINY),
     "optimisation": Optimisation(
-        epochs=1, batch_size=8, warmup_epochs=0.5, log_every=1, checkpoint_minutes=60
+        epochs=1,
+        batch_size=8,
+        warmup_epochs=0.5,
+        log_every=1,
+        checkpoint_minutes=60,
+        precision="float32",
     ),
     "distillation": Distillation(
         num_prototypes=16,

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 # Everything that draws from a generator is on: jitter, stochastic depth, partners.
 CHANGES: dict[str, Any] = {
-    "optimisation": {"epochs": 20, "drop_path": 0.3, "checkpoint_minutes": 1e-4},
+    "optimisation": {
+        "epochs": 20,
+        "drop_path": 0.3,
+        "checkpoint_minutes": 1e-4,
+        "precision": "bfloat16",
+    },
     "distillation": {"targets": "center"},
     "weak_positives": {"num_partners": 2, "partner_global_views": 1},
     "global_views": {"contrast": 0.2, "brightness": 0.2, "area": [0.2, 0.5]},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsdino.errors import ConfigError, TrainingError
+from wsdino.model.precision import autocast, uses_bfloat16
 from wsdino.progress import Meter, say
 from wsdino.train import distributed
 from wsdino.train.checkpoint import load_newest, save_checkpoint
@@ -86,8 +87,7 @@ class Trainer:
             self.trainable = DistributedDataParallel(objective.trainable)
         self.steps_per_epoch = samples_per_epoch / options.batch_size
         self.total_steps = max(1, math.ceil(options.epochs * self.steps_per_epoch))
-        wanted = options.precision
-        self.bfloat16 = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+        self.bfloat16 = uses_bfloat16(options.precision, device)
         self.share = options.batch_size // distributed.world_size()
         parts = distributed.world_size() * options.accumulate
         if options.batch_size % parts:
@@ -209,7 +209,7 @@ class Trainer:
         self._seed_torch(step)
         views = cut_views(plan, batch, self.planner.views, clip=self.clip)
         labels = self.label_codes[torch.from_numpy(plan.anchors).to(self.device)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with autocast(self.device, enabled=self.bfloat16):
             targets = self.objective.target(views, labels)
         measured = self._accumulate_gradients(views, targets)
         self.objective.after_backward(epoch)
@@ -238,7 +238,7 @@ class Trainer:
             # Targets have one row per input of a network: several per image where it is shared.
             factor = targets[0].shape[1] // self.share
             rows = slice(images.start * factor, images.stop * factor)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            with autocast(self.device, enabled=self.bfloat16):
                 loss, metrics = self.objective.loss(
                     self.trainable, [x[:, images] for x in views], [t[:, rows] for t in targets]
                 )

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from wsdino.model.precision import Precision  # noqa: TC001 pydantic reads it
+
 Count = Annotated[int, Gt(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 Objective = Literal["distill", "classify"]
-Precision = Literal["auto", "float32", "bfloat16"]
 Residency = Literal["auto", "device", "stream"]
 
 
@@ -45,7 +46,7 @@ class Optimisation:
     drop_path
         Stochastic depth of the student.
     precision
-        ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU only.
+        ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU and on a CPU with AMX.
     residency
         Where the fields lie: ``device`` memory, or ``stream`` from the store with one step of
         prefetch; ``auto``: on the device if they take less than half of its free memory.

@@ -1,0 +1,141 @@
+"""Mixed precision: where bfloat16 pays, and attention that is fast in it on a CPU too."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Precision = Literal["auto", "float32", "bfloat16"]
+CHUNK_SCORES = 2**22
+"""Attention scores that are in memory at a time (8 MiB of bfloat16)."""
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether products are computed in bfloat16.
+
+    Parameters
+    ----------
+    precision
+        What was asked for; ``auto``: bfloat16 where the device has matrix units for it, which are
+        a GPU's tensor cores and a CPU's AMX tiles.
+    device
+        Where the products are computed.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported()  # noqa: SLF001 no public name in torch 2.11
+    return device.type == "cuda"
+
+
+@contextmanager
+def autocast(device: torch.device, *, enabled: bool) -> Iterator[None]:
+    """Compute products in bfloat16 inside this context, if enabled.
+
+    On a CPU attention then goes through :func:`matmul_attention` wherever a gradient is wanted, in
+    any network that calls torch's ``scaled_dot_product_attention``; outside nothing changes.
+
+    Parameters
+    ----------
+    device
+        Where the products are computed.
+    enabled
+        False: the context does nothing.
+    """
+    with ExitStack() as contexts:
+        contexts.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=enabled))
+        if enabled and device.type == "cpu":
+            contexts.enter_context(_MatmulAttention())
+        yield
+
+
+class _MatmulAttention(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention and torch.is_grad_enabled():
+            # Masks, dropout and the like stay with torch.
+            without_options = all(
+                value is None or (isinstance(value, bool | float) and not value)
+                for value in kwargs.values()
+            )
+            if len(args) == 3 and args[0].ndim == 4 and without_options:
+                return matmul_attention(*(x.to(torch.bfloat16) for x in args))
+        return func(*args, **kwargs)
+
+
+def matmul_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention by three products, a chunk of the batch at a time.
+
+    The same as ``torch.nn.functional.scaled_dot_product_attention`` without mask and dropout. On
+    CPUs its fused kernel leaves the matrix units idle in the backward pass, and more so in
+    bfloat16. As there, what is kept for the backward pass does not grow with the square of N.
+
+    Parameters
+    ----------
+    query
+        (B, heads, N, D).
+    key, value
+        (B, heads, M, D).
+
+    Returns
+    -------
+    Tensor
+        (B, heads, N, D).
+    """
+    result: Tensor = _Attention.apply(query, key, value)
+    return result
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        result = torch.empty_like(query)
+        for part in _chunks(query, key):
+            result[part] = _weights(query[part], key[part]) @ value[part]
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = ctx.saved_tensors
+        by_query, by_key, by_value = (torch.empty_like(x) for x in (query, key, value))
+        for part in _chunks(query, key):
+            gradient, weights = gradients[0][part], _weights(query[part], key[part])
+            by_value[part] = weights.transpose(-1, -2) @ gradient
+            by_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 no public name
+                gradient @ value[part].transpose(-1, -2), weights, -1, weights.dtype
+            )
+            by_query[part] = by_scores @ (key[part] * _scale(key))
+            by_key[part] = by_scores.transpose(-1, -2) @ (query[part] * _scale(query))
+        return by_query, by_key, by_value
+
+
+def _chunks(query: Tensor, key: Tensor) -> list[slice]:
+    num_images, num_heads, length, _ = query.shape
+    size = max(1, CHUNK_SCORES // (num_heads * length * key.shape[2]))
+    return [slice(start, start + size) for start in range(0, num_images, size)]
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    return ((query * _scale(query)) @ key.transpose(-1, -2)).softmax(dim=-1)
+
+
+def _scale(x: Tensor) -> float:
+    return 1 / math.sqrt(x.shape[-1])
