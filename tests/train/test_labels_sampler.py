@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers_train import random_manifest
 from wsdino.errors import ConfigError
 from wsdino.train.labels import WeakLabels, weak_labels
-from wsdino.train.sampler import Sampler
+from wsdino.train.sampler import BatchwiseSampler, Sampler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,3 +185,46 @@ def test_the_order_of_the_rows_changes_no_frequency(manifest: pd.DataFrame) -> N
     by_label = manifest.sort_values("Metadata_Compound")
     assert frequencies(by_label) == frequencies(manifest.sample(frac=1, random_state=1))
     assert len(set(frequencies(manifest).values())) == 1
+
+
+# Steps of one batch each.
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    counts=st.lists(st.integers(2, 6), min_size=2, max_size=6),
+    num_batches=st.integers(1, 4),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 50),
+)
+def test_a_step_of_one_batch_holds_no_other(
+    counts: list[int], num_batches: int, size: int, seed: int
+) -> None:
+    labels = codes_of(counts, seed=seed)
+    batches = np.random.default_rng(seed).integers(0, num_batches, len(labels.codes))
+    found = set(batches[labels.sites].tolist())
+    sampler = BatchwiseSampler(labels, batches, balance="label", seed=seed)
+    seen: dict[int, list[int]] = defaultdict(list)
+    for start in range(0, 5 * len(found), len(found)):
+        steps = [sampler.batch(step, size) for step in range(start, start + len(found))]
+        origins = [set(batches[sites].tolist()) for sites in steps]
+        assert all(len(origin) == 1 for origin in origins)
+        assert set().union(*origins) == found, "every batch once per round"
+        for sites in steps:
+            seen[int(batches[sites[0]])] += sites.tolist()
+    for batch, sites in seen.items():
+        alone = WeakLabels(np.where(batches == batch, labels.codes, -1), labels.names)
+        num = len(set(labels.codes[alone.sites].tolist()))
+        for start in range(0, len(sites) - num + 1, num):
+            codes = labels.codes[sites[start : start + num]]
+            assert len(set(codes.tolist())) == num, "every label of the batch once per round"
+
+
+def test_steps_of_one_batch_need_no_state() -> None:
+    labels = codes_of([3, 5, 2, 4])
+    batches = np.arange(len(labels.codes)) % 3
+    forward = BatchwiseSampler(labels, batches, balance="image", seed=4)
+    drawn = [forward.batch(step, 5) for step in range(12)]
+    fresh = BatchwiseSampler(labels, batches, balance="image", seed=4)
+    for step in (11, 2, 7):
+        np.testing.assert_array_equal(fresh.batch(step, 5), drawn[step])

@@ -81,6 +81,7 @@ CASES: dict[str, dict[str, Case]] = {
         "batch_size": Case(4, column("samples")),
         "accumulate": Case(2, lambda seen: seen["parts"], WHOLE_PATHS, same_weights=True),
         "balance": Case("image"),
+        "step_from": Case("batch"),
         "learning_rate": Case(1e-2, column("lr")),
         "final_learning_rate": Case(1e-4, column("lr")),
         "warmup_epochs": Case(0.2, column("lr")),

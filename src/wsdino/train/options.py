@@ -35,6 +35,9 @@ class Optimisation:
         Parts that a process splits its share of the batch into, to need less memory.
     balance
         ``label``: every weak label equally often; ``image``: every image equally often.
+    step_from
+        Where the images of one step come from: the whole ``screen``, or one ``batch`` of it, each
+        equally often.
     learning_rate, final_learning_rate
         AdamW, cosine from the first to the second after the warm-up.
     warmup_epochs
@@ -63,6 +66,7 @@ class Optimisation:
     batch_size: Count = 32
     accumulate: Count = 1
     balance: Literal["label", "image"] = "label"
+    step_from: Literal["screen", "batch"] = "screen"
     learning_rate: Positive = 5e-4
     final_learning_rate: NonNegative = 1e-6
     warmup_epochs: NonNegative = 10.0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsdino.train.fields import FieldBatch
     from wsdino.train.options import WeakPositives
     from wsdino.train.pairing import Pairing
-    from wsdino.train.sampler import Sampler
+    from wsdino.train.sampler import BatchwiseSampler, Sampler
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Planner:
     def __init__(
         self,
         *,
-        sampler: Sampler,
+        sampler: Sampler | BatchwiseSampler,
         pairing: Pairing | None,
         weak_positives: WeakPositives,
         views: list[ViewPlan],

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from wsdino.train.labels import WeakLabels
 from wsdino.train.permutation import keyed, permuted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from wsdino.train.labels import WeakLabels
 
 Balance = Literal["label", "image"]
 
@@ -61,3 +60,46 @@ class Sampler:
         members = permuted(places, counts, keyed(self.seed, 1, labels, turns))
         sites: NDArray[np.int64] = self._sites[self._starts[labels] + members]
         return sites
+
+
+class BatchwiseSampler:
+    """Draws every step from one batch of the screen, each batch once per round.
+
+    Where batches differ in ways that a network reads off at a glance (stain, microscope, cell
+    line), a step of mixed batches is solved by telling batches apart: targets that are spread over
+    the images of one batch leave nothing but the weak labels to learn.
+
+    Parameters
+    ----------
+    labels
+        Weak labels of N sites.
+    batches
+        (N,) int64: the batch of each site.
+    balance, seed
+        See :class:`Sampler`.
+    """
+
+    def __init__(
+        self,
+        labels: WeakLabels,
+        batches: NDArray[np.int64],
+        *,
+        balance: Balance,
+        seed: int,
+    ) -> None:
+        self.seed = seed
+        self._samplers: list[Sampler] = [
+            Sampler(
+                WeakLabels(np.where(batches == batch, labels.codes, -1), labels.names),
+                balance=balance,
+                seed=seed,
+            )
+            for batch in np.unique(batches[labels.codes >= 0])
+        ]
+
+    def batch(self, step: int, size: int) -> NDArray[np.int64]:
+        """Return the sites of one step, (size,) int64, all of one batch of the screen."""
+        num = len(self._samplers)
+        turn, place = divmod(step, num)
+        (chosen,) = permuted(np.array([place]), np.array([num]), keyed(self.seed, 2, turn))
+        return self._samplers[int(chosen)].batch(turn, size)

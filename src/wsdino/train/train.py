@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from wsdino.errors import ConfigError
@@ -22,7 +23,7 @@ from wsdino.train.objectives import Classification, SelfDistillation, TrainingOb
 from wsdino.train.options import decisive
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
-from wsdino.train.sampler import Sampler
+from wsdino.train.sampler import BatchwiseSampler, Sampler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,17 @@ def initial_networks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_networks(spec, drop_path=drop_path, weights=weights)
+
+
+def _sampler(
+    labels: WeakLabels, manifest: pd.DataFrame, options: Optimisation, *, seed: int
+) -> Sampler | BatchwiseSampler:
+    if options.step_from == "screen":
+        return Sampler(labels, balance=options.balance, seed=seed)
+    batches = manifest.groupby("Metadata_Batch", sort=False, dropna=False).ngroup()
+    return BatchwiseSampler(
+        labels, batches.to_numpy().astype(np.int64), balance=options.balance, seed=seed
+    )
 
 
 def training_views(
@@ -194,7 +206,7 @@ def train(
         field_shape=store.field_shape,
     )
     planner = Planner(
-        sampler=Sampler(wanted.labels, balance=optimisation.balance, seed=seed),
+        sampler=_sampler(wanted.labels, store.manifest, optimisation, seed=seed),
         pairing=wanted.pairing,
         weak_positives=weak_positives,
         views=views,

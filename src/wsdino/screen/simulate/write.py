@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import tifffile
@@ -20,12 +17,10 @@ from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
 from wsdino.screen.store import num_cpus
 
+from .files import replacing
 from .layouts import CHANNELS, layout_table, treatments_of
 from .plates import Difficulty, Site, describe_sites, truth_table
 from .render import render
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
 SCHEMA = 1  # changes whenever the same spec would give other pixels
@@ -107,11 +102,11 @@ def simulate(
     for parent in {files[0].parent for _, files in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
     _render_all(jobs, len(table), seed, size, zoom, workers)
-    with _replacing(folder / TRUTH) as temporary:
+    with replacing(folder / TRUTH) as temporary:
         truth_table(table, described).to_parquet(temporary, index=False)
-    with _replacing(folder / MOA_TABLE) as temporary:
+    with replacing(folder / MOA_TABLE) as temporary:
         treatments_of(table).to_csv(temporary, index=False)
-    with _replacing(folder / IMAGE_TABLE) as temporary:
+    with replacing(folder / IMAGE_TABLE) as temporary:
         _image_table(table).to_csv(temporary, index=False)
     return folder
 
@@ -147,7 +142,7 @@ def _claim(folder: Path, spec: dict[str, object]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: exists and holds no simulated screen; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(spec, indent=2) + "\n")
 
 
@@ -184,7 +179,7 @@ def _render_chunk(chunk: list[Job], seed: int, size: int, zoom: float) -> int:
     for site, files in chunk:
         image = render(site, seed=seed, size=size, zoom=zoom)
         for plane, file in zip(image, files, strict=True):
-            with _replacing(file) as temporary:
+            with replacing(file) as temporary:
                 # uncompressed: the noise leaves deflate a fifth to save, at five times the cost
                 tifffile.imwrite(temporary, plane, photometric="minisblack", metadata=None)
     return len(chunk)
@@ -203,14 +198,3 @@ def _image_table(table: pd.DataFrame) -> pd.DataFrame:
     columns["Image_Metadata_Compound"] = table["compound"]
     columns["Image_Metadata_Concentration"] = table["concentration"]
     return pd.DataFrame(columns)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` that takes its place once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
