@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,10 +17,12 @@ from wsdino.model.networks import ChannelMode, ChannelNetworks
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.tiles import tile_starts
 from wsdino.model.weights import (
+    STARTER,
     is_url,
     load_backbone_weights,
     local_weights,
     read_state_dict,
+    starter_folder,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 TileSummary = Literal["mean", "median"]
 PRETRAINED = "timm"
 """The value of ``weights`` that asks timm for the weights belonging to the backbone's name."""
+STARTER_TILE = 64
+"""Side in px of the tiles by which the starter sees fields, near that of its training crops."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,10 @@ def build_networks(
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero (training only).
     weights
-        None: random, from torch's generator; ``timm``: what timm has for the backbone's name; a
-        file or an http(s) URL: the same for every network; a mapping: one for each channel.
+        None: random, from torch's generator; ``timm``: what timm has for the backbone's name;
+        ``starter``: the backbone that the package ships (needs :func:`starter_spec`'s
+        architecture); a file or an http(s) URL: the same for every network; a mapping: one for each
+        channel.
 
     Raises
     ------
@@ -173,6 +179,23 @@ def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) ->
             f"per_channel and exactly the channels {', '.join(spec.channels)}"
         )
     return [weights[channel] for channel in spec.channels]
+
+
+def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) -> ModelSpec:
+    """Describe the starter backbone on a screen's channels.
+
+    A small vision transformer that sees one channel at a time, pretrained on simulated cells of
+    random biology, stains and optics; its model card is `docs/starter.md`.
+
+    Parameters
+    ----------
+    channels
+        Names, in the order of the image's channel axis; any number.
+    tile
+        As in :class:`ModelSpec`.
+    """
+    spec = ModelSpec.from_json((starter_folder() / "config.json").read_text())
+    return replace(spec, channels=tuple(channels), tile=tile)
 
 
 class Model:
@@ -322,10 +345,11 @@ def load_model(
     source
         A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``
         or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs `channels` and
-        `backbone`); or a timm name, whose weights timm fetches (needs `channels`).
+        `backbone`); ``starter``, the backbone that the package ships (needs `channels`); or a timm
+        name, whose weights timm fetches (needs `channels`).
     channels, backbone, mode, scaling, tile
-        For the last two kinds of source, as in :class:`ModelSpec` and :class:`Architecture`; the
-        first two bring their own.
+        For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
+        an exported model bring their own, and the starter all but the channels and the tile.
     device
         Where the model computes.
 
@@ -344,6 +368,9 @@ def load_model(
         raise ModelError(
             f"{source}: weights without a config need the channels' names, and a file the backbone"
         )
+    if source == STARTER:
+        spec = starter_spec(channels, tile=tile or STARTER_TILE)
+        return Model(spec, build_networks(spec, weights=STARTER), device=device)
     is_file = path.is_file() or is_url(source) or path.suffix in {".pth", ".pt", ".safetensors"}
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")

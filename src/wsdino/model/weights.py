@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from wsdino.errors import ModelError
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
+STARTER = "starter"
+"""The name that asks for the backbone that the package ships."""
+# The first layer of a linear patch embedding, and of our convolutional stem.
+FIRST_LAYERS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight")
 
 
 def is_url(source: str | Path) -> bool:
@@ -22,14 +26,23 @@ def is_url(source: str | Path) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
+def starter_folder() -> Path:
+    """Return the folder of the starter backbone: its weights, and the spec they belong to."""
+    return Path(__file__).parent / STARTER
+
+
 def local_weights(source: str | Path) -> Path:
     """Return a weight file's path; one at a URL is fetched once, into torch's own cache.
+
+    ``starter`` is the backbone that the package ships.
 
     Raises
     ------
     ModelError
         If it can't be fetched.
     """
+    if source == STARTER:
+        return starter_folder() / "model.safetensors"
     if not is_url(source):
         return Path(source)
     url = str(source)
@@ -101,8 +114,9 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
         If a tensor is missing, has another shape, or belongs to blocks that the backbone lacks.
     """
     target, state = backbone.state_dict(), dict(state)
-    first = "patch_embed.proj.weight"
-    if first in state and first in target and state[first].ndim == 4:
+    for first in FIRST_LAYERS:
+        if first not in state or first not in target or state[first].ndim != 4:
+            continue
         given, wanted = state[first].shape[1], target[first].shape[1]
         if given != wanted:
             grey = state[first].sum(dim=1, keepdim=True)
