@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from wsdino.errors import ManifestError
 from wsdino.screen.simulate import layout_table, layouts, raster
-from wsdino.screen.simulate.cells import draw, noise_tile, seed_cells
+from wsdino.screen.simulate.cells import draw, seed_cells
 from wsdino.screen.simulate.keys import generator, guid
 from wsdino.screen.simulate.optics import COUNTS, Optics, blur, expose
 from wsdino.screen.simulate.phenotypes import MECHANISMS, hill, make_compound
@@ -243,7 +243,7 @@ def test_drawn_field_is_finite_and_bright_where_cells_are():
 
 
 def test_noise_tile():
-    tile = noise_tile(2.0)
+    tile = raster.noise_tile(2.0)
     assert abs(tile.mean()) < 1e-3
     assert tile.std() == pytest.approx(1, abs=1e-3)
 

@@ -7,13 +7,14 @@ actin, and a mechanism moves them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .handling import SHAPE, STAINING_ROWS
 from .keys import generator
-from .traits import SPREAD, as_vector
+from .traits import INDEX, SPREAD, as_vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,12 +100,16 @@ class Compound:
     effects
         Change of every trait at full activity (T,): the mechanism, leaned a little towards some
         of its parts, plus the compound's own signature.
+    handling
+        Deviations of :mod:`.handling`'s properties at full activity: a compound that fluoresces,
+        falls out or keeps a stain away.
     """
 
     name: str
     mechanism: str | None
     ec50: float
     effects: NDArray[np.float64]
+    handling: NDArray[np.float64] = field(default_factory=lambda: np.zeros(SHAPE))
 
 
 def hill(concentration: float, ec50: float, slope: float = HILL_SLOPE) -> float:
@@ -123,6 +128,8 @@ def make_compound(
     effect: float,
     lean: float,
     signature: float,
+    density: float = 0.0,
+    staining: float = 0.0,
 ) -> Compound:
     """Draw a compound's potency and signature, the same for a seed wherever it is used.
 
@@ -141,6 +148,10 @@ def make_compound(
         Standard deviation of the log factor on each of the mechanism's changes.
     signature
         Size of the compound's own changes, in units of the traits' natural spread.
+    density
+        Standard deviation of the compound's own change of the log number of cells.
+    staining
+        Size of the compound's own changes of staining, in units of the properties' spread.
     """
     rng = generator(seed, "compound", name)
     potency = rng.uniform(-0.45, 0.15)
@@ -150,4 +161,7 @@ def make_compound(
     common = as_vector(MECHANISMS.get(mechanism or "", {}))
     leaned = common * effect * np.exp(lean * rng.standard_normal(common.size))
     own = signature * SPREAD * rng.standard_normal(common.size)
-    return Compound(name, mechanism, ec50, leaned + own)
+    own[INDEX["density"]] = density * rng.standard_normal()
+    handling = np.zeros(SHAPE)
+    handling[STAINING_ROWS] = staining * rng.standard_normal((len(STAINING_ROWS), 3))
+    return Compound(name, mechanism, ec50, leaned + own, handling)

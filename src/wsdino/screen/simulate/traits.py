@@ -58,7 +58,9 @@ TRAITS: dict[str, Trait] = {
     "chromatin_grain": Trait(0.30, 0.0, 1.0, 0.12),  # 0: fine, 1: coarse
     "nucleoli": Trait(0.45, 0.0, 0.9, 0.08),  # depth of the nucleoli's shadows
     "dna_content": Trait(1.0, 0.5, 4.0, 0.04, log=True),
+    "dna_unevenness": Trait(0.06, 0.0, 0.5, 0.02),  # log deviation of the stain among cells
     # how many cells are in a state (probabilities)
+    "copied": Trait(0.25, 0.0, 0.9, 0.08),  # twice the DNA
     "mitotic": Trait(0.04, 0.0, 0.9, 0.015),
     "monopolar": Trait(0.02, 0.0, 1.0, 0.0),  # of the mitotic
     "scattered": Trait(0.05, 0.0, 1.0, 0.0),  # of the mitotic: no spindle, no plate
@@ -74,11 +76,13 @@ TRAITS: dict[str, Trait] = {
     "tubulin_ring": Trait(0.20, 0.0, 3.0, 0.08),
     "tubulin_short": Trait(0.10, 0.0, 3.0, 0.05),
     "tubulin_bundling": Trait(0.10, 0.0, 0.95, 0.04),
+    "tubulin_unevenness": Trait(0.20, 0.0, 0.8, 0.05),  # log deviation among cells
     # actin: the same
     "actin_fibres": Trait(0.30, 0.01, 0.8, 0.04),
     "actin_cortex": Trait(0.22, 0.02, 0.7, 0.04),
     "actin_junctions": Trait(0.12, 0.0, 0.7, 0.03),
     "actin_clumps": Trait(0.04, 0.0, 0.7, 0.02),
+    "actin_unevenness": Trait(0.20, 0.0, 0.8, 0.05),
     "actin_along": Trait(1.0, 0.0, 3.0, 0.12),
     "actin_across": Trait(0.15, 0.0, 3.0, 0.08),
     "actin_arcs": Trait(0.30, 0.0, 3.0, 0.10),

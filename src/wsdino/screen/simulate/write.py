@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
-SCHEMA = 1  # changes whenever the same spec would give other pixels
+SCHEMA = 2  # changes whenever the same spec would give other pixels
 MIN_SIZE = 32
 CHUNK = 8  # sites handed to a worker at a time
 
