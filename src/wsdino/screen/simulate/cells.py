@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 FIELD_OF_DENSITY = 256.0  # the `density` trait counts cells in a square of this edge
-CELL_TO_CELL = 1.6  # cells of a well differ by this many times the traits' natural spread
+CELL_TO_CELL = 1.3  # cells of a well differ by this many times the traits' natural spread
 GROWN = 2 ** (1 / 3)  # of the nuclear radius where DNA has doubled
 MITOTIC_RADIUS, APOPTOTIC_RADIUS = 0.62, 0.48  # of rounded cells, relative to spread ones
 

@@ -22,6 +22,8 @@ from .phenotypes import Compound, hill, make_compound
 from .traits import BASE, INDEX, NAMES, SPREAD, apply_effects
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float64]
@@ -73,9 +75,9 @@ class Difficulty:
     signature: float = 1.0
     compound_density: float = 0.15
     compound_staining: float = 0.8
-    batch_biology: float = 0.40
+    batch_biology: float = 0.6
     plate_biology: float = 0.25
-    well_biology: float = 0.70
+    well_biology: float = 1.2
     batch_density: float = 0.10
     plate_density: float = 0.06
     well_density: float = 0.12
@@ -85,9 +87,9 @@ class Difficulty:
     batch_blur: float = 0.08
     plate_blur: float = 0.06
     well_blur: float = 0.15
-    batch_staining: float = 0.4
+    batch_staining: float = 0.6
     plate_staining: float = 0.25
-    well_staining: float = 0.8
+    well_staining: float = 0.9
     batch_background: float = 0.15
     plate_background: float = 0.08
     well_background: float = 0.15
@@ -99,6 +101,31 @@ class Difficulty:
     texture: float = 1.0
     bleed: float = 1.0
     precipitate: float = 1.0
+
+    @classmethod
+    def of(cls, settings: Sequence[str]) -> Difficulty:
+        """Change the defaults by settings of the form ``name=value``.
+
+        Raises
+        ------
+        InputError
+            A setting has another form, names no parameter, or its value is out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        changes = {}
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise InputError(f"difficulty: {setting!r}; name=value would be right")
+            if name not in known:
+                raise InputError(f"difficulty: {name!r} is none of {', '.join(known)}")
+            try:
+                changes[name] = float(value)
+            except ValueError:
+                raise InputError(
+                    f"{name}: {value!r}; a number of at least 0 would be right"
+                ) from None
+        return cls(**changes)
 
     def __post_init__(self) -> None:
         for field in fields(self):
