@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SPEC, TRUTH = "spec.json", "truth.parquet"
 SCHEMA = 2  # changes whenever the same spec would give other pixels
 MIN_SIZE = 32
+TEMPORARY = ".*.tmp"
 CHUNK = 8  # sites handed to a worker at a time
 
 Job = tuple[Site, tuple[Path, ...]]
@@ -106,6 +107,8 @@ def simulate(
     ]
     for parent in {files[0].parent for _, files in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(TEMPORARY):  # by a run that was killed
+            left.unlink()
     _render_all(jobs, len(table), seed, size, zoom, workers)
     with _replacing(folder / TRUTH) as temporary:
         truth_table(table, described).to_parquet(temporary, index=False)
