@@ -79,13 +79,33 @@ def simulate_command(
         str, typer.Option(help="small, bbbc021, or a BBBC021 image table or manifest.")
     ] = "small",
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 256,
+    sites: Annotated[
+        int | None, typer.Option(help="Sites per well; default: the layout's.")
+    ] = None,
+    zoom: Annotated[
+        float, typer.Option(help="Magnification; at 1 a nucleus is about 12 px wide.")
+    ] = 1.0,
+    difficulty: Annotated[
+        list[str] | None,
+        typer.Option(help="Change one number of the difficulty, as name=value; may be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     workers: Workers = None,
 ) -> None:
     """Draw a screen for a built-in or a given plate layout, in BBBC021's own file layout."""
-    from wsdino.screen.simulate import simulate
+    from wsdino.screen.simulate import Difficulty, simulate
 
-    typer.echo(simulate(out, layout=layout, size=size, seed=seed, workers=workers))
+    screen = simulate(
+        out,
+        layout=layout,
+        size=size,
+        sites=sites,
+        zoom=zoom,
+        difficulty=Difficulty.of(difficulty or []),
+        seed=seed,
+        workers=workers,
+    )
+    typer.echo(screen)
 
 
 @app.command(name="ingest")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 
 import numpy as np
@@ -15,6 +20,7 @@ from wsdino.screen.manifest import read_manifest
 from wsdino.screen.simulate import Difficulty, layout_table, simulate
 from wsdino.screen.simulate.plates import describe_sites
 from wsdino.screen.simulate.render import render
+from wsdino.screen.simulate.traits import INDEX
 
 SIZE = 64
 
@@ -117,6 +123,30 @@ def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
     assert not list(out.rglob("*.tmp"))
 
 
+def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch):
+    arguments = ["--layout", tiny_layout, "--size", 512, "--seed", 3, "--workers", 2]
+    command = [sys.executable, "-m", "wsdino", "simulate", "--out", tmp_path / "killed", *arguments]
+    monkeypatch.setattr("wsdino.screen.simulate.write.CHUNK", 1)
+    whole = simulate(tmp_path / "whole", layout=tiny_layout, size=512, seed=3, workers=1)
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/**/*.tif")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "BBBC021_v1_image.csv").exists()
+    (tmp_path / "killed" / next(iter(pixels(whole))).parent / ".half.1.tmp").touch()
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    assert pixels(tmp_path / "killed") == pixels(whole)
+    for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv", "spec.json", "truth.parquet"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 @pytest.mark.parametrize(
     "change",
     [{"seed": 9}, {"size": 48}, {"zoom": 0.5}, {"sites": 1}, {"difficulty": Difficulty(edge=0)}],
@@ -164,6 +194,47 @@ def test_difficulty_is_checked():
         Difficulty(penetrance=2)
     with pytest.raises(InputError, match="edge: nan"):
         Difficulty(edge=float("nan"))
+
+
+def test_difficulty_from_settings():
+    asked = Difficulty.of(["effect=0.5", "edge=0"])
+    assert asked == replace(Difficulty(), effect=0.5, edge=0.0)
+    for setting, match in (
+        ("effect", "name=value"), ("hardness=1", "hardness"), ("effect=much", "effect: 'much'"),
+        ("effect=-1", "effect: -1"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=match) as caught:
+            Difficulty.of([setting])
+        assert "\n" not in str(caught.value)
+
+
+def test_batches_vary_more_than_plates():
+    layout = layout_table("bbbc021", sites=1)
+    quiet = replace(
+        Difficulty(), well_gain=0, well_blur=0, well_density=0, well_background=0, edge=0
+    )
+    sites = describe_sites(layout, quiet, seed=0, size=SIZE)
+    table = pd.DataFrame({
+        "batch": layout["batch"], "plate": layout["plate"],
+        **{f"gain{c}": [np.log(s.optics.gain[c]) for s in sites] for c in range(3)},
+        **{f"blur{c}": [np.log(s.optics.blur[c]) for s in sites] for c in range(3)},
+        **{f"background{c}": [np.log(s.optics.background[c]) for s in sites] for c in range(3)},
+        "density": [np.log(s.traits[INDEX["density"]]) for s in sites],
+    })[layout["compound"] == "DMSO"]  # fmt: skip
+    plates = table.groupby(["batch", "plate"]).median()
+    within = plates.groupby("batch").var().mean()
+    between = plates.groupby("batch").mean().var()
+    assert (within > 0).all()
+    assert np.exp(np.log(between / within).mean()) > 1.5
+
+
+def test_artefacts_come_at_their_rate():
+    layout = layout_table("bbbc021")
+    d = replace(Difficulty(), defocus_rate=0.1, debris_rate=0.5)
+    sites = describe_sites(layout, d, seed=0, size=512)
+    blurred = np.mean([min(site.optics.blur) > 1.5 for site in sites])
+    assert blurred == pytest.approx(0.1, abs=0.03)
+    assert np.mean([site.debris for site in sites]) == pytest.approx(2.0, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Difficulty)])

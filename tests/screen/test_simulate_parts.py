@@ -11,10 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.stats import kstest
 
 from wsdino.errors import ManifestError
 from wsdino.screen.simulate import layout_table, layouts, raster
-from wsdino.screen.simulate.cells import draw, noise_tile, seed_cells
+from wsdino.screen.simulate import optics as optics_module
+from wsdino.screen.simulate.cells import draw, seed_cells
+from wsdino.screen.simulate.handling import (
+    HANDLING,
+    PROPERTIES,
+    ROW,
+    SHAPE,
+    STAINING_ROWS,
+    handling_of,
+)
 from wsdino.screen.simulate.keys import generator, guid
 from wsdino.screen.simulate.optics import COUNTS, Optics, blur, expose
 from wsdino.screen.simulate.phenotypes import MECHANISMS, hill, make_compound
@@ -243,7 +253,7 @@ def test_drawn_field_is_finite_and_bright_where_cells_are():
 
 
 def test_noise_tile():
-    tile = noise_tile(2.0)
+    tile = raster.noise_tile(2.0)
     assert abs(tile.mean()) < 1e-3
     assert tile.std() == pytest.approx(1, abs=1e-3)
 
@@ -273,6 +283,59 @@ def test_noise_has_the_variance_of_photons_and_camera():
     assert counts.dtype == float
     assert counts.mean() == pytest.approx(mean, rel=1e-3)
     assert counts.var() == pytest.approx(2 * mean + 36, rel=0.02)
+
+
+def test_noise_is_normal():
+    noise = optics_module._normal_noise(np.uint64(5), 301, 333, optics_module._normal_quantiles())
+    assert noise.shape == (301, 333)
+    assert kstest(noise.ravel(), "norm").pvalue > 0.01
+    assert abs(np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]) < 0.01
+    assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.01
+
+
+def test_mottle_texture_and_bleed():
+    def mean_and_deviation(level, **changes):
+        stains = np.zeros((3, 256, 256), np.float32)
+        stains[0] = level
+        how = optics(background=(1000.0,) * 3, **changes)
+        counts = expose(stains, how, np.random.default_rng(0)).astype(float)
+        quiet = np.sqrt(2 * counts.mean(axis=(1, 2)) + 36)
+        return counts.mean(axis=(1, 2)), np.sqrt(counts.var(axis=(1, 2)) - quiet**2 + 1)
+
+    # mottling is relative to the stain
+    _, one = mean_and_deviation(0.5, mottle=((0.2, 0.0),) * 3)
+    _, two = mean_and_deviation(1.0, mottle=((0.0, 0.2),) * 3)
+    assert one[0] == pytest.approx(0.2 * 0.5 * COUNTS, rel=0.02)
+    assert two[0] == pytest.approx(0.2 * COUNTS, rel=0.02)
+    assert (one[1:] < 5).all()
+    # texture is not
+    for scale in range(3):
+        amounts = tuple(0.05 * (scale == other) for other in range(3))
+        _, both = mean_and_deviation(0.5, texture=(amounts,) * 3)
+        assert both == pytest.approx(np.full(3, 0.05 * COUNTS), rel=0.05)
+    # the next channel of actin is DNA, the one after tubulin is DNA
+    mean, _ = mean_and_deviation(0.5, bleed=((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
+    assert mean - 1000 == pytest.approx(COUNTS * np.array([0.5, 0.05, 0.1]), rel=0.01)
+
+
+def test_handling():
+    zeros = handling_of(np.zeros(SHAPE))
+    for name, row in ROW.items():
+        assert tuple(zeros[row]) == HANDLING[name].base
+    more, most = handling_of(np.ones(SHAPE)), handling_of(np.full(SHAPE, 99.0))
+    expected = [np.array(p.base) * math.exp(p.spread) for p in HANDLING.values()]
+    np.testing.assert_allclose(more, expected)
+    assert (most >= more).all()
+    assert (most[STAINING_ROWS] == [[HANDLING[PROPERTIES[r]].at_most] for r in STAINING_ROWS]).all()
+
+
+def test_some_cells_have_copied_their_dna():
+    culture = culture_of(size=1024, copied=0.4, dna_unevenness=0.0)
+    content = culture.traits["dna_content"]
+    assert (content > 1.5).mean() == pytest.approx(0.4, abs=0.06)
+    bigger = culture.traits["nucleus_radius"]
+    ratio = bigger[content > 1.5].mean() / bigger[content < 1.5].mean()
+    assert ratio == pytest.approx(2 ** (1 / 3), rel=0.03)
 
 
 def test_shade_and_haze():

@@ -6,11 +6,9 @@ Vectorised over the cells of a field; the pixels are done by :mod:`.raster`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from . import raster
 from .filaments import actin_fibres, microtubules
@@ -23,9 +21,9 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 FIELD_OF_DENSITY = 256.0  # the `density` trait counts cells in a square of this edge
-CELL_TO_CELL = 1.6  # cells of a well differ by this many times the traits' natural spread
+CELL_TO_CELL = 1.3  # cells of a well differ by this many times the traits' natural spread
+GROWN = 2 ** (1 / 3)  # of the nuclear radius where DNA has doubled
 MITOTIC_RADIUS, APOPTOTIC_RADIUS = 0.62, 0.48  # of rounded cells, relative to spread ones
-TILE = 256
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,6 @@ class Culture:
     def has(self, *names: str) -> NDArray[np.bool_]:
         """Say of each cell whether its state is one of `names`, bool (n,)."""
         return np.array([state in names for state in STATES])[self.state]
-
-
-@cache
-def noise_tile(sigma: float) -> NDArray[np.float32]:
-    """Return one fixed tile of smooth noise (mean 0, variance 1) that wraps, float32."""
-    white = np.random.default_rng(20140422).standard_normal((TILE, TILE))
-    smooth = gaussian_filter(white, sigma, mode="wrap")
-    tile: NDArray[np.float32] = ((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
-    return tile
 
 
 def seed_cells(
@@ -106,6 +95,7 @@ def seed_cells(
     own = CELL_TO_CELL * SPREAD * rng.standard_normal((num, len(NAMES)))
     values = apply_effects(apply_effects(traits, own), response[:, None] * effects)
     state = _states(values, rng)
+    _grow(values, rng)
     radius = values[:, INDEX["cell_radius"]]
     radius[state >= STATES.index("bipolar")] *= MITOTIC_RADIUS
     radius[state == STATES.index("apoptotic")] *= APOPTOTIC_RADIUS
@@ -121,6 +111,15 @@ def seed_cells(
     }
     angle = rng.uniform(0, 2 * np.pi, num)
     return Culture(columns, position[:, 0] * zoom, position[:, 1] * zoom, angle, state[:num], zoom)
+
+
+def _grow(values: Vector, rng: np.random.Generator) -> None:
+    """Let, in place, some cells have copied their DNA, and all of them take it up unevenly."""
+    num = len(values)
+    copied = rng.random(num) < values[:, INDEX["copied"]]
+    uneven = values[:, INDEX["dna_unevenness"]] * rng.standard_normal(num)
+    values[:, INDEX["dna_content"]] *= np.where(copied, 2.0, 1.0) * np.exp(uneven)
+    values[copied, INDEX["nucleus_radius"]] *= GROWN
 
 
 def _states(values: Vector, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -200,11 +199,12 @@ def draw(culture: Culture, size: int, rng: np.random.Generator) -> NDArray[np.fl
     cover, body, cortex, junction = raster.shape_cells(cells, owner, near, second, 1.15)
 
     nuclei, poles = chromatin(culture, rng)
-    dna = raster.stain_dna(nuclei, owner, noise_tile(0.9), noise_tile(2.0))
+    dna = raster.stain_dna(nuclei, owner, raster.noise_tile(0.9), raster.noise_tile(2.0))
 
     body *= 1 - 0.5 * np.minimum(dna, 1)
     rounded = culture.has(*MITOTIC, "apoptotic")
-    levels = np.exp(0.18 * rng.standard_normal((2, num))) * np.where(rounded, 1.5, 1.0)
+    uneven = np.stack([traits["tubulin_unevenness"], traits["actin_unevenness"]])
+    levels = np.exp(uneven * rng.standard_normal((2, num))) * np.where(rounded, 1.5, 1.0)
     tubes, centres = microtubules(culture, poles, rng)
     tubulin = _mix(
         (body, raster.trace(tubes, owner, near, 0.7), raster.dab(centres, owner, cover)),

@@ -100,7 +100,7 @@ def microtubules(
     _spindles(culture, y, x, heading, curve, length, rng)
     centres = np.zeros(num, raster.DOT)
     centres["cell"], centres["y"], centres["x"] = np.arange(num), pole_y, pole_x
-    centres["radius"], centres["weight"] = 0.24 * traits["cell_radius"], 1.0
+    centres["radius"], centres["weight"] = 0.20 * traits["cell_radius"], 1.0
     return _records(y, x, heading, curve, length), centres
 
 

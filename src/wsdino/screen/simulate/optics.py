@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtri
 
-from .raster import kernel
+from .raster import kernel, noise_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +21,8 @@ COUNTS_PER_ELECTRON = 2.0
 READ_NOISE = 6.0  # counts
 HAZE_BLOCK = 8  # stray light is so smooth that it is computed on blocks of this many pixels
 STRAY_BLOCKS = 2.0  # standard deviation of the stray light, blocks
+MOTTLE_SCALES = (1.0, 3.0)  # pixels
+TEXTURE_SCALES = (0.7, 2.0, 6.0)  # pixels
 MAX_COUNT = 65535
 
 
@@ -41,6 +45,15 @@ class Optics:
     shade
         For each channel the illumination's slope along y and x and its fall towards the
         corners, as fractions.
+    mottle
+        For each channel how unevenly the stain took, as a relative deviation at each of
+        :data:`MOTTLE_SCALES`.
+    texture
+        For each channel the deviation of structure that no cell made, in units of the stains, at
+        each of :data:`TEXTURE_SCALES`.
+    bleed
+        For each channel the shares of the next channel's stain, and of the one's after it, that
+        are seen in it.
     """
 
     blur: tuple[float, float, float]
@@ -49,6 +62,9 @@ class Optics:
     haze: tuple[float, float, float]
     saturation: tuple[float, float, float]
     shade: tuple[tuple[float, float, float], ...]
+    mottle: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 3
+    texture: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),) * 3
+    bleed: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 3
 
 
 def _gauss(sigma: float) -> Floats:
@@ -87,6 +103,78 @@ def _convolve(image: Floats, weights: Floats) -> Floats:
 def blur(image: Floats, sigma: float) -> Floats:
     """Blur a float32 image (H, W) by a Gaussian of standard deviation `sigma` pixels."""
     return image if sigma < 0.2 else _convolve(image, _gauss(sigma))
+
+
+@cache
+def _normal_quantiles() -> Floats:
+    """Quantiles of the standard normal distribution at 65,536 even steps, float32."""
+    quantiles: Floats = ndtri((np.arange(65536) + 0.5) / 65536).astype(np.float32)
+    return quantiles
+
+
+@kernel
+def _normal_noise(key: np.uint64, height: int, width: int, quantiles: Floats) -> Floats:
+    """Draw standard normal noise by counting through SplitMix64, four pixels to a number.
+
+    Steele, Lea & Flood (2014), "Fast splittable pseudorandom number generators",
+    doi:10.1145/2714064.2660195.
+    """
+    number = (height * width + 3) // 4
+    out = np.empty(4 * number, np.float32)
+    state = key
+    for block in range(number):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        word = word ^ (word >> np.uint64(31))
+        for part in range(4):
+            out[4 * block + part] = quantiles[word & np.uint64(0xFFFF)]
+            word = word >> np.uint64(16)
+    return out[: height * width].reshape((height, width))
+
+
+@kernel
+def _add_tile(image: Floats, tile: Floats, amount: float, top: int, left: int) -> None:
+    """Add a tile that wraps, times `amount`, to an image, in place."""
+    height, width = image.shape
+    wrap, weight = tile.shape[0] - 1, np.float32(amount)
+    for y in range(height):
+        row = tile[(y + top) & wrap]
+        for x in range(width):
+            image[y, x] += weight * row[(x + left) & wrap]
+
+
+@kernel
+def _modulate(image: Floats, relative: Floats) -> None:
+    """Multiply an image by one plus `relative`, at least 0, in place."""
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            image[y, x] *= max(np.float32(1) + relative[y, x], np.float32(0))
+
+
+def _seen(stains: Floats, channel: int, optics: Optics, rng: np.random.Generator) -> Floats:
+    """Return what fluoresces in a channel, float32 (H, W): its stain as it took, and other light.
+
+    As many random numbers are drawn whatever the optics are.
+    """
+    image: Floats = stains[channel].copy()
+    places = rng.integers(0, 65536, (len(MOTTLE_SCALES) + len(TEXTURE_SCALES), 2))
+    if any(optics.mottle[channel]):
+        relative = np.zeros_like(image)
+        for scale, amount, (top, left) in zip(
+            MOTTLE_SCALES, optics.mottle[channel], places, strict=False
+        ):
+            _add_tile(relative, noise_tile(scale), amount, top, left)
+        _modulate(image, relative)
+    for step, amount in enumerate(optics.bleed[channel], start=1):
+        if amount:
+            image += np.float32(amount) * stains[(channel + step) % len(stains)]
+    for scale, amount, (top, left) in zip(
+        TEXTURE_SCALES, optics.texture[channel], places[len(MOTTLE_SCALES) :], strict=True
+    ):
+        if amount:
+            _add_tile(image, noise_tile(scale), amount, top, left)
+    return image
 
 
 @kernel
@@ -173,12 +261,13 @@ def expose(stains: Floats, optics: Optics, rng: np.random.Generator) -> NDArray[
         uint16 (3, H, W): camera counts.
     """
     out = np.empty(stains.shape, np.uint16)
-    for channel, stain in enumerate(stains):
-        sharp = blur(stain, optics.blur[channel])
+    height, width = stains.shape[1:]
+    for channel in range(len(stains)):
+        sharp = blur(_seen(stains, channel, optics, rng), optics.blur[channel])
         out[channel] = _expose(
             sharp,
             blur(_block_means(sharp), STRAY_BLOCKS),
-            rng.standard_normal(stain.shape, dtype=np.float32),
+            _normal_noise(rng.integers(2**64, dtype=np.uint64), height, width, _normal_quantiles()),
             optics.gain[channel],
             optics.background[channel],
             optics.haze[channel],

@@ -14,6 +14,7 @@ import pandas as pd
 
 from wsdino.errors import InputError
 
+from .handling import ROW, SHAPE, STAINING_ROWS, handling_of
 from .keys import generator
 from .layouts import CHANNELS, CONTROL
 from .optics import Optics
@@ -21,16 +22,13 @@ from .phenotypes import Compound, hill, make_compound
 from .traits import BASE, INDEX, NAMES, SPREAD, apply_effects
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float64]
 
 EDGE_ROWS, EDGE_COLUMNS = "ABGH", (1, 2, 11, 12)  # outermost wells in use, and the unused rim
-BACKGROUND = (420.0, 260.0, 240.0)  # counts: DNA, tubulin, actin
-GAIN = (1.0, 0.55, 0.6)
-BLUR = (0.95, 0.85, 0.85)  # pixels
-HAZE = (0.14, 0.12, 0.12)
-SATURATION = 0.25
 SHADE = (0.0, 0.0, 0.25)  # slopes along y and x, fall towards the corners
 DEFOCUS = (1.5, 3.5)  # additional blur of a field out of focus, pixels
 
@@ -45,7 +43,7 @@ class Difficulty:
         Multiplies what mechanisms change.
     penetrance
         Share of the cells that respond at full activity, at most 1.
-    lean, signature
+    lean, signature, compound_density, compound_staining
         How much compounds of one mechanism differ; see :func:`.phenotypes.make_compound`.
     batch_biology, plate_biology, well_biology
         Natural variation of all traits at each level, in units of their spread.
@@ -55,9 +53,10 @@ class Difficulty:
         Standard deviation of each channel's log brightness.
     batch_blur, plate_blur, well_blur
         Standard deviation of the log width of the point spread.
-    well_contrast
-        Half the standard deviation of the log of the stains' saturation and of the haze.
-    batch_background, plate_background
+    batch_staining, plate_staining, well_staining
+        Variation of how stains take and what else shines: haze, saturation, mottling, textured
+        background, precipitate, bleed-through; in units of the spreads in :mod:`.handling`.
+    batch_background, plate_background, well_background
         Standard deviation of each channel's log background.
     plate_shade
         Standard deviation of the illumination's slopes and fall, by plate and channel.
@@ -65,15 +64,20 @@ class Difficulty:
         Strength of the edge effect: fewer and smaller cells, dimmer actin in outer wells.
     defocus_rate, debris_rate
         Probability that a field is out of focus; mean number of bits of debris in 256 x 256.
+    mottle, texture, bleed, precipitate
+        Multiply how unevenly stains take, the textured background, the channels' bleed-through
+        and the number of crystals of unbound stain.
     """
 
     effect: float = 1.0
     penetrance: float = 0.9
     lean: float = 0.20
     signature: float = 1.0
-    batch_biology: float = 0.40
+    compound_density: float = 0.15
+    compound_staining: float = 0.8
+    batch_biology: float = 0.6
     plate_biology: float = 0.25
-    well_biology: float = 0.70
+    well_biology: float = 1.2
     batch_density: float = 0.10
     plate_density: float = 0.06
     well_density: float = 0.12
@@ -83,13 +87,45 @@ class Difficulty:
     batch_blur: float = 0.08
     plate_blur: float = 0.06
     well_blur: float = 0.15
-    well_contrast: float = 0.10
+    batch_staining: float = 0.6
+    plate_staining: float = 0.25
+    well_staining: float = 0.9
     batch_background: float = 0.15
     plate_background: float = 0.08
+    well_background: float = 0.15
     plate_shade: float = 0.06
     edge: float = 1.0
     defocus_rate: float = 0.02
     debris_rate: float = 0.25
+    mottle: float = 1.0
+    texture: float = 1.0
+    bleed: float = 1.0
+    precipitate: float = 1.0
+
+    @classmethod
+    def of(cls, settings: Sequence[str]) -> Difficulty:
+        """Change the defaults by settings of the form ``name=value``.
+
+        Raises
+        ------
+        InputError
+            A setting has another form, names no parameter, or its value is out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        changes = {}
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise InputError(f"difficulty: {setting!r}; name=value would be right")
+            if name not in known:
+                raise InputError(f"difficulty: {name!r} is none of {', '.join(known)}")
+            try:
+                changes[name] = float(value)
+            except ValueError:
+                raise InputError(
+                    f"{name}: {value!r}; a number of at least 0 would be right"
+                ) from None
+        return cls(**changes)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -121,6 +157,8 @@ class Site:
         How the field is imaged.
     debris
         Number of bits of debris.
+    precipitate
+        Number of crystals of unbound stain in each channel.
     """
 
     key: tuple[str, str, int]
@@ -131,6 +169,7 @@ class Site:
     traits: Vector
     optics: Optics
     debris: int
+    precipitate: tuple[int, int, int] = (0, 0, 0)
 
 
 def describe_sites(
@@ -152,7 +191,13 @@ def describe_sites(
         activity = hill(row["concentration"], compound.ec50) if compound else 0.0
         rng = generator(seed, "artefacts", *place, row["site"])
         defocus = rng.uniform(*DEFOCUS) if rng.random() < difficulty.defocus_rate else 0.0
-        debris = int(rng.poisson(difficulty.debris_rate * (size / 256) ** 2))
+        area = (size / 256) ** 2
+        debris = int(rng.poisson(difficulty.debris_rate * area))
+        handling = _well_handling(levels, difficulty)
+        if compound:
+            handling += activity * compound.handling
+        values = handling_of(handling)
+        crystals = rng.poisson(values[ROW["precipitate"]] * area * difficulty.precipitate)
         sites.append(
             Site(
                 key=(*place, row["site"]),
@@ -161,8 +206,9 @@ def describe_sites(
                 penetrance=difficulty.penetrance * activity,
                 strength=0.4 + 0.6 * activity if activity > 0 else 0.0,
                 traits=_well_traits(levels, edge, difficulty),
-                optics=_well_optics(levels, edge, defocus, difficulty),
+                optics=_well_optics(values, levels[1].shade, edge, defocus, difficulty),
                 debris=debris,
+                precipitate=(int(crystals[0]), int(crystals[1]), int(crystals[2])),
             )
         )
     return sites
@@ -193,6 +239,12 @@ def truth_table(layout: pd.DataFrame, sites: list[Site]) -> pd.DataFrame:
     for name in ("blur", "gain", "background", "haze", "saturation"):
         for index, channel in enumerate(CHANNELS):
             columns[f"optics_{name}_{channel}"] = [getattr(s.optics, name)[index] for s in sites]
+    for index, channel in enumerate(CHANNELS):
+        columns[f"precipitate_{channel}"] = [site.precipitate[index] for site in sites]
+        for name in ("mottle", "texture", "bleed", "shade"):
+            parts = np.array([getattr(site.optics, name)[index] for site in sites])
+            for part, values in enumerate(parts.T):
+                columns[f"optics_{name}{part}_{channel}"] = values
     traits = np.stack([site.traits for site in sites])
     none = np.zeros(len(NAMES))
     effects = np.stack([site.compound.effects if site.compound else none for site in sites])
@@ -208,10 +260,7 @@ class _Draws:
 
     traits: Vector
     density: float
-    gain: Vector
-    blur: Vector
-    background: Vector
-    contrast: Vector
+    handling: Vector
     shade: Vector
 
 
@@ -219,15 +268,14 @@ def _technical(seed: int, *key: str) -> _Draws:
     rng = generator(seed, *key)
     # focus is shared by the channels, but for the lens's colour
     focus = rng.standard_normal()
-    return _Draws(
+    draws = _Draws(
         traits=rng.standard_normal(len(NAMES)),
         density=rng.standard_normal(),
-        gain=rng.standard_normal(3),
-        blur=0.85 * focus + 0.5 * rng.standard_normal(3),
-        background=rng.standard_normal(3),
-        contrast=rng.standard_normal((2, 3)),
+        handling=rng.standard_normal(SHAPE),
         shade=rng.standard_normal((3, 3)),
     )
+    draws.handling[ROW["blur"]] = 0.85 * focus + 0.5 * draws.handling[ROW["blur"]]
+    return draws
 
 
 def _compounds(layout: pd.DataFrame, difficulty: Difficulty, seed: int) -> dict[str, Compound]:
@@ -244,6 +292,8 @@ def _compounds(layout: pd.DataFrame, difficulty: Difficulty, seed: int) -> dict[
             effect=difficulty.effect,
             lean=difficulty.lean,
             signature=difficulty.signature,
+            density=difficulty.compound_density,
+            staining=difficulty.compound_staining,
         )
     return compounds
 
@@ -272,30 +322,51 @@ def _well_traits(
     return apply_effects(BASE, effects)
 
 
-def _well_optics(
-    levels: tuple[_Draws, _Draws, _Draws], edge: float, defocus: float, difficulty: Difficulty
-) -> Optics:
-    batch, plate, well = levels
+def _well_handling(levels: tuple[_Draws, _Draws, _Draws], difficulty: Difficulty) -> Vector:
+    """Add up what batch, plate and well do to staining and imaging, of handling's shape."""
     d = difficulty
-    gain = np.array(GAIN) * np.exp(
-        d.batch_gain * batch.gain + d.plate_gain * plate.gain + d.well_gain * well.gain
+    weights = np.zeros((len(levels), SHAPE[0], 1))
+    weights[:, STAINING_ROWS, 0] = np.array(
+        [[d.batch_staining], [d.plate_staining], [d.well_staining]]
     )
-    gain[2] *= np.exp(-0.1 * edge)
-    blur = np.array(BLUR) * np.exp(
-        d.batch_blur * batch.blur + d.plate_blur * plate.blur + d.well_blur * well.blur
-    )
-    background = np.array(BACKGROUND) * np.exp(
-        d.batch_background * batch.background + d.plate_background * plate.background
-    )
-    saturation, haze = np.exp(2 * d.well_contrast * well.contrast)
-    shade = np.array(SHADE) + d.plate_shade * plate.shade
+    weights[:, ROW["gain"], 0] = d.batch_gain, d.plate_gain, d.well_gain
+    weights[:, ROW["blur"], 0] = d.batch_blur, d.plate_blur, d.well_blur
+    weights[:, ROW["background"], 0] = d.batch_background, d.plate_background, d.well_background
+    total: Vector = (weights * np.stack([level.handling for level in levels])).sum(axis=0)
+    return total
+
+
+def _well_optics(
+    values: Vector, shade: Vector, edge: float, defocus: float, difficulty: Difficulty
+) -> Optics:
+    def of(name: str) -> Vector:
+        row: Vector = values[ROW[name]]
+        return row
+
+    def rows(*names: str) -> Vector:
+        return np.stack([of(name) for name in names], axis=1)
+
+    gain = of("gain") * (1, 1, np.exp(-0.1 * edge))
+    shades = np.array(SHADE) + difficulty.plate_shade * shade
     return Optics(
-        blur=_three(np.hypot(blur, defocus)),
+        blur=_three(np.hypot(of("blur"), defocus)),
         gain=_three(gain),
-        background=_three(background),
-        haze=_three(np.clip(np.array(HAZE) * haze, 0, 0.6)),
-        saturation=_three(SATURATION * saturation),
-        shade=tuple(_three(row) for row in shade),
+        background=_three(of("background")),
+        haze=_three(of("haze")),
+        saturation=_three(of("saturation")),
+        shade=tuple(_three(row) for row in shades),
+        mottle=tuple(
+            (float(fine), float(coarse))
+            for fine, coarse in difficulty.mottle * rows("mottle_fine", "mottle_coarse")
+        ),
+        texture=tuple(
+            _three(row)
+            for row in difficulty.texture * rows("texture_fine", "texture_medium", "texture_coarse")
+        ),
+        bleed=tuple(
+            (float(after), float(last))
+            for after, last in difficulty.bleed * rows("bleed_next", "bleed_last")
+        ),
     )
 
 

@@ -7,10 +7,12 @@ be drawn; all lengths are pixels, all angles radians, and y comes before x.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numba import njit  # type: ignore[import-untyped, unused-ignore]
+from scipy.ndimage import gaussian_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 NUM_ANGLES = 64  # samples of a cell's outline
 OUTSIDE = 9.0  # relative distance that is beyond every cell
 RING_HOLE = 0.62  # its edge, relative to the ring's
+TILE = 256  # edge of a noise tile
 LOBES_AT_MOST = 2.4  # the sum of the lobes' amplitudes
 
 CELL = np.dtype([
@@ -53,6 +56,15 @@ DOT = np.dtype([("cell", "i4"), ("y", "f4"), ("x", "f4"), ("radius", "f4"), ("we
 def kernel(function: F) -> F:
     """Compile a function with numba when it is first called, and keep it on disk."""
     return cast("F", njit(cache=True, fastmath=True, error_model="numpy")(function))
+
+
+@cache
+def noise_tile(sigma: float) -> NDArray[np.float32]:
+    """Return one fixed tile of smooth noise (mean 0, variance 1) that wraps, float32."""
+    white = np.random.default_rng(20140422).standard_normal((TILE, TILE))
+    smooth = gaussian_filter(white, sigma, mode="wrap")
+    tile: NDArray[np.float32] = ((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
+    return tile
 
 
 @kernel

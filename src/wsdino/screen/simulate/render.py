@@ -50,6 +50,8 @@ def render(site: Site, *, seed: int, size: int, zoom: float = 1.0) -> NDArray[np
     stains = draw(culture, size, rng)
     if site.debris:
         stains += _debris(site.debris, size, zoom, rng)
+    if any(site.precipitate):
+        _precipitate(stains, site.precipitate, zoom, rng)
     return expose(stains, site.optics, rng)
 
 
@@ -65,3 +67,21 @@ def _debris(number: int, size: int, zoom: float, rng: np.random.Generator) -> ND
         dots["weight"] = rng.lognormal(-0.3, 0.7, number)
         channels.append(raster.dab(dots, nobody, nothing))
     return np.stack(channels)
+
+
+def _precipitate(
+    stains: NDArray[np.float32],
+    number: tuple[int, int, int],
+    zoom: float,
+    rng: np.random.Generator,
+) -> None:
+    """Add crystals of unbound stain, small, bright and sharp, to each channel in place."""
+    size = stains.shape[1]
+    nobody, nothing = np.full((size, size), -1, np.int32), np.zeros((size, size), np.float32)
+    for channel, many in enumerate(number):
+        dots = np.zeros(many, raster.DOT)
+        dots["cell"] = -1
+        dots["y"], dots["x"] = rng.uniform(0, size, (2, many))
+        dots["radius"] = zoom * rng.uniform(0.4, 1.6, many)
+        dots["weight"] = rng.lognormal(0.0, 0.6, many)
+        stains[channel] += raster.dab(dots, nobody, nothing)

@@ -45,40 +45,44 @@ TRAITS: dict[str, Trait] = {
     "density": Trait(46.0, 4.0, 90.0, 0.10, log=True),  # cells per 256 x 256 pixels
     "colony": Trait(0.45, 0.0, 1.0, 0.12),  # how far cells gather in colonies
     # the cell's outline
-    "cell_radius": Trait(17.0, 9.0, 30.0, 0.05, log=True),
-    "elongation": Trait(1.28, 1.0, 3.2, 0.06, log=True),
-    "ruffles": Trait(0.13, 0.02, 0.5, 0.03),  # relative amplitude of the outline's waves
+    "cell_radius": Trait(17.0, 9.0, 30.0, 0.07, log=True),
+    "elongation": Trait(1.28, 1.0, 3.2, 0.07, log=True),
+    "ruffles": Trait(0.13, 0.02, 0.5, 0.035),  # relative amplitude of the outline's waves
     "tails": Trait(0.10, 0.0, 3.0, 0.06),  # long processes per cell
     # the nucleus
-    "nucleus_radius": Trait(6.1, 3.5, 11.0, 0.04, log=True),
+    "nucleus_radius": Trait(6.1, 3.5, 11.0, 0.05, log=True),
     "nucleus_elongation": Trait(1.22, 1.0, 2.2, 0.04, log=True),
     "nucleus_lobes": Trait(0.02, 0.0, 0.3, 0.01),
     "nucleus_offset": Trait(0.12, 0.0, 0.55, 0.04),  # from the cell's centre, in cell radii
     "chromatin_contrast": Trait(0.16, 0.02, 0.7, 0.03),
     "chromatin_grain": Trait(0.30, 0.0, 1.0, 0.12),  # 0: fine, 1: coarse
-    "nucleoli": Trait(0.45, 0.0, 0.9, 0.08),  # depth of the nucleoli's shadows
-    "dna_content": Trait(1.0, 0.5, 4.0, 0.04, log=True),
+    "nucleoli": Trait(0.45, 0.0, 0.9, 0.1),  # depth of the nucleoli's shadows
+    "dna_content": Trait(1.0, 0.5, 4.0, 0.06, log=True),
+    "dna_unevenness": Trait(0.06, 0.0, 0.5, 0.02),  # log deviation of the stain among cells
     # how many cells are in a state (probabilities)
-    "mitotic": Trait(0.04, 0.0, 0.9, 0.015),
+    "copied": Trait(0.25, 0.0, 0.9, 0.08),  # twice the DNA
+    "mitotic": Trait(0.04, 0.0, 0.9, 0.025),
     "monopolar": Trait(0.02, 0.0, 1.0, 0.0),  # of the mitotic
     "scattered": Trait(0.05, 0.0, 1.0, 0.0),  # of the mitotic: no spindle, no plate
     "binucleate": Trait(0.03, 0.0, 0.9, 0.012),
     "fragmented": Trait(0.01, 0.0, 0.9, 0.006),
     "micronuclei": Trait(0.03, 0.0, 0.9, 0.012),
-    "apoptotic": Trait(0.02, 0.0, 0.6, 0.010),
+    "apoptotic": Trait(0.02, 0.0, 0.6, 0.03),
     # microtubules: share of the tubulin in each component, then how filaments lie (weights)
-    "tubulin_filaments": Trait(0.50, 0.03, 0.85, 0.05),
-    "tubulin_perinuclear": Trait(0.15, 0.0, 0.6, 0.04),
+    "tubulin_filaments": Trait(0.50, 0.03, 0.85, 0.08),
+    "tubulin_perinuclear": Trait(0.15, 0.0, 0.6, 0.05),
     "tubulin_radial": Trait(1.0, 0.0, 3.0, 0.15),
-    "tubulin_parallel": Trait(0.25, 0.0, 3.0, 0.10),
-    "tubulin_ring": Trait(0.20, 0.0, 3.0, 0.08),
-    "tubulin_short": Trait(0.10, 0.0, 3.0, 0.05),
-    "tubulin_bundling": Trait(0.10, 0.0, 0.95, 0.04),
+    "tubulin_parallel": Trait(0.25, 0.0, 3.0, 0.15),
+    "tubulin_ring": Trait(0.20, 0.0, 3.0, 0.12),
+    "tubulin_short": Trait(0.10, 0.0, 3.0, 0.08),
+    "tubulin_bundling": Trait(0.10, 0.0, 0.95, 0.05),
+    "tubulin_unevenness": Trait(0.20, 0.0, 0.8, 0.05),  # log deviation among cells
     # actin: the same
-    "actin_fibres": Trait(0.30, 0.01, 0.8, 0.04),
-    "actin_cortex": Trait(0.22, 0.02, 0.7, 0.04),
-    "actin_junctions": Trait(0.12, 0.0, 0.7, 0.03),
-    "actin_clumps": Trait(0.04, 0.0, 0.7, 0.02),
+    "actin_fibres": Trait(0.30, 0.01, 0.8, 0.06),
+    "actin_cortex": Trait(0.22, 0.02, 0.7, 0.06),
+    "actin_junctions": Trait(0.12, 0.0, 0.7, 0.05),
+    "actin_clumps": Trait(0.04, 0.0, 0.7, 0.03),
+    "actin_unevenness": Trait(0.20, 0.0, 0.8, 0.05),
     "actin_along": Trait(1.0, 0.0, 3.0, 0.12),
     "actin_across": Trait(0.15, 0.0, 3.0, 0.08),
     "actin_arcs": Trait(0.30, 0.0, 3.0, 0.10),

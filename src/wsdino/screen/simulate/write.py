@@ -23,8 +23,9 @@ from .plates import Difficulty, Site, describe_sites, truth_table
 from .render import render
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
-SCHEMA = 1  # changes whenever the same spec would give other pixels
+SCHEMA = 2  # changes whenever the same spec would give other pixels
 MIN_SIZE = 32
+TEMPORARY = ".*.tmp"
 CHUNK = 8  # sites handed to a worker at a time
 
 Job = tuple[Site, tuple[Path, ...]]
@@ -101,6 +102,8 @@ def simulate(
     ]
     for parent in {files[0].parent for _, files in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(TEMPORARY):  # by a run that was killed
+            left.unlink()
     _render_all(jobs, len(table), seed, size, zoom, workers)
     with replacing(folder / TRUTH) as temporary:
         truth_table(table, described).to_parquet(temporary, index=False)

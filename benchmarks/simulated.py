@@ -1,0 +1,177 @@
+"""How hard the simulated screen is, and how fast it is drawn.
+
+`python benchmarks/simulated.py --out DIR --seeds 1 2 3` simulates the large layout once for each
+seed, profiles it by random features, an untrained network, statistics, and a small network that is
+trained on mechanisms and asked about compounds that it never saw, and writes `DIR/simulated.md`.
+What is there is not computed again. `python benchmarks/simulated.py --out DIR --speed` times
+`wsdino simulate` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from heldout import STEPS, heldout_predictions
+from wsdino.evaluate.intervals import wilson_interval
+from wsdino.evaluate.matching import match_moa
+from wsdino.profile.aggregate import make_profiles
+from wsdino.profile.classical import PERCENTILES, classical_table
+from wsdino.screen.ingest import ingest
+from wsdino.screen.simulate import Difficulty, simulate
+from wsdino.screen.store import Store, num_cpus, open_store
+
+MOMENTS = ("cv", "skewness", "kurtosis")
+INTENSITY = (*MOMENTS, *(f"p{percentile:02d}" for percentile in PERCENTILES))
+NUM_RANDOM = 54  # as many as there are classical statistics
+SPEED_ROUNDS = 5
+SPEED_LAYOUTS = (1, 2)  # sites per well of the two layouts that are timed in turn
+
+
+def main() -> None:
+    """Measure hardness or speed and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--sites", type=int, help="sites per well; default: the layout's four")
+    parser.add_argument("--difficulty", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the supervised network")
+    parser.add_argument("--speed", action="store_true")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.speed:
+        print(speed(given.out))
+        return
+    difficulty = Difficulty.of(given.difficulty)
+    results = {seed: measure(given, seed, difficulty) for seed in given.seeds}
+    text = markdown(results)
+    (given.out / "simulated.md").write_text(text)
+    print(text)
+
+
+def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dict[str, list[int]]:
+    """Return (right, asked) for each kind of features and measure, of one simulator seed."""
+    folder: Path = given.out / f"seed_{seed}"
+    done = folder / "results.json"
+    asked = {
+        "seed": seed, "sites": given.sites, "steps": given.steps, "difficulty": asdict(difficulty),
+    }  # fmt: skip
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["asked"] == asked:
+            return found["results"]  # type: ignore[no-any-return]
+        raise SystemExit(f"{done}: holds other settings; give another --out")
+    store_path = folder / "store"
+    if not store_path.is_dir():
+        screen = simulate(
+            folder / "screen", layout="bbbc021", sites=given.sites, seed=seed, difficulty=difficulty
+        )
+        ingest(screen, folder / "partial", workers=num_cpus())
+        (folder / "partial").rename(store_path)
+        shutil.rmtree(screen)
+    store = open_store(store_path)
+    tables = {
+        "random features": random_table(store, seed),
+        "untrained network": untrained_table(store, seed),
+    }
+    classical = classical_table(store, workers=num_cpus())
+    names = [name for name in classical if str(name).startswith("classical_")]
+    intensity = [name for name in names if str(name).endswith(INTENSITY)]
+    metadata = [name for name in classical if str(name).startswith("Metadata_")]
+    tables["intensity statistics"] = classical[metadata + intensity]
+    tables["classical statistics"] = classical
+    results = {}
+    for name, table in tables.items():
+        profiles = make_profiles(table, normalisation="tvn")
+        for measure_name, strict in (("NSC", False), ("NSCB", True)):
+            match = match_moa(profiles, exclude_shared_batch=strict)
+            results[f"{name}: {measure_name}"] = [match.num_correct, match.num_total]
+    predicted = heldout_predictions(store, seed=seed, steps=given.steps)
+    predicted.to_csv(folder / "heldout.csv", index=False)
+    right = predicted["predicted"] == predicted["Metadata_MoA"]
+    results["supervised, held-out compounds: accuracy"] = [int(right.sum()), len(right)]
+    done.write_text(json.dumps({"asked": asked, "results": results}, indent=2) + "\n")
+    return results
+
+
+def random_table(store: Store, seed: int) -> pd.DataFrame:
+    """Draw features that know nothing of the images."""
+    metadata = store.manifest.filter(regex="^Metadata_").reset_index(drop=True)
+    draws = np.random.default_rng(seed).standard_normal((len(store), NUM_RANDOM))
+    names = [f"random_{index}" for index in range(NUM_RANDOM)]
+    return pd.concat([metadata, pd.DataFrame(draws, columns=names)], axis=1)
+
+
+def untrained_table(store: Store, seed: int) -> pd.DataFrame:
+    """Embed by the default small vision transformer with its initial weights."""
+    from wsdino.model.model import Model, ModelSpec
+    from wsdino.profile.embed import embed_store
+    from wsdino.train.train import initial_networks
+
+    spec = ModelSpec(channels=store.channels)
+    return embed_store(Model(spec, initial_networks(spec, seed=seed)), store)
+
+
+def markdown(results: dict[int, dict[str, list[int]]]) -> str:
+    """Set the numbers of every seed side by side: percent with Wilson's 95 % interval."""
+    lines = [
+        "| | " + " | ".join(f"seed {seed}" for seed in results) + " |",
+        "|---" * (len(results) + 1) + "|",
+    ]
+    for name in next(iter(results.values())):
+        cells = []
+        for one in results.values():
+            right, asked = one[name]
+            low, high = wilson_interval(right, asked) or (0.0, 1.0)
+            cells.append(f"{100 * right / asked:.0f} ({100 * low:.0f} to {100 * high:.0f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def speed(out: Path) -> str:
+    """Time whole runs of `wsdino simulate` with two workers; the first, untimed, compiles.
+
+    Two lengths are timed in turn, so that the difference gives the rate without what starting
+    Python costs, and a slower spell of the machine meets both alike.
+    """
+    sites_of = {1: 962, 2: 1924}
+    seconds: dict[int, list[float]] = {sites: [] for sites in SPEED_LAYOUTS}
+    folder = out / "speed"
+    for turn in range(SPEED_ROUNDS + 1):
+        for sites in SPEED_LAYOUTS:
+            shutil.rmtree(folder, ignore_errors=True)
+            begun = time.perf_counter()
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "wsdino", "simulate", "--out", str(folder)),
+                    *("--layout", "bbbc021", "--sites", str(sites), "--workers", "2"),
+                ],
+                check=True,
+                capture_output=True,
+            )
+            if turn:
+                seconds[sites].append(time.perf_counter() - begun)
+    shutil.rmtree(folder)
+    short, long = (seconds[sites] for sites in SPEED_LAYOUTS)
+    whole = statistics.median(sites_of[2] / each for each in long)
+    steady = statistics.median(
+        (sites_of[2] - sites_of[1]) / (b - a) for a, b in zip(short, long, strict=True)
+    )
+    return (
+        f"{sites_of[2]} fields of 256 x 256 x 3, two workers, median of {SPEED_ROUNDS} rounds: "
+        f"{whole:.0f} fields a second start to end, {steady:.0f} once started\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
