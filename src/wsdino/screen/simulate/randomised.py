@@ -29,6 +29,7 @@ from .layouts import CONTROL
 from .optics import Optics, expose
 from .phenotypes import Compound
 from .plates import Difficulty, Site, describe_sites
+from .render import add_artefacts
 from .traits import INDEX, NAMES, SPREAD, TRAITS, apply_effects
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ MANIFEST = "manifest.parquet"
 PLATES = ("1", "2")
 WELLS_A_ROW = 12
 # Traits whose log changes, and others relative to the range that is still biology.
-LOG_CHANGE, LINEAR_CHANGE = (0.12, 0.5), (0.12, 0.7)
-CHANGED_TRAITS = (4, 12)  # of a phenotype, at least and less than
+LOG_CHANGE, LINEAR_CHANGE = (0.2, 0.6), (0.3, 0.9)
+CHANGED_TRAITS = (6, 16)  # of a phenotype, at least and less than
+PENETRANCE = (0.7, 1.0)
+NUISANCE = (0.2, 1.2)  # of batches, plates and wells, relative to the default difficulty
 CELL_LINE = 2.5  # how far cell lines differ, in units of the traits' natural spread
-ZOOM = (0.7, 2.4)
+ZOOM = (0.7, 2.0)
 SQUEEZE, SQUEEZED = (0.75, 1.0), 0.3  # of the x axis; share of the screens
 MIXED = 0.35  # share of the stains that show two structures
 GAMMA = 0.25  # standard deviation of the log exponent of a stain's intensity
@@ -96,7 +99,7 @@ def draw_screen(number: int, *, seed: int, size: int, num_phenotypes: int) -> Ra
     """Draw all that belongs to one screen from its number and the seed."""
     rng = generator(seed, "randomised screen", number)
     technical = {
-        field.name: getattr(Difficulty(), field.name) * rng.uniform(0.3, 2.0)
+        field.name: getattr(Difficulty(), field.name) * rng.uniform(*NUISANCE)
         for field in fields(Difficulty)
         if field.name.startswith(("batch_", "plate_", "well_")) or field.name.endswith("_rate")
     }
@@ -112,7 +115,7 @@ def draw_screen(number: int, *, seed: int, size: int, num_phenotypes: int) -> Ra
         phenotypes=np.stack(
             [np.zeros(len(NAMES)), *(_phenotype(rng) for _ in range(num_phenotypes - 1))]
         ),
-        penetrance=rng.uniform(0.5, 1.0, num_phenotypes),
+        penetrance=rng.uniform(*PENETRANCE, num_phenotypes),
         line=CELL_LINE * SPREAD * rng.standard_normal(len(NAMES)),
         difficulty=Difficulty(**technical),
         zoom=float(np.exp(rng.uniform(*np.log(ZOOM)))),
@@ -188,7 +191,9 @@ def render_randomised(screen: RandomScreen, site: Site) -> NDArray[np.uint16]:
         zoom=screen.zoom,
         rng=rng,
     )
-    stains = draw(culture, drawn, rng)[:, : screen.size]
+    stains = draw(culture, drawn, rng)
+    add_artefacts(stains, site, screen.zoom, rng)
+    stains = stains[:, : screen.size]
     if drawn != screen.size:
         stains = resample(
             stains, (1, 1, screen.size / drawn), order=1, grid_mode=True, mode="nearest"
@@ -208,8 +213,8 @@ def simulate_randomised(
     out: str | Path,
     *,
     num_screens: int,
-    num_phenotypes: int = 48,
-    fields_per_plate: int = 2,
+    num_phenotypes: int = 32,
+    fields_per_plate: int = 3,
     size: int = 192,
     seed: int = 0,
     workers: int | None = None,

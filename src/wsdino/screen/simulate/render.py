@@ -48,11 +48,18 @@ def render(site: Site, *, seed: int, size: int, zoom: float = 1.0) -> NDArray[np
         rng=rng,
     )
     stains = draw(culture, size, rng)
+    add_artefacts(stains, site, zoom, rng)
+    return expose(stains, site.optics, rng)
+
+
+def add_artefacts(
+    stains: NDArray[np.float32], site: Site, zoom: float, rng: np.random.Generator
+) -> None:
+    """Add debris and precipitate of a site to its stains, float32 (3, H, W), in place."""
     if site.debris:
-        stains += _debris(site.debris, size, zoom, rng)
+        stains += _debris(site.debris, stains.shape[1], zoom, rng)
     if any(site.precipitate):
         _precipitate(stains, site.precipitate, zoom, rng)
-    return expose(stains, site.optics, rng)
 
 
 def _debris(number: int, size: int, zoom: float, rng: np.random.Generator) -> NDArray[np.float32]:
