@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsdino.errors import ModelError
 from wsdino.model.backbone import cls_attention, small_vit, timm_backbone
-from wsdino.model.head import DINOHead
+from wsdino.model.head import DINOHead, logits
 
 TINY: dict[str, Any] = {
     "in_channels": 2,
@@ -207,13 +207,23 @@ def test_the_head_gives_scaled_cosines_to_its_prototypes() -> None:
     head = DINOHead(16, 10, hidden_dim=12, bottleneck_dim=6, norm_last_layer=False)
     head.gain.data.uniform_(0.5, 2)
     x = torch.randn(5, 16)
-    logits = head(x)
+    vectors, prototypes = head(x)
+    found = logits(vectors, prototypes)
     z = head.mlp(x)
     for i in range(5):
         for k in range(10):
             cosine = torch.nn.functional.cosine_similarity(z[i], head.prototypes[k], dim=0)
-            torch.testing.assert_close(logits[i, k], head.gain[k, 0] * cosine)
+            torch.testing.assert_close(found[i, k], head.gain[k, 0] * cosine)
     assert {id(p) for p in head.last_layer} == {id(head.prototypes), id(head.gain)}
+
+
+def test_lengths_are_normalised_in_float32_under_autocast() -> None:
+    head = DINOHead(16, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        factors = head(torch.randn(5, 16))
+    for unit in factors:
+        assert unit.dtype == torch.float32
+        torch.testing.assert_close(unit.norm(dim=-1), torch.ones(len(unit)))
 
 
 def test_a_normalised_last_layer_keeps_its_gain() -> None:

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from wsdino.train import loss as loss_module
 from wsdino.train.loss import (
     centered_targets,
     cross_view_entropy,
     dino_loss,
+    factored_cross_view_entropy,
     koleo_loss,
     sinkhorn_targets,
     updated_center,
@@ -78,6 +81,75 @@ def test_half_precision_logits_are_contracted_in_float32() -> None:
     assert loss.dtype == torch.float32
     expected = naive_dino_loss(student.double(), teacher.double(), torch.zeros(6), 0.1, 0.04)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def factors(num_student: int, num_images: int = 5) -> tuple[Tensor, Tensor]:
+    """Vectors and prototypes whose products are logits of a usual size."""
+    vectors = torch.nn.functional.normalize(logits(num_student, num_images, 6), dim=-1)
+    return vectors.float().requires_grad_(), logits(9, 6, seed=3).float().requires_grad_()
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * 6 * 9, 2**24])
+@pytest.mark.parametrize(("num_teacher", "num_student"), [(1, 2), (2, 2), (2, 6), (3, 4)])
+def test_loss_of_factors_equals_the_double_loop(
+    num_teacher: int, num_student: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk)
+    vectors, prototypes = factors(num_student)
+    teacher, center = logits(num_teacher, 5, 9, seed=1).float(), logits(9, seed=2).float()
+    expected = naive_dino_loss(vectors @ prototypes.T, teacher, center, 0.1, 0.05)
+    wanted = torch.autograd.grad(3 * expected, (vectors, prototypes))
+    targets = centered_targets(teacher, center, temp=0.05)
+    loss = factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1)
+    found = torch.autograd.grad(3 * loss, (vectors, prototypes))
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_only_the_products_are_rounded() -> None:
+    vectors, prototypes = factors(4)
+    targets = centered_targets(logits(2, 5, 9, seed=1), torch.zeros(9), temp=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1)
+    assert loss.dtype == torch.float32
+    rounded = (vectors.bfloat16() @ prototypes.bfloat16().T).detach()
+    torch.testing.assert_close(loss, cross_view_entropy(rounded, targets, student_temp=0.1))
+    exact = cross_view_entropy(vectors @ prototypes.T, targets, student_temp=0.1)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, (vectors, prototypes)),
+        torch.autograd.grad(exact, (vectors, prototypes)),
+        strict=True,
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def largest_tensor(num_views: int) -> int:
+    """Elements of the largest tensor that comes to be in a forward and backward pass."""
+
+    class Watch(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            for x in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(x, Tensor):
+                    self.largest = max(self.largest, x.numel())
+            return result
+
+    vectors = torch.randn(num_views, 32, 4).requires_grad_()
+    prototypes = torch.randn(256, 4).requires_grad_()
+    targets = torch.rand(2, 32, 256)
+    with Watch() as watch:
+        factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1).backward()
+    return watch.largest
+
+
+def test_memory_does_not_grow_with_the_number_of_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 10 * 256)
+    # All logits at once would be 32 times as many.
+    assert largest_tensor(4) <= largest_tensor(10) == 10 * 256
 
 
 def naive_sinkhorn(scores: np.ndarray, temp: float, num_iterations: int) -> np.ndarray:

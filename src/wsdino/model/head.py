@@ -52,7 +52,20 @@ class DINOHead(nn.Module):
         """Parameters that stay frozen during the first epochs."""
         return [self.prototypes, self.gain]
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Project features (N, D) to logits (N, K), scaled cosines to the prototypes."""
-        bottleneck = functional.normalize(self.mlp(features), dim=-1)
-        return functional.linear(bottleneck, functional.normalize(self.prototypes) * self.gain)
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Project features (N, D) to vectors of unit length (N, bottleneck) in float32.
+
+        Returns
+        -------
+        vectors, prototypes
+            (N, bottleneck) and (K, bottleneck); their products are the logits, see
+            :func:`logits`. A loss that never needs all of them at once takes the factors.
+        """
+        # Half precision is too coarse for lengths; products take it from here.
+        vectors = functional.normalize(self.mlp(features).float(), dim=-1)
+        return vectors, functional.normalize(self.prototypes) * self.gain
+
+
+def logits(vectors: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosines (..., K) of vectors (..., D) to prototypes (K, D), times the prototypes' gain."""
+    return functional.linear(vectors, prototypes)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from wsdino.train.fields import FieldBatch, Fields
     from wsdino.train.journal import Record
-    from wsdino.train.objectives import Metrics, TrainingObjective
+    from wsdino.train.objectives import Measured, Metrics, TrainingObjective
     from wsdino.train.options import Optimisation
 
 
@@ -214,8 +214,10 @@ class Trainer:
         measured = self._accumulate_gradients(views, targets)
         self.objective.after_backward(epoch)
         # A multi-network module is clipped network by network, as if each trained alone.
-        record["grad_norm"] = clip_gradients(self._parameters_by_network(), opt.clip_gradient)
-        record |= measured
+        norm = clip_gradients(self._parameters_by_network(), opt.clip_gradient)
+        # Everything that is read off the device in a step is read here, at once.
+        values = torch.stack([*measured.values(), norm]).tolist()
+        record |= dict(zip([*measured, "grad_norm"], values, strict=True))
         finite = math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
         if finite:
             self.optimiser.step()
@@ -229,10 +231,10 @@ class Trainer:
         entropy = [self.planner.seed, 3, step, distributed.rank()]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
-    def _accumulate_gradients(self, views: list[Tensor], targets: list[Tensor]) -> Metrics:
+    def _accumulate_gradients(self, views: list[Tensor], targets: list[Tensor]) -> Measured:
         num_parts = self.options.accumulate
         size = self.share // num_parts
-        sums: Metrics = {}
+        sums: Measured = {}
         for part in range(num_parts):
             images = slice(part * size, (part + 1) * size)
             # Targets have one row per input of a network: several per image where it is shared.
@@ -244,9 +246,9 @@ class Trainer:
                 )
             (loss / num_parts).backward()
             for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value / num_parts
-        values = distributed.all_reduce_mean(torch.tensor(list(sums.values())))
-        return dict(zip(sums, values.tolist(), strict=True))
+                sums[key] = sums.get(key, 0) + value / num_parts
+        values = distributed.all_reduce_mean(torch.stack([*sums.values()]))
+        return dict(zip(sums, values, strict=True))
 
     def _parameters_by_network(self) -> list[list[Tensor]]:
         headed = self.objective.trainable

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from wsdino.train.distributed import all_reduce_max, all_reduce_mean, all_reduce_sum
@@ -64,6 +67,88 @@ def cross_view_entropy(student: Tensor, targets: Tensor, *, student_temp: float)
     own = normaliser[:num_targets] - (logits[:num_targets] * targets).sum(dim=-1)
     num_pairs = num_targets * (num_views - 1)
     return (per_view.sum(dim=0) - own.sum(dim=0)).mean() / num_pairs
+
+
+CHUNK_LOGITS = 2**24
+"""Student logits that are in memory at a time (64 MiB of float32), unless one image needs more."""
+
+
+def factored_cross_view_entropy(
+    vectors: Tensor, prototypes: Tensor, targets: Tensor, *, student_temp: float
+) -> Tensor:
+    """Compute `cross_view_entropy` of logits that are products, without ever holding them all.
+
+    A chunk of images at a time, all its views together; as the loss is one number, the gradient is
+    taken along with it, so that nothing is kept and nothing computed twice. Under autocast the
+    products are computed in its type, everything between them in float32.
+
+    Parameters
+    ----------
+    vectors
+        (S, N, D) of S student views; the first T of them are the teacher's views.
+    prototypes
+        (K, D); the logits are vectors @ prototypes.T.
+    targets
+        (T, N, K) probabilities, without gradient.
+    student_temp
+        Temperature.
+
+    Returns
+    -------
+    Tensor
+        Scalar float32, mean over images and pairs.
+    """
+    device = vectors.device.type
+    rounded = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if rounded else torch.float32
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _CrossViewEntropy.apply(vectors, prototypes, targets, student_temp, dtype)
+    return loss
+
+
+class _CrossViewEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        prototypes: Tensor,
+        targets: Tensor,
+        student_temp: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        (num_views, num_images, _), num_targets = vectors.shape, len(targets)
+        scale = 1 / (num_images * num_targets * (num_views - 1))
+        axes = prototypes.to(dtype)
+        # With how many teacher views a student view is compared.
+        others = vectors.new_full((num_views, 1, 1), num_targets)
+        others[:num_targets] -= 1
+        loss, by_vectors, by_prototypes = vectors.new_zeros(()), [], None
+        size = max(1, CHUNK_LOGITS // (num_views * len(prototypes)))
+        for chunk, own in zip(vectors.split(size, 1), targets.split(size, 1), strict=True):
+            rows, total = chunk.flatten(0, 1), own.sum(dim=0)
+            # Rows of one matrix: torch would copy the prototypes for every view of a batch of them.
+            z = functional.linear(rows.to(dtype), axes).float().view(num_views, -1, len(axes))
+            z = z.div_(student_temp)
+            normaliser = z.logsumexp(dim=-1, keepdim=True)
+            loss += (others * normaliser).sum()
+            loss -= torch.einsum("snk,nk->", z, total)
+            loss += torch.einsum("tnk,tnk->", z[:num_targets], own)
+            # In place: others * softmax(z) - sum of the other views' targets.
+            gradient = z.sub_(normaliser).exp_().mul_(others).sub_(total)
+            gradient[:num_targets] += own
+            errors = gradient.flatten(0, 1).to(dtype)
+            scaled = rows * (scale / student_temp)
+            by_vectors.append((errors @ axes).float().view_as(chunk) * (scale / student_temp))
+            part = (errors.T @ scaled.to(dtype)).float()
+            by_prototypes = part if by_prototypes is None else by_prototypes.add_(part)
+        ctx.save_for_backward(torch.cat(by_vectors, dim=1), by_prototypes)
+        return loss * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_vectors, by_prototypes = ctx.saved_tensors
+        return by_vectors * gradients[0], by_prototypes * gradients[0], None, None, None
 
 
 def koleo_loss(features: Tensor) -> Tensor:

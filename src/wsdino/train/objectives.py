@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsdino.model.head import DINOHead
+from wsdino.model.head import DINOHead, logits
 from wsdino.train.distributed import all_reduce_mean
 from wsdino.train.loss import (
     centered_targets,
-    cross_view_entropy,
+    factored_cross_view_entropy,
     koleo_loss,
     sinkhorn_targets,
     updated_center,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from wsdino.train.options import Distillation
 
 Metrics = dict[str, float]
+Measured = dict[str, Tensor]
+"""Metrics that are still on the device: reading them would make it wait."""
 
 
 class HeadedNetworks(nn.Module):
@@ -46,7 +48,7 @@ class HeadedNetworks(nn.Module):
         super().__init__()
         self.networks, self.heads = networks, nn.ModuleList(heads)
 
-    def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
         """Run each resolution once through each network.
 
         Parameters
@@ -56,12 +58,12 @@ class HeadedNetworks(nn.Module):
 
         Returns
         -------
-        features, logits
-            One tensor for each network: features (V0, N, D) of the first resolution, logits
-            (V, N, K) of all views, where N = B, or B * C for the shared network.
+        features, scores
+            For each network: features (V0, N, D) of the first resolution, and what its head makes
+            of all (V, N, D), where N = B, or B * C for the shared network.
         """
         parts = [self.networks.split(x.flatten(0, 1)) for x in views]
-        all_features, all_logits = [], []
+        all_features, all_scores = [], []
         for index, (network, head) in enumerate(
             zip(self.networks.networks, self.heads, strict=True)
         ):
@@ -70,8 +72,8 @@ class HeadedNetworks(nn.Module):
                 for part, x in zip(parts, views, strict=True)
             ]
             all_features.append(features[0])
-            all_logits.append(head(torch.cat(features)))
-        return all_features, all_logits
+            all_scores.append(head(torch.cat(features)))
+        return all_features, all_scores
 
 
 class TrainingObjective(Protocol):
@@ -84,7 +86,7 @@ class TrainingObjective(Protocol):
 
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Tensor, Measured]:
         """Scalar loss of a part of the batch, and what to log of it."""
 
     def before_step(self, epoch: float) -> Metrics:
@@ -176,10 +178,11 @@ class SelfDistillation(nn.Module):
     @torch.no_grad()
     def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:  # noqa: ARG002
         """Teacher's targets (T, N, K) of the global views, one tensor for each network."""
-        features, logits = self.teacher(views[:1])
+        features, scores = self.teacher(views[:1])
         targets, centers = [], []
         self._last = []
-        for index, z in enumerate(logits):
+        for index, (vectors, prototypes) in enumerate(scores):
+            z = logits(vectors, prototypes)
             if self.options.targets == "sinkhorn":
                 p = sinkhorn_targets(z, temp=self._teacher_temp)
             else:
@@ -195,20 +198,22 @@ class SelfDistillation(nn.Module):
 
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Tensor, Measured]:
         """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
-        features, logits = trainable(views)
+        features, scores = trainable(views)
         losses = [
-            cross_view_entropy(z, p, student_temp=self.options.student_temp)
-            for z, p in zip(logits, targets, strict=True)
+            factored_cross_view_entropy(
+                vectors, prototypes, p, student_temp=self.options.student_temp
+            )
+            for (vectors, prototypes), p in zip(scores, targets, strict=True)
         ]
         total = torch.stack(losses).sum()
         # Logged per network, so that channel modes compare.
-        metrics = {"loss": float(total.detach()) / len(losses)}
+        metrics = {"loss": total.detach() / len(losses)}
         if self.options.koleo_weight:
             koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
             total = total + self.options.koleo_weight * koleo
-            metrics["koleo"] = float(koleo.detach()) / sum(len(views) for views in features)
+            metrics["koleo"] = koleo.detach() / sum(len(views) for views in features)
         return total, metrics
 
     def after_backward(self, epoch: float) -> None:
@@ -280,21 +285,21 @@ class Classification(nn.Module):
 
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Tensor, Measured]:
         """Sum over the networks of the cross-entropy over all views."""
-        features, logits = trainable(views)
+        features, scores = trainable(views)
         self._last = [x.detach() for x in features]
         losses = [
             functional.cross_entropy(z.float().flatten(0, 1), y.flatten())
-            for z, y in zip(logits, targets, strict=True)
+            for z, y in zip(scores, targets, strict=True)
         ]
         total = torch.stack(losses).sum()
         right = [
-            (z.argmax(dim=-1) == y).float().mean() for z, y in zip(logits, targets, strict=True)
+            (z.argmax(dim=-1) == y).float().mean() for z, y in zip(scores, targets, strict=True)
         ]
         return total, {
-            "loss": float(total.detach()) / len(losses),
-            "accuracy": float(torch.stack(right).mean()),
+            "loss": total.detach() / len(losses),
+            "accuracy": torch.stack(right).mean(),
         }
 
     def after_backward(self, epoch: float) -> None:

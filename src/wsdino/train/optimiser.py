@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,14 +33,17 @@ def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: f
         group["weight_decay"] = weight_decay if index == 0 else 0.0
 
 
-def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> float:
-    """Clip the gradient norm of each network by itself; return the largest norm before it."""
-    norms = [0.0]
+def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> Tensor:
+    """Clip the gradient norm of each network by itself; return the largest norm before it.
+
+    A norm that is not finite leaves gradients that are none either: such a step is skipped.
+    """
+    norms = []
     for parameters in networks:
         given = [p for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
-        if max_norm is not None and torch.isfinite(norm):
+        if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(given, max_norm, norm)
-        norms.append(float(norm))
-    # NumPy's maximum, other than Python's, is NaN if any is.
-    return float(np.max(norms))
+        norms.append(norm)
+    # NaN if any is.
+    return torch.stack(norms).amax()
