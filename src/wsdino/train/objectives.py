@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsdino.model.head import DINOHead, logits
+from wsdino.model.head import DINOHead, ProjectionHead, logits
 from wsdino.train.distributed import all_reduce_mean
 from wsdino.train.loss import (
     centered_targets,
@@ -131,16 +131,9 @@ class SelfDistillation(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.epochs = options, epochs
-        heads = [
-            DINOHead(
-                student.dim,
-                options.num_prototypes,
-                hidden_dim=options.head_hidden_dim,
-                bottleneck_dim=options.head_bottleneck_dim,
-                norm_last_layer=options.norm_last_layer,
-            )
-            for _ in student.networks
-        ]
+        # Where the weak labels are the prototypes, the head learns none of its own.
+        num_prototypes = 0 if options.targets == "label" else options.num_prototypes
+        heads = [_head(student.dim, num_prototypes, options) for _ in student.networks]
         self.trainable = HeadedNetworks(student, heads)
         self.teacher = HeadedNetworks(teacher, copy.deepcopy(heads))
         self.teacher.load_state_dict(self.trainable.state_dict())
@@ -148,7 +141,7 @@ class SelfDistillation(nn.Module):
         # Stochastic depth is for the student alone.
         self.teacher.eval()
         self.center: Tensor
-        self.register_buffer("center", torch.zeros(len(heads), options.num_prototypes))
+        self.register_buffer("center", torch.zeros(len(heads), num_prototypes))
         self._teacher_temp = options.teacher_temp
         self._momentum = options.teacher_momentum
         self._next_center = self.center
@@ -207,9 +200,11 @@ class SelfDistillation(nn.Module):
             )
             for (vectors, prototypes), p in zip(scores, targets, strict=True)
         ]
-        total = torch.stack(losses).sum()
+        return self._with_koleo(torch.stack(losses).sum(), features)
+
+    def _with_koleo(self, total: Tensor, features: list[Tensor]) -> tuple[Tensor, Measured]:
         # Logged per network, so that channel modes compare.
-        metrics = {"loss": total.detach() / len(losses)}
+        metrics = {"loss": total.detach() / len(features)}
         if self.options.koleo_weight:
             koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
             total = total + self.options.koleo_weight * koleo
@@ -250,6 +245,13 @@ class SelfDistillation(nn.Module):
     def exported(self) -> ChannelNetworks:
         """Return the teacher's backbones."""
         return self.teacher.networks
+
+
+def _head(dim: int, num_prototypes: int, options: Distillation) -> ProjectionHead:
+    width = {"hidden_dim": options.head_hidden_dim, "bottleneck_dim": options.head_bottleneck_dim}
+    if not num_prototypes:
+        return ProjectionHead(dim, **width)
+    return DINOHead(dim, num_prototypes, norm_last_layer=options.norm_last_layer, **width)
 
 
 class Classification(nn.Module):

@@ -90,7 +90,9 @@ class Distillation:
     num_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer
         See :class:`~wsdino.model.head.DINOHead`.
     targets
-        ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp.
+        ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp; ``label``: the weak
+        labels of the batch are the prototypes
+        (:class:`~wsdino.train.label_targets.LabelDistillation`).
     student_temp
         Temperature of the student.
     warmup_teacher_temp, teacher_temp, teacher_temp_warmup_epochs
@@ -109,7 +111,7 @@ class Distillation:
     head_hidden_dim: Count = 512
     head_bottleneck_dim: Count = 128
     norm_last_layer: bool = True
-    targets: Literal["center", "sinkhorn"] = "sinkhorn"
+    targets: Literal["center", "sinkhorn", "label"] = "sinkhorn"
     student_temp: Positive = 0.1
     warmup_teacher_temp: Positive = 0.04
     teacher_temp: Positive = 0.04

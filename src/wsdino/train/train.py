@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from wsdino.model.model import Model, ModelSpec, build_networks
 from wsdino.train import distributed
 from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
+from wsdino.train.label_targets import LabelDistillation
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
 from wsdino.train.objectives import Classification, SelfDistillation, TrainingObjective
@@ -224,12 +225,13 @@ def train(
         if objective == "classify":
             module = Classification(student, num_labels=len(wanted.labels.names))
         else:
-            module = SelfDistillation(
-                student,
-                initial_networks(spec, seed=seed),
-                options=distillation,
-                epochs=optimisation.epochs,
-            )
+            teacher = initial_networks(spec, seed=seed)
+            given: dict[str, Any] = {"options": distillation, "epochs": optimisation.epochs}
+            if distillation.targets == "label":
+                num_labels = len(wanted.labels.names)
+                module = LabelDistillation(student, teacher, num_labels=num_labels, **given)
+            else:
+                module = SelfDistillation(student, teacher, **given)
     options = {
         # Tiles are how a trained network looks at fields; training sees crops.
         "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},

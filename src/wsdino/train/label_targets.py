@@ -1,0 +1,163 @@
+"""Weak labels as prototypes: what the teacher makes of a label's other images is the target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsdino.train.distributed import all_reduce_mean, all_reduce_sum
+from wsdino.train.metrics import effective_rank, spread
+from wsdino.train.objectives import SelfDistillation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.train.objectives import Measured, Metrics
+    from wsdino.train.options import Distillation
+
+
+class LabelDistillation(SelfDistillation):
+    """Self-distillation whose prototypes are the weak labels of the batch.
+
+    A label's prototype is the mean of the teacher's vectors of its images, and a student's view
+    must be nearer to that of its own label than to any other: a momentum teacher (DINO) with the
+    supervised contrastive loss (arXiv 2004.11362) against label means, which for labels of one
+    image is that of MoCo (arXiv 1911.05722). The image itself is left out of its own label's
+    prototype, so that only what images of a label share helps.
+
+    Parameters
+    ----------
+    student, teacher, options, epochs
+        See :class:`~wsdino.train.objectives.SelfDistillation`; the options that concern prototypes,
+        the teacher's temperature and the centre have no part.
+    num_labels
+        Number of weak labels.
+    """
+
+    def __init__(
+        self,
+        student: ChannelNetworks,
+        teacher: ChannelNetworks,
+        *,
+        options: Distillation,
+        epochs: float,
+        num_labels: int,
+    ) -> None:
+        super().__init__(student, teacher, options=options, epochs=epochs)
+        self.num_labels = num_labels
+        self._prototypes: list[Tensor] = []
+        self._features: list[Tensor] = []
+
+    @torch.no_grad()
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Positives (1, N, D) of each network, then rows (1, N) of the prototypes for each."""
+        self._features, scores = self.teacher(views[:1])
+        positives, rows = [], []
+        self._prototypes = []
+        for (vectors,) in scores:
+            by_channel = vectors.float().unflatten(1, (len(labels), -1))
+            means, own, present = label_prototypes(by_channel, labels, num_labels=self.num_labels)
+            self._prototypes.append(means)
+            positives.append(own.flatten(0, 1)[None])
+            row = torch.searchsorted(present, labels)
+            rows.append(row.repeat_interleave(by_channel.shape[2])[None])
+        return positives + rows
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Measured]:
+        """Sum over the networks of the cross-entropy between views and labels, and KoLeo's."""
+        features, scores = trainable(views)
+        num = len(scores)
+        losses, right = [], []
+        for (vectors,), means, own, row in zip(
+            scores, self._prototypes, targets[:num], targets[num:], strict=True
+        ):
+            logits = label_logits(vectors, means, own[0], row[0], temp=self.options.student_temp)
+            wanted = row.expand(len(vectors), -1)
+            losses.append(functional.cross_entropy(logits.flatten(0, 1), wanted.flatten()))
+            right.append((logits.detach().argmax(dim=-1) == wanted).float().mean())
+        total, metrics = self._with_koleo(torch.stack(losses).sum(), features)
+        return total, metrics | {"accuracy": torch.stack(right).mean()}
+
+    def diagnostics(self) -> Metrics:
+        """Accuracy by chance, spread and rank of the embedding."""
+        flat = [x.float().flatten(0, 1) for x in self._features]
+        return {
+            "accuracy_by_chance": 1 / len(self._prototypes[0]),
+            "embedding_std": sum(float(all_reduce_mean(spread(x))) for x in flat) / len(flat),
+            "embedding_rank": sum(float(all_reduce_mean(effective_rank(x))) for x in flat)
+            / len(flat),
+        }
+
+
+@torch.no_grad()
+def label_prototypes(
+    vectors: Tensor, labels: Tensor, *, num_labels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the teacher's vectors over the images of each label, of all ranks.
+
+    Parameters
+    ----------
+    vectors
+        (T, B, C, D) float32 of unit length: T views of B images by C channels.
+    labels
+        (B,) int64.
+    num_labels
+        Number of labels there are.
+
+    Returns
+    -------
+    prototypes
+        (L, C, D) of unit length, of the L labels that are present, in ascending order.
+    own
+        (B, C, D) of unit length: each image's prototype of its own label, without the image itself
+        where its label has others.
+    present
+        (L,) int64: the labels that are present.
+    """
+    of_image = vectors.sum(dim=0)
+    sums = of_image.new_zeros(num_labels, *of_image.shape[1:]).index_add_(0, labels, of_image)
+    counts = torch.bincount(labels, minlength=num_labels)
+    sums, counts = all_reduce_sum(sums), all_reduce_sum(counts)
+    present = counts.nonzero()[:, 0]
+    has_others = (counts[labels] > 1)[:, None, None]
+    own = torch.where(has_others, sums[labels] - of_image, sums[labels])
+    return functional.normalize(sums[present], dim=-1), functional.normalize(own, dim=-1), present
+
+
+def label_logits(
+    vectors: Tensor, prototypes: Tensor, own: Tensor, rows: Tensor, *, temp: float
+) -> Tensor:
+    """Cosines of the student's vectors to the prototypes of their channel, over a temperature.
+
+    Parameters
+    ----------
+    vectors
+        (S, B * C, D) of unit length: S views of B images by C channels, image by image.
+    prototypes
+        (L, C, D).
+    own
+        (B * C, D): takes the place of each image's own label's prototype.
+    rows
+        (B * C,) int64: which prototype that is.
+    temp
+        Temperature.
+
+    Returns
+    -------
+    Tensor
+        (S, B * C, L) float32.
+    """
+    num_channels = prototypes.shape[1]
+    by_channel = vectors.float().unflatten(1, (-1, num_channels))
+    cosines = torch.einsum("sbcd,lcd->sbcl", by_channel, prototypes).flatten(1, 2)
+    positive = (vectors.float() * own).sum(dim=-1, keepdim=True)
+    index = rows[None, :, None].expand(len(vectors), -1, 1)
+    return cosines.scatter(-1, index, positive) / temp
