@@ -157,7 +157,9 @@ def label_logits(
     """
     num_channels = prototypes.shape[1]
     by_channel = vectors.float().unflatten(1, (-1, num_channels))
-    cosines = torch.einsum("sbcd,lcd->sbcl", by_channel, prototypes).flatten(1, 2)
+    # Half precision is too coarse for cosines that a small temperature divides.
+    with torch.autocast(vectors.device.type, enabled=False):
+        cosines = torch.einsum("sbcd,lcd->sbcl", by_channel, prototypes).flatten(1, 2)
     positive = (vectors.float() * own).sum(dim=-1, keepdim=True)
     index = rows[None, :, None].expand(len(vectors), -1, 1)
     return cosines.scatter(-1, index, positive) / temp
