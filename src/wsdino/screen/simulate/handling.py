@@ -38,7 +38,7 @@ class Property:
 
 HANDLING: dict[str, Property] = {
     "gain": Property((1.0, 0.55, 0.6)),
-    "blur": Property((0.95, 0.85, 0.85)),  # pixels
+    "blur": Property((0.85, 0.78, 0.78)),  # pixels
     "background": Property((420.0, 260.0, 240.0)),  # counts
     "haze": Property((0.14, 0.12, 0.12), 0.40, 0.6),
     "saturation": Property((0.25, 0.25, 0.25), 0.60, 3.0),

@@ -71,13 +71,13 @@ class Difficulty:
 
     effect: float = 1.0
     penetrance: float = 0.9
-    lean: float = 0.20
-    signature: float = 1.0
-    compound_density: float = 0.15
-    compound_staining: float = 0.8
+    lean: float = 0.15
+    signature: float = 0.5
+    compound_density: float = 0.25
+    compound_staining: float = 1.2
     batch_biology: float = 0.6
     plate_biology: float = 0.25
-    well_biology: float = 1.2
+    well_biology: float = 0.8
     batch_density: float = 0.10
     plate_density: float = 0.06
     well_density: float = 0.12
@@ -87,7 +87,7 @@ class Difficulty:
     batch_blur: float = 0.08
     plate_blur: float = 0.06
     well_blur: float = 0.15
-    batch_staining: float = 0.6
+    batch_staining: float = 0.7
     plate_staining: float = 0.25
     well_staining: float = 0.9
     batch_background: float = 0.15
