@@ -131,9 +131,7 @@ class SelfDistillation(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.epochs = options, epochs
-        # Where the weak labels are the prototypes, the head learns none of its own.
-        num_prototypes = 0 if options.targets == "label" else options.num_prototypes
-        heads = [_head(student.dim, num_prototypes, options) for _ in student.networks]
+        heads = [_head(student.dim, options) for _ in student.networks]
         self.trainable = HeadedNetworks(student, heads)
         self.teacher = HeadedNetworks(teacher, copy.deepcopy(heads))
         self.teacher.load_state_dict(self.trainable.state_dict())
@@ -141,7 +139,7 @@ class SelfDistillation(nn.Module):
         # Stochastic depth is for the student alone.
         self.teacher.eval()
         self.center: Tensor
-        self.register_buffer("center", torch.zeros(len(heads), num_prototypes))
+        self.register_buffer("center", torch.zeros(len(heads), options.num_prototypes))
         self._teacher_temp = options.teacher_temp
         self._momentum = options.teacher_momentum
         self._next_center = self.center
@@ -247,11 +245,12 @@ class SelfDistillation(nn.Module):
         return self.teacher.networks
 
 
-def _head(dim: int, num_prototypes: int, options: Distillation) -> ProjectionHead:
+def _head(dim: int, options: Distillation) -> ProjectionHead:
     width = {"hidden_dim": options.head_hidden_dim, "bottleneck_dim": options.head_bottleneck_dim}
-    if not num_prototypes:
+    if not options.num_prototypes:
         return ProjectionHead(dim, **width)
-    return DINOHead(dim, num_prototypes, norm_last_layer=options.norm_last_layer, **width)
+    norm = options.norm_last_layer
+    return DINOHead(dim, options.num_prototypes, norm_last_layer=norm, **width)
 
 
 class Classification(nn.Module):

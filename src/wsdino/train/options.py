@@ -14,7 +14,7 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
-Objective = Literal["distill", "classify"]
+Objective = Literal["distill", "contrast", "classify"]
 Residency = Literal["auto", "device", "stream"]
 
 
@@ -25,8 +25,9 @@ class Optimisation:
     Parameters
     ----------
     objective
-        ``distill`` (DINO; with partners WS-DINO), or ``classify`` (cross-entropy on the weak
-        label).
+        ``distill`` (DINO; with partners WS-DINO), ``contrast`` (an image against what a teacher
+        makes of each weak label, :class:`~wsdino.train.contrast.Contrast`), or ``classify``
+        (cross-entropy on the weak label).
     epochs
         Length of the run; an epoch is as many samples as there are images to train on.
     batch_size
@@ -90,9 +91,7 @@ class Distillation:
     num_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer
         See :class:`~wsdino.model.head.DINOHead`.
     targets
-        ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp; ``label``: the weak
-        labels of the batch are the prototypes
-        (:class:`~wsdino.train.label_targets.LabelDistillation`).
+        ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp.
     student_temp
         Temperature of the student.
     warmup_teacher_temp, teacher_temp, teacher_temp_warmup_epochs
@@ -111,7 +110,7 @@ class Distillation:
     head_hidden_dim: Count = 512
     head_bottleneck_dim: Count = 128
     norm_last_layer: bool = True
-    targets: Literal["center", "sinkhorn", "label"] = "sinkhorn"
+    targets: Literal["center", "sinkhorn"] = "sinkhorn"
     student_temp: Positive = 0.1
     warmup_teacher_temp: Positive = 0.04
     teacher_temp: Positive = 0.04

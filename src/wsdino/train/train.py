@@ -15,9 +15,9 @@ import torch
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model, ModelSpec, build_networks
 from wsdino.train import distributed
+from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
-from wsdino.train.label_targets import LabelDistillation
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
 from wsdino.train.objectives import Classification, SelfDistillation, TrainingObjective
@@ -46,7 +46,8 @@ class Positives:
     labels
         Weak labels; sites that are not trained on have code -1.
     pairing
-        Draws partners; None for plain DINO and classification, where every crop is the anchor's.
+        Draws partners; None for plain DINO, contrast and classification, where every crop is the
+        anchor's.
     """
 
     labels: WeakLabels
@@ -64,7 +65,12 @@ def positives(
         If the weak label is absent or constant, or partners are lacking and that is refused.
     """
     labels = weak_labels(manifest, options.label, include_controls=options.include_controls)
-    if objective == "classify" or options.label == "none":
+    if objective == "contrast" and options.label == "none":
+        raise ConfigError(
+            "pairing.label 'none': train.objective contrast needs a weak label that images share, "
+            "such as compound"
+        )
+    if objective != "distill" or options.label == "none":
         return Positives(labels, None)
     pairing = Pairing(
         manifest, labels, partner_from=options.partner_from, fallback=options.fallback
@@ -227,9 +233,9 @@ def train(
         else:
             teacher = initial_networks(spec, seed=seed)
             given: dict[str, Any] = {"options": distillation, "epochs": optimisation.epochs}
-            if distillation.targets == "label":
+            if objective == "contrast":
                 num_labels = len(wanted.labels.names)
-                module = LabelDistillation(student, teacher, num_labels=num_labels, **given)
+                module = Contrast(student, teacher, num_labels=num_labels, **given)
             else:
                 module = SelfDistillation(student, teacher, **given)
     options = {

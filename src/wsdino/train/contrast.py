@@ -1,7 +1,8 @@
-"""Weak labels as prototypes: what the teacher makes of a label's other images is the target."""
+"""Contrast: weak labels as prototypes, which a teacher makes from the images of the batch."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from wsdino.train.options import Distillation
 
 
-class LabelDistillation(SelfDistillation):
-    """Self-distillation whose prototypes are the weak labels of the batch.
+class Contrast(SelfDistillation):
+    """A student's image must match what a teacher makes of other images with its weak label.
 
-    A label's prototype is the mean of the teacher's vectors of its images, and a student's view
-    must be nearer to that of its own label than to any other: a momentum teacher (DINO) with the
-    supervised contrastive loss (arXiv 2004.11362) against label means, which for labels of one
-    image is that of MoCo (arXiv 1911.05722). The image itself is left out of its own label's
-    prototype, so that only what images of a label share helps.
+    Self-distillation without prototypes of its own: the teacher is the student's moving average
+    (DINO, arXiv 2104.14294), the mean of its vectors over a label's images is that label's
+    prototype, and the student's image, the mean over its views as an embedding is the mean over
+    tiles, must be nearer to the prototype of its own label than to any other of the batch. That is
+    the supervised contrastive loss (arXiv 2004.11362) with a momentum teacher (MoCo, arXiv
+    1911.05722). The image itself is left out of its label's prototype, so that only what images of
+    a label share helps.
 
     Parameters
     ----------
@@ -49,7 +52,10 @@ class LabelDistillation(SelfDistillation):
         epochs: float,
         num_labels: int,
     ) -> None:
-        super().__init__(student, teacher, options=options, epochs=epochs)
+        # The weak labels are the prototypes: the head has none.
+        super().__init__(
+            student, teacher, options=replace(options, num_prototypes=0), epochs=epochs
+        )
         self.num_labels = num_labels
         self._prototypes: list[Tensor] = []
         self._features: list[Tensor] = []
@@ -61,7 +67,7 @@ class LabelDistillation(SelfDistillation):
         positives, rows = [], []
         self._prototypes = []
         for (vectors,) in scores:
-            by_channel = vectors.float().unflatten(1, (len(labels), -1))
+            by_channel = vectors.unflatten(1, (len(labels), -1))
             means, own, present = label_prototypes(by_channel, labels, num_labels=self.num_labels)
             self._prototypes.append(means)
             positives.append(own.flatten(0, 1)[None])
@@ -72,17 +78,17 @@ class LabelDistillation(SelfDistillation):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between views and labels, and KoLeo's."""
+        """Sum over the networks of the cross-entropy between images and labels, and KoLeo's."""
         features, scores = trainable(views)
         num = len(scores)
         losses, right = [], []
-        for (vectors,), means, own, row in zip(
+        for (vectors,), means, own, rows in zip(
             scores, self._prototypes, targets[:num], targets[num:], strict=True
         ):
-            logits = label_logits(vectors, means, own[0], row[0], temp=self.options.student_temp)
-            wanted = row.expand(len(vectors), -1)
-            losses.append(functional.cross_entropy(logits.flatten(0, 1), wanted.flatten()))
-            right.append((logits.detach().argmax(dim=-1) == wanted).float().mean())
+            image = functional.normalize(vectors.mean(dim=0), dim=-1)
+            logits = label_logits(image, means, own[0], rows[0], temp=self.options.student_temp)
+            losses.append(functional.cross_entropy(logits, rows[0]))
+            right.append((logits.detach().argmax(dim=-1) == rows[0]).float().mean())
         total, metrics = self._with_koleo(torch.stack(losses).sum(), features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
@@ -140,7 +146,7 @@ def label_logits(
     Parameters
     ----------
     vectors
-        (S, B * C, D) of unit length: S views of B images by C channels, image by image.
+        (B * C, D) float32 of unit length: B images by C channels, image by image.
     prototypes
         (L, C, D).
     own
@@ -153,13 +159,11 @@ def label_logits(
     Returns
     -------
     Tensor
-        (S, B * C, L) float32.
+        (B * C, L) float32.
     """
-    num_channels = prototypes.shape[1]
-    by_channel = vectors.float().unflatten(1, (-1, num_channels))
+    by_channel = vectors.unflatten(0, (-1, prototypes.shape[1]))
     # Half precision is too coarse for cosines that a small temperature divides.
     with torch.autocast(vectors.device.type, enabled=False):
-        cosines = torch.einsum("sbcd,lcd->sbcl", by_channel, prototypes).flatten(1, 2)
-    positive = (vectors.float() * own).sum(dim=-1, keepdim=True)
-    index = rows[None, :, None].expand(len(vectors), -1, 1)
-    return cosines.scatter(-1, index, positive) / temp
+        cosines = torch.einsum("bcd,lcd->bcl", by_channel, prototypes).flatten(0, 1)
+    positive = (vectors * own).sum(dim=-1, keepdim=True)
+    return cosines.scatter(-1, rows[:, None], positive) / temp
