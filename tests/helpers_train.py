@@ -145,7 +145,26 @@ def _train_in_process(
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", **told}
     torch.set_num_threads(1)
     for number, changes in enumerate(trainings):
+        if number == 0 and "RANK" in told:
+            _note_anchors(out / f"anchors_{told['RANK']}.npy")
         try:
             train(open_store(store), out / str(number), **options_of(**changes))
         except TrainingError as error:
             sys.exit(str(error))
+
+
+def _note_anchors(path: Path) -> None:
+    """Write the anchors of every step that this process takes to a file, (steps, images)."""
+    import numpy as np
+
+    from wsdino.train.loop import Trainer
+
+    whole_step, anchors = Trainer._step, []
+
+    def step(self: Trainer, number: int, plan: Any, batch: Any) -> Any:
+        if len(anchors) < self.total_steps:
+            anchors.append(plan.anchors)
+            np.save(path, np.stack(anchors))
+        return whole_step(self, number, plan, batch)
+
+    Trainer._step = step  # type: ignore[method-assign]

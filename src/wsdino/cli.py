@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from wsdino.errors import InputError, WsdinoError
-from wsdino.progress import say
+from wsdino.errors import InputError, JobError, WsdinoError
+from wsdino.progress import complain, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+JOB_COMMANDS = ("train", "run", "embed")
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one option of the config, as a.b=value; may be repeated."),
@@ -41,6 +43,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
     version: Annotated[  # noqa: ARG001 its callback does the work
         bool,
@@ -50,6 +53,15 @@ def _main(
     ] = False,
 ) -> None:
     _State.debug = debug
+    if _is_job() and context.invoked_subcommand not in JOB_COMMANDS:
+        raise InputError(
+            f"wsdino {context.invoked_subcommand}: works in one process; run it without torchrun "
+            f"(which is for {', '.join(JOB_COMMANDS)})"
+        )
+
+
+def _is_job() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 class _State:
@@ -166,15 +178,16 @@ def embed_command(
     batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Embed every site of a store."""
+    """Embed every site of a store; goes on where it was stopped."""
     from wsdino.model.model import load_model
     from wsdino.prepare import resolve_device
-    from wsdino.profile.embed import embed_store
-    from wsdino.profile.tables import write_table
+    from wsdino.profile.embed import write_embeddings
     from wsdino.screen.store import open_store
 
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
     loaded = load_model(model, device=resolve_device(device))
-    write_table(embed_store(loaded, open_store(store), batch_size=batch_size), out)
+    write_embeddings(loaded, open_store(store), out, batch_size=batch_size)
     typer.echo(out)
 
 
@@ -333,20 +346,54 @@ def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
     try:
         with _stoppable():
-            app()
+            (_run_in_job if _is_job() else app)()
+    except _Stopped:
+        _end("stopped by a signal; what is finished is kept", 1)
     except WsdinoError as error:
         if _State.debug:
             traceback.print_exc()
-        say(f"wsdino: {_one_line(error)}")
-        sys.exit(error.exit_status)
-    except _Stopped:
-        say("wsdino: stopped by a signal; what is finished is kept")
-        sys.exit(1)
+        _end(_one_line(error), error.exit_status, is_lost=isinstance(error, JobError))
     except Exception as error:
         if _State.debug:
             raise
-        say(f"wsdino: {type(error).__name__}: {_one_line(error)} (--debug shows where)")
-        sys.exit(1)
+        told = f"{type(error).__name__}: {_one_line(error)} (--debug shows where)"
+        _end(told, 1)
+
+
+def _run_in_job() -> None:
+    """Run as one of several processes, of which the first one speaks."""
+    from wsdino.train import distributed
+
+    distributed.start()
+    with (
+        Path(os.devnull).open("w") as nobody,
+        redirect_stdout(nobody if distributed.rank() else sys.stdout),
+    ):
+        try:
+            status = app(standalone_mode=False)
+        except Exception as error:
+            # What is wrong with the command line itself has a type that Typer keeps to itself.
+            if hasattr(error, "format_message"):
+                raise InputError(error.format_message()) from error
+            raise
+    distributed.finish()
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(message: str, status: int, *, is_lost: bool = False) -> NoReturn:
+    """Say why the command ends, in a job once, and exit."""
+    if not _is_job():
+        complain(f"wsdino: {message}")
+        sys.exit(status)
+    from wsdino.train import distributed
+
+    # torchrun ends whoever is left a moment after the first; what is to say is said before.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    told = distributed.told_status() if is_lost else None
+    if told is None and distributed.is_first_to_say(message):
+        complain(f"wsdino: {message}")
+    distributed.fail(status if told is None else told)
+    sys.exit(status if told is None else told)
 
 
 def _one_line(error: Exception) -> str:

@@ -47,3 +47,12 @@ class OutputError(InputError):
 
 class TrainingError(WsdinoError):
     """Training stopped because it could not go on."""
+
+
+class JobError(WsdinoError):
+    """Another process of the job failed or died, so that this one can't go on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this job is gone; the same command goes on from what is saved"
+        )

@@ -15,8 +15,6 @@ from wsdino.stages import CONFIG, RunFolder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pandas as pd
-
     from wsdino.config import Config
     from wsdino.model.model import Model, ModelSpec
     from wsdino.screen.store import Store
@@ -50,7 +48,7 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     out = Path(out)
     folder, store, config = prepare(config, out, evaluated=True)
     train_stage(config, store, folder)
-    _profile_stages(config, store, folder, out, name="run", table=_embedding(config, store, out))
+    _profile_stages(config, store, folder, out, name="run", embed=_embedding(config, store, out))
     for name in config.baselines.names:
         _baseline(name, config, store, folder)
     _evaluate_stage(config, folder, out, name="run", baselines=config.baselines.names)
@@ -126,27 +124,28 @@ def _train(
         sources=[store.path / "manifest.parquet"],
         options=options,
         work=work,
+        together=True,
     )
 
 
-def _embedding(config: Config, store: Store, out: Path) -> Callable[[], pd.DataFrame]:
+def _embedding(config: Config, store: Store, out: Path) -> Callable[[Path], None]:
     """Embed with the model in a run folder, or in that of a baseline."""
 
-    def table() -> pd.DataFrame:
+    def embed(path: Path) -> None:
         from wsdino.model.model import load_model
 
-        return _embed(load_model(out, device=resolve_device(config.device)), config, store)
+        _embed(load_model(out, device=resolve_device(config.device)), config, store, path)
 
-    return table
+    return embed
 
 
-def _embed(model: Model, config: Config, store: Store) -> pd.DataFrame:
+def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
     from wsdino.model.model import Model
-    from wsdino.profile.embed import embed_store
+    from wsdino.profile.embed import write_embeddings
 
     # Tiles are the config's, not those that the weights were saved with.
     current = Model(model_spec(config, store), model.networks, device=model.device)
-    return embed_store(current, store, batch_size=config.embed.batch_size)
+    write_embeddings(current, store, path, batch_size=config.embed.batch_size)
 
 
 def _profile_stages(
@@ -156,7 +155,8 @@ def _profile_stages(
     out: Path,
     *,
     name: str,
-    table: Callable[[], pd.DataFrame],
+    embed: Callable[[Path], None],
+    together: bool = True,
 ) -> None:
     """Make embeddings and profiles, of the run or of a baseline."""
     from wsdino.profile.aggregate import make_profiles
@@ -179,7 +179,8 @@ def _profile_stages(
         products=[embeddings],
         sources=[store.path / "manifest.parquet", out / "model" / "model.safetensors"],
         options=[plain(config.embed), network, config.seed],
-        work=lambda: write_table(table(), embeddings),
+        work=lambda: embed(embeddings),
+        together=together,
     )
     folder.make(
         f"{name}: profile",
@@ -233,6 +234,7 @@ def _normalisation(config: Config) -> dict[str, Any]:
 def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
     from wsdino.model.model import Model
     from wsdino.profile.classical import classical_table
+    from wsdino.profile.tables import write_table
     from wsdino.screen.store import num_cpus
     from wsdino.train.train import initial_networks
 
@@ -244,22 +246,35 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         unpaired = replace(config.pairing, label="none")
         _train(config, store, folder, out, name="dino: train", pairing=unpaired)
 
-    def untrained() -> pd.DataFrame:
+    def untrained(path: Path) -> None:
         spec = model_spec(config, store)
         networks = initial_networks(spec, seed=config.seed)
-        return _embed(Model(spec, networks, device=resolve_device(config.device)), config, store)
+        model = Model(spec, networks, device=resolve_device(config.device))
+        _embed(model, config, store, path)
 
-    table = _embedding(config, store, out)
-    if name == "untrained":
-        table = untrained
-    elif name == "classical":
-        table = lambda: classical_table(store, workers=num_cpus())  # noqa: E731
-    _profile_stages(config, store, folder, out, name=name, table=table)
+    def classical(path: Path) -> None:
+        write_table(classical_table(store, workers=num_cpus()), path)
+
+    _profile_stages(
+        config,
+        store,
+        folder,
+        out,
+        name=name,
+        embed={"untrained": untrained, "classical": classical}.get(
+            name, _embedding(config, store, out)
+        ),
+        together=name != "classical",
+    )
     _evaluate_stage(config, folder, out, name=name)
 
 
 def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
     out = folder.path
+
+    def make_report() -> None:
+        report(config, out)
+
     shown = ("results.json", "profiles.parquet", "coverage.json", CONFIG, "environment.json")
     folder.make(
         "report",
@@ -271,7 +286,7 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
             store.path / "manifest.parquet",
         ],
         options=[plain(config.report), config.seed],
-        work=lambda: report(config, out),
+        work=make_report,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def prepare(
 ) -> tuple[RunFolder, Store, Config]:
     """Open the run folder and the store, check that they fit the config, and note both.
 
+    In a job of several processes the first one checks and writes, and the others open.
+
     Parameters
     ----------
     config
@@ -51,13 +54,35 @@ def prepare(
     InputError
         The subclass that fits; nothing is written then.
     """
+    from wsdino.screen.store import open_store
+    from wsdino.train import distributed
+
+    distributed.start()
+    resolve_device(config.device)
+    path = config.screen.store or out / "store"
+    absolute = {
+        "source": config.screen.source and config.screen.source.absolute(),
+        "store": config.screen.store and config.screen.store.absolute(),
+    }
+    resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
+    distributed.only_first(lambda: _check_and_note(config, resolved, out, path, evaluated))
+    folder, store = RunFolder(out), open_store(path)
+    record = out / "environment.json"
+    text = json.dumps(environment(resolved), indent=1) + "\n"
+    folder.before_work = lambda: write_text(record, text)
+    return folder, store, resolved
+
+
+def _check_and_note(
+    config: Config, resolved: Config, out: Path, path: Path, evaluated: bool
+) -> None:
+    """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
 
-    folder = RunFolder(out)
-    resolve_device(config.device)
+    RunFolder(out)
     _refuse_other_training(config, out)
-    source, path = config.screen.source, config.screen.store or out / "store"
+    source = config.screen.source
     if source is not None and not path.exists():
         # Ingesting may take an hour: what would be refused after it is refused before.
         manifest = read_manifest(source, controls=config.screen.controls)
@@ -65,19 +90,10 @@ def prepare(
         check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
     store = _store(config, path)
     check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
-    absolute = {
-        "source": source and source.absolute(),
-        "store": config.screen.store and config.screen.store.absolute(),
-    }
-    config = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
-    write_text(out / CONFIG, config.to_yaml())
-    record = out / "environment.json"
-    text = json.dumps(environment(config), indent=1) + "\n"
-    folder.before_work = lambda: write_text(record, text)
-    if not record.is_file():
-        folder.before_work()
+    write_text(out / CONFIG, resolved.to_yaml())
+    if not (out / "environment.json").is_file():
+        write_text(out / "environment.json", json.dumps(environment(resolved), indent=1) + "\n")
     coverage(config, store, out)
-    return folder, store, config
 
 
 def _refuse_other_training(config: Config, out: Path) -> None:
@@ -230,10 +246,16 @@ def resolve_device(wanted: str) -> str:
     """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``."""
     import torch
 
+    num_devices, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"config key device: {wanted!r}, but no CUDA device is there; use cpu")
+    if wanted == "cuda" and local >= num_devices:
+        raise ConfigError(
+            f"config key device: a process has number {local} on this host, which has "
+            f"{num_devices} CUDA device(s); use torchrun --nproc-per-node {num_devices}"
+        )
     return wanted
 
 

@@ -25,13 +25,30 @@ if TYPE_CHECKING:
 PLAIN_LINE_EVERY_S = 10.0
 
 
+class _State:
+    is_quiet = False
+
+
+def set_quiet(wanted: bool) -> None:
+    """Say and show nothing more: of several processes that do the same, one speaks."""
+    _State.is_quiet = wanted
+
+
 def say(message: str) -> None:
     """Print one line for the person who waits."""
+    if not _State.is_quiet:
+        complain(message)
+
+
+def complain(message: str) -> None:
+    """Print one line even if this process is quiet: why it ends."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
 
 
 def show(table: Table) -> None:
     """Print a table for the person who waits."""
+    if _State.is_quiet:
+        return
     # A pipe has no width: tables keep theirs there instead of being folded at 80 columns.
     width = None if sys.stderr.isatty() else 160
     Console(stderr=True, highlight=False, width=width).print(table)
@@ -55,7 +72,7 @@ class Meter:
         self._first = done
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not _State.is_quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -59,9 +59,12 @@ class RunFolder:
         products: Iterable[Path],
         sources: Iterable[Path],
         options: object,
-        work: Callable[[], object],
+        work: Callable[[], None],
+        together: bool = False,
     ) -> None:
         """Do the work of a stage unless it is done.
+
+        In a job of several processes the first one decides, and keeps the folder's books.
 
         Parameters
         ----------
@@ -73,23 +76,39 @@ class RunFolder:
             What the stage depends on beside its sources; must be serialisable as JSON.
         work
             Writes the products.
+        together
+            Whether all processes of a job work; else the first does and the others wait.
         """
+        from wsdino.train.distributed import only_first
+
         stamp = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
         products, sources = list(products), list(sources)
-        if (
-            self._stamps().get(stage) == stamp
-            and all(product.exists() for product in products)
-            and _newest(sources) <= min(product.stat().st_mtime_ns for product in products)
-        ):
+
+        def is_done() -> bool:
+            return (
+                self._stamps().get(stage) == stamp
+                and all(product.exists() for product in products)
+                and _newest(sources) <= min(product.stat().st_mtime_ns for product in products)
+            )
+
+        if only_first(is_done):
             say(f"{stage}: done before")
             return
         say(f"{stage}: start")
-        self.before_work()
-        # Without a stamp while it works, a stage that is stopped halfway counts as not done.
-        others = {name: value for name, value in self._stamps().items() if name != stage}
-        self._write_stamps(others)
-        work()
-        self._write_stamps(others | {stage: stamp})
+
+        def begin() -> None:
+            self.before_work()
+            # Without a stamp while it works, a stage that is stopped halfway counts as not done.
+            self._write_stamps(
+                {name: value for name, value in self._stamps().items() if name != stage}
+            )
+
+        only_first(begin)
+        if together:
+            work()
+        else:
+            only_first(work)
+        only_first(lambda: self._write_stamps(self._stamps() | {stage: stamp}))
 
     def _stamps(self) -> dict[str, str]:
         path = self.path / STAMPS

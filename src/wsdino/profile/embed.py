@@ -1,19 +1,39 @@
-"""Embeddings of every site of a store."""
+"""Embeddings of every site of a store: in memory, or into a table part by part."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
-from wsdino.errors import ModelError
-from wsdino.progress import Meter
+from wsdino.errors import ModelError, OutputError
+from wsdino.model.scaling import as_tensor
+from wsdino.profile.parts import TablePart, merge_parts
+from wsdino.profile.tables import suffix_of
+from wsdino.progress import Meter, say
+from wsdino.screen.store import IMAGES, MANIFEST, STATISTICS
+from wsdino.train import distributed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from wsdino.model.model import Model
     from wsdino.screen.store import Store
+
+# Sites in a part. It may not follow the batch size or the number of processes: either may change
+# between two starts of one embedding.
+PART_SIZE = 256
+NUM_PREFETCHED = 2
 
 
 def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataFrame:
@@ -38,18 +58,134 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
     ModelError
         If the model was made for other channels.
     """
+    _require_channels(model, store)
+    with Meter("embed", len(store)) as meter:
+        blocks = []
+        for block in _embedded(model, store, [np.arange(len(store))], batch_size):
+            blocks.append(block)
+            meter.advance(len(block))
+    features = pd.DataFrame(np.concatenate(blocks), columns=model.feature_names)
+    return pd.concat([_metadata(store), features], axis=1)
+
+
+def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int = 16) -> None:
+    """Embed all sites into a table, with all processes of a job; goes on where it was stopped.
+
+    Finished parts lie in a folder beside the table until all are there; then the first process
+    merges them one after another. Parts of another model or another store are thrown away.
+
+    Parameters
+    ----------
+    model, store, batch_size
+        As for :func:`embed_store`; the number of processes has no influence either.
+    out
+        ``.parquet``, ``.csv`` or ``.csv.gz``, on a file system that all processes share.
+
+    Raises
+    ------
+    ModelError
+        If the model was made for other channels.
+    TableError, OutputError
+        If the path has another suffix, or can't be written.
+    """
+    suffix_of(out)
+    _require_channels(model, store)
+    folder = out.with_name(f".{out.name}.parts")
+    starts = range(0, len(store), PART_SIZE)
+    parts = [
+        TablePart(folder / f"{start:09d}.parquet", slice(start, min(start + PART_SIZE, len(store))))
+        for start in starts
+    ]
+    distributed.only_first(lambda: _open_folder(folder, _stamp(model, store)))
+    # By the first process's list: when another one looks, a part may have been added meanwhile.
+    missing = distributed.only_first(
+        lambda: [i for i, part in enumerate(parts) if not part.path.is_file()]
+    )
+    if len(missing) < len(parts):
+        say(f"embed: {len(parts) - len(missing)} of {len(parts)} parts are there already")
+    own = [parts[i] for i in missing[distributed.rank() :: distributed.world_size()]]
+    rows = [np.arange(part.rows.start, part.rows.stop) for part in own]
+    metadata = _metadata(store)
+    size = distributed.world_size()
+    title = "embed" if size == 1 else f"embed (process 1 of {size})"
+    with Meter(title, sum(map(len, rows))) as meter:
+        blocks = _embedded(model, store, rows, batch_size)
+        for part, wanted in zip(own, rows, strict=True):
+            features = np.empty((len(wanted), len(model.feature_names)), dtype=np.float32)
+            done = 0
+            while done < len(wanted):
+                block = next(blocks)
+                features[done : done + len(block)] = block
+                done += len(block)
+                meter.advance(len(block))
+            named = pd.DataFrame(features, columns=model.feature_names, index=wanted)
+            part.write(pd.concat([metadata.iloc[wanted], named], axis=1))
+    distributed.barrier()
+    distributed.only_first(lambda: merge_parts(parts, metadata, model.feature_names, out))
+    distributed.only_first(lambda: shutil.rmtree(folder))
+
+
+def _embedded(
+    model: Model, store: Store, pieces: Sequence[NDArray[np.int64]], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Embed sites batch by batch; while the model computes, the next batches are read."""
+    offset, gain = (torch.from_numpy(x) for x in model.spec.scaling.for_store(store))
+    batches = [
+        piece[start : start + batch_size]
+        for piece in pieces
+        for start in range(0, len(piece), batch_size)
+    ]
+
+    def read(rows: NDArray[np.int64]) -> Tensor:
+        pixels = as_tensor(store.read(rows))
+        if model.device.type != "cuda":
+            return pixels
+        return pixels.pin_memory().to(model.device, non_blocking=True)
+
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        coming = [executor.submit(read, rows) for rows in batches[:NUM_PREFETCHED]]
+        for index, rows in enumerate(batches):
+            pixels = coming.pop(0).result()
+            if index + NUM_PREFETCHED < len(batches):
+                coming.append(executor.submit(read, batches[index + NUM_PREFETCHED]))
+            yield model.embed(pixels, offset=offset[rows], gain=gain[rows])
+
+
+def _require_channels(model: Model, store: Store) -> None:
     if model.channels != store.channels:
         raise ModelError(
             f"{store.path}: has the channels {', '.join(store.channels)}; the model was made for "
             f"{', '.join(model.channels)}"
         )
-    offset, gain = (torch.from_numpy(x) for x in model.spec.scaling.for_store(store))
-    blocks = []
-    with Meter("embed", len(store)) as meter:
-        for start in range(0, len(store), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(store)))
-            blocks.append(model.embed(store.read(rows), offset=offset[rows], gain=gain[rows]))
-            meter.advance(len(rows))
-    features = pd.DataFrame(np.concatenate(blocks), columns=model.feature_names)
-    metadata = store.manifest.filter(regex="^Metadata_").reset_index(drop=True)
-    return pd.concat([metadata, features], axis=1)
+
+
+def _metadata(store: Store) -> pd.DataFrame:
+    return store.manifest.filter(regex="^Metadata_").reset_index(drop=True)
+
+
+def _stamp(model: Model, store: Store) -> str:
+    """Identify what parts are made from: weights, tiles and scaling, pixels and manifest."""
+    digest = hashlib.sha256(model.spec.to_json().encode())
+    for name, value in model.networks.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    # A site's statistics change with its pixels.
+    for name in (MANIFEST, STATISTICS, f"{IMAGES}/zarr.json"):
+        digest.update((store.path / name).read_bytes())
+    return json.dumps({"made_from": digest.hexdigest(), "part_size": PART_SIZE}) + "\n"
+
+
+def _open_folder(folder: Path, stamp: str) -> None:
+    """Keep a folder of parts if it has this stamp, else begin an empty one."""
+    path = folder / "stamp.json"
+    try:
+        if path.is_file() and path.read_text() == stamp:
+            return
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(stamp)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from error

@@ -64,7 +64,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         no number.
     """
     path = Path(path)
-    suffix = _suffix_of(path)
+    suffix = suffix_of(path)
     if not path.is_file():
         msg = f"{path}: no such file; expected a table ({', '.join(SUFFIXES)})"
         raise TableError(msg)
@@ -149,7 +149,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         If the path can't be written.
     """
     path = Path(path)
-    suffix = _suffix_of(path)
+    suffix = suffix_of(path)
     features = feature_columns(table)
     ordered = pd.concat([metadata_of(table), table[features].astype(np.float32)], axis=1)
     ordered.attrs = table.attrs
@@ -367,7 +367,8 @@ def _well_name(well: str) -> str:
     return f"{match[1].upper()}{int(match[2]):02d}" if match else well
 
 
-def _suffix_of(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """Return which of the table formats a file's name asks for; TableError where none."""
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix

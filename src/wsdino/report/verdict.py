@@ -32,6 +32,7 @@ _DIAGNOSTICS = (
     "assignment_entropy",
     "embedding_std",
     "embedding_rank",
+    "plate_clustering",
 )
 
 
@@ -61,8 +62,8 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
     ----------
     metrics
         Training curves (:func:`wsdino.report.runfolder.read_metrics`) with any of the columns
-        `loss`, `teacher_entropy`, `teacher_entropy_max`, `assignment_entropy`, `embedding_std`
-        and `embedding_rank`.
+        `loss`, `teacher_entropy`, `teacher_entropy_max`, `assignment_entropy`, `embedding_std`,
+        `embedding_rank` and `plate_clustering`.
 
     Returns
     -------
@@ -125,4 +126,6 @@ def _facts(end: dict[str, float]) -> str:
         parts.append(f"embedding spread {end['embedding_std']:.3g}")
     if math.isfinite(end["embedding_rank"]):
         parts.append(f"effective rank {end['embedding_rank']:.1f}")
+    if math.isfinite(end["plate_clustering"]):
+        parts.append(f"plates against labels {end['plate_clustering']:+.2f}")
     return f"At the end: {', '.join(parts)}." if parts else ""

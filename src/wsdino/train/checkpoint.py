@@ -1,12 +1,23 @@
-"""Checkpoints: everything that a run needs to go on to the same result."""
+"""Checkpoints: everything that a run needs to go on to the same result.
+
+A checkpoint holds the step, student and teacher with heads, the centre, the optimiser, the records,
+and the options that it was trained with. What else one might look for needs no saving: images,
+partners, crops, jitter and stochastic depth are functions of (seed, step, rank)
+(:mod:`wsdino.train.plan`), so that there is neither a position of the sampler nor the state of a
+generator; learning rate, weight decay, temperature and momentum are functions of the step; bfloat16
+needs no loss scaler.
+"""
 
 from __future__ import annotations
 
 import os
-import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from wsdino.errors import OutputError
+from wsdino.progress import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,15 +27,28 @@ NUM_KEPT = 2
 
 
 def save_checkpoint(folder: Path, step: int, state: State) -> Path:
-    """Write a checkpoint so that it is there whole or not at all; keep the newest two."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint so that it is there whole or not at all; keep the newest two.
+
+    Raises
+    ------
+    OutputError
+        If it can't be written; those before it stay.
+    """
     path = folder / f"step_{step:08d}.pt"
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    # On a full disk PyTorch's writer raises an error of its own.
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        raise OutputError(f"{path}: can't be written: {reason}") from error
     for old in checkpoints(folder)[NUM_KEPT:]:
         old.unlink()
     return path
@@ -36,14 +60,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> State | None:
-    """Read the newest checkpoint that can be read; warn of each damaged one that is passed over."""
+    """Read the newest checkpoint that can be read; say which damaged ones are passed over."""
     for path in checkpoints(folder):
         try:
             state: State = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001 damage shows in many exceptions
-            warnings.warn(
-                f"{path}: damaged checkpoint ({type(error).__name__}), trying the one before",
-                stacklevel=2,
+            say(
+                f"warning: {path}: damaged checkpoint ({type(error).__name__}), trying the one "
+                "before"
             )
             continue
         return state

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsdino.train.distributed import all_reduce_mean, all_reduce_sum
-from wsdino.train.metrics import effective_rank, spread
-from wsdino.train.objectives import SelfDistillation
+from wsdino.train.distributed import all_reduce_sum
+from wsdino.train.objectives import SelfDistillation, by_image, spread_and_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,13 +93,12 @@ class Contrast(SelfDistillation):
 
     def diagnostics(self) -> Metrics:
         """Accuracy by chance, spread and rank of the embedding."""
-        flat = [x.float().flatten(0, 1) for x in self._features]
-        return {
-            "accuracy_by_chance": 1 / len(self._prototypes[0]),
-            "embedding_std": sum(float(all_reduce_mean(spread(x))) for x in flat) / len(flat),
-            "embedding_rank": sum(float(all_reduce_mean(effective_rank(x))) for x in flat)
-            / len(flat),
-        }
+        chance = 1 / len(self._prototypes[0])
+        return {"accuracy_by_chance": chance} | spread_and_rank(self._features)
+
+    def image_features(self) -> Tensor:
+        """Return the teacher's features (V0, B, F) of the last batch."""
+        return by_image(self._features, self.teacher.networks)
 
 
 @torch.no_grad()

@@ -1,21 +1,88 @@
-"""The few collective operations that training needs; with one process they do nothing."""
+"""One job of several processes; with one process everything here does nothing.
+
+Numbers travel through collective operations, everything else (who is there, what the first process
+found, who has failed) through the job's key-value store. Whoever waits for another process waits in
+Python: for any time, and a signal or the failure of another process ends it within a moment.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import time
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from wsdino import progress
+from wsdino.errors import JobError
+from wsdino.screen.store import num_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+JOIN_WITHIN = timedelta(minutes=10)
+# Longer than a process ever lags behind another in a step; the dead are noticed at once elsewhere.
+STEP_WITHIN = timedelta(minutes=30)
+POLL_S = 0.02
+EXPLAIN_WITHIN_S = 2.0
+_FAILED = "failed"
+
+
+class _Meeting:
+    """The job's store, and how many times the processes have met in it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self._number = store, 0
+
+    def next_key(self) -> str:
+        self._number += 1
+        return f"meeting {self._number}"
+
+
+class _State:
+    meeting: _Meeting | None = None
 
 
 def start() -> None:
-    """Join the process group that ``torchrun`` describes in the environment, if it does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # NCCL moves what lies on GPUs and nothing else; numbers for the log lie on the CPU.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend)
+    """Join the job that ``torchrun`` describes in the environment, if it does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or distributed.is_initialized():
+        return
+    local, backend = int(os.environ.get("LOCAL_RANK", "0")), "gloo"
+    if torch.cuda.is_available():
+        if local < torch.cuda.device_count():
+            torch.cuda.set_device(local)
+        if distributed.is_nccl_available():
+            # NCCL moves what lies on GPUs and nothing else; numbers for the log lie on the CPU.
+            backend = "cpu:gloo,cuda:nccl"
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        # torchrun asks for one thread in each process, however many CPUs there are.
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, num_cpus() // local_size))
+    shared, own_rank, size = next(rendezvous("env://", timeout=JOIN_WITHIN))
+    # torchrun keeps its store over a restart: what the processes before it left is not ours, not
+    # even their addresses.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+    distributed.init_process_group(
+        backend, store=store, rank=own_rank, world_size=size, timeout=STEP_WITHIN
+    )
+    _State.meeting = _Meeting(PrefixStore("wsdino", store))
+    progress.set_quiet(own_rank > 0)
+
+
+def finish() -> None:
+    """Leave the job."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        _State.meeting = None
 
 
 def rank() -> int:
@@ -51,7 +118,105 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     return all_reduce_sum(value) / world_size()
 
 
+def gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, in their order: (n, ...) on each -> (n * processes, ...).
+
+    `rows` has the same shape everywhere; no gradient flows through.
+    """
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 def barrier() -> None:
-    """Wait until every process is here."""
-    if distributed.is_initialized():
-        distributed.barrier()
+    """Wait until every process is here.
+
+    Raises
+    ------
+    JobError
+        If another process has failed meanwhile.
+    """
+    if _State.meeting is None:
+        return
+    store, key = _State.meeting.store, _State.meeting.next_key()
+    store.add(key, 1)
+    _wait(lambda: store.add(key, 0) >= world_size())
+
+
+def only_first(work: Callable[[], T]) -> T:
+    """Let the first process work while the others wait, and give its result to all of them.
+
+    Parameters
+    ----------
+    work
+        Returns something that JSON holds.
+
+    Raises
+    ------
+    JobError
+        On the others, if it failed.
+    """
+    if _State.meeting is None:
+        return work()
+    store, key = _State.meeting.store, _State.meeting.next_key()
+    if rank() == 0:
+        result = work()
+        store.set(key, json.dumps(result))
+        return result
+    _wait(lambda: store.check([key]))
+    found: T = json.loads(store.get(key))
+    return found
+
+
+def _wait(is_there: Callable[[], bool]) -> None:
+    assert _State.meeting is not None
+    with lost_processes():
+        while not is_there():
+            if _State.meeting.store.check([_FAILED]):
+                raise JobError
+            time.sleep(POLL_S)
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Turn what collective operations raise where another process is gone into a JobError."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo's own errors have no type of their own.
+        is_lost = isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+        if world_size() > 1 and is_lost:
+            raise JobError from error
+        raise
+
+
+def is_first_to_say(message: str) -> bool:
+    """Whether no other process has asked the same before: it is said once in a job."""
+    if _State.meeting is None:
+        return True
+    name = hashlib.sha256(message.encode()).hexdigest()
+    with suppress(RuntimeError):
+        return bool(_State.meeting.store.add(f"said {name}", 1) == 1)
+    return True
+
+
+def fail(status: int) -> None:
+    """Tell the others that this process ends with an exit status, having said why."""
+    if _State.meeting is not None:
+        with suppress(RuntimeError):
+            _State.meeting.store.set(_FAILED, str(status))
+
+
+def told_status() -> int | None:
+    """Exit status of the process that failed and said why; None where one ended without a word."""
+    if _State.meeting is None:
+        return None
+    deadline = time.monotonic() + EXPLAIN_WITHIN_S
+    with suppress(RuntimeError):
+        while time.monotonic() < deadline:
+            if _State.meeting.store.check([_FAILED]):
+                return int(_State.meeting.store.get(_FAILED))
+            time.sleep(POLL_S)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import time
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from wsdino.train.journal import Record
     from wsdino.train.objectives import Measured, Metrics, TrainingObjective
     from wsdino.train.options import Optimisation
+    from wsdino.train.watch import PlateWatch
+
+# Records in a row in which images cluster by plate before it is said: at the start they may.
+LASTING = 5
 
 
 class Trainer:
@@ -48,6 +53,8 @@ class Trainer:
         Source of the pixels.
     label_codes
         (N,) int64 weak label of every site, on the device.
+    watch
+        Watches whether images cluster by plate.
     clip
         Range of scaled inputs.
     options
@@ -59,7 +66,7 @@ class Trainer:
     device
         Where to train.
     fingerprint
-        Identifies the options; a checkpoint with another one is refused.
+        The options as JSON; a checkpoint with others is refused.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class Trainer:
         planner: Planner,
         fields: Fields,
         label_codes: Tensor,
+        watch: PlateWatch,
         clip: tuple[float, float],
         options: Optimisation,
         samples_per_epoch: int,
@@ -81,6 +89,7 @@ class Trainer:
         self.objective, self.planner, self.fields = objective, planner, fields
         self.label_codes, self.clip, self.options = label_codes, clip, options
         self.folder, self.device, self.fingerprint = folder, device, fingerprint
+        self.watch = watch
         self.optimiser = adamw(objective.trainable)
         self.trainable: nn.Module = objective.trainable
         if distributed.world_size() > 1:
@@ -102,8 +111,9 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If stopped by a signal (the state is saved), or by too many non-finite steps (the
-            checkpoint before them is kept).
+            If stopped by a signal, or by too many non-finite steps; the state is saved.
+        JobError
+            If another process is gone.
         """
         first, records = self._resume()
         with Journal(self.folder, records) if distributed.rank() == 0 else _nothing() as journal:
@@ -113,6 +123,7 @@ class Trainer:
                 _stop_requests() as stop_requested,
                 Meter("train", self.total_steps, first) as meter,
                 ThreadPoolExecutor(max_workers=1) as executor,
+                distributed.lost_processes(),
             ):
                 self._steps(first, executor, stop_requested, journal, meter)
 
@@ -126,6 +137,7 @@ class Trainer:
     ) -> None:
         last_save = last_log = time.monotonic()
         bad_steps, waited, warned, last_logged = 0, 0.0, "", first
+        shown: Metrics = {}
         self.module.train()
         upcoming = executor.submit(self._prepare, first)
         for step in range(first, self.total_steps):
@@ -143,16 +155,19 @@ class Trainer:
                 record["samples_per_s"] = (done - last_logged) * self.options.batch_size / elapsed
                 record["data_wait"] = waited / elapsed
                 last_log, last_logged, waited = now, done, 0.0
-                warned = self._log(record, journal, warned)
+                warned = self._log(record, plan, journal, warned)
             if bad_steps >= self.options.max_bad_steps:
+                # Skipped steps leave no trace: this is the state before them.
+                self.save(done - bad_steps, journal)
                 raise TrainingError(
                     f"training stopped at step {done}: loss {record['loss']}, gradient norm "
-                    f"{record['grad_norm']} for {bad_steps} steps in a row; the checkpoint before "
-                    "them is kept; try a lower train.learning_rate"
+                    f"{record['grad_norm']} for {bad_steps} steps in a row; the state before them "
+                    "is kept; try a lower train.learning_rate in a new run folder"
                 )
-            meter.advance(1, _note(record))
-            stopping = bool(distributed.all_reduce_sum(torch.tensor(float(stop_requested()))) > 0)
-            due = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
+            shown |= record
+            meter.advance(1, _note(shown))
+            overdue = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
+            stopping, due = self._agree(stop_requested(), overdue)
             # Two checkpoints are kept: bad steps must not push out the last good state.
             if done == self.total_steps or stopping or (due and not bad_steps):
                 self.save(done, journal)
@@ -163,21 +178,32 @@ class Trainer:
                     "command goes on from there"
                 )
 
+    def _agree(self, stop_requested: bool, overdue: bool) -> tuple[bool, bool]:
+        """Stop if any process is asked to, save when the first one's clock says so."""
+        is_first = distributed.rank() == 0
+        asked = torch.tensor([float(stop_requested), float(overdue and is_first)])
+        stopping, due = distributed.all_reduce_max(asked).tolist()
+        return stopping > 0, due > 0
+
     def _is_logged(self, done: int, record: Metrics) -> bool:
         regular = done % self.options.log_every == 0 or done == self.total_steps
         return regular or not record["applied"]
 
-    def _log(self, record: Metrics, journal: Journal | None, warned: str) -> str:
-        """Complete and write a record; return the collapse that was warned of, if any."""
+    def _log(self, record: Metrics, plan: StepPlan, journal: Journal | None, warned: str) -> str:
+        """Complete and write a record; return of what was warned last."""
         record |= self.objective.diagnostics()
         if "teacher_entropy" in record:
             record["kl"] = record["loss"] - record["teacher_entropy"]
-        if journal:
-            journal.write(record)
-        found = name_collapse(record) or ""
-        if found and found != warned:
+        features = self.objective.image_features()
+        record |= self.watch.measure(plan.sites[0][:, -features.shape[1] :], features)
+        if not journal:
+            return warned
+        journal.write(record)
+        lasting = [past.get("plate_clustering") or 0.0 for past in journal.records[-LASTING:]]
+        found = name_collapse(record | {"plate_clustering": min(lasting)}) or ""
+        if found and _kind(found) != _kind(warned):
             say(f"warning: step {record['step']:.0f}: {found}")
-        return found
+        return found or warned
 
     def _prepare(self, step: int) -> tuple[StepPlan, FieldBatch]:
         start = distributed.rank() * self.share
@@ -266,13 +292,16 @@ class Trainer:
                     "fingerprint": self.fingerprint,
                     "objective": self.module.state_dict(),
                     "optimiser": self.optimiser.state_dict(),
-                    "records": journal.records,
+                    "watch": self.watch.state_dict(),
+                    "records": [r for r in journal.records if (r["step"] or 0) <= step],
                 },
             )
         distributed.barrier()
 
     def _resume(self) -> tuple[int, list[Record]]:
         state = load_newest(self.folder / "checkpoints")
+        self._require_agreement(self.fingerprint, "options, weak labels or another version")
+        self._require_agreement(str(state and state["step"]), "checkpoints")
         if state is None:
             return 0, []
         if state["fingerprint"] != self.fingerprint:
@@ -282,19 +311,41 @@ class Trainer:
             )
         self.module.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.watch.load_state_dict(state["watch"])
         say(f"going on from step {state['step']} of {self.total_steps}")
         return int(state["step"]), state["records"]
 
+    def _require_agreement(self, found: str, what: str) -> None:
+        """Refuse to train on hosts that see different things."""
+        number = float(int(hashlib.sha256(found.encode()).hexdigest()[:12], 16))
+        span = torch.tensor([number, -number], dtype=torch.float64)
+        if distributed.all_reduce_max(span).sum() != 0:
+            raise ConfigError(
+                f"{self.folder}: the processes of this job found other {what} there; store and "
+                "run folder must lie on a file system that all hosts share"
+            )
+
+
+def _kind(warning: str) -> str:
+    return warning.split(":", maxsplit=1)[0]
+
+
+# What the progress line shows of a record, in this order.
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "kl": "KL {:.3f}",
+    "teacher_entropy": "teacher entropy {:.2f}",
+    "embedding_std": "spread {:.2f}",
+    "embedding_rank": "rank {:.1f}",
+    "plate_clustering": "by plate {:+.2f}",
+    "grad_norm": "gradient {:.2g}",
+    "samples_per_s": "{:.0f} samples/s",
+    "data_wait": "data wait {:.0%}",
+}
+
 
 def _note(record: Metrics) -> str:
-    parts = [f"loss {record['loss']:.3f}"]
-    if "teacher_entropy" in record:
-        parts.append(f"teacher entropy {record['teacher_entropy']:.2f}")
-    if "embedding_std" in record:
-        parts.append(f"spread {record['embedding_std']:.2f}")
-    if "samples_per_s" in record:
-        parts.append(f"{record['samples_per_s']:.0f} samples/s")
-    return ", ".join(parts)
+    return ", ".join(text.format(record[key]) for key, text in _SHOWN.items() if key in record)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsdino.model.head import DINOHead, ProjectionHead, logits
-from wsdino.train.distributed import all_reduce_mean
+from wsdino.train.distributed import all_reduce_mean, gather
 from wsdino.train.loss import (
     centered_targets,
     factored_cross_view_entropy,
@@ -100,6 +100,9 @@ class TrainingObjective(Protocol):
 
     def diagnostics(self) -> Metrics:
         """Slower measures of the last batch, for the log."""
+
+    def image_features(self) -> Tensor:
+        """Embedding (V, n, F) of the first resolution's views of the last n images."""
 
     def exported(self) -> ChannelNetworks:
         """Return the networks that embed."""
@@ -226,19 +229,20 @@ class SelfDistillation(nn.Module):
         """Entropy of the targets, use of the prototypes, spread and rank of the embedding."""
         per_network = []
         for features, p in self._last:
-            flat = features.float().flatten(0, 1)
+            assigned = all_reduce_mean(p.flatten(0, 1).mean(dim=0))
             per_network.append(
                 {
                     "teacher_entropy": float(all_reduce_mean(entropy(p).mean())),
-                    "assignment_entropy": float(
-                        entropy(all_reduce_mean(p.flatten(0, 1).mean(dim=0)))
-                    ),
-                    "embedding_std": float(all_reduce_mean(spread(flat))),
-                    "embedding_rank": float(all_reduce_mean(effective_rank(flat))),
+                    "assignment_entropy": float(entropy(assigned)),
+                    **spread_and_rank([features]),
                 }
             )
         mean = {key: sum(m[key] for m in per_network) / len(per_network) for key in per_network[0]}
         return mean | {"teacher_entropy_max": math.log(self.options.num_prototypes)}
+
+    def image_features(self) -> Tensor:
+        """Teacher's embedding (V, n, F) of the global views of the last batch."""
+        return by_image([features for features, _ in self._last], self.teacher.networks)
 
     def exported(self) -> ChannelNetworks:
         """Return the teacher's backbones."""
@@ -311,16 +315,30 @@ class Classification(nn.Module):
 
     def diagnostics(self) -> Metrics:
         """Spread and rank of the embedding of the first resolution."""
-        flat = [x.float().flatten(0, 1) for x in self._last]
-        return {
-            "embedding_std": sum(float(all_reduce_mean(spread(x))) for x in flat) / len(flat),
-            "embedding_rank": sum(float(all_reduce_mean(effective_rank(x))) for x in flat)
-            / len(flat),
-        }
+        return spread_and_rank(self._last)
+
+    def image_features(self) -> Tensor:
+        """Embedding (V, n, F) of the last part of the batch."""
+        return by_image(self._last, self.trainable.networks)
 
     def exported(self) -> ChannelNetworks:
         """Return the backbones."""
         return self.trainable.networks
+
+
+def spread_and_rank(features: Sequence[Tensor]) -> Metrics:
+    """Measure the embedding (V, N, D) of each network over all processes; average the networks."""
+    flat = [gather(x.float().flatten(0, 1)) for x in features]
+    return {
+        "embedding_std": sum(float(spread(x)) for x in flat) / len(flat),
+        "embedding_rank": sum(float(effective_rank(x)) for x in flat) / len(flat),
+    }
+
+
+def by_image(features: Sequence[Tensor], networks: ChannelNetworks) -> Tensor:
+    """One vector per image, from one (V, N, D) tensor for each network: (V, n, F)."""
+    inputs = networks.views_per_image
+    return torch.cat([x.unflatten(1, (-1, inputs)).flatten(2) for x in features], dim=2)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from wsdino.errors import ConfigError
@@ -25,10 +26,9 @@ from wsdino.train.options import decisive
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
 from wsdino.train.sampler import BatchwiseSampler, Sampler
+from wsdino.train.watch import PlateWatch
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wsdino.model.networks import ChannelNetworks
     from wsdino.screen.store import Store
     from wsdino.train.crops import ViewPlan
@@ -78,6 +78,14 @@ def positives(
     codes = labels.codes.copy()
     codes[~pairing.usable] = -1
     return Positives(WeakLabels(codes, labels.names), pairing)
+
+
+def plate_watch(manifest: pd.DataFrame, labels: WeakLabels, options: WeakPositives) -> PlateWatch:
+    """Watch plates against weak labels; where each image is its own label, against compounds."""
+    codes = labels.codes
+    if options.label == "none":
+        codes = pd.factorize(manifest["Metadata_Compound"])[0]
+    return PlateWatch(pd.factorize(manifest["Metadata_Plate"])[0], codes)
 
 
 def initial_networks(
@@ -200,6 +208,8 @@ def train(
         If options don't fit each other or the screen.
     TrainingError
         If training was stopped or can't go on.
+    JobError
+        If another process of the job is gone.
     """
     distributed.start()
     device, objective = torch.device(device), optimisation.objective
@@ -247,19 +257,20 @@ def train(
         "views": [asdict(view) for view in views],
         "weights": str(weights),
         "seed": seed,
-        "labels": wanted.labels.codes.tolist(),
+        "labels": hashlib.sha256(wanted.labels.codes.tobytes()).hexdigest(),
     }
     Trainer(
         module,
         planner=planner,
         fields=Fields(store, scaling=spec.scaling, device=device, residency=optimisation.residency),
         label_codes=torch.from_numpy(wanted.labels.codes).to(device),
+        watch=plate_watch(store.manifest, wanted.labels, weak_positives),
         clip=spec.scaling.clip,
         options=optimisation,
         samples_per_epoch=len(wanted.labels.sites),
         folder=folder,
         device=device,
-        fingerprint=hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest(),
+        fingerprint=json.dumps(options, sort_keys=True),
     ).run()
     model = Model(spec, module.exported(), device=device)
     if distributed.rank() == 0:

@@ -1,0 +1,117 @@
+"""A table that is written part by part, by several processes, and merged as a stream."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import OutputError
+from wsdino.profile.tables import replace_file, suffix_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Some rows of a table in a file of their own.
+
+    Parameters
+    ----------
+    path
+        ``.parquet``.
+    rows
+        Which rows of the whole.
+    """
+
+    path: Path
+    rows: slice
+
+    def write(self, table: pd.DataFrame) -> None:
+        """Write the part so that it is there whole or not at all."""
+        replace_file(self.path, ".parquet", lambda path: table.to_parquet(path, index=False))
+
+    def read(self) -> pd.DataFrame:
+        """Read the part.
+
+        Raises
+        ------
+        OutputError
+            If it is damaged.
+        """
+        try:
+            return pd.read_parquet(self.path)
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self.path}: damaged ({type(error).__name__}); delete it and run again"
+            ) from error
+
+
+def merge_parts(
+    parts: Sequence[TablePart], metadata: pd.DataFrame, features: Sequence[str], out: Path
+) -> None:
+    """Write the whole table, atomically, with one part in memory at a time.
+
+    Parameters
+    ----------
+    parts
+        In the order of their rows.
+    metadata
+        ``Metadata_*`` columns of all rows, whose types the table gets.
+    features
+        Names of the float32 columns that follow.
+    out
+        ``.parquet`` (a row group for each part), ``.csv`` or ``.csv.gz``.
+
+    Raises
+    ------
+    OutputError
+        If a part is damaged, or the path can't be written.
+    """
+    suffix, tables = suffix_of(out), (part.read() for part in parts)
+    if suffix == ".parquet":
+        schema = _schema(metadata, features)
+        replace_file(out, suffix, lambda path: _write_parquet(tables, schema, path))
+    else:
+        replace_file(out, suffix, lambda path: _write_csv(tables, path))
+
+
+def _schema(metadata: pd.DataFrame, features: Sequence[str]) -> pa.Schema:
+    """Types by all rows: in one part a column may hold nothing but missing values."""
+    import pyarrow as pa
+
+    no_rows = pd.DataFrame(np.empty((0, len(features)), np.float32), columns=list(features))
+    whole = pa.Schema.from_pandas(metadata, preserve_index=False)
+    floats = pa.Schema.from_pandas(no_rows, preserve_index=False)
+    names = pd.concat([metadata.iloc[:0], no_rows], axis=1)
+    described = pa.Schema.from_pandas(names, preserve_index=False).metadata
+    return pa.schema([*whole, *floats], metadata=described)
+
+
+def _write_parquet(tables: Iterable[pd.DataFrame], schema: pa.Schema, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False))
+
+
+def _write_csv(tables: Iterable[pd.DataFrame], path: Path) -> None:
+    def write(file: TextIO) -> None:
+        for number, table in enumerate(tables):
+            table.to_csv(file, index=False, header=number == 0)
+
+    if path.suffix == ".gz":
+        with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+            write(file)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as plain:
+            write(plain)
