@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tif"))}
+    paths = sorted(folder.rglob("*.tif"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_every_stain_is_a_batch_of_two_plates_with_labels_of_its_own(folder: Path) -> None:
@@ -63,7 +64,7 @@ def test_the_same_files_for_any_number_of_workers_and_after_a_stop(
     first = simulate_randomised(tmp_path, **SMALL, workers=1).parent
     expected = files_of(folder)
     assert files_of(first) == expected
-    lost = sorted(first.glob("*.tif"))[1]
+    lost = sorted(first.rglob("*.tif"))[1]
     lost.unlink()
     (first / MANIFEST).unlink()
     simulate_randomised(first, **SMALL, workers=1)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CHANNEL, STAINS = "Stain", ("a", "b", "c")
 MANIFEST = "manifest.parquet"
+FILE = [f"PathName_{CHANNEL}", f"FileName_{CHANNEL}"]
 PLATES = ("1", "2")
 WELLS_A_ROW = 12
 # Traits whose log changes, and others relative to the range that is still biology.
@@ -229,7 +230,7 @@ def simulate_randomised(
     Parameters
     ----------
     out
-        Folder to write: one TIFF for each plate and stain, a page for each field.
+        Folder to write: a folder for each plate and stain, with a TIFF for each field.
     num_screens, num_phenotypes, fields_per_plate
         Screens, phenotypes in each (the first is untreated; at most 96), fields of each phenotype
         on each of the two plates.
@@ -290,18 +291,20 @@ def _write_screen(
     """Write a screen's files, those that are there already left alone; return its manifest."""
     screen = draw_screen(number, **options)
     sites = screen_sites(screen, fields_per_plate=fields_per_plate)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for plate in PLATES:
         own = [(k, site) for k, site in sites if site.key[0].endswith(f"_{plate}")]
-        paths = [folder / f"R{number:04d}{stain}_{plate}.tif" for stain in STAINS]
-        if not all(path.exists() for path in paths):
-            images = np.stack([render_randomised(screen, site) for _, site in own])
-            for index, path in enumerate(paths):
+        for stain in STAINS:
+            (folder / f"R{number:04d}{stain}_{plate}").mkdir(exist_ok=True)
+        rows = {stain: _rows(number, stain, plate, own) for stain in STAINS}
+        for place, (_, site) in enumerate(own):
+            paths = [folder.joinpath(*rows[stain].loc[place, FILE]) for stain in STAINS]
+            if all(path.exists() for path in paths):
+                continue
+            for path, image in zip(paths, render_randomised(screen, site), strict=True):
                 with replacing(path) as temporary:
-                    tifffile.imwrite(
-                        temporary, images[:, index], photometric="minisblack", metadata=None
-                    )
-        tables += [_rows(number, stain, plate, own) for stain in STAINS]
+                    tifffile.imwrite(temporary, image, photometric="minisblack", metadata=None)
+        tables += rows.values()
     return pd.concat(tables)
 
 
@@ -317,8 +320,7 @@ def _rows(number: int, stain: str, plate: str, own: list[tuple[int, Site]]) -> p
             "Metadata_Concentration": 1.0,
             "Metadata_MoA": None,
             "Metadata_Control": False,
-            f"FileName_{CHANNEL}": f"{batch}_{plate}.tif",
-            f"PathName_{CHANNEL}": ".",
-            f"Frame_{CHANNEL}": range(len(own)),
+            f"PathName_{CHANNEL}": f"{batch}_{plate}",
+            f"FileName_{CHANNEL}": [f"{site.key[1]}_s{site.key[2]}.tif" for _, site in own],
         }
     )
