@@ -9,16 +9,23 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
 from wsdino.errors import ConfigError, ImageError, OutputError, TableError
-from wsdino.pipeline import run
+from wsdino.model.model import Model
+from wsdino.pipeline import model_spec, run
+from wsdino.profile.embed import embed_store
+from wsdino.profile.tables import feature_columns, read_table
+from wsdino.screen.store import open_store
 from wsdino.stages import RunFolder
+from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -444,3 +451,25 @@ def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_frozen_baseline_is_the_network_as_it_starts(place: Path, tmp_path: Path) -> None:
+    settings = ["screen.source=null", f"screen.store={place / 'run' / 'store'}"]
+    config, store = load(place, *settings), open_store(place / "run" / "store")
+    spec = model_spec(config, store)
+    start = initial_networks(spec, seed=7)
+    torch.save(start.networks[0].state_dict(), tmp_path / "start.pth")
+    settings += [f"model.weights={tmp_path / 'start.pth'}", "baselines.names=[untrained, frozen]"]
+    run(load(place, *settings), tmp_path / "run")
+    folders = {name: tmp_path / "run" / "baselines" / name for name in ("untrained", "frozen")}
+    found = {name: read_table(path / "embeddings.parquet") for name, path in folders.items()}
+    expected = embed_store(Model(spec, start), store)
+    pd.testing.assert_frame_equal(found["frozen"], expected, rtol=1e-3, atol=1e-4)
+    names = feature_columns(expected)
+    assert not np.allclose(found["untrained"][names], found["frozen"][names], atol=1e-2)
+
+
+def test_a_frozen_baseline_needs_weights(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"baselines.names: frozen .* give model.weights"):
+        run(load(place, "baselines.names=[frozen]"), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()

@@ -21,7 +21,7 @@ from wsdino.model.scaling import InputScaling
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
-BaselineName = Literal["classical", "untrained", "classifier", "dino"]
+BaselineName = Literal["classical", "untrained", "frozen", "classifier", "dino"]
 Normalisation = Literal["tvn", "whiten_all", "plate", "plate_controls", "standardise_all", "none"]
 Aggregation = Literal["published", "mean", "median"]
 MultiBatch = Literal["strict", "first-published"]
@@ -46,7 +46,8 @@ class ModelSection(_Section):
     """How channels meet networks, and from which weights they start."""
 
     mode: ChannelMode = "shared"
-    # None (random), "timm" (the weights of the backbone's name), a file, or a file per channel.
+    # None (random), "starter" (the backbone that the package ships), "timm" (the weights of the
+    # backbone's name), a file, or a file per channel.
     weights: str | dict[str, str] | None = None
 
 
@@ -93,6 +94,7 @@ class EvaluateSection(_Section):
 class BaselinesSection(_Section):
     """What every result stands beside."""
 
+    # "frozen" is the network as it starts, before any training: there must be model.weights.
     names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
     # The classifier's own training; what is not given here is as under `train`.
     classifier: Optimisation = Field(default_factory=lambda: Optimisation(objective="classify"))

@@ -172,7 +172,7 @@ def _profile_stages(
         )
         write_table(made, profiles)
 
-    # The untrained network has no file that would tell when its shape changes.
+    # A network that was not trained has no file that would tell when its shape changes.
     network = [plain(part) for part in (config.model, config.architecture, config.input)]
     folder.make(
         f"{name}: embed",
@@ -244,11 +244,13 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         _train(config, store, folder, out, name="classifier: train", optimisation=own)
     elif name == "dino":
         unpaired = replace(config.pairing, label="none")
-        _train(config, store, folder, out, name="dino: train", pairing=unpaired)
+        own = replace(config.train, objective="distill")
+        _train(config, store, folder, out, name="dino: train", optimisation=own, pairing=unpaired)
 
-    def untrained(path: Path) -> None:
+    def as_it_starts(path: Path) -> None:
         spec = model_spec(config, store)
-        networks = initial_networks(spec, seed=config.seed)
+        weights = config.model.weights if name == "frozen" else None
+        networks = initial_networks(spec, seed=config.seed, weights=weights)
         model = Model(spec, networks, device=resolve_device(config.device))
         _embed(model, config, store, path)
 
@@ -261,7 +263,7 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         folder,
         out,
         name=name,
-        embed={"untrained": untrained, "classical": classical}.get(
+        embed={"untrained": as_it_starts, "frozen": as_it_starts, "classical": classical}.get(
             name, _embedding(config, store, out)
         ),
         together=name != "classical",

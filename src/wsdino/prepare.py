@@ -195,6 +195,11 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
+    if "frozen" in config.baselines.names and config.model.weights is None:
+        raise ConfigError(
+            "baselines.names: frozen is the network before training, which without model.weights "
+            "is the same as untrained; leave it out, or give model.weights"
+        )
     found = positives(manifest, config.pairing, objective=config.train.objective)
     _check_crops(config, found.pairing, (field_shape[0], field_shape[1]))
     for side in field_shape if config.embed.tile else ():

@@ -9,7 +9,13 @@ from sklearn.metrics import average_precision_score
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
-from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
+from wsdino.evaluate.intervals import (
+    average_precisions,
+    clustered_interval,
+    mean_average_precision,
+    permutation_null,
+    wilson_interval,
+)
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import make_gallery, match_moa
 from wsdino.profile.aggregate import aggregate_published
@@ -160,3 +166,48 @@ def test_leakage_of_one_batch_is_not_defined():
     assert label_leakage(table, "Metadata_Batch") is None
     with pytest.raises(TableError, match="leakage needs the column Metadata_Well"):
         label_leakage(table.drop(columns="Metadata_Well"), "Metadata_Batch")
+
+
+def test_average_precisions_tell_whose_they_are():
+    profiles = profile_table(
+        list("abcd"), list("xxyz"), np.random.default_rng(0).normal(size=(4, 3))
+    )
+    scores = average_precisions(profiles)
+    assert scores["Metadata_Compound"].tolist() == ["a", "b"]
+    assert scores["average_precision"].mean() == pytest.approx(mean_average_precision(profiles)[0])
+
+
+def test_a_clustered_interval_of_single_values_is_the_classical_one():
+    """With clusters of one the bootstrap of a mean is close to mean +- 1.96 standard errors."""
+    values = np.random.default_rng(0).normal(2, 1, 400)
+    low, high = clustered_interval(values, np.arange(400), num_resamples=4000)
+    error = values.std(ddof=1) / 20
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.1 * error * 1.96
+    )
+
+
+def test_a_clustered_interval_is_wider_where_clusters_are_alike():
+    values = np.repeat(np.random.default_rng(0).normal(size=40), 10)
+    together = clustered_interval(values, np.repeat(np.arange(40), 10))
+    apart = clustered_interval(values, np.arange(400))
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+    repeated = clustered_interval(values[::10], np.arange(40))
+    assert together == pytest.approx(repeated), "ten copies of a value say no more than one"
+
+
+def test_a_clustered_interval_covers_the_truth():
+    rng, hits = np.random.default_rng(1), 0
+    for trial in range(200):
+        sizes = rng.integers(1, 5, 30)
+        values = np.repeat(rng.normal(size=30), sizes) + rng.normal(0, 0.3, sizes.sum())
+        low, high = clustered_interval(
+            values, np.repeat(np.arange(30), sizes), num_resamples=500, seed=trial
+        )
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_a_clustered_interval_needs_clusters():
+    with pytest.raises(TableError, match="at least two clusters; found 1"):
+        clustered_interval(np.ones(3), np.zeros(3))

@@ -1,4 +1,4 @@
-"""How sure the numbers are: Wilson intervals, a permutation null, mean average precision."""
+"""How sure the numbers are: intervals, a permutation null, mean average precision."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from wsdino.errors import TableError
 from wsdino.evaluate.matching import Gallery, annotated, make_gallery, nearest
-from wsdino.profile.tables import COMPOUND, MOA, features_of, metadata_of, require_columns
+from wsdino.profile.tables import (
+    COMPOUND,
+    CONCENTRATION,
+    MOA,
+    features_of,
+    metadata_of,
+    require_columns,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 
@@ -131,8 +138,56 @@ def permutation_null(
     )
 
 
-def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[str, float]]:
-    """Mean average precision of finding treatments of the same MoA and another compound.
+def clustered_interval(
+    values: NDArray[np.floating],
+    clusters: NDArray[np.generic],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Bootstrap interval of a mean whose values come in clusters that belong together.
+
+    Whole clusters are drawn with replacement (Field and Welsh 2007, doi
+    10.1111/j.1467-9868.2007.00593.x). For the difference of two methods on the same queries give
+    each query's difference, and its compound as the cluster: doses of a compound are not
+    independent.
+
+    Parameters
+    ----------
+    values
+        (n,), for example 1 or 0 for each query, or a difference.
+    clusters
+        (n,): which cluster each belongs to.
+    confidence
+        Coverage of the interval (percentiles).
+    num_resamples, seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    low, high
+        Bounds of the mean.
+
+    Raises
+    ------
+    TableError
+        If there are fewer than two clusters.
+    """
+    _, of = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(of)
+    if len(sizes) < 2:
+        raise TableError(f"a clustered interval needs at least two clusters; found {len(sizes)}")
+    sums = np.bincount(of, weights=np.asarray(values, dtype=np.float64))
+    drawn = np.random.default_rng(seed).integers(len(sizes), size=(num_resamples, len(sizes)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def average_precisions(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Average precision of finding treatments of the same MoA and another compound.
 
     Each annotated treatment ranks all those of other compounds by cosine similarity; those of its
     MoA are the right ones. Treatments whose MoA no other compound has are left out. Computed by
@@ -145,10 +200,10 @@ def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[s
 
     Returns
     -------
-    map : float or None
-        Mean over the treatments; None where no MoA has two compounds.
-    per_moa : dict
-        Mean over the treatments of each MoA.
+    DataFrame
+        A row per treatment that counts: the metadata that `profiles` has of `Metadata_Compound`,
+        `Metadata_Concentration` and `Metadata_MoA`, and `average_precision`; empty where no MoA has
+        two compounds.
 
     Raises
     ------
@@ -159,13 +214,14 @@ def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[s
 
     require_columns(profiles, [COMPOUND, MOA], purpose="mAP")
     rows = annotated(profiles)
+    kept = [name for name in (COMPOUND, CONCENTRATION, MOA) if name in rows]
     num_compounds = rows.groupby(MOA)[COMPOUND].nunique()
     if num_compounds.max() < 2:
-        return None, {}
+        return rows[kept].iloc[:0].assign(average_precision=pd.Series(dtype=np.float64))
     if len(num_compounds) == 1:
-        return 1.0, {str(num_compounds.index[0]): 1.0}
+        return rows[kept].assign(average_precision=1.0)
     scores = average_precision(
-        metadata_of(rows)[[COMPOUND, MOA]],
+        metadata_of(rows)[kept],
         features_of(rows),
         pos_sameby=[MOA],
         pos_diffby=[COMPOUND],
@@ -174,6 +230,23 @@ def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[s
         progress_bar=False,
     )
     scores = scores[(scores["n_pos_pairs"] > 0) & scores["average_precision"].notna()]
+    found: pd.DataFrame = scores[[*kept, "average_precision"]]
+    return found
+
+
+def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[str, float]]:
+    """Mean of :func:`average_precisions`.
+
+    Returns
+    -------
+    map : float or None
+        Mean over the treatments; None where no MoA has two compounds.
+    per_moa : dict
+        Mean over the treatments of each MoA.
+    """
+    scores = average_precisions(profiles)
+    if scores.empty:
+        return None, {}
     per_moa = scores.groupby(MOA)["average_precision"].mean()
     return float(scores["average_precision"].mean()), {
         str(moa): float(value) for moa, value in per_moa.items()

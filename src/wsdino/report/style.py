@@ -88,7 +88,7 @@ def moa_styles(moas: Iterable[str]) -> dict[str, MoaStyle]:
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
     """Give each run or baseline a colour; the same names always get the same ones."""
-    known = ["run", "dino", "classifier", "classical", "untrained"]
+    known = ["run", "dino", "classifier", "classical", "untrained", "frozen"]
     order = known + sorted(set(names) - set(known))
     return {name: COLOURS[order.index(name) % len(COLOURS)] for name in names}
 

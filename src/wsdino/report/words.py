@@ -16,6 +16,7 @@ NAMES = {
     "run": "this run",
     "classical": "classical statistics",
     "untrained": "untrained network",
+    "frozen": "starting weights, frozen",
     "classifier": "weak-label classifier",
     "dino": "DINO without weak labels",
 }
