@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--layout", default="bbbc021")
     parser.add_argument("--sites", type=int, help="sites per well; default: the layout's four")
     parser.add_argument("--difficulty", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the supervised network")
@@ -64,7 +65,8 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
     folder: Path = given.out / f"seed_{seed}"
     done = folder / "results.json"
     asked = {
-        "seed": seed, "sites": given.sites, "steps": given.steps, "difficulty": asdict(difficulty),
+        "layout": given.layout, "seed": seed, "sites": given.sites, "steps": given.steps,
+        "difficulty": asdict(difficulty),
     }  # fmt: skip
     if done.is_file():
         found = json.loads(done.read_text())
@@ -74,7 +76,11 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
     store_path = folder / "store"
     if not store_path.is_dir():
         screen = simulate(
-            folder / "screen", layout="bbbc021", sites=given.sites, seed=seed, difficulty=difficulty
+            folder / "screen",
+            layout=given.layout,
+            sites=given.sites,
+            seed=seed,
+            difficulty=difficulty,
         )
         ingest(screen, folder / "partial", workers=num_cpus())
         (folder / "partial").rename(store_path)
@@ -113,12 +119,13 @@ def random_table(store: Store, seed: int) -> pd.DataFrame:
 
 
 def untrained_table(store: Store, seed: int) -> pd.DataFrame:
-    """Embed by the default small vision transformer with its initial weights."""
-    from wsdino.model.model import Model, ModelSpec
+    """Embed by the demo's small vision transformer with its initial weights."""
+    from wsdino.model.model import Architecture, Model, ModelSpec
     from wsdino.profile.embed import embed_store
     from wsdino.train.train import initial_networks
 
-    spec = ModelSpec(channels=store.channels)
+    vit = Architecture(image_size=48, patch_size=8, dim=96, depth=3, num_heads=3)
+    spec = ModelSpec(channels=store.channels, mode="joint", architecture=vit, tile=64)
     return embed_store(Model(spec, initial_networks(spec, seed=seed)), store)
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -194,6 +194,26 @@ def test_difficulty_is_checked():
         Difficulty(penetrance=2)
     with pytest.raises(InputError, match="edge: nan"):
         Difficulty(edge=float("nan"))
+
+
+def test_command_line(tiny_layout, tmp_path):
+    command = [sys.executable, "-m", "wsdino", "simulate", "--layout", str(tiny_layout),
+               "--size", "32", "--workers", "1", "--sites", "1", "--zoom", "0.5"]  # fmt: skip
+    settings = ["--difficulty", "effect=0.5", "--difficulty", "edge=0"]
+    subprocess.run(
+        [*command, *settings, "--out", str(tmp_path / "out")], check=True, capture_output=True
+    )
+    spec = json.loads((tmp_path / "out" / "spec.json").read_text())
+    assert (spec["num_sites"], spec["zoom"], spec["size"]) == (8, 0.5, 32)
+    assert spec["difficulty"] == asdict(Difficulty(effect=0.5, edge=0.0))
+    wrong = subprocess.run(
+        [*command, "--difficulty", "hardness=1", "--out", str(tmp_path / "no")],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("wsdino: difficulty: 'hardness' is none of effect, ")
+    assert wrong.stderr.count("\n") == 1
+    assert not (tmp_path / "no").exists()
 
 
 def test_difficulty_from_settings():
