@@ -81,6 +81,8 @@ class Trainer:
         self.objective, self.planner, self.fields = objective, planner, fields
         self.label_codes, self.clip, self.options = label_codes, clip, options
         self.folder, self.device, self.fingerprint = folder, device, fingerprint
+        if options.compile:
+            objective.compile_parts()
         self.optimiser = adamw(objective.trainable)
         self.trainable: nn.Module = objective.trainable
         if distributed.world_size() > 1:
