@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch._dynamo.utils import counters
 
 from helpers_train import options_of, read_records
 from wsdino.errors import TrainingError
@@ -90,6 +91,9 @@ CASES: dict[str, dict[str, Case]] = {
         "clip_gradient": Case(1e-4),
         "drop_path": Case(0.9),
         "precision": Case("bfloat16"),
+        "compile": Case(
+            value=True, shows=lambda seen: seen["graphs"], base=WHOLE_PATHS, same_weights=True
+        ),
         "residency": Case("stream", lambda seen: "streamed" in seen["said"], same_weights=True),
         "log_every": Case(2, num_records, same_weights=True),
         "checkpoint_minutes": Case(1e-9, lambda seen: seen["checkpoints"], same_weights=True),
@@ -148,6 +152,8 @@ def observe(store: Store, out: Path, changes: dict[str, Any], said: Callable[[],
         if isinstance(module, HeadedNetworks) and module.training:
             parts.append(args[0][0].shape[1])
 
+    torch.compiler.reset()
+    counters.clear()
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note_size)
     try:
         train(store, out, **options_of(**changes))
@@ -162,6 +168,7 @@ def observe(store: Store, out: Path, changes: dict[str, Any], said: Callable[[],
         "weights": load_file(model) if model.is_file() else {},
         "said": said(),
         "parts": parts,
+        "graphs": counters["stats"]["unique_graphs"],
     }
 
 
@@ -171,7 +178,13 @@ def test_every_option_has_a_case(section: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"), [(section, name) for section in CASES for name in CASES[section]]
+    ("section", "name"),
+    [
+        # Code is generated and compiled: minutes on a slow machine.
+        pytest.param(section, name, marks=[pytest.mark.slow] if name == "compile" else [])
+        for section in CASES
+        for name in CASES[section]
+    ],
 )
 def test_a_changed_option_shows(
     store: Store,

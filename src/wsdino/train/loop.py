@@ -90,6 +90,8 @@ class Trainer:
         self.label_codes, self.clip, self.options = label_codes, clip, options
         self.folder, self.device, self.fingerprint = folder, device, fingerprint
         self.watch = watch
+        if options.compile:
+            objective.compile_parts()
         self.optimiser = adamw(objective.trainable)
         self.trainable: nn.Module = objective.trainable
         if distributed.world_size() > 1:

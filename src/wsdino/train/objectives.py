@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from wsdino.train.options import Distillation
 
 Metrics = dict[str, float]
+# What would break a graph fails instead of being slow without a word; shapes never change.
+COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
 Measured = dict[str, Tensor]
 """Metrics that are still on the device: reading them would make it wait."""
 
@@ -80,6 +82,9 @@ class TrainingObjective(Protocol):
     """What the training loop asks of an objective, which is also a module."""
 
     trainable: HeadedNetworks
+
+    def compile_parts(self) -> None:
+        """Compile, in place, what a step computes; names in the state stay as they are."""
 
     def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
         """Targets of a process's share of the batch, without gradient."""
@@ -147,6 +152,13 @@ class SelfDistillation(nn.Module):
         self._momentum = options.teacher_momentum
         self._next_center = self.center
         self._last: list[tuple[Tensor, Tensor]] = []
+        self._cross_entropy = factored_cross_view_entropy
+
+    def compile_parts(self) -> None:
+        """Compile student, teacher and loss; schedules change, so their numbers stay outside."""
+        for headed in (self.trainable, self.teacher):
+            headed.compile(**COMPILED)
+        self._cross_entropy = torch.compile(factored_cross_view_entropy, **COMPILED)
 
     def train(self, mode: bool = True) -> SelfDistillation:
         """Set the student's mode; the teacher always evaluates."""
@@ -196,9 +208,7 @@ class SelfDistillation(nn.Module):
         """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
         features, scores = trainable(views)
         losses = [
-            factored_cross_view_entropy(
-                vectors, prototypes, p, student_temp=self.options.student_temp
-            )
+            self._cross_entropy(vectors, prototypes, p, student_temp=self.options.student_temp)
             for (vectors, prototypes), p in zip(scores, targets, strict=True)
         ]
         return self._with_koleo(torch.stack(losses).sum(), features)
@@ -276,6 +286,10 @@ class Classification(nn.Module):
         heads = [nn.Linear(networks.dim, num_labels) for _ in networks.networks]
         self.trainable = HeadedNetworks(networks, heads)
         self._last: list[Tensor] = []
+
+    def compile_parts(self) -> None:
+        """Compile the networks."""
+        self.trainable.compile(**COMPILED)
 
     def before_step(self, epoch: float) -> Metrics:  # noqa: ARG002
         """Nothing follows a schedule."""

@@ -51,6 +51,9 @@ class Optimisation:
         Stochastic depth of the student.
     precision
         ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU and on a CPU with AMX.
+    compile
+        Whether networks and loss go through ``torch.compile``: the first step takes a minute or
+        more, and on a CPU needs a C++ compiler.
     residency
         Where the fields lie: ``device`` memory, or ``stream`` from the store with one step of
         prefetch; ``auto``: on the device if they take less than half of its free memory.
@@ -76,6 +79,7 @@ class Optimisation:
     clip_gradient: Positive | None = 3.0
     drop_path: Fraction = 0.1
     precision: Precision = "auto"
+    compile: bool = False
     residency: Residency = "auto"
     log_every: Count = 10
     checkpoint_minutes: Positive = 5.0

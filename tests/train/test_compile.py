@@ -1,0 +1,80 @@
+"""Compiled training: the same result, whole graphs, nothing compiled twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from helpers_train import options_of, read_records
+from wsdino.train.checkpoint import load_newest
+from wsdino.train.loop import Trainer
+from wsdino.train.objectives import COMPILED
+from wsdino.train.train import train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsdino.screen.store import Store
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+# Without code generation the graphs, and what they compute, are the same.
+@pytest.mark.parametrize(
+    ("backend", "objective", "precision"),
+    [
+        ("aot_eager", "distill", "bfloat16"),
+        ("aot_eager", "classify", "float32"),
+        pytest.param("inductor", "distill", "float32", marks=SLOW),
+        pytest.param("inductor", "distill", "bfloat16", marks=SLOW),
+        pytest.param("inductor", "classify", "bfloat16", marks=SLOW),
+    ],
+)
+def test_compiled_training_equals_training(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    objective: str,
+    precision: str,
+) -> None:
+    """Every schedule moves; the first step compiles whole graphs, and no later one anything."""
+    options: dict[str, Any] = {
+        "optimisation": {
+            "objective": objective,
+            "precision": precision,
+            "drop_path": 0.0,
+            "accumulate": 2,
+        },
+        "distillation": {
+            "koleo_weight": 0.1,
+            "warmup_teacher_temp": 0.02,
+            "teacher_temp_warmup_epochs": 1,
+            "norm_last_layer": False,
+        },
+        "spec": {"mode": "per_channel"},
+    }
+    train(store, tmp_path / "eager", **options_of(**options))
+    torch.compiler.reset()
+    whole_step = Trainer._step
+
+    def step(self: Trainer, number: int, *rest: Any) -> dict[str, float]:
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            return whole_step(self, number, *rest)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setitem(COMPILED, "backend", backend)
+    options["optimisation"] |= {"compile": True}
+    train(store, tmp_path / "compiled", **options_of(**options))
+    rough = precision == "bfloat16"
+    records = [read_records(tmp_path / name) for name in ("compiled", "eager")]
+    for ours, theirs in zip(*records, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02 if rough else 1e-4)
+    states = [load_newest(tmp_path / name / "checkpoints") for name in ("compiled", "eager")]
+    compiled, eager = (state["objective"] for state in states if state)
+    assert compiled.keys() == eager.keys(), "no prefix of torch's"
+    if not rough:
+        for name, value in eager.items():
+            torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-4, msg=name)
