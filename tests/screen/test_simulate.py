@@ -124,14 +124,14 @@ def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
 
 
 def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch):
-    arguments = ["--layout", tiny_layout, "--size", 512, "--seed", 3, "--workers", 2]
+    arguments = ["--layout", tiny_layout, "--size", 128, "--seed", 3, "--workers", 2]
     command = [sys.executable, "-m", "wsdino", "simulate", "--out", tmp_path / "killed", *arguments]
     monkeypatch.setattr("wsdino.screen.simulate.write.CHUNK", 1)
-    whole = simulate(tmp_path / "whole", layout=tiny_layout, size=512, seed=3, workers=1)
+    whole = simulate(tmp_path / "whole", layout=tiny_layout, size=128, seed=3, workers=1)
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 250
     while not list(tmp_path.glob("killed/**/*.tif")):
         assert process.poll() is None
         assert time.monotonic() < deadline
