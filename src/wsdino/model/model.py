@@ -359,6 +359,9 @@ def load_model(
         If the source is none of these, or lacks what it needs.
     """
     path = Path(source)
+    if source == STARTER and channels:
+        spec = starter_spec(channels, tile=tile or STARTER_TILE)
+        return Model(spec, build_networks(spec, weights=STARTER), device=device)
     folder = next((f for f in (path / "model", path) if (f / "config.json").is_file()), None)
     if folder:
         return _load_exported(folder, device)
@@ -368,9 +371,6 @@ def load_model(
         raise ModelError(
             f"{source}: weights without a config need the channels' names, and a file the backbone"
         )
-    if source == STARTER:
-        spec = starter_spec(channels, tile=tile or STARTER_TILE)
-        return Model(spec, build_networks(spec, weights=STARTER), device=device)
     is_file = path.is_file() or is_url(source) or path.suffix in {".pth", ".pt", ".safetensors"}
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")

@@ -1,6 +1,6 @@
-"""Pretrain the starter backbone: `python starter/pretrain.py --out DIR [--processes N]`.
+"""Pretrain the starter backbone: `python pretraining/starter.py --out DIR [--processes N]`.
 
-Simulates the randomised screens, trains by `config.yaml` beside this file and writes the backbone
+Simulates the randomised screens, trains by `starter.yaml` beside this file and writes the backbone
 in half precision into the package. Every step goes on where it was stopped. Weights depend on the
 number of processes only by rounding.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     wsdino = [sys.executable, "-m", "wsdino"]
     subprocess.run([*wsdino, "ingest", str(manifest), "--out", str(store)], check=True)
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
-    train = ["-m", "wsdino", "train", str(HERE / "config.yaml"), "--out", str(run)]
+    train = ["-m", "wsdino", "train", str(HERE / "starter.yaml"), "--out", str(run)]
     command = [sys.executable, "-m", *torchrun, *train, "--set", f"screen.store={store}"]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     export(run, starter_folder())
