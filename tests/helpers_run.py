@@ -52,11 +52,21 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Start the command line as a process of its own, one thread, both streams piped."""
+def start(
+    *arguments: object,
+    code: str | None = None,
+    told: dict[str, str] | None = None,
+    **options: object,
+) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own, one thread, both streams piped.
+
+    `code` is run instead of the module; `told` are further environment variables.
+    """
+    program = ["-c", code] if code else ["-m", "wsdino"]
+    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
     return subprocess.Popen(
-        [sys.executable, "-m", "wsdino", *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"},
+        [sys.executable, *program, *map(str, arguments)],
+        env=os.environ | fixed | (told or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -35,6 +35,7 @@ def healthy(**changes: float) -> pd.DataFrame:
         ),
         ({"embedding_std": 1e-6}, "bad", "Collapse to one point"),
         ({"embedding_rank": 1.01}, "bad", "Collapse to a line"),
+        ({"plate_clustering": 0.8}, "bad", "Clustering by plate"),
         ({"teacher_entropy": 0.87 * TOP}, "warning", "No collapse, but soft targets"),
         ({"loss": math.nan}, "bad", "Training diverged"),
     ],

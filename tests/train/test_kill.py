@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from helpers_train import read_records, start_training
@@ -47,10 +48,26 @@ def wait_for_step(training: TrainingProcess, run: Path, step: int) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    start_training(store.path, out, CHANGES).finish()
+    return out / "0"
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (run, whole))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    assert read_records(run) == read_records(whole)
+    assert len(read_records(run)) == NUM_STEPS
+
+
 def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, whole: Path
 ) -> None:
-    uninterrupted = start_training(store.path, tmp_path / "whole", CHANGES)
     run = tmp_path / "run" / "0"
 
     training = start_training(store.path, run.parent, CHANGES)
@@ -77,11 +94,26 @@ def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
 
     output = start_training(store.path, run.parent, CHANGES).finish()
     assert f"going on from step {stopped_at} of {NUM_STEPS}" in output
-    uninterrupted.finish()
-    whole = tmp_path / "whole" / "0"
-    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (run, whole))
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-    assert read_records(run) == read_records(whole)
-    assert len(read_records(run)) == NUM_STEPS
+    assert_same_run(run, whole)
+
+
+def test_killed_time_and_again_also_while_a_checkpoint_is_written(
+    store: Store, tmp_path: Path, whole: Path
+) -> None:
+    """Every step writes a checkpoint; half of the kills wait until one is being written."""
+    run, rng = tmp_path / "0", np.random.default_rng(0)
+    for attempt in range(6):
+        training = start_training(store.path, tmp_path, CHANGES)
+        wait_for_step(training, run, newest_step(run) + 1)
+        deadline = time.monotonic() + float(rng.uniform(0, 0.2))
+        while time.monotonic() < deadline:
+            if attempt % 2 and list((run / "checkpoints").glob("*.partial")):
+                break
+        training.process.kill()
+        training.finish(exit_code=-signal.SIGKILL)
+        if newest_step(run) >= NUM_STEPS - 20:
+            break
+    assert not (run / "model").exists()
+    output = start_training(store.path, tmp_path, CHANGES).finish()
+    assert "damaged" not in output, "a checkpoint is there whole or not at all"
+    assert_same_run(run, whole)

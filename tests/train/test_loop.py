@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers_train import options_of, read_records
-from wsdino.errors import ConfigError, TrainingError
+from wsdino.errors import ConfigError, OutputError, TrainingError
 from wsdino.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from wsdino.train.crops import ViewPlan
 from wsdino.train.journal import Journal
@@ -225,6 +225,30 @@ def test_training_that_explodes_stops_and_keeps_the_last_good_state(
     state = load_newest(tmp_path / "checkpoints")
     assert state is not None
     assert state["step"] == bad[-1] - 3, "the state before the bad steps"
+
+
+def test_too_many_bad_steps_save_the_state_before_them_whenever_they_come(
+    store: Store, tmp_path: Path
+) -> None:
+    """No checkpoint was due: what was reached by the last good step is saved at the stop."""
+    changes = {"epochs": 5, "learning_rate": 1e38, "warmup_epochs": 0, "max_bad_steps": 3}
+    with pytest.raises(TrainingError, match=r"the state before them is kept"):
+        train(store, tmp_path, **options_of(optimisation=changes))
+    bad = [record["step"] for record in read_records(tmp_path) if not record["applied"]]
+    state = load_newest(tmp_path / "checkpoints")
+    assert state is not None
+    assert state["step"] == bad[-1] - 3
+    assert all(record["step"] <= state["step"] for record in state["records"])
+    assert all(value.isfinite().all() for value in state["optimiser"]["state"][0].values())
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"step": 1})
+    (tmp_path / "step_00000002.partial").mkdir()
+    with pytest.raises(OutputError, match=r"step_00000002.pt: can't be written") as caught:
+        save_checkpoint(tmp_path, 2, {"step": 2})
+    assert "\n" not in str(caught.value)
+    assert load_newest(tmp_path) == {"step": 1}
 
 
 def test_a_bad_step_is_skipped_and_leaves_no_trace(

@@ -6,12 +6,16 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers_train import options_of, read_records
+from helpers_train import make_store, options_of, read_records
+from wsdino.model.scaling import InputScaling
+from wsdino.screen.store import open_store
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.collapse import PLATES_WIN, name_collapse
 from wsdino.train.train import train
@@ -139,3 +143,28 @@ def test_training_records_it(store: Store, tmp_path: Path, objective: str) -> No
     assert state is not None
     # Views of whole images: two channels of 16 features each.
     assert state["watch"]["features"].shape[1] == 32
+
+
+@pytest.mark.parametrize("by_plate", [True, False])
+def test_it_is_said_while_it_happens(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], by_plate: bool
+) -> None:
+    """Fields that show nothing but noise, and perhaps their plate's brightness."""
+    store, rng = make_store(tmp_path), np.random.default_rng(0)
+    pixels = zarr.open_array(store.path / "images.zarr", mode="r+")
+    plates = pd.factorize(store.manifest["Metadata_Plate"])[0]
+    for site, plate in enumerate(plates):
+        noise = rng.integers(0, 300, pixels.shape[1:])
+        pixels[site] = (1000 + 2000 * by_plate * plate + noise).astype(np.uint16)
+    changes = {"epochs": 6, "learning_rate": 1e-9, "final_learning_rate": 0.0}
+    options = options_of(
+        optimisation=changes,
+        spec={"scaling": InputScaling("fixed")},
+        weak_positives={"partner_from": "image"},
+    )
+    train(open_store(store.path), tmp_path / "run", **options)
+    said = [line for line in capfd.readouterr().err.splitlines() if "clustering by plate" in line]
+    assert len(said) == by_plate
+    assert all(line.startswith("warning: step ") for line in said)
+    last = read_records(tmp_path / "run")[-1]["plate_clustering"]
+    assert last > 0.9 if by_plate else abs(last) < 0.2

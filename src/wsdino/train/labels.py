@@ -23,11 +23,11 @@ class WeakLabels:
     codes
         (N,) int64: index into `names`, -1 for sites that are not trained on.
     names
-        One name a label.
+        One name a label; numbers where each image is its own.
     """
 
     codes: NDArray[np.int64]
-    names: list[str]
+    names: list[str] | range
 
     @property
     def sites(self) -> NDArray[np.int64]:
@@ -58,26 +58,33 @@ def weak_labels(
     trained = np.ones(len(manifest), dtype=bool)
     if not include_controls:
         trained = ~manifest["Metadata_Control"].to_numpy(dtype=bool)
-    values = _label_values(manifest, label)
-    trained &= values.notna().to_numpy()
-    codes = np.full(len(manifest), -1, dtype=np.int64)
-    found, names = pd.factorize(values[trained], sort=True)
-    codes[trained] = found
+    if label == "none":
+        codes = np.where(trained, np.cumsum(trained) - 1, -1)
+        names: list[str] | range = range(int(trained.sum()))
+    else:
+        values, found = _label_values(manifest, label)
+        values[~trained] = -1
+        # Names that no trained site has are left out, and the others stay in order.
+        used = np.bincount(values[values >= 0], minlength=len(found)) > 0
+        names = [name for name, is_used in zip(found, used, strict=True) if is_used]
+        codes = np.append(np.cumsum(used) - 1, -1)[values]
     if len(names) < 2:
         raise ConfigError(
             f"pairing.label {label!r}: {len(names)} distinct value(s) among the {trained.sum()} "
             "sites to train on; a weak label needs at least two"
         )
-    return WeakLabels(codes, [str(name) for name in names])
+    return WeakLabels(codes, names)
 
 
-def _label_values(manifest: pd.DataFrame, label: str) -> pd.Series[str]:
-    if label == "none":
-        # Zero-padded, so that sorting the names keeps the order of the rows.
-        return pd.Series([f"{i:09d}" for i in range(len(manifest))], index=manifest.index)
+def _label_values(manifest: pd.DataFrame, label: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Code of every site, -1 where its value is missing, and the sorted names of the codes."""
     if label == "treatment":
-        compound = manifest["Metadata_Compound"].astype(str)
-        return compound + " " + manifest["Metadata_Concentration"].map("{:g} uM".format)
+        compounds, names = _named(manifest["Metadata_Compound"])
+        doses, concentrations = pd.factorize(manifest["Metadata_Concentration"])
+        pairs, found = pd.factorize(compounds * (len(concentrations) + 1) + doses + 1)
+        parts = [divmod(pair, len(concentrations) + 1) for pair in found.tolist()]
+        both = [f"{names[i]} {concentrations[j - 1] if j else np.nan:g} uM" for i, j in parts]
+        return _sorted(np.where(compounds < 0, -1, pairs), both)
     wanted = {label, f"Metadata_{label}", f"Metadata_{label.capitalize()}"}
     column = next((name for name in manifest.columns if name in wanted), None)
     if column is None:
@@ -86,5 +93,16 @@ def _label_values(manifest: pd.DataFrame, label: str) -> pd.Series[str]:
             f"pairing.label {label!r}: no such column; use none, compound, treatment or one of "
             f"{known}"
         )
-    values: pd.Series[str] = manifest[column]
-    return values.where(values.isna(), values.astype(str))
+    return _named(manifest[column])
+
+
+def _named(values: pd.Series[str]) -> tuple[NDArray[np.int64], list[str]]:
+    # Names are made of the few distinct values, not of every row.
+    codes, found = pd.factorize(values)
+    return _sorted(codes, [str(value) for value in found])
+
+
+def _sorted(codes: NDArray[np.int64], names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Bring codes to the order of their names; values of one name (1 and "1") become one."""
+    ordered, rank = np.unique(np.array([*names, ""], dtype=object)[:-1], return_inverse=True)
+    return np.append(rank, -1)[codes], ordered.tolist()

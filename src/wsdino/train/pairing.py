@@ -6,57 +6,84 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+import pandas as pd
 
 from wsdino.errors import ConfigError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from wsdino.train.labels import WeakLabels
 
+    Runs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
 PartnerFrom = Literal["image", "well", "plate", "batch"]
 Fallback = Literal["relax", "drop", "error"]
 
-_KEYS: dict[PartnerFrom, list[str]] = {
-    "batch": ["Metadata_Batch"],
-    "plate": ["Metadata_Plate"],
-    "well": ["Metadata_Plate", "Metadata_Well"],
-    "image": ["Metadata_Plate", "Metadata_Well", "Metadata_Site"],
-}
+# The strictest first. A well belongs to its plate, and an image to its well.
+_LEVELS: tuple[PartnerFrom, ...] = ("batch", "plate", "well", "image")
+_COLUMNS = ("Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site")
 
 
 @dataclass(frozen=True)
 class Segments:
     """Sites in an order in which a label, and within it a group, is one run of places.
 
-    All arrays are (N,) int64; the last four are given per site.
+    Parameters
+    ----------
+    order
+        (N,) sites.
+    label_run, group_run
+        (N,) which run of a label, and of a group within it, each site lies in.
+    label_starts, group_starts
+        Where each run starts, and at the end N. All arrays are int32 where N allows.
     """
 
-    order: NDArray[np.int64]
-    label_start: NDArray[np.int64]
-    label_size: NDArray[np.int64]
-    group_start: NDArray[np.int64]
-    group_size: NDArray[np.int64]
+    order: NDArray[np.integer]
+    label_run: NDArray[np.integer]
+    group_run: NDArray[np.integer]
+    label_starts: NDArray[np.integer]
+    group_starts: NDArray[np.integer]
 
-    @property
-    def num_candidates(self) -> NDArray[np.int64]:
+    def label(self, sites: NDArray[np.int64] | slice) -> Runs:
+        """Start and size of the run of each site's label."""
+        return _runs(self.label_starts, self.label_run[sites])
+
+    def group(self, sites: NDArray[np.int64] | slice) -> Runs:
+        """Start and size of the run of each site's group within its label."""
+        return _runs(self.group_starts, self.group_run[sites])
+
+    def num_candidates(self, sites: NDArray[np.int64] | slice) -> NDArray[np.int64]:
         """How many partners each site has."""
-        return self.label_size - self.group_size
+        return self.label(sites)[1] - self.group(sites)[1]
+
+
+def _runs(starts: NDArray[np.integer], run: NDArray[np.integer]) -> Runs:
+    start = starts[run].astype(np.int64)
+    return start, starts[run + 1] - start
 
 
 def _segments(codes: NDArray[np.int64], groups: NDArray[np.int64]) -> Segments:
-    order = np.lexsort((np.arange(len(codes)), groups, codes))
-    arrays = []
-    for keys in (codes[order][:, None], np.stack([codes[order], groups[order]], axis=1)):
-        new = np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)]
-        starts, run = np.flatnonzero(new), np.cumsum(new) - 1
-        sizes = np.diff(np.r_[starts, len(codes)])
-        for values in (starts[run], sizes[run]):
-            per_site = np.empty(len(codes), dtype=np.int64)
-            per_site[order] = values
-            arrays.append(per_site)
-    return Segments(order, *arrays)
+    small = np.dtype(np.int32 if len(codes) < np.iinfo(np.int32).max else np.int64)
+    order = np.lexsort((groups, codes))
+    label, group = codes[order], groups[order]
+    new_label = np.r_[True, label[1:] != label[:-1]]
+    new_group = new_label | np.r_[True, group[1:] != group[:-1]]
+    runs: list[tuple[NDArray[np.integer], NDArray[np.integer]]] = []
+    for new in (new_label, new_group):
+        run = np.empty(len(codes), dtype=small)
+        run[order] = np.cumsum(new) - 1
+        runs.append((run, np.r_[np.flatnonzero(new), len(codes)].astype(small)))
+    (label_run, label_starts), (group_run, group_starts) = runs
+    return Segments(order.astype(small), label_run, group_run, label_starts, group_starts)
+
+
+def _groups(manifest: pd.DataFrame) -> dict[PartnerFrom, NDArray[np.int64]]:
+    """Give each site the number of its batch, plate, well and image."""
+    batch, plate, well, image = (pd.factorize(manifest[column])[0] for column in _COLUMNS)
+    wells = pd.factorize(plate * (well.max() + 2) + well)[0]
+    images = pd.factorize(wells * (image.max() + 2) + image)[0]
+    return {"batch": batch, "plate": plate, "well": wells, "image": images}
 
 
 class Pairing:
@@ -91,25 +118,19 @@ class Pairing:
         partner_from: PartnerFrom = "image",
         fallback: Fallback = "relax",
     ) -> None:
-        if partner_from not in _KEYS or fallback not in get_args(Fallback):
+        if partner_from not in _LEVELS or fallback not in get_args(Fallback):
             raise ConfigError(f"pairing: unknown demand {partner_from!r} or fallback {fallback!r}")
         self.partner_from, self.fallback = partner_from, fallback
-        levels = list(_KEYS)
-        self.levels: list[PartnerFrom] = levels[levels.index(partner_from) :]
+        self.levels = _LEVELS[_LEVELS.index(partner_from) :]
         self._segments = {
-            level: _segments(
-                labels.codes,
-                manifest.groupby(keys, sort=False, dropna=False)
-                .ngroup()
-                .to_numpy()
-                .astype(np.int64),
-            )
-            for level, keys in _KEYS.items()
+            level: _segments(labels.codes, groups) for level, groups in _groups(manifest).items()
         }
         self._labels = labels
         # The index into `levels` of the demand that each site can meet, len(levels) for none.
-        possible = np.stack([self._segments[level].num_candidates > 0 for level in self.levels])
-        self._level = np.where(possible.any(axis=0), possible.argmax(axis=0), len(self.levels))
+        self._level = np.full(len(labels.codes), len(self.levels), dtype=np.int8)
+        for index in reversed(range(len(self.levels))):
+            possible = self._segments[self.levels[index]].num_candidates(slice(None)) > 0
+            self._level[possible] = index
         trained = labels.codes >= 0
         lacking = trained & (self._level > 0)
         if not (trained & (self._level == 0)).any() and fallback != "relax":
@@ -148,12 +169,12 @@ class Pairing:
         for index, level in enumerate(self.levels):
             columns = np.flatnonzero(self._level[anchors] == index)
             segments, sites = self._segments[level], anchors[columns]
-            start = segments.label_start[sites]
-            place = start + np.floor(uniform[:, columns] * segments.num_candidates[sites]).astype(
-                np.int64
-            )
+            place = segments.label(sites)[0] + np.floor(
+                uniform[:, columns] * segments.num_candidates(sites)
+            ).astype(np.int64)
             # Candidates are the label's run of places without the group's: jump over the gap.
-            place += np.where(place >= segments.group_start[sites], segments.group_size[sites], 0)
+            start, size = segments.group(sites)
+            place += np.where(place >= start, size, 0)
             partners[:, columns] = segments.order[place]
         return partners
 
@@ -172,7 +193,7 @@ class Pairing:
             drawn[1:] = 0
         rows: list[dict[str, object]] = []
         for level, segments in self._segments.items():
-            candidates = segments.num_candidates[trained]
+            candidates = segments.num_candidates(trained)
             covered = candidates > 0
             at = self.levels.index(level) if level in self.levels else None
             rows.append(
