@@ -4,7 +4,7 @@ Draws 16-bit fields, writes them as TIFFs and as a store, and lets take turns in
 loader and crops with fields in device memory and streamed from the store; a pipeline as the first
 WS-DINO code has it (per sample two TIFFs read with Pillow, clipped, and every view cut by
 albumentations on the CPU); and the training step that consumes the samples. Needs the extra
-`bench`. Appends a table for each preset to DIR/data_path_DEVICE.md.
+`bench`. Appends a table for each preset to DIR/data_path.md.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def main() -> None:
     for name in given.presets:
         section = compare(name, given)
         print(section, flush=True)
-        with (given.out / f"data_path_{given.device}.md").open("a") as file:
+        with (given.out / "data_path.md").open("a") as file:
             file.write(section + "\n")
 
 

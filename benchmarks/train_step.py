@@ -7,7 +7,7 @@ softmax for every pair of views, one parameter after another in optimiser and mo
 have the same ViT from timm, batch, views and head, and take turns in one process. Needs the extra
 `bench`.
 
-Appends a table for each model to OUT/train_step_DEVICE.md, with the share of the measured matrix
+Appends a table for each model to OUT/train_step.md, with the share of the measured matrix
 peak that the step's model FLOPs come to, and what a profile of ours says about the rest.
 """
 
@@ -57,7 +57,9 @@ def backbone_of(name: str, channels: int) -> nn.Module:
     )
 
 
-def ours(name: str, views: list[Tensor], *, bfloat16: bool) -> Callable[[], object]:
+def ours(
+    name: str, views: list[Tensor], *, bfloat16: bool, compiled: bool = False
+) -> Callable[[], object]:
     """Step (a)."""
     device, channels = views[0].device, views[0].shape[2]
     spec = ModelSpec(
@@ -79,6 +81,8 @@ def ours(name: str, views: list[Tensor], *, bfloat16: bool) -> Callable[[], obje
         epochs=100,
     )
     module = module.to(device).train()
+    if compiled:
+        module.compile_parts()
     optimiser = adamw(module.trainable)
     set_schedule(optimiser, lr=LEARNING_RATE, weight_decay=0.04)
     labels = torch.zeros(views[0].shape[1], dtype=torch.int64, device=device)
@@ -258,6 +262,8 @@ def compare(name: str, given: argparse.Namespace) -> str:
         "(b) lightly, bfloat16": lightly_s(name, views, bfloat16=True),
         "(c) plain, float32": plain(name, views),
     }
+    if given.compile:
+        steps["(a) wsdino, bfloat16, compiled"] = ours(name, views, bfloat16=True, compiled=True)
     turns = steps | {key: work for key, (work, _) in peaks.items()}
     times = take_turns(turns, rounds=given.rounds, device=device)
     flops = model_flops(name, given.channels)
@@ -294,13 +300,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="ours compiled as well")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.models:
         section = compare(name, given)
         print(section, flush=True)
-        with (given.out / f"train_step_{given.device}.md").open("a") as file:
+        with (given.out / "train_step.md").open("a") as file:
             file.write(section + "\n")
 
 
