@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Without stochastic depth, which each rank draws for itself, and without KoLeo, which looks for
 # neighbours among a rank's own images.
 PLAIN = {"epochs": 3, "drop_path": 0.0, "learning_rate": 1e-3}
+# Its gradients are a hundred times as large here, and rounding grows with every step.
+GENTLE = PLAIN | {"objective": "contrast", "learning_rate": 1e-4}
 CHANGES: dict[str, dict[str, Any]] = {
     "center": {
         "optimisation": PLAIN,
@@ -33,6 +35,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "distillation": {"targets": "center"},
     },
     "sinkhorn": {"optimisation": PLAIN, "distillation": {"targets": "sinkhorn"}},
+    "contrast": {"optimisation": GENTLE},
+    "contrast, accumulated": {"optimisation": GENTLE | {"accumulate": 2}},
     "sinkhorn, accumulated": {
         "optimisation": PLAIN | {"accumulate": 2},
         "distillation": {"targets": "sinkhorn"},
@@ -61,7 +65,7 @@ def two_ranks(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("targets", CHANGES)
 def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targets: str) -> None:
     changes = CHANGES[targets]
-    one_part = changes | {"optimisation": PLAIN}
+    one_part = changes | {"optimisation": changes["optimisation"] | {"accumulate": 1}}
     train(store, tmp_path, **options_of(**one_part))
     run = two_ranks / str(list(CHANGES).index(targets))
     one, two = read_records(tmp_path), read_records(run)
@@ -70,7 +74,9 @@ def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targ
     for ours, theirs in zip(two, one, strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
+            # A norm of thousands of gradients gathers what each is off by rounding.
+            rel = 5e-3 if key == "grad_norm" else 1e-3
+            assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=1e-4), key
     ours, theirs = (load_file(out / "model" / "model.safetensors") for out in (run, tmp_path))
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, atol=2e-4, err_msg=name)
