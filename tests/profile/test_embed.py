@@ -224,7 +224,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path
     arguments = ("embed", place / "model", place / "store", "--batch-size", 1, "--out")
     parts, out = tmp_path / ".e.parquet.parts", tmp_path / "e.parquet"
     process = start(*arguments, out, code=command)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 250
     while len(part_files(parts)) < 4:
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
