@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -356,3 +357,15 @@ def test_sizes_that_are_no_whole_patches_are_refused_before_training(
     with pytest.raises(ModelError, match=message):
         train(store, tmp_path, **options_of(**changes))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_use_of_the_prototypes_is_said_in_the_end(
+    store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(store, tmp_path, **options_of())
+    last = read_records(tmp_path)[-1]
+    used = math.exp(last["assignment_entropy"])
+    assert (
+        f"teacher entropy {last['teacher_entropy']:.2f} of at most 2.77 nats; assignments spread "
+        f"over {used:.0f} of 16 prototypes"
+    ) in " ".join(capfd.readouterr().err.split())

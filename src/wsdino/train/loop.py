@@ -128,6 +128,8 @@ class Trainer:
                 distributed.lost_processes(),
             ):
                 self._steps(first, executor, stop_requested, journal, meter)
+            if journal and (summary := _summary(journal.records[-1])):
+                say(summary)
 
     def _steps(
         self,
@@ -337,6 +339,8 @@ _SHOWN = {
     "loss": "loss {:.3f}",
     "kl": "KL {:.3f}",
     "teacher_entropy": "teacher entropy {:.2f}",
+    "assignment_entropy": "assignments {:.2f}",
+    "accuracy": "accuracy {:.0%}",
     "embedding_std": "spread {:.2f}",
     "embedding_rank": "rank {:.1f}",
     "plate_clustering": "by plate {:+.2f}",
@@ -348,6 +352,18 @@ _SHOWN = {
 
 def _note(record: Metrics) -> str:
     return ", ".join(text.format(record[key]) for key, text in _SHOWN.items() if key in record)
+
+
+def _summary(record: Record) -> str | None:
+    """Say how a teacher used its prototypes in the end, where it has some."""
+    entropy, spread = record.get("teacher_entropy"), record.get("assignment_entropy")
+    highest = record.get("teacher_entropy_max")
+    if entropy is None or spread is None or highest is None:
+        return None
+    return (
+        f"teacher entropy {entropy:.2f} of at most {highest:.2f} nats; assignments spread over "
+        f"{math.exp(spread):.0f} of {math.exp(highest):.0f} prototypes"
+    )
 
 
 @contextmanager
