@@ -132,8 +132,7 @@ def markdown(rows: list[dict[str, float]]) -> str:
     """Set the sizes below each other."""
     what = (
         "weak labels, pairing (partners from another plate) and sampler; "
-        f"{BATCH_SIZE} images a step, 2 + 8 views, median of {NUM_PLANS} plans at random steps; "
-        "CPU time"
+        f"{BATCH_SIZE} images a step, 2 + 8 views, median of {NUM_PLANS} plans, CPU time"
     )
     where = (
         f"Python {platform.python_version()}, NumPy {np.__version__}, pandas {pd.__version__}, "

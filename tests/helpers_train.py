@@ -107,7 +107,7 @@ class TrainingProcess:
 
     def finish(self, *, exit_code: int = 0) -> str:
         """Wait for the end; return what was printed."""
-        self.process.join(120)
+        self.process.join(280)
         assert self.process.exitcode == exit_code, self.output
         return self.output
 

@@ -66,6 +66,7 @@ def _is_job() -> bool:
 
 class _State:
     debug = False
+    stopped = False
 
 
 @app.command()
@@ -79,7 +80,7 @@ def demo(
     from wsdino.stages import RunFolder
 
     RunFolder(out)
-    screen = simulate(out / "screen", layout="small", size=128, seed=seed)
+    screen = simulate(out / "screen", layout="small", size=192, seed=seed)
     config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
     _run(config, out)
 
@@ -322,6 +323,9 @@ def _print_results(results: dict[str, Any], name: str) -> None:
         say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
 
 
+STOPPED = "stopped by a signal; what is finished is kept"
+
+
 class _Stopped(BaseException):
     """A signal came; no `except Exception` on the way may swallow it."""
 
@@ -331,6 +335,7 @@ def _stoppable() -> Iterator[None]:
     """Let SIGTERM and Ctrl-C unwind, so that no partial file stays; training has its own way."""
 
     def stop(_number: int, _frame: object) -> NoReturn:
+        _State.stopped = True
         raise _Stopped
 
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -348,12 +353,15 @@ def main() -> None:
         with _stoppable():
             (_run_in_job if _is_job() else app)()
     except _Stopped:
-        _end("stopped by a signal; what is finished is kept", 1)
+        _end(STOPPED, 1)
     except WsdinoError as error:
         if _State.debug:
             traceback.print_exc()
         _end(_one_line(error), error.exit_status, is_lost=isinstance(error, JobError))
     except Exception as error:
+        if _State.stopped:
+            # Compiled code turns what a signal raises in it into an error of its own.
+            _end(STOPPED, 1)
         if _State.debug:
             raise
         told = f"{type(error).__name__}: {_one_line(error)} (--debug shows where)"

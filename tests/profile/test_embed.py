@@ -206,7 +206,7 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
         start(*arguments, "--batch-size", 4 + rank, code=command, told=job | {"RANK": str(rank)})
         for rank in range(2)
     ]
-    ended = [finish(rank) for rank in ranks]
+    ended = [finish(rank, timeout_s=500) for rank in ranks]
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert [out for _, out, _ in ended] == [f"{tmp_path / 'two.parquet'}\n", ""]
     assert "embed (process 1 of 2): 40/40" in ended[0][2]
@@ -233,7 +233,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path
     finish(process)
     assert not out.exists()
     before = len(part_files(parts))
-    status, _, err = finish(start(*arguments, out, code=command))
+    status, _, err = finish(start(*arguments, out, code=command), timeout_s=250)
     assert status == 0, err
     assert f"embed: {before} of 24 parts are there already" in err
     store = open_store(place / "store")

@@ -41,7 +41,7 @@ def newest_step(run: Path) -> int:
 
 
 def wait_for_step(training: TrainingProcess, run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 250
     while newest_step(run) < step:
         assert training.process.is_alive(), training.output
         assert time.monotonic() < deadline, "no checkpoint"

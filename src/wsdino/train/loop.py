@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Records in a row in which images cluster by plate before it is said: at the start they may.
 LASTING = 5
+# Records without it after which a collapse that comes back is said again.
+FORGOTTEN = 50
 
 
 class Trainer:
@@ -90,6 +92,7 @@ class Trainer:
         self.label_codes, self.clip, self.options = label_codes, clip, options
         self.folder, self.device, self.fingerprint = folder, device, fingerprint
         self.watch = watch
+        self._last_named: dict[str, int] = {}
         if options.compile:
             objective.compile_parts()
         self.optimiser = adamw(objective.trainable)
@@ -140,7 +143,7 @@ class Trainer:
         meter: Meter,
     ) -> None:
         last_save = last_log = time.monotonic()
-        bad_steps, waited, warned, last_logged = 0, 0.0, "", first
+        bad_steps, waited, last_logged = 0, 0.0, first
         shown: Metrics = {}
         self.module.train()
         upcoming = executor.submit(self._prepare, first)
@@ -159,7 +162,7 @@ class Trainer:
                 record["samples_per_s"] = (done - last_logged) * self.options.batch_size / elapsed
                 record["data_wait"] = waited / elapsed
                 last_log, last_logged, waited = now, done, 0.0
-                warned = self._log(record, plan, journal, warned)
+                self._log(record, plan, journal)
             if bad_steps >= self.options.max_bad_steps:
                 # Skipped steps leave no trace: this is the state before them.
                 self.save(done - bad_steps, journal)
@@ -193,21 +196,23 @@ class Trainer:
         regular = done % self.options.log_every == 0 or done == self.total_steps
         return regular or not record["applied"]
 
-    def _log(self, record: Metrics, plan: StepPlan, journal: Journal | None, warned: str) -> str:
-        """Complete and write a record; return of what was warned last."""
+    def _log(self, record: Metrics, plan: StepPlan, journal: Journal | None) -> None:
+        """Complete and write a record; say what collapses."""
         record |= self.objective.diagnostics()
         if "teacher_entropy" in record:
             record["kl"] = record["loss"] - record["teacher_entropy"]
         features = self.objective.image_features()
         record |= self.watch.measure(plan.sites[0][:, -features.shape[1] :], features)
         if not journal:
-            return warned
+            return
         journal.write(record)
         lasting = [past.get("plate_clustering") or 0.0 for past in journal.records[-LASTING:]]
-        found = name_collapse(record | {"plate_clustering": min(lasting)}) or ""
-        if found and _kind(found) != _kind(warned):
-            say(f"warning: step {record['step']:.0f}: {found}")
-        return found or warned
+        found = name_collapse(record | {"plate_clustering": min(lasting)})
+        if found:
+            kind, now = found.split(":", maxsplit=1)[0], len(journal.records)
+            if now - self._last_named.get(kind, -FORGOTTEN) >= FORGOTTEN:
+                say(f"warning: step {record['step']:.0f}: {found}")
+            self._last_named[kind] = now
 
     def _prepare(self, step: int) -> tuple[StepPlan, FieldBatch]:
         start = distributed.rank() * self.share
@@ -328,10 +333,6 @@ class Trainer:
                 f"{self.folder}: the processes of this job found other {what} there; store and "
                 "run folder must lie on a file system that all hosts share"
             )
-
-
-def _kind(warning: str) -> str:
-    return warning.split(":", maxsplit=1)[0]
 
 
 # What the progress line shows of a record, in this order.
