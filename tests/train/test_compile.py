@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-# Without code generation the graphs, and what they compute, are the same.
+# Dynamo looks at what it is given, hides the warning that torch has for it, and here warnings are
+# errors. Without code generation the graphs, and what they compute, are the same.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize(
     ("backend", "objective", "precision"),
     [

@@ -177,6 +177,7 @@ def test_every_option_has_a_case(section: str) -> None:
     assert set(CASES[section]) == {option.name for option in fields(SECTIONS[section])}
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize(
     ("section", "name"),
     [
