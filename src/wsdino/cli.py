@@ -349,6 +349,7 @@ def _stoppable() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
+    _State.stopped = False
     try:
         with _stoppable():
             (_run_in_job if _is_job() else app)()
