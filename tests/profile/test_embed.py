@@ -114,7 +114,7 @@ def test_csv_holds_the_same(store: Store, tmp_path: Path, name: str) -> None:
 
 
 def part_files(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("[!.]*.parquet"))}
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("[0-9]*.parquet"))}
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -69,7 +69,7 @@ class Difficulty:
         and the number of crystals of unbound stain.
     """
 
-    effect: float = 1.0
+    effect: float = 1.5
     penetrance: float = 0.9
     lean: float = 0.15
     signature: float = 0.5
@@ -89,7 +89,7 @@ class Difficulty:
     well_blur: float = 0.15
     batch_staining: float = 0.7
     plate_staining: float = 0.25
-    well_staining: float = 0.9
+    well_staining: float = 0.6
     batch_background: float = 0.15
     plate_background: float = 0.08
     well_background: float = 0.15
