@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 STARTER, UNTRAINED, CLASSICAL = "starter, frozen", "untrained", "classical statistics"
+Embedded = dict[tuple[str, Path], pd.DataFrame]
 MEASURES = {"nsc": "NSC", "nscb": "NSCB", "ap": "mAP"}
 
 
@@ -77,17 +78,16 @@ def main() -> None:
         f"Untrained: mean over {given.untrained} networks of the same shape (each).",
         "",
     ]
-    embedded: dict[tuple[str, int], pd.DataFrame] = {}
+    embedded: Embedded = {}
     for screen in screens:
-        lines += [f"## {screen.name}", "", *_table(screen, given.untrained, embedded), ""]
-        print("\n".join(lines[-len(MEASURES) * 3 - 6 :]))
+        section = [f"## {screen.name}", "", *_table(screen, given.untrained, embedded), ""]
+        print("\n".join(section))
+        lines += section
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "starter.md").write_text("\n".join(lines))
 
 
-def _table(
-    screen: Screen, num_untrained: int, embedded: dict[tuple[str, int], pd.DataFrame]
-) -> Iterator[str]:
+def _table(screen: Screen, num_untrained: int, embedded: Embedded) -> Iterator[str]:
     methods = [STARTER, *(f"{UNTRAINED} {seed}" for seed in range(num_untrained)), CLASSICAL]
     right = {method: _judge(screen, method, embedded) for method in methods}
     yield "| | " + " | ".join(f"{name} | starter's lead" for name in MEASURES.values()) + " |"
@@ -116,13 +116,11 @@ def _lead(ours: pd.Series, theirs: pd.Series) -> str:
     return f"{100 * lead.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _judge(
-    screen: Screen, method: str, embedded: dict[tuple[str, int], pd.DataFrame]
-) -> pd.DataFrame:
+def _judge(screen: Screen, method: str, embedded: Embedded) -> pd.DataFrame:
     """Right or wrong, and average precision, of each treatment of each store."""
     tables = []
     for number, store in enumerate(screen.stores):
-        key = (method, hash(store.path))
+        key = (method, store.path)
         if key not in embedded:
             embedded[key] = _embed(store, method)
         profiles = make_profiles(embedded[key], normalisation=screen.normalisation)
