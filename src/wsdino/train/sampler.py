@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from wsdino.train.labels import WeakLabels
 from wsdino.train.permutation import keyed, permuted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from wsdino.train.labels import WeakLabels
 
 Balance = Literal["label", "image"]
 
@@ -33,11 +34,20 @@ class Sampler:
         See above.
     seed
         Seed of all permutations.
+    sites
+        Rows to draw from, each with a label; by default all that have one.
     """
 
-    def __init__(self, labels: WeakLabels, *, balance: Balance, seed: int) -> None:
+    def __init__(
+        self,
+        labels: WeakLabels,
+        *,
+        balance: Balance,
+        seed: int,
+        sites: NDArray[np.int64] | None = None,
+    ) -> None:
         self.seed = seed
-        self._sites = labels.sites
+        self._sites = labels.sites if sites is None else sites
         # Without labels all images are those of one.
         self._counts = np.array([len(self._sites)])
         if balance == "label":
@@ -88,13 +98,12 @@ class BatchwiseSampler:
         seed: int,
     ) -> None:
         self.seed = seed
-        self._samplers: list[Sampler] = [
-            Sampler(
-                WeakLabels(np.where(batches == batch, labels.codes, -1), labels.names),
-                balance=balance,
-                seed=seed,
-            )
-            for batch in np.unique(batches[labels.codes >= 0])
+        sites = labels.sites
+        by_batch = sites[np.argsort(batches[sites], kind="stable")]
+        ends = np.flatnonzero(np.diff(batches[by_batch])) + 1
+        self._samplers = [
+            Sampler(labels, balance=balance, seed=seed, sites=own)
+            for own in np.split(by_batch, ends)
         ]
 
     def batch(self, step: int, size: int) -> NDArray[np.int64]:
