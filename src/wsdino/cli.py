@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from wsdino.errors import InputError, JobError, WsdinoError
-from wsdino.progress import complain, say
+from wsdino.progress import complain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,6 +242,7 @@ def evaluate_command(
 ) -> None:
     """Judge profiles: NSC, NSCB and mAP with intervals."""
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
+    from wsdino.report.terminal import print_results
 
     table = _read_table(profiles, design)
     if from_sites:
@@ -256,7 +257,7 @@ def evaluate_command(
         results = evaluate(table, multi_batch=multi_batch, seed=seed)
     if json:
         write_results(results, json)
-    _print_results(results, profiles.name.split(".", maxsplit=1)[0])
+    print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
 
 
 @app.command(name="attention")
@@ -288,9 +289,10 @@ def report_command(
 
 def _run(config: Any, out: Path) -> None:
     from wsdino.pipeline import run
+    from wsdino.report.terminal import print_results
 
     results = run(config, out)
-    _print_results(results, "this run")
+    print_results(results, name="this run")
     typer.echo(f"\nreport: {out / 'report.html'}")
 
 
@@ -303,24 +305,6 @@ def _read_table(path: Path, design: Path | None) -> Any:
     from wsdino.screen.manifest import read_manifest
 
     return attach_metadata(table, read_manifest(design, check_files=False))
-
-
-def _print_results(results: dict[str, Any], name: str) -> None:
-    from rich.console import Console
-
-    from wsdino.report.terminal import summary_table
-
-    # A pipe has no width: the table keeps its own there instead of being folded at 80 columns.
-    width = None if sys.stdout.isatty() else 160
-    Console(highlight=False, width=width).print(summary_table(results, name=name))
-    made = results["normalisation"]
-    typer.echo(
-        f"\n{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
-        f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
-        f"batches: {results['multi_batch']}"
-    )
-    for left in results["left_out"]["nscb"]:
-        say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
 
 
 STOPPED = "stopped by a signal; what is finished is kept"

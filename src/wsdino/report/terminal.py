@@ -1,13 +1,16 @@
-"""The table that closes an evaluation on the terminal."""
+"""What closes an evaluation on the terminal."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wsdino.evaluate.results import results_table
+from wsdino.progress import say
 from wsdino.report.words import display_name
 
 if TYPE_CHECKING:
@@ -43,3 +46,25 @@ def summary_table(results: Mapping[str, Any], *, name: str = "this run") -> Tabl
         cells = [Text(row[key]) for key in ("name", *_COLUMNS)]
         table.add_row(*cells, style="" if index else "bold")
     return table
+
+
+def print_results(results: Mapping[str, Any], *, name: str) -> None:
+    """Print the table and how it came about; what was left out goes to standard error.
+
+    Parameters
+    ----------
+    results, name
+        See :func:`summary_table`.
+    """
+    # A pipe has no width: the table keeps its own there instead of being folded at 80 columns.
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=width).print(summary_table(results, name=name))
+    made = results["normalisation"]
+    how = (
+        f"\n{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
+        f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
+        f"batches: {results['multi_batch']}"
+    )
+    Console(highlight=False, markup=False, soft_wrap=True).print(how)
+    for left in results["left_out"]["nscb"]:
+        say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
