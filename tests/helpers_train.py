@@ -137,6 +137,7 @@ def _train_in_process(
     import torch
 
     from wsdino.errors import TrainingError
+    from wsdino.train.distributed import finish
     from wsdino.train.train import train
 
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -151,6 +152,8 @@ def _train_in_process(
             train(open_store(store), out / str(number), **options_of(**changes))
         except TrainingError as error:
             sys.exit(str(error))
+    # The first process holds the job's store: it must not end while the other one looks into it.
+    finish()
 
 
 def _note_anchors(path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,3 +98,36 @@ def test_ranks_divide_the_anchors_among_them(two_ranks: Path) -> None:
     for ours, theirs in zip(*anchors, strict=True):
         # 8 labels a round, so that 8 images a step are of 8 labels.
         assert len({*ours, *theirs}) == 8
+
+
+LAGGING = """
+import sys
+import time
+from wsdino.train import distributed
+
+distributed.start()
+# The second process looks seldom: the first one is at its end long before it.
+distributed.POLL_S = 1.5 if distributed.rank() else 0.001
+distributed.barrier()
+found = distributed.only_first(lambda: time.sleep(0.5) or "found")
+distributed.finish()
+sys.exit(found != "found")
+"""
+
+
+def test_whoever_holds_the_store_leaves_last() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LAGGING],
+            env=os.environ | meeting | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in ranks]
+    assert [status for _, status in ends] == [0, 0], ends

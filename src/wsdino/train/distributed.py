@@ -34,7 +34,8 @@ JOIN_WITHIN = timedelta(minutes=10)
 STEP_WITHIN = timedelta(minutes=30)
 POLL_S = 0.02
 EXPLAIN_WITHIN_S = 2.0
-_FAILED = "failed"
+LEAVE_WITHIN_S = 30.0
+_FAILED, _LEFT = "failed", "left"
 
 
 class _Meeting:
@@ -79,10 +80,19 @@ def start() -> None:
 
 
 def finish() -> None:
-    """Leave the job."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-        _State.meeting = None
+    """Leave the job; the first process leaves last, for the others may be using its store."""
+    if not distributed.is_initialized():
+        return
+    if _State.meeting is not None:
+        store, others = _State.meeting.store, world_size() - 1
+        with suppress(RuntimeError):
+            if rank() > 0:
+                store.add(_LEFT, 1)
+            deadline = time.monotonic() + LEAVE_WITHIN_S
+            while rank() == 0 and store.add(_LEFT, 0) < others and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+    distributed.destroy_process_group()
+    _State.meeting = None
 
 
 def rank() -> int:
