@@ -23,11 +23,11 @@ from wsdino.screen.simulate.randomised import simulate_randomised
 
 HERE = Path(__file__).parent
 SCREENS = {
-    "num_screens": 96,
+    "num_screens": 144,
     "num_phenotypes": 32,
     "fields_per_plate": 2,
     "size": 192,
-    "seed": 1000,
+    "seed": 5000,
 }
 
 

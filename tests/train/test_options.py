@@ -103,6 +103,7 @@ CASES: dict[str, dict[str, Case]] = {
         "num_prototypes": Case(8, column("teacher_entropy_max")),
         "head_hidden_dim": Case(32),
         "head_bottleneck_dim": Case(4),
+        "head_batch_norm": Case(value=True),
         "norm_last_layer": Case(value=False, base={"optimisation": {"epochs": 2}}),
         "targets": Case("center"),
         "student_temp": Case(0.2),

@@ -37,6 +37,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "optimisation": PLAIN | {"accumulate": 2},
         "distillation": {"targets": "center"},
     },
+    "batch norm": {
+        "optimisation": PLAIN | {"learning_rate": 1e-4},
+        "distillation": {"head_batch_norm": True},
+    },
     "sinkhorn": {"optimisation": PLAIN, "distillation": {"targets": "sinkhorn"}},
     "contrast": {"optimisation": GENTLE},
     "contrast, accumulated": {"optimisation": GENTLE | {"accumulate": 2}},

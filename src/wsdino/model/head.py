@@ -6,6 +6,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsdino.train.distributed import sum_over_ranks, world_size
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (arXiv 1502.03167), always by the statistics of the batch at hand.
+
+    The heads are for training alone, so that nothing has use for running averages, and a teacher
+    needs none. The batch is that of all processes, or what one pass of an accumulated batch holds.
+
+    Parameters
+    ----------
+    dim
+        Number of features.
+    eps
+        Added to the variance.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise features (..., D), float32, over all else: every process has as many."""
+        centred = features.float() - _mean(features.float())
+        return centred * (_mean(centred.square()) + self.eps).rsqrt() * self.weight + self.bias
+
+
+def _mean(rows: Tensor) -> Tensor:
+    rows = rows.flatten(0, -2)
+    return sum_over_ranks(rows.sum(dim=0)) / (len(rows) * world_size())
+
 
 class ProjectionHead(nn.Module):
     """MLP and L2 normalisation (arXiv 2104.14294, app. C).
@@ -16,17 +49,28 @@ class ProjectionHead(nn.Module):
         Length of the backbone's features.
     hidden_dim, bottleneck_dim
         Widths of the MLP and of the normalised vector.
+    batch_norm
+        Whether :class:`BatchNorm` comes before each GELU, as the original does with convolutional
+        networks. A small network that starts from scratch gives nearly the same vector for every
+        image at first, and learns much faster once the head takes away what they share.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: int = 2048, bottleneck_dim: int = 256) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        )
+        layers: list[nn.Module] = []
+        for width_in in (dim, hidden_dim):
+            layers.append(nn.Linear(width_in, hidden_dim))
+            if batch_norm:
+                layers.append(BatchNorm(hidden_dim))
+            layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -63,9 +107,12 @@ class DINOHead(ProjectionHead):
         *,
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
+        batch_norm: bool = False,
         norm_last_layer: bool = True,
     ) -> None:
-        super().__init__(dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
+        super().__init__(
+            dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim, batch_norm=batch_norm
+        )
         self.prototypes = nn.Parameter(torch.empty(num_prototypes, bottleneck_dim))
         nn.init.trunc_normal_(self.prototypes, std=0.02)
         self.gain = nn.Parameter(torch.ones(num_prototypes, 1), requires_grad=not norm_last_layer)

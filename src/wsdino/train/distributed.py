@@ -13,7 +13,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -126,6 +126,27 @@ def _all_reduce(value: Tensor, operation: distributed.ReduceOp.RedOpType) -> Ten
 def all_reduce_mean(value: Tensor) -> Tensor:
     """Return the mean of `value` over all processes."""
     return all_reduce_sum(value) / world_size()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Return the sum of `value` over all processes, through which gradients flow.
+
+    Every process's gradient is the sum of what all of them make of the result.
+    """
+    if world_size() == 1:
+        return value
+    result: Tensor = _SumOverRanks.apply(value)
+    return result
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        return all_reduce_sum(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return all_reduce_sum(gradients[0])
 
 
 def gather(rows: Tensor) -> Tensor:

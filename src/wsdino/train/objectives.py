@@ -260,11 +260,15 @@ class SelfDistillation(nn.Module):
 
 
 def _head(dim: int, options: Distillation) -> ProjectionHead:
-    width = {"hidden_dim": options.head_hidden_dim, "bottleneck_dim": options.head_bottleneck_dim}
+    mlp: dict[str, Any] = {
+        "hidden_dim": options.head_hidden_dim,
+        "bottleneck_dim": options.head_bottleneck_dim,
+        "batch_norm": options.head_batch_norm,
+    }
     if not options.num_prototypes:
-        return ProjectionHead(dim, **width)
+        return ProjectionHead(dim, **mlp)
     norm = options.norm_last_layer
-    return DINOHead(dim, options.num_prototypes, norm_last_layer=norm, **width)
+    return DINOHead(dim, options.num_prototypes, norm_last_layer=norm, **mlp)
 
 
 class Classification(nn.Module):

@@ -92,7 +92,7 @@ class Distillation:
 
     Parameters
     ----------
-    num_prototypes, head_hidden_dim, head_bottleneck_dim, norm_last_layer
+    num_prototypes, head_hidden_dim, head_bottleneck_dim, head_batch_norm, norm_last_layer
         See :class:`~wsdino.model.head.DINOHead`.
     targets
         ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp.
@@ -113,6 +113,7 @@ class Distillation:
     num_prototypes: Count = 4096
     head_hidden_dim: Count = 512
     head_bottleneck_dim: Count = 128
+    head_batch_norm: bool = False
     norm_last_layer: bool = True
     targets: Literal["center", "sinkhorn"] = "sinkhorn"
     student_temp: Positive = 0.1
