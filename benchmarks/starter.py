@@ -54,28 +54,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for screens and stores")
     parser.add_argument("--real", type=Path, help="BBBC021 folder of real fields")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="of screens")
+    parser.add_argument("--layout", default="bbbc021", help="of the simulated screens")
+    parser.add_argument("--sites", type=int, default=1, help="sites per well of these")
     parser.add_argument("--untrained", type=int, default=5, help="number of untrained networks")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args()
     simulated = [
         ingest(
-            simulate(given.out / f"screen_{seed}", layout="small", seed=seed),
+            simulate(
+                given.out / f"screen_{seed}", layout=given.layout, sites=given.sites, seed=seed
+            ),
             given.out / f"store_{seed}",
         )
         for seed in given.seeds
     ]
-    seeds = ", ".join(map(str, given.seeds))
-    screens = [Screen(f"simulated, layout small, seeds {seeds}", tuple(simulated), "tvn")]
+    screens = [Screen(f"simulated, {how}", tuple(simulated), how) for how in ("tvn", "plate")]
     if given.real:
         store = ingest(given.real, given.out / "store_real")
         screens += [Screen(f"real fields, {how}", (store,), how) for how in ("whiten_all", "plate")]
-    real = " --real bbbc021_fields_256" if given.real else ""
+    real = f" --real {given.real.name}" if given.real else ""
+    seeds = " ".join(map(str, given.seeds))
+    command = f"python benchmarks/starter.py --out DIR{real} --seeds {seeds} --layout"
     lines = [
         "# The starter backbone, frozen",
         "",
-        f"Made by `python benchmarks/starter.py --out DIR{real}`.",
+        f"Made by `{command} {given.layout} --sites {given.sites} --untrained {given.untrained}`.",
         "Percent; the starter's lead in points, with a 95 % interval bootstrapped over compounds.",
-        f"Untrained: mean over {given.untrained} networks of the same shape (each).",
+        f"Untrained: mean over {given.untrained} networks of the same shape (each). Simulated: all",
+        "treatments of the screens of all seeds together.",
         "",
     ]
     embedded: Embedded = {}

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,7 @@ from wsdino.train.schedules import cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from wsdino.train.fields import FieldBatch, Fields
@@ -275,15 +276,22 @@ class Trainer:
             # Targets have one row per input of a network: several per image where it is shared.
             factor = targets[0].shape[1] // self.share
             rows = slice(images.start * factor, images.stop * factor)
-            with autocast(self.device, enabled=self.bfloat16):
-                loss, metrics = self.objective.loss(
-                    self.trainable, [x[:, images] for x in views], [t[:, rows] for t in targets]
-                )
-            (loss / num_parts).backward()
+            with self._reduced_if(part + 1 == num_parts):
+                with autocast(self.device, enabled=self.bfloat16):
+                    loss, metrics = self.objective.loss(
+                        self.trainable, [x[:, images] for x in views], [t[:, rows] for t in targets]
+                    )
+                (loss / num_parts).backward()
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0) + value / num_parts
         values = distributed.all_reduce_mean(torch.stack([*sums.values()]))
         return dict(zip(sums, values, strict=True))
+
+    def _reduced_if(self, wanted: bool) -> AbstractContextManager[None]:
+        """Whether gradients are averaged over ranks: once a step, with the last part's."""
+        if wanted or not isinstance(self.trainable, DistributedDataParallel):
+            return nullcontext()
+        return self.trainable.no_sync()
 
     def _parameters_by_network(self) -> list[list[Tensor]]:
         headed = self.objective.trainable
