@@ -50,6 +50,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 NUM_STEPS = 21
+# What is the same for all images of a batch is taken away in the head, so that the gradient of what
+# adds it is rounding, which Adam makes as large as any other.
+SWALLOWED = ("networks.0.norm.bias", "mlp.0.bias", "mlp.3.bias")
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +88,17 @@ def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targ
             rel = 5e-3 if key == "grad_norm" else 1e-3
             assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=1e-4), key
     ours, theirs = (load_file(out / "model" / "model.safetensors") for out in (run, tmp_path))
+    without = SWALLOWED if targets == "batch norm" else ()
     for name, value in theirs.items():
+        if name.endswith(without):
+            continue
         np.testing.assert_allclose(ours[name], value, atol=2e-4, err_msg=name)
     student, after = (load_newest(out / "checkpoints") for out in (tmp_path, run))
     assert student is not None
     assert after is not None
     for name, value in student["objective"].items():
+        if name.endswith(without):
+            continue
         np.testing.assert_allclose(after["objective"][name], value, atol=2e-4, err_msg=name)
     seen = [state["watch"]["sites"].sort().values for state in (student, after)]
     assert torch.equal(*seen)
