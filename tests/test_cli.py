@@ -17,6 +17,7 @@ import wsdino
 from helpers_run import call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
+from wsdino.profile.tables import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -496,6 +497,22 @@ def test_a_model_that_is_none(
         done = wsdino_(command, model, original, "--out", tmp_path / "e.parquet", *extra)
         assert named in done.error
     assert not (tmp_path / "e.parquet").exists()
+
+
+def test_the_starter_embeds_any_store(
+    original: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    store, table = tmp_path / "store", tmp_path / "e.parquet"
+    assert wsdino_("ingest", original, "--out", store).status == 0
+    assert wsdino_("embed", "starter", store, "--out", table).out == f"{table}\n"
+    opened = wsdino.open_store(store)
+    expected = wsdino.load_model("starter", channels=opened.channels)
+    expected = expected.embed(opened.read(range(len(opened))))
+    found = features_of(wsdino.read_table(table))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    drawn = wsdino_("attention", "starter", store, "--site", 0, "--out", tmp_path / "maps")
+    assert drawn.status == 0
+    assert any((tmp_path / "maps").iterdir())
 
 
 def test_a_report_on_nothing(tmp_path: Path, wsdino_: Callable[..., Outcome]) -> None:

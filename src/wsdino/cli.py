@@ -173,21 +173,20 @@ def run_command(config: ConfigArgument, out: RunOption, settings: Settings = Non
 
 @app.command(name="embed")
 def embed_command(
-    model: Annotated[Path, typer.Argument(help="Run folder or exported model.")],
+    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
     store: Annotated[Path, typer.Argument(help="Store.")],
     out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
     batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Embed every site of a store; goes on where it was stopped."""
-    from wsdino.model.model import load_model
-    from wsdino.prepare import resolve_device
+    from wsdino.prepare import model_for, resolve_device
     from wsdino.profile.embed import write_embeddings
     from wsdino.screen.store import open_store
 
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
-    loaded = load_model(model, device=resolve_device(device))
+    loaded = model_for(model, store, device=resolve_device(device))
     write_embeddings(loaded, open_store(store), out, batch_size=batch_size)
     typer.echo(out)
 
@@ -262,17 +261,17 @@ def evaluate_command(
 
 @app.command(name="attention")
 def attention_command(
-    model: Annotated[Path, typer.Argument(help="Run folder or exported model.")],
+    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
     store: Annotated[Path, typer.Argument(help="Store.")],
     site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
 ) -> None:
     """Draw what the network looks at."""
-    from wsdino.model.model import load_model
+    from wsdino.prepare import model_for
     from wsdino.report.attention import save_attention
     from wsdino.screen.store import open_store
 
-    for path in save_attention(load_model(model), open_store(store), site, out):
+    for path in save_attention(model_for(model, store), open_store(store), site, out):
         typer.echo(path)
 
 

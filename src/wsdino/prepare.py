@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wsdino.config import Config
+    from wsdino.model.model import Model
     from wsdino.screen.store import Store
     from wsdino.train.pairing import Pairing
 
@@ -262,6 +263,16 @@ def resolve_device(wanted: str) -> str:
             f"{num_devices} CUDA device(s); use torchrun --nproc-per-node {num_devices}"
         )
     return wanted
+
+
+def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
+    """Load the model of a run, an exported one, or ``starter``, for the channels of a store."""
+    from wsdino.model.model import load_model
+    from wsdino.model.weights import STARTER
+    from wsdino.screen.store import open_store
+
+    channels = open_store(store).channels if source == STARTER else None
+    return load_model(source, channels=channels, device=device)
 
 
 def coverage(config: Config, store: Store, out: Path) -> None:
