@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.head import DINOHead
 from wsdino.model.model import Architecture, ModelSpec, build_networks, load_model
 from wsdino.model.weights import load_backbone_weights, read_state_dict
+from wsdino.train.head import DINOHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers_train import TINY
-from wsdino.model.head import logits
 from wsdino.model.model import ModelSpec
+from wsdino.train.head import logits
 from wsdino.train.loss import koleo_loss
 from wsdino.train.objectives import Classification, HeadedNetworks, SelfDistillation
 from wsdino.train.options import Distillation

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wsdino.model.backbone import small_vit
-from wsdino.model.head import DINOHead
+from wsdino.train.head import DINOHead
 from wsdino.train.objectives import update_ema
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
 

@@ -86,7 +86,10 @@ def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targ
         for key in ours:
             # A norm of thousands of gradients gathers what each is off by rounding.
             rel = 5e-3 if key == "grad_norm" else 1e-3
-            assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=1e-4), key
+            # Angles from the origin, which what SWALLOWED names has moved.
+            drifts = targets == "batch norm" and key == "plate_clustering"
+            abs_ = 2e-2 if drifts else 1e-4
+            assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=abs_), key
     ours, theirs = (load_file(out / "model" / "model.safetensors") for out in (run, tmp_path))
     without = SWALLOWED if targets == "batch norm" else ()
     for name, value in theirs.items():

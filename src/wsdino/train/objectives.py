@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsdino.model.head import DINOHead, ProjectionHead, logits
 from wsdino.train.distributed import all_reduce_mean, gather
+from wsdino.train.head import DINOHead, ProjectionHead, logits
 from wsdino.train.loss import (
     centered_targets,
     factored_cross_view_entropy,

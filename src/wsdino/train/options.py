@@ -93,7 +93,7 @@ class Distillation:
     Parameters
     ----------
     num_prototypes, head_hidden_dim, head_bottleneck_dim, head_batch_norm, norm_last_layer
-        See :class:`~wsdino.model.head.DINOHead`.
+        See :class:`~wsdino.train.head.DINOHead`.
     targets
         ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp.
     student_temp

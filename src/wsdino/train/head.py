@@ -92,7 +92,7 @@ class DINOHead(ProjectionHead):
 
     Parameters
     ----------
-    dim, hidden_dim, bottleneck_dim
+    dim, hidden_dim, bottleneck_dim, batch_norm
         See :class:`ProjectionHead`.
     num_prototypes
         Outputs K (the paper: 65,536).
