@@ -515,6 +515,21 @@ def test_the_starter_embeds_any_store(
     assert any((tmp_path / "maps").iterdir())
 
 
+def test_a_folder_called_starter_is_not_taken_for_the_starter(
+    original: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wsdino_: Callable[..., Outcome],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "starter").mkdir()
+    done = wsdino_("embed", "starter", original, "--out", tmp_path / "e.parquet")
+    assert "./starter is the folder" in done.error
+    named = wsdino_("embed", "./starter", original, "--out", tmp_path / "e.parquet")
+    assert "neither a finished run" in named.error
+    assert not (tmp_path / "e.parquet").exists()
+
+
 def test_a_report_on_nothing(tmp_path: Path, wsdino_: Callable[..., Outcome]) -> None:
     assert f"{tmp_path / 'no'}" in wsdino_("report", tmp_path / "no").error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsdino.config import load_config
-from wsdino.errors import ConfigError, TableError
+from wsdino.errors import ConfigError, ModelError, TableError
 from wsdino.progress import say, show
 from wsdino.stages import CONFIG, RunFolder, write_text
 
@@ -266,13 +266,25 @@ def resolve_device(wanted: str) -> str:
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
-    """Load the model of a run, an exported one, or ``starter``, for the channels of a store."""
+    """Load the model of a run, an exported one, or ``starter``, for the channels of a store.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or ``starter`` could also be a folder.
+    """
     from wsdino.model.model import load_model
     from wsdino.model.weights import STARTER
     from wsdino.screen.store import open_store
 
-    channels = open_store(store).channels if source == STARTER else None
-    return load_model(source, channels=channels, device=device)
+    if source != STARTER:
+        return load_model(source, device=device)
+    if Path(source).is_dir():
+        raise ModelError(
+            f"{source}: the package's own backbone, or the folder of that name? ./{source} is the "
+            "folder; from another directory the name means the backbone"
+        )
+    return load_model(source, channels=open_store(store).channels, device=device)
 
 
 def coverage(config: Config, store: Store, out: Path) -> None:

@@ -15,6 +15,7 @@ from helpers_train import options_of, read_records
 from wsdino.errors import ConfigError, OutputError, TrainingError
 from wsdino.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from wsdino.train.crops import ViewPlan
+from wsdino.train.fields import free_memory
 from wsdino.train.journal import Journal
 from wsdino.train.train import train
 
@@ -369,3 +370,11 @@ def test_the_use_of_the_prototypes_is_said_in_the_end(
         f"teacher entropy {last['teacher_entropy']:.2f} of at most 2.77 nats; assignments spread "
         f"over {used:.0f} of 16 prototypes"
     ) in " ".join(capfd.readouterr().err.split())
+
+
+def test_the_processes_of_a_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    alone = free_memory(device)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    # Others on the machine take and give back meanwhile.
+    assert free_memory(device) == pytest.approx(alone / 4, rel=0.3)

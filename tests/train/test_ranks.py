@@ -55,14 +55,19 @@ NUM_STEPS = 21
 SWALLOWED = ("networks.0.norm.bias", "mlp.0.bias", "mlp.3.bias")
 
 
+def meeting_of_two() -> dict[str, str]:
+    """Environment in which two processes find each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 @pytest.fixture(scope="module")
 def two_ranks(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the runs of two ranks, a folder for each set of changes."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    meeting = meeting_of_two()
     ranks = [
         start_training(store.path, out, *CHANGES.values(), RANK=rank, LOCAL_RANK=rank, **meeting)
         for rank in ("0", "1")
@@ -131,10 +136,7 @@ sys.exit(found != "found")
 
 
 def test_whoever_holds_the_store_leaves_last() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    meeting = meeting_of_two()
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", LAGGING],

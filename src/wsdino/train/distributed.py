@@ -84,15 +84,19 @@ def finish() -> None:
     if not distributed.is_initialized():
         return
     if _State.meeting is not None:
-        store, others = _State.meeting.store, world_size() - 1
         with suppress(RuntimeError):
-            if rank() > 0:
-                store.add(_LEFT, 1)
-            deadline = time.monotonic() + LEAVE_WITHIN_S
-            while rank() == 0 and store.add(_LEFT, 0) < others and time.monotonic() < deadline:
-                time.sleep(POLL_S)
+            _leave(_State.meeting.store)
     distributed.destroy_process_group()
     _State.meeting = None
+
+
+def _leave(store: Store) -> None:
+    if rank() > 0:
+        store.add(_LEFT, 1)
+        return
+    deadline = time.monotonic() + LEAVE_WITHIN_S
+    while store.add(_LEFT, 0) < world_size() - 1 and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 def rank() -> int:

@@ -45,10 +45,11 @@ class FieldBatch:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Bytes that are free for this process: every process of a host keeps fields of its own."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    free = int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class Fields:
@@ -74,9 +75,6 @@ class Fields:
         num_bytes = len(store) * store.dtype.itemsize * len(store.channels)
         num_bytes *= store.field_shape[0] * store.field_shape[1]
         free = free_memory(device)
-        if device.type == "cpu":
-            # Every process of a host keeps fields of its own.
-            free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         resident = residency == "device" or (residency == "auto" and num_bytes < free / 2)
         say(
             f"fields: {num_bytes / 2**20:.0f} MiB, {free / 2**20:.0f} MiB free on {device}: "

@@ -1,7 +1,7 @@
 """Screens with randomised biology, optics and stains, for pretraining a backbone on.
 
 Nothing here is one of the twelve mechanisms of :mod:`.phenotypes`: cell lines, phenotypes, stains
-and microscopes are drawn at random, far wider than one screen varies, so that a network that tells
+and microscopes are drawn at random, wider than one screen varies, so that a network that tells
 such phenotypes apart has use for any stain ("domain randomisation", arXiv 1703.06907).
 """
 
