@@ -13,7 +13,9 @@ from wsdino.screen.ingest import ingest
 from wsdino.screen.simulate.phenotypes import MECHANISMS
 from wsdino.screen.simulate.randomised import (
     MANIFEST,
+    NUISANCE,
     STAINS,
+    USUAL,
     draw_screen,
     render_randomised,
     screen_sites,
@@ -82,6 +84,15 @@ def test_screens_differ_and_stay_within_biology() -> None:
         for _, site in screen_sites(screen, fields_per_plate=1):
             for value, trait in zip(site.traits, TRAITS.values(), strict=True):
                 assert trait.low <= value <= trait.high
+
+
+def test_nuisance_is_relative_to_what_the_starter_saw() -> None:
+    for number in range(4):
+        difficulty = draw_screen(number, seed=1, size=64, num_phenotypes=2).difficulty
+        assert difficulty.compound_staining == USUAL.compound_staining
+        assert difficulty.batch_response == 0
+        low, high = (share * USUAL.batch_biology for share in NUISANCE)
+        assert low <= difficulty.batch_biology <= high
 
 
 def test_no_phenotype_is_one_of_the_named_mechanisms() -> None:

@@ -248,6 +248,27 @@ def test_batches_vary_more_than_plates():
     assert np.exp(np.log(between / within).mean()) > 1.5
 
 
+def test_each_batch_responds_in_its_own_way():
+    layout = layout_table("bbbc021", sites=1)
+    usual, same = (
+        describe_sites(layout, replace(Difficulty(), batch_response=r), seed=0, size=SIZE)
+        for r in (0.6, 0.0)
+    )
+    treated = [(a.compound, b.compound) for a, b in zip(usual, same, strict=True) if a.compound]
+    # a few traits no compound changes but by its mechanism
+    varied = np.all([plain.effects != 0 for _, plain in treated], axis=0)
+    factors = pd.DataFrame(
+        [np.log(a.effects[varied] / b.effects[varied]) for a, b in treated],
+        index=layout.loc[layout["compound"] != "DMSO", "batch"],
+    )
+    by_batch = factors.groupby(level=0)
+    assert (by_batch.std().max() < 1e-9).all(), "all compounds of a batch alike"
+    means = by_batch.mean().to_numpy()
+    assert means.std() == pytest.approx(0.6, rel=0.1)
+    alike = np.corrcoef(means)[~np.eye(len(means), dtype=bool)]
+    assert abs(alike).max() < 0.6, "batches apart"
+
+
 def test_artefacts_come_at_their_rate():
     layout = layout_table("bbbc021")
     d = replace(Difficulty(), defocus_rate=0.1, debris_rate=0.5)

@@ -6,7 +6,7 @@ else is on the plates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +47,10 @@ class Difficulty:
         How much compounds of one mechanism differ; see :func:`.phenotypes.make_compound`.
     batch_biology, plate_biology, well_biology
         Natural variation of all traits at each level, in units of their spread.
+    batch_response
+        How differently the cells of each batch respond, being of another passage or another day's
+        making: standard deviation of the log factor on each trait's change by any compound. What
+        a whitening on controls can't see.
     batch_density, plate_density, well_density
         Standard deviation of the log number of cells.
     batch_gain, plate_gain, well_gain
@@ -69,15 +73,16 @@ class Difficulty:
         and the number of crystals of unbound stain.
     """
 
-    effect: float = 1.5
+    effect: float = 1.7
     penetrance: float = 0.9
     lean: float = 0.15
     signature: float = 0.5
     compound_density: float = 0.25
-    compound_staining: float = 1.2
-    batch_biology: float = 0.6
+    compound_staining: float = 1.1
+    batch_biology: float = 1.0
     plate_biology: float = 0.25
     well_biology: float = 0.8
+    batch_response: float = 0.6
     batch_density: float = 0.10
     plate_density: float = 0.06
     well_density: float = 0.12
@@ -179,6 +184,7 @@ def describe_sites(
     compounds = _compounds(layout, difficulty, seed)
     batches = {name: _technical(seed, "batch", name) for name in layout["batch"].unique()}
     plates = {name: _technical(seed, "plate", name) for name in layout["plate"].unique()}
+    responding = _responding(layout, compounds, difficulty, seed)
     sites = []
     wells: dict[tuple[str, str], _Draws] = {}
     for row in layout.to_dict("records"):
@@ -187,7 +193,7 @@ def describe_sites(
             wells[place] = _technical(seed, "well", *place)
         levels = (batches[row["batch"]], plates[row["plate"]], wells[place])
         edge = difficulty.edge * _is_edge(place[1])
-        compound = compounds.get(row["compound"])
+        compound = responding.get((row["batch"], row["compound"]))
         activity = hill(row["concentration"], compound.ec50) if compound else 0.0
         rng = generator(seed, "artefacts", *place, row["site"])
         defocus = rng.uniform(*DEFOCUS) if rng.random() < difficulty.defocus_rate else 0.0
@@ -296,6 +302,21 @@ def _compounds(layout: pd.DataFrame, difficulty: Difficulty, seed: int) -> dict[
             staining=difficulty.compound_staining,
         )
     return compounds
+
+
+def _responding(
+    layout: pd.DataFrame, compounds: dict[str, Compound], difficulty: Difficulty, seed: int
+) -> dict[tuple[str, str], Compound]:
+    """Return the compounds as the cells of each batch respond to them."""
+    factors = {}
+    for batch in layout["batch"].unique():
+        draws = generator(seed, "response", batch).standard_normal(len(NAMES))
+        factors[batch] = np.exp(difficulty.batch_response * draws)
+    pairs = layout.loc[layout["compound"].isin(compounds), ["batch", "compound"]].drop_duplicates()
+    return {
+        (batch, name): replace(compounds[name], effects=compounds[name].effects * factors[batch])
+        for batch, name in pairs.itertuples(index=False)
+    }
 
 
 def _is_edge(well: str) -> bool:

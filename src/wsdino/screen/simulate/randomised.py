@@ -47,7 +47,11 @@ WELLS_A_ROW = 12
 LOG_CHANGE, LINEAR_CHANGE = (0.2, 0.6), (0.3, 0.9)
 CHANGED_TRAITS = (6, 16)  # of a phenotype, at least and less than
 PENETRANCE = (0.7, 1.0)
-NUISANCE = (0.2, 1.0)  # of batches, plates and wells, relative to the default difficulty
+# What the screens' own draws are relative to. Apart from the simulated screen's defaults, so that
+# these can change and the starter's screens stay as they are. A phenotype has no batches to respond
+# in: each screen is one.
+USUAL = Difficulty(effect=1.5, batch_biology=0.6, batch_response=0.0, compound_staining=1.2)
+NUISANCE = (0.2, 1.0)  # of batches, plates and wells, relative to the usual
 CELL_LINE = 1.5  # how far cell lines differ, in units of the traits' natural spread
 ZOOM = (0.7, 1.7)
 SQUEEZE, SQUEEZED = (0.75, 1.0), 0.3  # of the x axis; share of the screens
@@ -100,9 +104,10 @@ def draw_screen(number: int, *, seed: int, size: int, num_phenotypes: int) -> Ra
     """Draw all that belongs to one screen from its number and the seed."""
     rng = generator(seed, "randomised screen", number)
     technical = {
-        field.name: getattr(Difficulty(), field.name) * rng.uniform(*NUISANCE)
+        field.name: getattr(USUAL, field.name) * rng.uniform(*NUISANCE)
         for field in fields(Difficulty)
-        if field.name.startswith(("batch_", "plate_", "well_")) or field.name.endswith("_rate")
+        if field.name != "batch_response"
+        and (field.name.startswith(("batch_", "plate_", "well_")) or field.name.endswith("_rate"))
     }
     mixing = np.eye(3)[rng.permutation(3)]
     for row in range(3):
@@ -118,7 +123,7 @@ def draw_screen(number: int, *, seed: int, size: int, num_phenotypes: int) -> Ra
         ),
         penetrance=rng.uniform(*PENETRANCE, num_phenotypes),
         line=CELL_LINE * SPREAD * rng.standard_normal(len(NAMES)),
-        difficulty=Difficulty(**technical),
+        difficulty=replace(USUAL, **technical),
         zoom=float(np.exp(rng.uniform(*np.log(ZOOM)))),
         squeeze=float(rng.uniform(*SQUEEZE)) if rng.random() < SQUEEZED else 1.0,
         mixing=mixing,

@@ -23,7 +23,7 @@ from .plates import Difficulty, Site, describe_sites, truth_table
 from .render import render
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
-SCHEMA = 2  # changes whenever the same spec would give other pixels
+SCHEMA = 3  # changes whenever the same spec would give other pixels
 MIN_SIZE = 32
 TEMPORARY = ".*.tmp"
 CHUNK = 8  # sites handed to a worker at a time
