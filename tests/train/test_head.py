@@ -13,8 +13,7 @@ def test_the_head_gives_scaled_cosines_to_its_prototypes() -> None:
     head = DINOHead(16, 10, hidden_dim=12, bottleneck_dim=6, norm_last_layer=False)
     head.gain.data.uniform_(0.5, 2)
     x = torch.randn(5, 16)
-    vectors, prototypes = head(x)
-    found = logits(vectors, prototypes)
+    found = logits(*head(x))
     z = head.mlp(x)
     for i in range(5):
         for k in range(10):
@@ -26,10 +25,11 @@ def test_the_head_gives_scaled_cosines_to_its_prototypes() -> None:
 def test_lengths_are_normalised_in_float32_under_autocast() -> None:
     head = DINOHead(16, 10)
     with torch.autocast("cpu", torch.bfloat16):
-        factors = head(torch.randn(5, 16))
-    for unit in factors:
-        assert unit.dtype == torch.float32
-        torch.testing.assert_close(unit.norm(dim=-1), torch.ones(len(unit)))
+        unit, *_ = factors = head(torch.randn(5, 16))
+        scores = logits(*factors)
+    assert unit.dtype == scores.dtype == torch.float32
+    torch.testing.assert_close(unit.norm(dim=-1), torch.ones(5))
+    assert scores.abs().max() <= 1.01
 
 
 def test_a_normalised_last_layer_keeps_its_gain() -> None:

@@ -83,10 +83,20 @@ def test_half_precision_logits_are_contracted_in_float32() -> None:
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def factors(num_student: int, num_images: int = 5) -> tuple[Tensor, Tensor]:
-    """Vectors and prototypes whose products are logits of a usual size."""
+def factors(num_student: int, num_images: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, prototypes and gains; one prototype counts for nothing yet."""
     vectors = torch.nn.functional.normalize(logits(num_student, num_images, 6), dim=-1)
-    return vectors.float().requires_grad_(), logits(9, 6, seed=3).float().requires_grad_()
+    gain = torch.linspace(0, 2, 9)[:, None]
+    return (
+        vectors.float().requires_grad_(),
+        logits(9, 6, seed=3).float().requires_grad_(),
+        gain.requires_grad_(),
+    )
+
+
+def products(vectors: Tensor, prototypes: Tensor, gain: Tensor) -> Tensor:
+    """Cosines to prototypes times their gain, as weight normalisation has them."""
+    return vectors @ (torch.nn.functional.normalize(prototypes, dim=1) * gain).T
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * 6 * 9, 2**24])
@@ -95,31 +105,31 @@ def test_loss_of_factors_equals_the_double_loop(
     num_teacher: int, num_student: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk)
-    vectors, prototypes = factors(num_student)
+    given = factors(num_student)
     teacher, center = logits(num_teacher, 5, 9, seed=1).float(), logits(9, seed=2).float()
-    expected = naive_dino_loss(vectors @ prototypes.T, teacher, center, 0.1, 0.05)
-    wanted = torch.autograd.grad(3 * expected, (vectors, prototypes))
+    expected = naive_dino_loss(products(*given), teacher, center, 0.1, 0.05)
+    wanted = torch.autograd.grad(3 * expected, given)
     targets = centered_targets(teacher, center, temp=0.05)
-    loss = factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1)
-    found = torch.autograd.grad(3 * loss, (vectors, prototypes))
+    loss = factored_cross_view_entropy(*given, targets, student_temp=0.1)
+    found = torch.autograd.grad(3 * loss, given)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_under_autocast_only_the_products_are_rounded() -> None:
-    vectors, prototypes = factors(4)
+    given = factors(4)
     targets = centered_targets(logits(2, 5, 9, seed=1), torch.zeros(9), temp=0.05)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1)
+        loss = factored_cross_view_entropy(*given, targets, student_temp=0.1)
     assert loss.dtype == torch.float32
-    rounded = (vectors.bfloat16() @ prototypes.bfloat16().T).detach()
-    torch.testing.assert_close(loss, cross_view_entropy(rounded, targets, student_temp=0.1))
-    exact = cross_view_entropy(vectors @ prototypes.T, targets, student_temp=0.1)
+    vectors, prototypes, gain = (x.detach() for x in given)
+    rounded = vectors.bfloat16() @ prototypes.bfloat16().T
+    scaled = rounded.float() * gain[:, 0] / prototypes.norm(dim=1)
+    torch.testing.assert_close(loss, cross_view_entropy(scaled, targets, student_temp=0.1))
+    exact = cross_view_entropy(products(*given), targets, student_temp=0.1)
     for ours, theirs in zip(
-        torch.autograd.grad(loss, (vectors, prototypes)),
-        torch.autograd.grad(exact, (vectors, prototypes)),
-        strict=True,
+        torch.autograd.grad(loss, given), torch.autograd.grad(exact, given), strict=True
     ):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
@@ -140,9 +150,11 @@ def largest_tensor(num_views: int) -> int:
 
     vectors = torch.randn(num_views, 32, 4).requires_grad_()
     prototypes = torch.randn(256, 4).requires_grad_()
-    targets = torch.rand(2, 32, 256)
+    gain, targets = torch.ones(256, 1).requires_grad_(), torch.rand(2, 32, 256)
     with Watch() as watch:
-        factored_cross_view_entropy(vectors, prototypes, targets, student_temp=0.1).backward()
+        factored_cross_view_entropy(
+            vectors, prototypes, gain, targets, student_temp=0.1
+        ).backward()
     return watch.largest
 
 

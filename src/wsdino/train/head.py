@@ -88,7 +88,7 @@ class ProjectionHead(nn.Module):
 
 
 class DINOHead(ProjectionHead):
-    """A projection head and a layer of prototypes of unit length.
+    """A projection head and a layer of prototypes whose length doesn't count.
 
     Parameters
     ----------
@@ -127,13 +127,24 @@ class DINOHead(ProjectionHead):
 
         Returns
         -------
-        vectors, prototypes
-            (N, bottleneck) and (K, bottleneck); their products are the logits, see
-            :func:`logits`. A loss that never needs all of them at once takes the factors.
+        vectors, prototypes, gain
+            (N, bottleneck), (K, bottleneck) of any length, and (K, 1); the logits come of them by
+            :func:`logits`. A loss that never needs all logits at once takes the factors.
         """
-        return *super().forward(features), functional.normalize(self.prototypes) * self.gain
+        return *super().forward(features), self.prototypes, self.gain
 
 
-def logits(vectors: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosines (..., K) of vectors (..., D) to prototypes (K, D), times the prototypes' gain."""
-    return functional.linear(vectors, prototypes)
+def logits(vectors: Tensor, prototypes: Tensor, gain: Tensor) -> Tensor:
+    """Cosines (..., K) of unit vectors (..., D) to prototypes (K, D), times their gain (K, 1).
+
+    There are far fewer products than prototypes have entries, so it is the products that are
+    brought to unit length.
+    """
+    scale, _ = prototype_scale(prototypes, gain)
+    return functional.linear(vectors, prototypes).float() * scale
+
+
+def prototype_scale(prototypes: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """What products with prototypes (K, D) are multiplied by, and the prototypes' length: (K,)."""
+    length = torch.linalg.vector_norm(prototypes, dim=1).clamp_min(1e-12)
+    return gain[:, 0] / length, length

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from wsdino.train.distributed import all_reduce_max, all_reduce_mean, all_reduce_sum
+from wsdino.train.head import prototype_scale
 
 
 def dino_loss(
@@ -74,20 +75,22 @@ CHUNK_LOGITS = 2**24
 
 
 def factored_cross_view_entropy(
-    vectors: Tensor, prototypes: Tensor, targets: Tensor, *, student_temp: float
+    vectors: Tensor, prototypes: Tensor, gain: Tensor, targets: Tensor, *, student_temp: float
 ) -> Tensor:
-    """Compute `cross_view_entropy` of logits that are products, without ever holding them all.
+    """Compute `cross_view_entropy` of cosines to prototypes, without ever holding them all.
 
     A chunk of images at a time, all its views together; as the loss is one number, the gradient is
-    taken along with it, so that nothing is kept and nothing computed twice. Under autocast the
-    products are computed in its type, everything between them in float32.
+    taken along with it, so that nothing is kept and nothing computed twice. Prototypes of unit
+    length never come to be either: products are scaled, and of the gradient what would change a
+    prototype's length is taken away. Under autocast the products are computed in its type,
+    everything between them in float32.
 
     Parameters
     ----------
     vectors
-        (S, N, D) of S student views; the first T of them are the teacher's views.
-    prototypes
-        (K, D); the logits are vectors @ prototypes.T.
+        (S, N, D) of S student views, of unit length; the first T of them are the teacher's views.
+    prototypes, gain
+        (K, D) of any length and (K, 1); the logits are :func:`~wsdino.train.head.logits`.
     targets
         (T, N, K) probabilities, without gradient.
     student_temp
@@ -102,7 +105,9 @@ def factored_cross_view_entropy(
     rounded = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if rounded else torch.float32
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CrossViewEntropy.apply(vectors, prototypes, targets, student_temp, dtype)
+        loss: Tensor = _CrossViewEntropy.apply(
+            vectors, prototypes, gain, targets, student_temp, dtype
+        )
     return loss
 
 
@@ -112,13 +117,16 @@ class _CrossViewEntropy(torch.autograd.Function):
         ctx: Any,
         vectors: Tensor,
         prototypes: Tensor,
+        gain: Tensor,
         targets: Tensor,
         student_temp: float,
         dtype: torch.dtype,
     ) -> Tensor:
         (num_views, num_images, _), num_targets = vectors.shape, len(targets)
-        scale = 1 / (num_images * num_targets * (num_views - 1))
+        mean = 1 / (num_images * num_targets * (num_views - 1))
         axes = prototypes.to(dtype)
+        scale, length = prototype_scale(prototypes, gain)
+        scale = scale / student_temp
         # With how many teacher views a student view is compared.
         others = vectors.new_full((num_views, 1, 1), num_targets)
         others[:num_targets] -= 1
@@ -128,7 +136,7 @@ class _CrossViewEntropy(torch.autograd.Function):
             rows, total = chunk.flatten(0, 1), own.sum(dim=0)
             # Rows of one matrix: torch would copy the prototypes for every view of a batch of them.
             z = functional.linear(rows.to(dtype), axes).float().view(num_views, -1, len(axes))
-            z = z.div_(student_temp)
+            z = z.mul_(scale)
             normaliser = z.logsumexp(dim=-1, keepdim=True)
             loss += (others * normaliser).sum()
             loss -= torch.einsum("snk,nk->", z, total)
@@ -136,19 +144,30 @@ class _CrossViewEntropy(torch.autograd.Function):
             # In place: others * softmax(z) - sum of the other views' targets.
             gradient = z.sub_(normaliser).exp_().mul_(others).sub_(total)
             gradient[:num_targets] += own
-            errors = gradient.flatten(0, 1).to(dtype)
-            scaled = rows * (scale / student_temp)
-            by_vectors.append((errors @ axes).float().view_as(chunk) * (scale / student_temp))
-            part = (errors.T @ scaled.to(dtype)).float()
+            errors = gradient.flatten(0, 1)
+            part = (errors.to(dtype).T @ (rows * mean).to(dtype)).float()
             by_prototypes = part if by_prototypes is None else by_prototypes.add_(part)
-        ctx.save_for_backward(torch.cat(by_vectors, dim=1), by_prototypes)
-        return loss * scale
+            by_vectors.append((errors.mul_(scale).to(dtype) @ axes).float().view_as(chunk) * mean)
+        along = torch.einsum("kd,kd->k", by_prototypes, prototypes) / length
+        by_prototypes.addcmul_(prototypes, (along / length)[:, None], value=-1)
+        ctx.save_for_backward(
+            torch.cat(by_vectors, dim=1), by_prototypes, scale, along / student_temp
+        )
+        return loss * mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        by_vectors, by_prototypes = ctx.saved_tensors
-        return by_vectors * gradients[0], by_prototypes * gradients[0], None, None, None
+        by_vectors, by_prototypes, scale, along = ctx.saved_tensors
+        incoming = gradients[0]
+        return (
+            by_vectors * incoming,
+            by_prototypes * (scale * incoming)[:, None],
+            (along * incoming)[:, None],
+            None,
+            None,
+            None,
+        )
 
 
 def koleo_loss(features: Tensor) -> Tensor:

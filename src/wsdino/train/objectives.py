@@ -187,8 +187,8 @@ class SelfDistillation(nn.Module):
         features, scores = self.teacher(views[:1])
         targets, centers = [], []
         self._last = []
-        for index, (vectors, prototypes) in enumerate(scores):
-            z = logits(vectors, prototypes)
+        for index, factors in enumerate(scores):
+            z = logits(*factors)
             if self.options.targets == "sinkhorn":
                 p = sinkhorn_targets(z, temp=self._teacher_temp)
             else:
@@ -208,8 +208,8 @@ class SelfDistillation(nn.Module):
         """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
         features, scores = trainable(views)
         losses = [
-            self._cross_entropy(vectors, prototypes, p, student_temp=self.options.student_temp)
-            for (vectors, prototypes), p in zip(scores, targets, strict=True)
+            self._cross_entropy(*factors, p, student_temp=self.options.student_temp)
+            for factors, p in zip(scores, targets, strict=True)
         ]
         return self._with_koleo(torch.stack(losses).sum(), features)
 
