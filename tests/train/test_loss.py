@@ -152,9 +152,7 @@ def largest_tensor(num_views: int) -> int:
     prototypes = torch.randn(256, 4).requires_grad_()
     gain, targets = torch.ones(256, 1).requires_grad_(), torch.rand(2, 32, 256)
     with Watch() as watch:
-        factored_cross_view_entropy(
-            vectors, prototypes, gain, targets, student_temp=0.1
-        ).backward()
+        factored_cross_view_entropy(vectors, prototypes, gain, targets, student_temp=0.1).backward()
     return watch.largest
 
 

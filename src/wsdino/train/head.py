@@ -145,6 +145,6 @@ def logits(vectors: Tensor, prototypes: Tensor, gain: Tensor) -> Tensor:
 
 
 def prototype_scale(prototypes: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """What products with prototypes (K, D) are multiplied by, and the prototypes' length: (K,)."""
+    """Return what products with prototypes (K, D) are multiplied by, and their lengths: (K,)."""
     length = torch.linalg.vector_norm(prototypes, dim=1).clamp_min(1e-12)
     return gain[:, 0] / length, length

@@ -148,6 +148,7 @@ class _CrossViewEntropy(torch.autograd.Function):
             part = (errors.to(dtype).T @ (rows * mean).to(dtype)).float()
             by_prototypes = part if by_prototypes is None else by_prototypes.add_(part)
             by_vectors.append((errors.mul_(scale).to(dtype) @ axes).float().view_as(chunk) * mean)
+        assert by_prototypes is not None, "there is at least one image"
         along = torch.einsum("kd,kd->k", by_prototypes, prototypes) / length
         by_prototypes.addcmul_(prototypes, (along / length)[:, None], value=-1)
         ctx.save_for_backward(

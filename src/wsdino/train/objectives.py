@@ -208,8 +208,10 @@ class SelfDistillation(nn.Module):
         """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
         features, scores = trainable(views)
         losses = [
-            self._cross_entropy(*factors, p, student_temp=self.options.student_temp)
-            for factors, p in zip(scores, targets, strict=True)
+            self._cross_entropy(
+                vectors, prototypes, gain, p, student_temp=self.options.student_temp
+            )
+            for (vectors, prototypes, gain), p in zip(scores, targets, strict=True)
         ]
         return self._with_koleo(torch.stack(losses).sum(), features)
 
