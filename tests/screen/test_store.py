@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from zarr.codecs import BloscCodec
 
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import StoreError
@@ -109,6 +112,30 @@ def _edit(path, change):
     path.write_text(json.dumps(description))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("compressors", ["auto", BloscCodec(cname="zstd"), None])
+def test_pixels_are_those_that_zarr_reads(own_store, tmp_path, dtype, compressors):
+    """Whatever wrote the array: one of another codec is read through Zarr."""
+    folder = tmp_path / "copy"
+    shutil.copytree(own_store.path, folder)
+    shutil.rmtree(folder / "images.zarr")
+    shape = (9, 2, 5, 7)
+    array = zarr.create_array(
+        folder / "images.zarr",
+        shape=shape,
+        chunks=(1, *shape[1:]),
+        dtype=dtype,
+        compressors=compressors,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes=own_store.attributes,
+        config={"write_empty_chunks": True},
+    )
+    array[:] = np.random.default_rng(0).integers(0, 255, shape)
+    store = open_store(folder)
+    np.testing.assert_array_equal(store.read(range(9)), array[:])
+    np.testing.assert_array_equal(store[-1], array[8])
+
+
 def test_damaged_stores_say_so(own_store):
     path = own_store.path
     description = path / "images.zarr" / "zarr.json"
@@ -131,6 +158,10 @@ def test_damaged_stores_say_so(own_store):
     store = open_store(path)
     with pytest.raises(StoreError, match=r"c\.2\.0\.0\.0: the store is damaged"):
         store[2]
+    for other in (b"", imagecodecs.blosc_encode(bytes(10)), imagecodecs.blosc_encode(bytes(10**6))):
+        chunk.write_bytes(other)
+        with pytest.raises(StoreError, match=r"c\.2\.0\.0\.0: the store is damaged"):
+            store.read([2])
     chunk.unlink()
     with pytest.raises(StoreError, match="the pixels of 1 of 9 sites are missing"):
         open_store(path)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import zarr
@@ -52,13 +53,17 @@ class Store:
         self.path = path
         self._images = images
         self.attributes: dict[str, Any] = dict(images.attrs)
+        codecs = [codec.to_dict() for codec in images.metadata.codecs]  # type: ignore[union-attr]
+        self._is_blosc = [codec["name"] for codec in codecs] == ["bytes", "blosc"]
 
     def __len__(self) -> int:
         return int(self._images.shape[0])
 
     def __getitem__(self, index: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Return site `index` as (C, H, W); negative ones count from the end."""
-        return self._load(self._row(index))
+        site = np.empty(self._images.shape[1:], self.dtype)
+        self._load(self._row(index), site)
+        return site
 
     def __repr__(self) -> str:
         height, width = self.field_shape
@@ -116,7 +121,7 @@ class Store:
         sites = np.empty((len(rows), *self._images.shape[1:]), self.dtype)
 
         def read_into(position: int) -> None:
-            sites[position] = self._load(rows[position])
+            self._load(rows[position], sites[position])
 
         num_threads = min(MAX_READERS, num_cpus(), len(rows))
         if num_threads <= 1:
@@ -127,18 +132,27 @@ class Store:
                 list(pool.map(read_into, range(len(rows))))
         return sites
 
-    def _load(self, row: int) -> np.ndarray[Any, np.dtype[Any]]:
+    def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+        path = chunk_path(self.path, row)
         try:
-            return np.asarray(self._images[row])
+            if self._is_blosc:
+                _decode_frame(path.read_bytes(), out)
+            else:
+                out[...] = self._images[row]
         except (RuntimeError, ValueError, OSError) as error:
-            raise StoreError(
-                f"{chunk_path(self.path, row)}: the store is damaged: {error}; ingest it again"
-            ) from error
+            raise StoreError(f"{path}: the store is damaged: {error}; ingest it again") from error
 
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"no site {index} in a store of {len(self)}")
         return index % len(self)
+
+
+def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Decode a site's file, which is one Blosc frame: Zarr takes four times as long to do it."""
+    found = imagecodecs.blosc_decode(frame, out=out.data.cast("B"))
+    if len(found) != out.nbytes:
+        raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
 
 def open_store(path: str | Path) -> Store:

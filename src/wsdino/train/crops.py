@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -256,11 +257,17 @@ def resize_weights(side: Tensor, size: int, window: int) -> Tensor:
         (M, size, window) float32; columns from side[i] on are zero.
     """
     scale = (side.double() / size)[:, None, None]
+    widening = scale.clamp_min(1.0)
     centre = (torch.arange(size, device=side.device) + 0.5)[None, :, None] * scale
-    pixel = torch.arange(window, device=side.device)[None, None, :]
-    distance = ((pixel + 0.5 - centre) / scale.clamp_min(1.0)).abs()
+    # Only pixels within two (widened) units of the centre have weight.
+    reach = 2 * max(window / size, 1.0)
+    offsets = torch.arange(math.ceil(2 * reach) + 2, device=side.device)
+    pixel = (centre - 2 * widening).floor().long() + offsets
+    distance = ((pixel + 0.5 - centre) / widening).abs()
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    weights = torch.where(pixel < side[:, None, None], weights, 0.0)
-    return (weights / weights.sum(dim=-1, keepdim=True)).float()
+    weights = torch.where((pixel >= 0) & (pixel < side[:, None, None]), weights, 0.0)
+    weights = (weights / weights.sum(dim=-1, keepdim=True)).float()
+    whole = weights.new_zeros(len(side), size, window)
+    return whole.scatter_add_(2, pixel.clamp(0, window - 1), weights)
