@@ -50,7 +50,7 @@ PENETRANCE = (0.7, 1.0)
 # What the screens' own draws are relative to. Apart from the simulated screen's defaults, so that
 # these can change and the starter's screens stay as they are. A phenotype has no batches to respond
 # in: each screen is one.
-USUAL = Difficulty(effect=1.5, batch_biology=0.6, batch_response=0.0, compound_staining=1.2)
+USUAL = Difficulty(batch_biology=0.6, batch_response=0.0, compound_staining=1.2)
 NUISANCE = (0.2, 1.0)  # of batches, plates and wells, relative to the usual
 CELL_LINE = 1.5  # how far cell lines differ, in units of the traits' natural spread
 ZOOM = (0.7, 1.7)
