@@ -70,9 +70,13 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
     }  # fmt: skip
     if done.is_file():
         found = json.loads(done.read_text())
-        if found["asked"] == asked:
+        if found["asked"] != asked:
+            raise SystemExit(f"{done}: holds other settings; give another --out")
+        if found["results"]:
             return found["results"]  # type: ignore[no-any-return]
-        raise SystemExit(f"{done}: holds other settings; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    # From here on whatever lies in the folder is of these settings.
+    done.write_text(json.dumps({"asked": asked, "results": {}}))
     store_path = folder / "store"
     if not store_path.is_dir():
         screen = simulate(
@@ -99,11 +103,19 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
     results = {}
     for name, table in tables.items():
         profiles = make_profiles(table, normalisation="tvn")
-        for measure_name, strict in (("NSC", False), ("NSCB", True)):
-            match = match_moa(profiles, exclude_shared_batch=strict)
-            results[f"{name}: {measure_name}"] = [match.num_correct, match.num_total]
-    predicted = heldout_predictions(store, seed=seed, steps=given.steps)
-    predicted.to_csv(folder / "heldout.csv", index=False)
+        nsc, nscb = (match_moa(profiles, exclude_shared_batch=strict) for strict in (False, True))
+        results[f"{name}: NSC"] = [nsc.num_correct, nsc.num_total]
+        # The same treatments, so that only the candidates differ.
+        both = nsc.neighbours.merge(nscb.neighbours[["compound", "concentration"]])
+        results[f"{name}: NSC of those that NSCB asks for"] = [
+            int(both["correct"].sum()),
+            len(both),
+        ]
+        results[f"{name}: NSCB"] = [nscb.num_correct, nscb.num_total]
+    predictions = folder / "heldout.csv"
+    if not predictions.is_file():
+        heldout_predictions(store, seed=seed, steps=given.steps).to_csv(predictions, index=False)
+    predicted = pd.read_csv(predictions)
     right = predicted["predicted"] == predicted["Metadata_MoA"]
     results["supervised, held-out compounds: accuracy"] = [int(right.sum()), len(right)]
     done.write_text(json.dumps({"asked": asked, "results": results}, indent=2) + "\n")
