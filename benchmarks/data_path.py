@@ -28,8 +28,8 @@ from torch import Tensor
 
 from timing import machine, spread_of, take_turns
 from wsdino.config import Config, load_config
-from wsdino.model.model import ModelSpec
 from wsdino.model.precision import autocast, uses_bfloat16
+from wsdino.model.spec import ModelSpec
 from wsdino.screen.ingest import ingest
 from wsdino.train.fields import Fields
 from wsdino.train.objectives import SelfDistillation

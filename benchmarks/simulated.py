@@ -132,7 +132,8 @@ def random_table(store: Store, seed: int) -> pd.DataFrame:
 
 def untrained_table(store: Store, seed: int) -> pd.DataFrame:
     """Embed by the demo's small vision transformer with its initial weights."""
-    from wsdino.model.model import Architecture, Model, ModelSpec
+    from wsdino.model.model import Model
+    from wsdino.model.spec import Architecture, ModelSpec
     from wsdino.profile.embed import embed_store
     from wsdino.train.train import initial_networks
 

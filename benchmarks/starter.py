@@ -19,7 +19,8 @@ import pandas as pd
 
 from wsdino.evaluate.intervals import average_precisions, clustered_interval
 from wsdino.evaluate.matching import match_moa
-from wsdino.model.model import Model, build_networks, starter_spec
+from wsdino.model.model import Model
+from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.profile.classical import classical_table
 from wsdino.profile.embed import embed_store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wsdino.model.model import Architecture, ModelSpec
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.screen.store import Store, open_store
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
@@ -164,10 +164,10 @@ def _note_anchors(path: Path) -> None:
 
     whole_step, anchors = Trainer._step, []
 
-    def step(self: Trainer, number: int, plan: Any, batch: Any) -> Any:
+    def step(self: Trainer, number: int, plan: Any, views: Any, **rest: Any) -> Any:
         if len(anchors) < self.total_steps:
             anchors.append(plan.anchors)
             np.save(path, np.stack(anchors))
-        return whole_step(self, number, plan, batch)
+        return whole_step(self, number, plan, views, **rest)
 
     Trainer._step = step  # type: ignore[method-assign]

@@ -15,9 +15,9 @@ from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wsdino.errors import ConfigError, InputError
-from wsdino.model.model import Architecture, TileSummary
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
+from wsdino.model.spec import Architecture, TileSummary
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 

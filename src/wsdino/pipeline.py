@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsdino.config import Config
-    from wsdino.model.model import Model, ModelSpec
+    from wsdino.model.model import Model
+    from wsdino.model.spec import ModelSpec
     from wsdino.screen.store import Store
     from wsdino.train.options import Optimisation, WeakPositives
 
@@ -65,7 +66,7 @@ def open_run_store(config: Config, out: Path) -> Store:
 
 def model_spec(config: Config, store: Store) -> ModelSpec:
     """Describe the model that a config asks for on a store's channels."""
-    from wsdino.model.model import ModelSpec
+    from wsdino.model.spec import ModelSpec
 
     return ModelSpec(
         channels=store.channels,

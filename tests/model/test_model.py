@@ -10,8 +10,9 @@ import torch
 
 from helpers_train import TINY
 from wsdino.errors import ModelError
-from wsdino.model.model import Architecture, Model, ModelSpec, build_networks, load_model
+from wsdino.model.model import Model, load_model
 from wsdino.model.scaling import InputScaling
+from wsdino.model.spec import Architecture, ModelSpec, build_networks
 from wsdino.model.tiles import tile_starts
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 from wsdino.config import load_config
 from wsdino.errors import ModelError
-from wsdino.model.model import STARTER_TILE, Model, build_networks, load_model, starter_spec
+from wsdino.model.model import Model, load_model
+from wsdino.model.spec import STARTER_TILE, build_networks, starter_spec
 from wsdino.model.weights import starter_folder
 
 WEIGHTS = starter_folder() / "model.safetensors"

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.model import Architecture, ModelSpec, build_networks, load_model
+from wsdino.model.model import load_model
+from wsdino.model.spec import Architecture, ModelSpec, build_networks
 from wsdino.model.weights import load_backbone_weights, read_state_dict
 from wsdino.train.head import DINOHead
 
@@ -325,7 +326,7 @@ class Hub(Folder):
 HUB_SCRIPT = """
 import sys, torch
 from wsdino.errors import ModelError
-from wsdino.model.model import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec, build_networks
 
 def networks(name):
     spec = ModelSpec(("a", "b"), architecture=Architecture(backbone=name))

@@ -16,8 +16,9 @@ import torch
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import ModelError, OutputError, TableError
-from wsdino.model.model import Architecture, Model, ModelSpec
+from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.profile import embed
 from wsdino.profile.embed import embed_store, write_embeddings
 from wsdino.profile.tables import read_table

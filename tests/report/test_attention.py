@@ -9,8 +9,9 @@ from generated_run import MeanModel, MemoryStore
 from PIL import Image
 
 from wsdino.errors import InputError
-from wsdino.model.model import Architecture, Model, ModelSpec, build_networks
+from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
+from wsdino.model.spec import Architecture, ModelSpec, build_networks
 from wsdino.report.attention import (
     attention_figure,
     attention_panels,

@@ -62,9 +62,9 @@ def test_compiled_training_equals_training(
     torch.compiler.reset()
     whole_step = Trainer._step
 
-    def step(self: Trainer, number: int, *rest: Any) -> dict[str, float]:
+    def step(self: Trainer, number: int, *rest: Any, **named: Any) -> dict[str, float]:
         with torch._dynamo.config.patch(error_on_recompile=number > 0):
-            return whole_step(self, number, *rest)
+            return whole_step(self, number, *rest, **named)
 
     monkeypatch.setattr(Trainer, "_step", step)
     monkeypatch.setitem(COMPILED, "backend", backend)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers_train import TINY
-from wsdino.model.model import ModelSpec
+from wsdino.model.spec import ModelSpec
 from wsdino.train.contrast import Contrast, label_logits, label_prototypes
 from wsdino.train.options import Distillation
 from wsdino.train.train import initial_networks

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers_train import TINY
-from wsdino.model.model import ModelSpec
+from wsdino.model.spec import ModelSpec
 from wsdino.train.head import logits
 from wsdino.train.loss import koleo_loss
 from wsdino.train.objectives import Classification, HeadedNetworks, SelfDistillation

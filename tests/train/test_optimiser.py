@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from wsdino.model.backbone import small_vit
 from wsdino.train.head import DINOHead
 from wsdino.train.objectives import update_ema
-from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
+from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
 
 
 def test_decay_is_for_matrices_and_kernels_alone() -> None:
@@ -119,3 +120,35 @@ def test_moving_average_at_its_ends(momentum: float) -> None:
     expected = (current if momentum == 0 else average).weight.detach().clone()
     update_ema(average, current, momentum=momentum)
     assert torch.equal(average.weight, expected)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_leave_weights_and_state_as_they_are(number: float) -> None:
+    """As if the step had not been asked for: all that follows is bit for bit the same."""
+    layers = [nn.Linear(3, 2)]
+    layers.append(copy.deepcopy(layers[0]))
+    optimisers = [adamw(layer) for layer in layers]
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(6):
+        given = torch.randn(5, 3, generator=generator)
+        is_bad = turn in (0, 3)
+        for layer, optimiser, may_skip in zip(layers, optimisers, (True, False), strict=True):
+            if is_bad and not may_skip:
+                continue
+            set_schedule(optimiser, lr=0.1, weight_decay=0.5)
+            layer(given).square().sum().backward()
+            numbers = torch.tensor([1.0, number if is_bad else 2.0])
+            if is_bad:
+                for parameter in layer.parameters():
+                    assert parameter.grad is not None
+                    parameter.grad.mul_(number)
+            step_if_finite(optimiser, numbers)
+            optimiser.zero_grad(set_to_none=True)
+    for ours, theirs in zip(*(layer.parameters() for layer in layers), strict=True):
+        assert torch.equal(ours, theirs)
+    states = [optimiser.state_dict()["state"] for optimiser in optimisers]
+    for index, state in states[1].items():
+        assert {key: value.tolist() for key, value in state.items()} == {
+            key: value.tolist() for key, value in states[0][index].items()
+        }
+        assert state["step"] == 4

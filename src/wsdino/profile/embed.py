@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from wsdino.errors import ModelError, OutputError
-from wsdino.model.scaling import as_tensor
+from wsdino.model.upload import upload
 from wsdino.profile.parts import TablePart, merge_parts
 from wsdino.profile.tables import suffix_of
 from wsdino.progress import Meter, say
@@ -137,10 +137,7 @@ def _embedded(
     ]
 
     def read(rows: NDArray[np.int64]) -> Tensor:
-        pixels = as_tensor(store.read(rows))
-        if model.device.type != "cuda":
-            return pixels
-        return pixels.pin_memory().to(model.device, non_blocking=True)
+        return upload(store.read(rows), model.device)
 
     with ThreadPoolExecutor(max_workers=1) as executor:
         coming = [executor.submit(read, rows) for rows in batches[:NUM_PREFETCHED]]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsdino.errors import ConfigError
 from wsdino.model.scaling import as_float
+from wsdino.model.upload import send
 from wsdino.train.options import Count, NonNegative  # noqa: TC001 pydantic reads them
 
 if TYPE_CHECKING:
@@ -208,20 +209,21 @@ def cut(
         (V * B, C, size, size) float32, view by view.
     """
     device = fields.device
-
-    def flat(values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values.reshape(-1, *values.shape[2:]))).to(
-            device
-        )
-
-    index, side = flat(sites), flat(draw.side)
+    index, side, top, left, flip_y, flip_x, transpose = send(
+        np.stack(
+            [sites, draw.side, draw.top, draw.left, draw.flip_y, draw.flip_x, draw.transpose]
+        ).reshape(7, -1),
+        device,
+    )
+    jitter = np.stack([draw.factor, draw.shift])
+    factor, shift = send(jitter.reshape(2, sites.size, -1, 1, 1), device)
     window = int(draw.side.max())
     pixel = torch.arange(window, device=device)
     # A smaller crop than the window repeats its last pixel; resizing gives it no weight.
     places = torch.minimum(pixel, side[:, None] - 1)
     mirrored = (side[:, None] - 1 - pixel).clamp_min(0)
-    rows = flat(draw.top)[:, None] + torch.where(flat(draw.flip_y)[:, None], mirrored, places)
-    columns = flat(draw.left)[:, None] + torch.where(flat(draw.flip_x)[:, None], mirrored, places)
+    rows = top[:, None] + torch.where(flip_y[:, None] > 0, mirrored, places)
+    columns = left[:, None] + torch.where(flip_x[:, None] > 0, mirrored, places)
     channels = torch.arange(fields.shape[1], device=device)
     pixels = fields[
         index[:, None, None, None],
@@ -234,8 +236,9 @@ def cut(
     if (draw.side != size).any():
         weights = resize_weights(side, size, window)
         crops = weights[:, None] @ crops @ weights[:, None].transpose(-1, -2)
-    crops = torch.where(flat(draw.transpose)[:, None, None, None], crops.transpose(-1, -2), crops)
-    return crops * flat(draw.factor)[..., None, None] + flat(draw.shift)[..., None, None]
+    crops = torch.where(transpose[:, None, None, None] > 0, crops.transpose(-1, -2), crops)
+    altered: Tensor = crops * factor + shift
+    return altered
 
 
 def resize_weights(side: Tensor, size: int, window: int) -> Tensor:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsdino.model.scaling import as_tensor
-from wsdino.progress import say
+from wsdino.model.upload import upload
+from wsdino.progress import Meter, say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsdino.model.scaling import InputScaling
     from wsdino.screen.store import Store
+
+READ_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Fields:
         self, store: Store, *, scaling: InputScaling, device: torch.device, residency: str
     ) -> None:
         self._store, self._device = store, device
-        self._offset, self._gain = (torch.from_numpy(x) for x in scaling.for_store(store))
+        self._offset, self._gain = scaling.for_store(store)
         num_bytes = len(store) * store.dtype.itemsize * len(store.channels)
         num_bytes *= store.field_shape[0] * store.field_shape[1]
         free = free_memory(device)
@@ -80,24 +82,28 @@ class Fields:
             f"fields: {num_bytes / 2**20:.0f} MiB, {free / 2**20:.0f} MiB free on {device}: "
             + ("kept in its memory" if resident else "streamed from the store")
         )
-        self._all: FieldBatch | None = None
-        if resident:
-            self._all = self._batch(np.arange(len(store)), sites=None)
+        self._all = self._whole_store() if resident else None
 
     def fetch(self, sites: NDArray[np.int64]) -> FieldBatch:
         """Return the fields of some sites, each once."""
         if self._all is not None:
             return self._all
         unique = np.unique(sites)
-        return self._batch(unique, sites=unique)
+        return self._batch(upload(self._store.read(unique), self._device), unique)
 
-    def _batch(self, rows: NDArray[np.int64], *, sites: NDArray[np.int64] | None) -> FieldBatch:
-        pixels = as_tensor(self._store.read(rows))
-        if self._device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return FieldBatch(
-            pixels.to(self._device, non_blocking=True),
-            self._offset[rows].to(self._device),
-            self._gain[rows].to(self._device),
-            sites,
-        )
+    def _whole_store(self) -> FieldBatch:
+        """Read part by part: what is on its way is in memory twice."""
+        rows = np.arange(len(self._store))
+        with Meter("read", len(rows)) as meter:
+            first = upload(self._store.read(rows[:1]), self._device)
+            pixels = first.new_empty(len(rows), *first.shape[1:])
+            for start in range(0, len(rows), READ_AT_ONCE):
+                part = rows[start : start + READ_AT_ONCE]
+                pixels[start : start + len(part)] = upload(self._store.read(part), self._device)
+                meter.advance(len(part))
+        return self._batch(pixels, None)
+
+    def _batch(self, pixels: Tensor, sites: NDArray[np.int64] | None) -> FieldBatch:
+        rows = slice(None) if sites is None else sites
+        offset, gain = (upload(x[rows], self._device) for x in (self._offset, self._gain))
+        return FieldBatch(pixels, offset, gain, sites)

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -71,3 +72,36 @@ class Journal:
             if key != "step":
                 shown = math.nan if value is None else value
                 self._writer.add_scalar(key, shown, int(record["step"] or 0))
+
+
+# What the progress line shows of a record, in this order.
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "kl": "KL {:.3f}",
+    "teacher_entropy": "teacher entropy {:.2f}",
+    "assignment_entropy": "assignments {:.2f}",
+    "accuracy": "accuracy {:.0%}",
+    "embedding_std": "spread {:.2f}",
+    "embedding_rank": "rank {:.1f}",
+    "plate_clustering": "by plate {:+.2f}",
+    "grad_norm": "gradient {:.2g}",
+    "samples_per_s": "{:.0f} samples/s",
+    "data_wait": "data wait {:.0%}",
+}
+
+
+def note_of(record: Mapping[str, float]) -> str:
+    """Return what the progress line shows of a record."""
+    return ", ".join(text.format(record[key]) for key, text in _SHOWN.items() if key in record)
+
+
+def summary_of(record: Record) -> str | None:
+    """Say how a teacher used its prototypes in the end, where it has some."""
+    entropy, spread = record.get("teacher_entropy"), record.get("assignment_entropy")
+    highest = record.get("teacher_entropy_max")
+    if entropy is None or spread is None or highest is None:
+        return None
+    return (
+        f"teacher entropy {entropy:.2f} of at most {highest:.2f} nats; assignments spread over "
+        f"{math.exp(spread):.0f} of {math.exp(highest):.0f} prototypes"
+    )

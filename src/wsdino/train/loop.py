@@ -6,7 +6,6 @@ import hashlib
 import math
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsdino.errors import ConfigError, TrainingError
 from wsdino.model.precision import autocast, uses_bfloat16
+from wsdino.model.upload import send
 from wsdino.progress import Meter, say
 from wsdino.train import distributed
 from wsdino.train.checkpoint import load_newest, save_checkpoint
 from wsdino.train.collapse import name_collapse
-from wsdino.train.journal import Journal
-from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
-from wsdino.train.plan import Planner, StepPlan, cut_views
+from wsdino.train.journal import Journal, note_of, summary_of
+from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
+from wsdino.train.prefetch import Prefetch
+from wsdino.train.reading import Reading
 from wsdino.train.schedules import cosine
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from wsdino.train.fields import FieldBatch, Fields
+    from wsdino.train.fields import Fields
     from wsdino.train.journal import Record
     from wsdino.train.objectives import Measured, Metrics, TrainingObjective
     from wsdino.train.options import Optimisation
+    from wsdino.train.plan import Planner, StepPlan
     from wsdino.train.watch import PlateWatch
 
 # Records in a row in which images cluster by plate before it is said: at the start they may.
@@ -128,41 +130,36 @@ class Trainer:
             with (
                 _stop_requests() as stop_requested,
                 Meter("train", self.total_steps, first) as meter,
-                ThreadPoolExecutor(max_workers=1) as executor,
+                self._prefetch(first) as prefetch,
                 distributed.lost_processes(),
             ):
-                self._steps(first, executor, stop_requested, journal, meter)
-            if journal and (summary := _summary(journal.records[-1])):
+                self._steps(first, prefetch, stop_requested, journal, meter)
+            if journal and (summary := summary_of(journal.records[-1])):
                 say(summary)
 
     def _steps(
         self,
         first: int,
-        executor: ThreadPoolExecutor,
+        prefetch: Prefetch,
         stop_requested: Callable[[], bool],
         journal: Journal | None,
         meter: Meter,
     ) -> None:
         last_save = last_log = time.monotonic()
-        bad_steps, waited, last_logged = 0, 0.0, first
+        bad_steps, last_logged = 0, first
         shown: Metrics = {}
         self.module.train()
-        upcoming = executor.submit(self._prepare, first)
         for step in range(first, self.total_steps):
-            before = time.monotonic()
-            plan, batch = upcoming.result()
-            waited += time.monotonic() - before
-            if step + 1 < self.total_steps:
-                upcoming = executor.submit(self._prepare, step + 1)
-            record = self._step(step, plan, batch)
+            plan, views = prefetch.take()
+            record = self._step(step, plan, views, meanwhile=prefetch.cut_ahead)
             bad_steps = 0 if record["applied"] else bad_steps + 1
             done = step + 1
             if self._is_logged(done, record):
                 now = time.monotonic()
                 elapsed = max(now - last_log, 1e-9)
                 record["samples_per_s"] = (done - last_logged) * self.options.batch_size / elapsed
-                record["data_wait"] = waited / elapsed
-                last_log, last_logged, waited = now, done, 0.0
+                record["data_wait"] = prefetch.waited_s / elapsed
+                last_log, last_logged, prefetch.waited_s = now, done, 0.0
                 self._log(record, plan, journal)
             if bad_steps >= self.options.max_bad_steps:
                 # Skipped steps leave no trace: this is the state before them.
@@ -173,7 +170,7 @@ class Trainer:
                     "is kept; try a lower train.learning_rate in a new run folder"
                 )
             shown |= record
-            meter.advance(1, _note(shown))
+            meter.advance(1, note_of(shown))
             overdue = time.monotonic() - last_save > 60 * self.options.checkpoint_minutes
             stopping, due = self._agree(stop_requested(), overdue)
             # Two checkpoints are kept: bad steps must not push out the last good state.
@@ -215,12 +212,20 @@ class Trainer:
                 say(f"warning: step {record['step']:.0f}: {found}")
             self._last_named[kind] = now
 
-    def _prepare(self, step: int) -> tuple[StepPlan, FieldBatch]:
+    def _prefetch(self, first: int) -> Prefetch:
         start = distributed.rank() * self.share
-        plan = self.planner.plan(step).part(slice(start, start + self.share))
-        return plan, self.fields.fetch(plan.needed)
+        return Prefetch(
+            self.planner,
+            self.fields,
+            share=slice(start, start + self.share),
+            clip=self.clip,
+            steps=range(first, self.total_steps),
+        )
 
-    def _step(self, step: int, plan: StepPlan, batch: FieldBatch) -> Metrics:
+    def _step(
+        self, step: int, plan: StepPlan, views: list[Tensor], *, meanwhile: Callable[[], None]
+    ) -> Metrics:
+        """Take a step; `meanwhile` is called when all but the teacher's move is on its way."""
         opt, epoch = self.options, step / self.steps_per_epoch
         warmup = round(opt.warmup_epochs * self.steps_per_epoch)
         lr = cosine(
@@ -243,20 +248,23 @@ class Trainer:
             **self.objective.before_step(epoch),
         }
         self._seed_torch(step)
-        views = cut_views(plan, batch, self.planner.views, clip=self.clip)
-        labels = self.label_codes[torch.from_numpy(plan.anchors).to(self.device)]
+        labels = self.label_codes[send(plan.anchors, self.device)]
         with autocast(self.device, enabled=self.bfloat16):
             targets = self.objective.target(views, labels)
         measured = self._accumulate_gradients(views, targets)
         self.objective.after_backward(epoch)
         # A multi-network module is clipped network by network, as if each trained alone.
         norm = clip_gradients(self._parameters_by_network(), opt.clip_gradient)
-        # Everything that is read off the device in a step is read here, at once.
-        values = torch.stack([*measured.values(), norm]).tolist()
+        # Everything that is read off the device in a step is read here, at once, and not before
+        # the device has something else to do.
+        numbers = torch.stack([*measured.values(), norm])
+        reading = Reading(numbers)
+        step_if_finite(self.optimiser, numbers)
+        meanwhile()
+        values = reading.result()
         record |= dict(zip([*measured, "grad_norm"], values, strict=True))
-        finite = math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
+        finite = all(map(math.isfinite, values))
         if finite:
-            self.optimiser.step()
             self.objective.after_step()
         self.optimiser.zero_grad(set_to_none=True)
         record["applied"] = float(finite)
@@ -341,38 +349,6 @@ class Trainer:
                 f"{self.folder}: the processes of this job found other {what} there; store and "
                 "run folder must lie on a file system that all hosts share"
             )
-
-
-# What the progress line shows of a record, in this order.
-_SHOWN = {
-    "loss": "loss {:.3f}",
-    "kl": "KL {:.3f}",
-    "teacher_entropy": "teacher entropy {:.2f}",
-    "assignment_entropy": "assignments {:.2f}",
-    "accuracy": "accuracy {:.0%}",
-    "embedding_std": "spread {:.2f}",
-    "embedding_rank": "rank {:.1f}",
-    "plate_clustering": "by plate {:+.2f}",
-    "grad_norm": "gradient {:.2g}",
-    "samples_per_s": "{:.0f} samples/s",
-    "data_wait": "data wait {:.0%}",
-}
-
-
-def _note(record: Metrics) -> str:
-    return ", ".join(text.format(record[key]) for key, text in _SHOWN.items() if key in record)
-
-
-def _summary(record: Record) -> str | None:
-    """Say how a teacher used its prototypes in the end, where it has some."""
-    entropy, spread = record.get("teacher_entropy"), record.get("assignment_entropy")
-    highest = record.get("teacher_entropy_max")
-    if entropy is None or spread is None or highest is None:
-        return None
-    return (
-        f"teacher entropy {entropy:.2f} of at most {highest:.2f} nats; assignments spread over "
-        f"{math.exp(spread):.0f} of {math.exp(highest):.0f} prototypes"
-    )
 
 
 @contextmanager

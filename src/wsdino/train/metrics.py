@@ -32,6 +32,10 @@ def effective_rank(features: Tensor) -> Tensor:
     centred = features - features.mean(dim=0)
     if not centred.isfinite().all():
         return centred.new_tensor(float("nan"), dtype=torch.float64)
-    eigenvalues = torch.linalg.svdvals(centred.double()).square()
+    centred = centred.double()
+    # Rows or columns, whichever are fewer: other than zero, the eigenvalues are the same.
+    wide = centred.shape[0] < centred.shape[1]
+    products = centred @ centred.T if wide else centred.T @ centred
+    eigenvalues = torch.linalg.eigvalsh(products).clamp_min(0)
     total = eigenvalues.sum()
     return entropy(eigenvalues / total.clamp_min(1e-30)).exp()

@@ -33,6 +33,23 @@ def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: f
         group["weight_decay"] = weight_decay if index == 0 else 0.0
 
 
+def step_if_finite(optimiser: torch.optim.Optimizer, numbers: Tensor) -> None:
+    """Take a step if all numbers are finite, else leave weights and state as they are.
+
+    The device decides by itself: nothing is read off it, so that it need not run dry meanwhile.
+
+    Parameters
+    ----------
+    optimiser
+        A fused one; its step looks for `found_inf`, as ``torch.amp.GradScaler`` sets it.
+    numbers
+        (n,) on the device of the weights.
+    """
+    optimiser.found_inf = (~numbers.isfinite().all()).float()  # type: ignore[attr-defined]
+    optimiser.step()
+    del optimiser.found_inf  # type: ignore[attr-defined]
+
+
 def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> Tensor:
     """Clip the gradient norm of each network by itself; return the largest norm before it.
 

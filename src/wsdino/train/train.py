@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 from wsdino.errors import ConfigError
-from wsdino.model.model import Model, ModelSpec, build_networks
+from wsdino.model.model import Model
+from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.train import distributed
 from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit

@@ -1,0 +1,189 @@
+"""What a model is made of, and how its networks are built from that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wsdino.errors import ModelError
+from wsdino.model.backbone import SMALL_VIT, small_vit, timm_backbone
+from wsdino.model.networks import ChannelMode, ChannelNetworks
+from wsdino.model.scaling import InputScaling
+from wsdino.model.weights import (
+    load_backbone_weights,
+    local_weights,
+    read_state_dict,
+    starter_folder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+TileSummary = Literal["mean", "median"]
+PRETRAINED = "timm"
+"""The value of ``weights`` that asks timm for the weights belonging to the backbone's name."""
+STARTER_TILE = 64
+"""Side in px of the tiles by which the starter sees fields, near that of its training crops."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a backbone looks like; all but `backbone` and `pool` shape the small ViT alone.
+
+    Parameters
+    ----------
+    backbone
+        ``vit`` for the small vision transformer, or a timm name.
+    image_size
+        Side in px at which the positional embedding is native.
+    patch_size, dim, depth, num_heads, stem
+        See :func:`wsdino.model.backbone.small_vit`.
+    pool
+        ``token`` or ``avg``.
+    """
+
+    backbone: str = SMALL_VIT
+    image_size: int = 64
+    patch_size: int = 8
+    dim: int = 192
+    depth: int = 6
+    num_heads: int = 3
+    stem: str = "conv"
+    pool: str = "token"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a model again, but for its weights.
+
+    Parameters
+    ----------
+    channels
+        Names, in the order of the image's channel axis.
+    mode
+        Channel mode, see :class:`~wsdino.model.networks.ChannelNetworks`.
+    architecture
+        What each network's backbone looks like.
+    scaling
+        Input scaling.
+    tile
+        Side in px of the tiles that a field is seen by; None: the whole field at once.
+    tile_grid
+        Rows and columns of tiles; None: as few as cover the field.
+    tile_summary
+        ``mean`` or element-wise ``median`` over tiles (of an even number the lower of the two
+        middle values, as in the paper's code).
+    """
+
+    channels: tuple[str, ...]
+    mode: ChannelMode = "shared"
+    architecture: Architecture = field(default_factory=Architecture)
+    scaling: InputScaling = field(default_factory=InputScaling)
+    tile: int | None = None
+    tile_grid: tuple[int, int] | None = None
+    tile_summary: TileSummary = "mean"
+
+    def to_json(self) -> str:
+        """Serialise as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Inverse of :meth:`to_json`."""
+        values = json.loads(text)
+        values["architecture"] = Architecture(**values["architecture"])
+        values["scaling"] = InputScaling(**values["scaling"])
+        values["channels"] = tuple(values["channels"])
+        values["tile_grid"] = tuple(values["tile_grid"]) if values["tile_grid"] else None
+        return cls(**values)
+
+
+def build_networks(
+    spec: ModelSpec,
+    *,
+    drop_path: float = 0.0,
+    weights: str | Path | Mapping[str, str | Path] | None = None,
+) -> ChannelNetworks:
+    """Build the networks of a spec, from random or given weights.
+
+    Parameters
+    ----------
+    spec
+        What to build.
+    drop_path
+        Stochastic depth rate of the last block, rising linearly from zero (training only).
+    weights
+        None: random, from torch's generator; ``timm``: what timm has for the backbone's name;
+        ``starter``: the backbone that the package ships (needs :func:`starter_spec`'s
+        architecture); a file or an http(s) URL: the same for every network; a mapping: one for each
+        channel.
+
+    Raises
+    ------
+    ModelError
+        If the backbone or the weights aren't there, or don't fit each other.
+    """
+    arch = spec.architecture
+
+    def build(in_channels: int) -> nn.Module:
+        if arch.backbone == SMALL_VIT:
+            vit: nn.Module = small_vit(
+                in_channels=in_channels,
+                image_size=arch.image_size,
+                patch_size=arch.patch_size,
+                dim=arch.dim,
+                depth=arch.depth,
+                num_heads=arch.num_heads,
+                stem=arch.stem,
+                pool=arch.pool,
+                drop_path=drop_path,
+            )
+            return vit
+        return timm_backbone(
+            arch.backbone,
+            in_channels=in_channels,
+            image_size=arch.image_size,
+            pool=arch.pool,
+            drop_path=drop_path,
+            pretrained=weights == PRETRAINED,
+        )
+
+    networks = ChannelNetworks(spec.channels, spec.mode, build)
+    if weights is None or weights == PRETRAINED:
+        return networks
+    for network, source in zip(networks.networks, _sources(spec, weights), strict=True):
+        state = read_state_dict(local_weights(source))
+        load_backbone_weights(network, state, origin=str(source))
+    return networks
+
+
+def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) -> list[str | Path]:
+    if isinstance(weights, str | Path):
+        return [weights] * (len(spec.channels) if spec.mode == "per_channel" else 1)
+    if spec.mode != "per_channel" or set(weights) != set(spec.channels):
+        raise ModelError(
+            f"model.weights names {', '.join(weights)}: a file per channel needs model.mode "
+            f"per_channel and exactly the channels {', '.join(spec.channels)}"
+        )
+    return [weights[channel] for channel in spec.channels]
+
+
+def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) -> ModelSpec:
+    """Describe the starter backbone on a screen's channels.
+
+    A small vision transformer that sees one channel at a time, pretrained on simulated cells of
+    random biology, stains and optics; its model card is `docs/starter.md`.
+
+    Parameters
+    ----------
+    channels
+        Names, in the order of the image's channel axis; any number.
+    tile
+        As in :class:`ModelSpec`.
+    """
+    spec = ModelSpec.from_json((starter_folder() / "config.json").read_text())
+    return replace(spec, channels=tuple(channels), tile=tile)
