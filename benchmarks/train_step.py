@@ -7,6 +7,9 @@ softmax for every pair of views, one parameter after another in optimiser and mo
 have the same ViT from timm, batch, views and head, and take turns in one process. Needs the extra
 `bench`.
 
+On a GPU several steps are timed together (`--steps`), so that each contender may queue work ahead,
+and with `--compile` ours is also tried with CUDA graphs.
+
 Appends a table for each model to OUT/train_step.md, with the share of the measured matrix
 peak that the step's model FLOPs come to, and what a profile of ours says about the rest.
 """
@@ -23,21 +26,25 @@ from typing import TYPE_CHECKING
 import timm
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from timing import machine, matrix_product, spread_of, synchronise, take_turns
-from wsdino.model.model import Architecture, ModelSpec
+from timing import machine, matrix_product, seconds, spread_of, take_turns
 from wsdino.model.precision import autocast
-from wsdino.train.objectives import SelfDistillation
-from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
+from wsdino.model.spec import Architecture, ModelSpec
+from wsdino.train.objectives import COMPILED, SelfDistillation
+from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
 from wsdino.train.options import Distillation
+from wsdino.train.reading import Reading
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Step = Callable[[list[Tensor]], object]
 
 PROTOTYPES, HIDDEN, BOTTLENECK = 65_536, 2048, 256
 LEARNING_RATE, STUDENT_TEMP, TEACHER_TEMP, MOMENTUM = 1e-5, 0.1, 0.04, 0.99
@@ -58,10 +65,15 @@ def backbone_of(name: str, channels: int) -> nn.Module:
 
 
 def ours(
-    name: str, views: list[Tensor], *, bfloat16: bool, compiled: bool = False
-) -> Callable[[], object]:
+    name: str,
+    channels: int,
+    device: torch.device,
+    *,
+    bfloat16: bool,
+    compiled: bool = False,
+    graphs: bool = False,
+) -> Step:
     """Step (a)."""
-    device, channels = views[0].device, views[0].shape[2]
     spec = ModelSpec(
         channels=tuple(map(str, range(channels))),
         mode="joint",
@@ -81,13 +93,19 @@ def ours(
         epochs=100,
     )
     module = module.to(device).train()
-    if compiled:
+    if compiled or graphs:
+        before = dict(COMPILED)
+        COMPILED.update({"mode": "reduce-overhead"} if graphs else {})
         module.compile_parts()
+        COMPILED.clear()
+        COMPILED.update(before)
     optimiser = adamw(module.trainable)
     set_schedule(optimiser, lr=LEARNING_RATE, weight_decay=0.04)
-    labels = torch.zeros(views[0].shape[1], dtype=torch.int64, device=device)
 
-    def step() -> None:
+    def step(views: list[Tensor]) -> None:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        labels = torch.zeros(views[0].shape[1], dtype=torch.int64, device=device)
         module.before_step(10.0)
         with autocast(device, enabled=bfloat16):
             targets = module.target(views, labels)
@@ -95,21 +113,22 @@ def ours(
         loss.backward()
         module.after_backward(10.0)
         norm = clip_gradients([module.trainable.parameters()], 3.0)
-        torch.stack([*measured.values(), norm]).tolist()
-        optimiser.step()
+        numbers = torch.stack([*measured.values(), norm])
+        reading = Reading(numbers)
+        step_if_finite(optimiser, numbers)
+        reading.result()
         module.after_step()
         optimiser.zero_grad(set_to_none=True)
 
     return step
 
 
-def lightly_s(name: str, views: list[Tensor], *, bfloat16: bool) -> Callable[[], object]:
+def lightly_s(name: str, channels: int, device: torch.device, *, bfloat16: bool) -> Step:
     """Step (b)."""
     from lightly.loss import DINOLoss
     from lightly.models.modules import DINOProjectionHead
     from lightly.models.utils import update_momentum
 
-    device, channels = views[0].device, views[0].shape[2]
     student = backbone_of(name, channels).to(device).train()
     head, teacher_head = (
         DINOProjectionHead(student.num_features, HIDDEN, BOTTLENECK, PROTOTYPES).to(device)
@@ -122,9 +141,9 @@ def lightly_s(name: str, views: list[Tensor], *, bfloat16: bool) -> Callable[[],
     criterion = DINOLoss(PROTOTYPES, student_temp=STUDENT_TEMP).to(device)
     parameters = [*student.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.04)
-    num_global, num_all = len(views[0]), sum(len(x) for x in views)
 
-    def step() -> None:
+    def step(views: list[Tensor]) -> None:
+        num_global, num_all = len(views[0]), sum(len(x) for x in views)
         update_momentum(student, teacher, m=MOMENTUM)
         update_momentum(head, teacher_head, m=MOMENTUM)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -166,9 +185,8 @@ class PlainHead(nn.Module):
         return logits
 
 
-def plain(name: str, views: list[Tensor]) -> Callable[[], object]:
+def plain(name: str, channels: int, device: torch.device) -> Step:
     """Step (c)."""
-    device, channels = views[0].device, views[0].shape[2]
     backbone = backbone_of(name, channels)
     student = nn.ModuleList([backbone, PlainHead(backbone.num_features)]).to(device).train()
     teacher = copy.deepcopy(student).eval().requires_grad_(requires_grad=False)
@@ -176,9 +194,9 @@ def plain(name: str, views: list[Tensor]) -> Callable[[], object]:
         student.parameters(), lr=LEARNING_RATE, weight_decay=0.04, foreach=False
     )
     center = torch.zeros(1, PROTOTYPES, device=device)
-    num_global, num_all = len(views[0]), sum(len(x) for x in views)
 
-    def step() -> None:
+    def step(views: list[Tensor]) -> None:
+        num_global, num_all = len(views[0]), sum(len(x) for x in views)
         with torch.no_grad():
             z = teacher[1](teacher[0](views[0].flatten(0, 1)))
             targets = ((z - center) / TEACHER_TEMP).softmax(dim=-1).chunk(num_global)
@@ -209,10 +227,11 @@ def plain(name: str, views: list[Tensor]) -> Callable[[], object]:
 
 def model_flops(name: str, channels: int) -> float:
     """Count the floating point operations that a step needs for one image."""
-    step = plain(name, [x[:, :1] for x in views_of(1, channels, torch.device("cpu"))])
+    cpu = torch.device("cpu")
+    step, views = plain(name, channels, cpu), views_of(1, channels, cpu)
     # Attention by plain products is what the counter knows on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        step()
+        step(views)
     return float(counter.get_total_flops())
 
 
@@ -225,16 +244,22 @@ def views_of(batch: int, channels: int, device: torch.device) -> list[Tensor]:
 
 
 def shares(step: Callable[[], object], device: torch.device) -> list[str]:
-    """Name what one step of ours spends its time on, from a profile, as rows of a table."""
+    """Name what ours spends its time on, from a profile, as rows of a table.
+
+    On a GPU, what its kernels take, by the operation that started them, and how long it has
+    nothing to do.
+    """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as record:
-        step()
-        synchronise(device)
+        wall = seconds(step, device)
     attribute = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     times = dict.fromkeys([*GROUPS, "elementwise and rest"], 0.0)
     for event in record.key_averages():
+        # A kernel's time is that of its operation already.
+        if event.device_type != DeviceType.CPU:
+            continue
         key = event.key.lower()
         group = next(
             (name for name, parts in GROUPS.items() if any(part in key for part in parts)),
@@ -242,6 +267,9 @@ def shares(step: Callable[[], object], device: torch.device) -> list[str]:
         )
         times[group] += getattr(event, attribute)
     total = sum(times.values()) or 1.0
+    if device.type == "cuda":
+        times["idle"] = max(0.0, 1e6 * wall - total)
+        total += times["idle"]
     return [f"| {name} | {100 * t / total:.0f} % |" for name, t in times.items()]
 
 
@@ -250,22 +278,42 @@ def compare(name: str, given: argparse.Namespace) -> str:
     device = torch.device(given.device)
     torch.manual_seed(0)
     views = views_of(given.batch, given.channels, device)
+    built = name, given.channels, device
     size = 8192 if device.type == "cuda" else 2048
     peaks = {
         f"peak {str(dtype).removeprefix('torch.')}": matrix_product(dtype, device, size=size)
         for dtype in (torch.float32, torch.bfloat16)
     }
-    steps: dict[str, Callable[[], object]] = {
-        "(a) wsdino, bfloat16": ours(name, views, bfloat16=True),
-        "(a) wsdino, float32": ours(name, views, bfloat16=False),
-        "(b) lightly, float32": lightly_s(name, views, bfloat16=False),
-        "(b) lightly, bfloat16": lightly_s(name, views, bfloat16=True),
-        "(c) plain, float32": plain(name, views),
+    steps = {
+        "(a) wsdino, bfloat16": ours(*built, bfloat16=True),
+        "(a) wsdino, float32": ours(*built, bfloat16=False),
+        "(b) lightly, float32": lightly_s(*built, bfloat16=False),
+        "(b) lightly, bfloat16": lightly_s(*built, bfloat16=True),
+        "(c) plain, float32": plain(*built),
     }
     if given.compile:
-        steps["(a) wsdino, bfloat16, compiled"] = ours(name, views, bfloat16=True, compiled=True)
-    turns = steps | {key: work for key, (work, _) in peaks.items()}
-    times = take_turns(turns, rounds=given.rounds, device=device)
+        steps["(a) wsdino, bfloat16, compiled"] = ours(*built, bfloat16=True, compiled=True)
+    refused = ""
+    if given.compile and device.type == "cuda":
+        graphs = ours(*built, bfloat16=True, graphs=True)
+        try:
+            for _ in range(3):
+                graphs(views)
+            steps["(a) wsdino, bfloat16, CUDA graphs"] = graphs
+        except RuntimeError as error:
+            refused = f"With CUDA graphs ours fails: {str(error).splitlines()[0]}"
+
+    def several(step: Step) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(given.steps):
+                step(views)
+
+        return work
+
+    turns = {key: several(step) for key, step in steps.items()}
+    times = take_turns(
+        turns | {key: work for key, (work, _) in peaks.items()}, rounds=given.rounds, device=device
+    )
     flops = model_flops(name, given.channels)
     best = {key: statistics.median(peaks[key][1] / t for t in times[key]) for key in peaks}
     lines = [
@@ -280,13 +328,14 @@ def compare(name: str, given: argparse.Namespace) -> str:
         "|---|---|---|---|",
     ]
     for key in steps:
-        rates = [given.batch / t for t in times[key]]
+        rates = [given.steps * given.batch / t for t in times[key]]
         reached = statistics.median(rates) * flops
         columns = [f"{100 * reached / value:.0f} %" for value in best.values()]
         lines.append(f"| {key} | {spread_of(rates)} | {' | '.join(columns)} |")
     first = next(iter(steps))
+    lines += ["", refused] if refused else []
     lines += ["", f"Profile of {first}:", "", "| part | time |", "|---|---|"]
-    lines += [*shares(steps[first], device), ""]
+    lines += [*shares(turns[first], device), ""]
     return "\n".join(lines) + "\n"
 
 
@@ -300,9 +349,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="timed together; default 1, on a GPU 10")
     parser.add_argument("--compile", action="store_true", help="ours compiled as well")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    given.steps = given.steps or (10 if given.device == "cuda" else 1)
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.models:
         section = compare(name, given)
