@@ -65,11 +65,15 @@ class Meter:
         Number of units in all.
     done
         Units that were finished before this process started (a resumed run).
+    last_line
+        Whether a plain line comes at the end even if it took less than ten seconds.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int, done: int = 0, *, last_line: bool = True
+    ) -> None:
         self.description, self.total, self.done = description, total, done
-        self._first = done
+        self._first, self._has_last_line = done, last_line
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not _State.is_quiet:
@@ -92,7 +96,7 @@ class Meter:
     def __exit__(self, *exc: object) -> None:
         if self._bar:
             self._bar.stop()
-        elif self.done > self._first and exc[0] is None:
+        elif self.done > self._first and self._has_last_line and exc[0] is None:
             self._line("")
 
     def advance(self, units: int = 1, note: str = "") -> None:
@@ -102,6 +106,7 @@ class Meter:
             self._bar.update(self._task, completed=self.done, note=note)
         elif time.monotonic() - self._last_line >= PLAIN_LINE_EVERY_S:
             self._line(note)
+            self._has_last_line = True
 
     def _line(self, note: str) -> None:
         now = time.monotonic()

@@ -94,7 +94,7 @@ class Fields:
     def _whole_store(self) -> FieldBatch:
         """Read part by part: what is on its way is in memory twice."""
         rows = np.arange(len(self._store))
-        with Meter("read", len(rows)) as meter:
+        with Meter("read", len(rows), last_line=False) as meter:
             first = upload(self._store.read(rows[:1]), self._device)
             pixels = first.new_empty(len(rows), *first.shape[1:])
             for start in range(0, len(rows), READ_AT_ONCE):
