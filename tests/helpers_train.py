@@ -138,7 +138,11 @@ def _train_in_process(
 
     from wsdino.errors import TrainingError
     from wsdino.train.distributed import finish
+    from wsdino.train.objectives import COMPILED
     from wsdino.train.train import train
+
+    # What is compiled stays whole graphs, but without generated code, which takes minutes.
+    COMPILED["backend"] = "aot_eager"
 
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, sys.stdout.fileno())
