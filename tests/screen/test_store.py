@@ -62,6 +62,17 @@ def test_it_reads_several_sites_in_any_order(store):
     assert sum(1 for _ in store) == 72
 
 
+def test_reading_into_memory_that_is_there(store: Store) -> None:
+    room = np.full((4, *store.shape[1:]), 7, store.dtype)
+    found = store.read([2, 0, 2], room[:3])
+    assert found.base is room
+    np.testing.assert_array_equal(room[:3], store.read([2, 0, 2]))
+    assert (room[3] == 7).all()
+    for wrong in (room, room[:3].astype(np.int32), room[:3, :1]):
+        with pytest.raises(ValueError, match="these sites are uint16"):
+            store.read([2, 0, 2], wrong)
+
+
 def test_its_statistics(store):
     assert set(store.statistics) == {"mean", "std", "p01", "p50", "p99"}
     pixels = store.read(range(len(store))).astype(np.float64)
@@ -92,8 +103,12 @@ def _mean(store: Store, index: int) -> float:
     return float(store.read([index, index]).mean())
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+# Python 3.12 and later warn of a fork while there are threads.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_it_works_in_other_processes(store, method):
+    """Also in a fork of a process that has read from it, with threads that the fork lacks."""
+    assert _mean(store, 3) == store[3].mean()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[3], store[3])
     with ProcessPoolExecutor(1, mp_context=get_context(method)) as pool:
         assert pool.submit(_mean, store, 3).result() == store[3].mean()

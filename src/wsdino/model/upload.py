@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def send(values: NDArray[np.generic], device: torch.device) -> Tensor:
+def send(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
     """Queue the copying of a small array to a device, behind what is queued there already.
 
     Parameters
@@ -25,14 +25,14 @@ def send(values: NDArray[np.generic], device: torch.device) -> Tensor:
     device
         Where they are needed, by the current stream.
     """
-    tensor = as_tensor(values)
+    tensor = values if isinstance(values, torch.Tensor) else as_tensor(values)
     if device.type != "cuda":
         return tensor.to(device)
     # From memory that isn't pinned, torch would first wait until the stream has run dry.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def upload(values: NDArray[np.generic], device: torch.device) -> Tensor:
+def upload(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
     """Copy a large array to a device, past what is queued there; returns when it is there.
 
     It travels on a stream of its own, so that a thread can fetch the next fields while kernels work

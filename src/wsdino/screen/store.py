@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,12 @@ class Store:
         return tuple(self.attributes["channels"])
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Sites, channels, height and width in pixels."""
+        sites, channels, height, width = self._images.shape
+        return int(sites), int(channels), int(height), int(width)
+
+    @property
     def field_shape(self) -> tuple[int, int]:
         """Height and width of a field in pixels."""
         height, width = self._images.shape[2:]
@@ -99,37 +105,50 @@ class Store:
         table = np.load(self.path / STATISTICS)
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
 
-    def read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[Any]]:
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray[Any, Any],
+        out: np.ndarray[Any, np.dtype[Any]] | None = None,
+    ) -> np.ndarray[Any, np.dtype[Any]]:
         """Read several sites at once, in several threads.
 
         Parameters
         ----------
         indices
             n site numbers, in any order; negative ones count from the end.
+        out
+            (n, C, H, W) of the store's type, each site contiguous, to read into: fresh memory costs
+            nearly as much time as decoding does.
 
         Returns
         -------
         numpy.ndarray
-            (n, C, H, W), in the order of `indices`.
+            (n, C, H, W), in the order of `indices`: `out` where it was given.
 
         Raises
         ------
         IndexError
             There is no such site.
+        ValueError
+            `out` has another shape or type.
         """
         rows = [self._row(int(index)) for index in indices]
-        sites = np.empty((len(rows), *self._images.shape[1:]), self.dtype)
+        shape = (len(rows), *self._images.shape[1:])
+        sites = np.empty(shape, self.dtype) if out is None else out
+        if (sites.shape, sites.dtype) != (shape, self.dtype):
+            raise ValueError(
+                f"out is {sites.dtype} {sites.shape}; these sites are {self.dtype} {shape}"
+            )
+        num_readers = max(1, min(MAX_READERS, num_cpus(), len(rows)))
 
-        def read_into(position: int) -> None:
-            self._load(rows[position], sites[position])
+        def read_share(reader: int) -> None:
+            for position in range(reader, len(rows), num_readers):
+                self._load(rows[position], sites[position])
 
-        num_threads = min(MAX_READERS, num_cpus(), len(rows))
-        if num_threads <= 1:
-            for position in range(len(rows)):
-                read_into(position)
+        if num_readers == 1:
+            read_share(0)
         else:
-            with ThreadPoolExecutor(num_threads) as pool:
-                list(pool.map(read_into, range(len(rows))))
+            list(_readers(os.getpid()).map(read_share, range(num_readers)))
         return sites
 
     def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
@@ -146,6 +165,12 @@ class Store:
         if not -len(self) <= index < len(self):
             raise IndexError(f"no site {index} in a store of {len(self)}")
         return index % len(self)
+
+
+@cache
+def _readers(_process: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them would take as long as they have work. A fork has its own."""
+    return ThreadPoolExecutor(MAX_READERS, thread_name_prefix="wsdino-reader")
 
 
 def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:

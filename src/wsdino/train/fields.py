@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsdino.model.scaling import as_tensor
 from wsdino.model.upload import upload
 from wsdino.progress import Meter, say
 
@@ -74,33 +76,43 @@ class Fields:
     ) -> None:
         self._store, self._device = store, device
         self._offset, self._gain = scaling.for_store(store)
-        num_bytes = len(store) * store.dtype.itemsize * len(store.channels)
-        num_bytes *= store.field_shape[0] * store.field_shape[1]
+        num_bytes = math.prod(store.shape) * store.dtype.itemsize
         free = free_memory(device)
         resident = residency == "device" or (residency == "auto" and num_bytes < free / 2)
         say(
             f"fields: {num_bytes / 2**20:.0f} MiB, {free / 2**20:.0f} MiB free on {device}: "
             + ("kept in its memory" if resident else "streamed from the store")
         )
+        self._host: Tensor | None = None
         self._all = self._whole_store() if resident else None
 
     def fetch(self, sites: NDArray[np.int64]) -> FieldBatch:
-        """Return the fields of some sites, each once."""
+        """Return the fields of some sites, each once; they are valid until the next call."""
         if self._all is not None:
             return self._all
         unique = np.unique(sites)
-        return self._batch(upload(self._store.read(unique), self._device), unique)
+        return self._batch(self._read(unique), unique)
+
+    def _read(self, sites: NDArray[np.int64]) -> Tensor:
+        """Read into memory that is there already, and pinned where a GPU copies from it."""
+        num = len(sites)
+        if self._host is None or len(self._host) < num:
+            host = as_tensor(np.empty((num, *self._store.shape[1:]), self._store.dtype))
+            self._host = host.pin_memory() if self._device.type == "cuda" else host
+        self._store.read(sites, self._host[:num].numpy().view(self._store.dtype))
+        return upload(self._host[:num], self._device)
 
     def _whole_store(self) -> FieldBatch:
         """Read part by part: what is on its way is in memory twice."""
         rows = np.arange(len(self._store))
         with Meter("read", len(rows), last_line=False) as meter:
-            first = upload(self._store.read(rows[:1]), self._device)
+            first = self._read(rows[:1])
             pixels = first.new_empty(len(rows), *first.shape[1:])
             for start in range(0, len(rows), READ_AT_ONCE):
                 part = rows[start : start + READ_AT_ONCE]
-                pixels[start : start + len(part)] = upload(self._store.read(part), self._device)
+                pixels[start : start + len(part)] = self._read(part)
                 meter.advance(len(part))
+        self._host = None
         return self._batch(pixels, None)
 
     def _batch(self, pixels: Tensor, sites: NDArray[np.int64] | None) -> FieldBatch:
