@@ -33,6 +33,8 @@ COMMANDS = (
     "profile",
     "evaluate",
     "attention",
+    "export",
+    "import",
     "report",
 )
 

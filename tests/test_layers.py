@@ -18,6 +18,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     ("__init__", "__main__"),
     ("cli",),
+    ("exchange",),
     ("pipeline", "prepare", "stages"),
     ("report",),
     ("evaluate",),
@@ -25,10 +26,10 @@ LAYERS = (
     ("train",),
     ("model",),
     ("screen",),
-    ("errors", "progress"),
+    ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}
-SEES_CONFIG = {"__init__", "cli", "config", "pipeline", "prepare"}
+SEES_CONFIG = {"__init__", "cli", "config", "exchange", "pipeline", "prepare"}
 HEAVY = {"torch", "torchvision", "timm", "umap", "matplotlib"}
 
 

@@ -456,7 +456,7 @@ def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
 def test_the_frozen_baseline_is_the_network_as_it_starts(place: Path, tmp_path: Path) -> None:
     settings = ["screen.source=null", f"screen.store={place / 'run' / 'store'}"]
     config, store = load(place, *settings), open_store(place / "run" / "store")
-    spec = model_spec(config, store)
+    spec = model_spec(config, store.channels)
     start = initial_networks(spec, seed=7)
     torch.save(start.networks[0].state_dict(), tmp_path / "start.pth")
     settings += [f"model.weights={tmp_path / 'start.pth'}", "baselines.names=[untrained, frozen]"]

@@ -6,18 +6,16 @@ import os
 import signal
 import sys
 import traceback
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from wsdino import stopping
 from wsdino.errors import InputError, JobError, WsdinoError
 from wsdino.progress import complain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 app = typer.Typer(
     name="wsdino",
@@ -66,7 +64,6 @@ def _is_job() -> bool:
 
 class _State:
     debug = False
-    stopped = False
 
 
 @app.command()
@@ -275,6 +272,44 @@ def attention_command(
         typer.echo(path)
 
 
+@app.command(name="export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Copy a run's model out: safetensors, its config, and a card that says where it is from."""
+    from wsdino.exchange import export_model
+
+    export_model(run, out)
+    typer.echo(out)
+
+
+@app.command(name="import")
+def import_command(
+    weights: Annotated[
+        list[str], typer.Argument(help="File or URL of DINO, WS-DINO or timm; or CHANNEL=FILE ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    like: Annotated[
+        str, typer.Option(help="Preset or YAML file that names backbone, scaling and tiles.")
+    ] = "paper",
+    channel: Annotated[
+        list[str] | None, typer.Option(help="Channel of the screen, in order; may be repeated.")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Make a model of weights that other code has saved."""
+    from wsdino.config import load_config
+    from wsdino.exchange import import_model, weights_by_channel
+
+    # A file for each channel is a network for each channel.
+    given = isinstance(weights_by_channel(weights), dict)
+    mode = ["model.mode=per_channel"] if given else []
+    config = load_config(like, [*mode, *(settings or [])])
+    import_model(weights, out, config=config, channels=channel or [])
+    typer.echo(out)
+
+
 @app.command(name="report")
 def report_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -306,46 +341,20 @@ def _read_table(path: Path, design: Path | None) -> Any:
     return attach_metadata(table, read_manifest(design, check_files=False))
 
 
-STOPPED = "stopped by a signal; what is finished is kept"
-
-
-class _Stopped(BaseException):
-    """A signal came; no `except Exception` on the way may swallow it."""
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C unwind, so that no partial file stays; training has its own way."""
-
-    def stop(_number: int, _frame: object) -> NoReturn:
-        _State.stopped = True
-        raise _Stopped
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, stop) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-
-
 def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
-    _State.stopped = False
     try:
-        with _stoppable():
+        with stopping.stoppable():
             (_run_in_job if _is_job() else app)()
-    except _Stopped:
-        _end(STOPPED, 1)
+    except stopping.Stopped:
+        _end(stopping.STOPPED, 1)
     except WsdinoError as error:
         if _State.debug:
             traceback.print_exc()
         _end(_one_line(error), error.exit_status, is_lost=isinstance(error, JobError))
     except Exception as error:
-        if _State.stopped:
-            # Compiled code turns what a signal raises in it into an error of its own.
-            _end(STOPPED, 1)
+        if stopping.has_come():
+            _end(stopping.STOPPED, 1)
         if _State.debug:
             raise
         told = f"{type(error).__name__}: {_one_line(error)} (--debug shows where)"

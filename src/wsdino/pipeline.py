@@ -64,12 +64,12 @@ def open_run_store(config: Config, out: Path) -> Store:
     return open_store(config.screen.store or out / "store")
 
 
-def model_spec(config: Config, store: Store) -> ModelSpec:
-    """Describe the model that a config asks for on a store's channels."""
+def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
+    """Describe the model that a config asks for on a screen's channels."""
     from wsdino.model.spec import ModelSpec
 
     return ModelSpec(
-        channels=store.channels,
+        channels=channels,
         mode=config.model.mode,
         architecture=config.architecture,
         scaling=config.input,
@@ -103,7 +103,7 @@ def _train(
         train(
             store,
             out,
-            spec=model_spec(config, store),
+            spec=model_spec(config, store.channels),
             optimisation=optimisation or config.train,
             distillation=config.distill,
             weak_positives=pairing or config.pairing,
@@ -145,7 +145,7 @@ def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
     from wsdino.profile.embed import write_embeddings
 
     # Tiles are the config's, not those that the weights were saved with.
-    current = Model(model_spec(config, store), model.networks, device=model.device)
+    current = Model(model_spec(config, store.channels), model.networks, device=model.device)
     write_embeddings(current, store, path, batch_size=config.embed.batch_size)
 
 
@@ -249,7 +249,7 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         _train(config, store, folder, out, name="dino: train", optimisation=own, pairing=unpaired)
 
     def as_it_starts(path: Path) -> None:
-        spec = model_spec(config, store)
+        spec = model_spec(config, store.channels)
         weights = config.model.weights if name == "frozen" else None
         networks = initial_networks(spec, seed=config.seed, weights=weights)
         model = Model(spec, networks, device=resolve_device(config.device))

@@ -1,0 +1,134 @@
+"""Models in and out: exported runs, and weights that other code has trained."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from wsdino.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from wsdino.config import Config
+
+CARD = "README.md"
+MODEL_FILES = {CARD, "config.json", "model.safetensors"}
+
+
+def export_model(run: Path, out: Path) -> None:
+    """Copy a run's model out of its folder, with a card that says where it comes from.
+
+    Parameters
+    ----------
+    run
+        Run folder with a trained model.
+    out
+        Folder to write: absent, empty, or an exported model, which is replaced. It gets
+        ``config.json``, ``model.safetensors`` and ``README.md``.
+
+    Raises
+    ------
+    ModelError
+        If there is no trained model.
+    OutputError
+        If `out` holds something else, or can't be written.
+    """
+    from wsdino.model.model import load_model
+    from wsdino.report.card import model_card
+    from wsdino.report.runfolder import read_run
+    from wsdino.stages import write_text
+
+    record, model = read_run(run), load_model(run)
+    _require_room(out, run)
+    card = model_card(record, model.spec, num_features=len(model.feature_names))
+    try:
+        model.save(out)
+    except OSError as error:
+        raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
+    write_text(out / CARD, card)
+
+
+def import_model(
+    weights: Sequence[str], out: Path, *, config: Config, channels: Sequence[str]
+) -> None:
+    """Make a model of weights that DINO, WS-DINO or timm code has saved.
+
+    Parameters
+    ----------
+    weights
+        A file or URL that serves every network, or ``CHANNEL=FILE`` for each channel.
+    out
+        Folder to write, as for :func:`export_model`.
+    config
+        Channel mode, architecture, input scaling and tiles are taken from it.
+    channels
+        Names in the order of the image's channel axis; with ``CHANNEL=FILE`` they are known.
+
+    Raises
+    ------
+    InputError
+        If weights and channels don't say together which network sees what.
+    ModelError
+        If a file can't be read, or does not fit the architecture.
+    OutputError
+        If `out` holds something else, or can't be written.
+    """
+    from wsdino.model.model import Model
+    from wsdino.model.spec import build_networks
+    from wsdino.pipeline import model_spec
+
+    found = weights_by_channel(weights)
+    if isinstance(found, dict):
+        channels = _require_same_channels(channels, found)
+    elif not channels:
+        raise InputError(
+            f"{found}: which channels is it for? name each with --channel, or give CHANNEL=FILE "
+            "for each"
+        )
+    _require_room(out)
+    spec = model_spec(config, tuple(channels))
+    model = Model(spec, build_networks(spec, weights=found))
+    try:
+        model.save(out)
+    except OSError as error:
+        raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
+
+
+def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
+    """Tell one file for all from a file for each channel.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or a channel is named twice.
+    """
+    named = [re.fullmatch(r"([^=/\\:]+)=(.+)", text) for text in weights]
+    if len(weights) == 1 and named[0] is None:
+        return weights[0]
+    found: dict[str, str] = {}
+    for text, match in zip(weights, named, strict=True):
+        if match is None:
+            raise InputError(f"{text}: of several files each must be given as CHANNEL=FILE")
+        if match[1] in found:
+            raise InputError(f"{text}: channel {match[1]} has {found[match[1]]} already")
+        found[match[1]] = match[2]
+    return found
+
+
+def _require_same_channels(channels: Sequence[str], weights: dict[str, str]) -> Sequence[str]:
+    if channels and set(channels) != set(weights):
+        raise InputError(
+            f"--channel {', '.join(channels)}: the files are for {', '.join(weights)}; leave "
+            "--channel out, or name the same ones in the order of the images"
+        )
+    return channels or list(weights)
+
+
+def _require_room(out: Path, run: Path | None = None) -> None:
+    if run is not None and out.resolve() in {run.resolve(), (run / "model").resolve()}:
+        raise OutputError(f"{out}: is the run itself; give --out a new folder")
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if (out.exists() and not out.is_dir()) or (found and not found <= MODEL_FILES):
+        raise OutputError(f"{out}: is there and is no model; give --out a new or empty folder")

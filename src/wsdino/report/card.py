@@ -1,0 +1,147 @@
+"""The model card: what an exported model is, where it comes from, and what was measured with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from wsdino.evaluate.results import results_table
+from wsdino.report.words import display_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wsdino.model.spec import ModelSpec
+    from wsdino.report.runfolder import RunRecord
+
+_COLUMNS = {"name": "", "nsc": "NSC [95 % CI]", "nscb": "NSCB [95 % CI]", "map": "mAP"}
+
+
+def model_card(record: RunRecord, spec: ModelSpec, *, num_features: int) -> str:
+    """Describe a run's model in Markdown.
+
+    Parameters
+    ----------
+    record
+        What the run folder holds; whatever is absent is left out.
+    spec
+        The model.
+    num_features
+        Length of its embedding of a field.
+
+    Returns
+    -------
+    str
+        Its network and input, how it was trained, and the run's results beside its baselines'.
+    """
+    config = _config(record)
+    facts = [*_model_facts(spec, num_features), *_training_facts(record, config)]
+    parts = [f"# {record.name}", _table(["", ""], facts), _USE]
+    if record.results:
+        parts += ["## Measured", _origin(record), _results(record)]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """## Use
+
+```
+wsdino embed MODEL STORE --out sites.parquet
+```
+
+```python
+model = wsdino.load_model("MODEL")
+vectors = model.embed(images)  # (N, C, H, W) unscaled integers -> (N, F) float32
+```"""
+
+
+def _config(record: RunRecord) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(record.config)
+    except yaml.YAMLError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
+    network, scaling = spec.architecture, spec.scaling
+    shape = network.backbone
+    if network.backbone == "vit":
+        shape = (
+            f"vision transformer, {network.depth} blocks of width {network.dim}, patches of "
+            f"{network.patch_size} px"
+        )
+    bounds = f", {scaling.low:g} to {scaling.high:g}" if scaling.method == "fixed" else ""
+    tiles = "whole fields"
+    if spec.tile:
+        grid = " x ".join(map(str, spec.tile_grid or ())) or "as many as cover the field"
+        tiles = f"tiles of {spec.tile} px, {grid}, {spec.tile_summary}"
+    return [
+        ("channels", ", ".join(spec.channels)),
+        ("network", f"{shape}; {spec.mode}"),
+        ("input scaling", scaling.method + bounds),
+        ("sees", tiles),
+        ("embedding", f"{num_features} features of a field"),
+    ]
+
+
+def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequence[str]]:
+    facts: list[Sequence[str]] = []
+    train, pairing = config.get("train") or {}, config.get("pairing") or {}
+    if train and pairing:
+        label = pairing.get("label")
+        facts.append(
+            ("trained by", f"{train.get('objective')}, weak label {label}, from {_start(config)}")
+        )
+    metrics = record.metrics.get("run")
+    if metrics is not None and {"step", "samples"} <= set(metrics):
+        last = metrics.iloc[-1]
+        facts.append(("training", f"{last['step']:.0f} steps, {last['samples']:.0f} samples"))
+    if record.coverage:
+        number, labels = record.coverage.get("num_sites"), record.coverage.get("num_labels")
+        facts.append(("trained on", f"{number} fields of {labels} labels{_screen(config)}"))
+    versions = record.environment.get("versions") or {}
+    if versions:
+        named = (f"{name} {versions[name]}" for name in ("wsdino", "torch", "timm"))
+        facts.append(("made with", ", ".join(named)))
+    if "seed" in record.environment:
+        facts.append(("seed", str(record.environment["seed"])))
+    return facts
+
+
+def _start(config: Mapping[str, Any]) -> str:
+    """Say from which weights a training started; paths of a machine are nobody else's business."""
+    weights = (config.get("model") or {}).get("weights")
+    if weights is None:
+        return "random weights"
+    names = weights.values() if isinstance(weights, dict) else [weights]
+    return ", ".join(Path(name).name for name in names)
+
+
+def _screen(config: Mapping[str, Any]) -> str:
+    screen = config.get("screen") or {}
+    source = screen.get("source") or screen.get("store")
+    return f" ({Path(source).name})" if source else ""
+
+
+def _origin(record: RunRecord) -> str:
+    made = record.results.get("normalisation") or {}
+    return (
+        f"On the screen that it was trained on: {record.results.get('num_treatments')} treatments, "
+        f"normalisation {made.get('method')} fitted on {made.get('fitted_on')}, aggregation "
+        f"{record.results.get('aggregation')}, treatments in several batches: "
+        f"{record.results.get('multi_batch')}."
+    )
+
+
+def _results(record: RunRecord) -> str:
+    named = {display_name(name): results for name, results in record.everyone.items()}
+    rows = [[row[key] for key in _COLUMNS] for row in results_table(named)]
+    return _table(list(_COLUMNS.values()), rows)
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    # A bar would end the cell.
+    return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in row)} |" for row in lines)

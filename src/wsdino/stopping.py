@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C: a command unwinds and leaves no partial file; training has its own way."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STOPPED = "stopped by a signal; what is finished is kept"
+
+
+class Stopped(BaseException):
+    """A signal came; no `except Exception` on the way may swallow it."""
+
+
+class _State:
+    has_come = False
+
+
+def has_come() -> bool:
+    """Whether a signal has come: compiled code turns what is raised there into other errors."""
+    return _State.has_come
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise :class:`Stopped` where a signal comes."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        _State.has_come = True
+        raise Stopped
+
+    _State.has_come = False
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

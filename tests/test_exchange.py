@@ -1,0 +1,190 @@
+"""Models in and out: what is exported is the run's model, what is imported the file's network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from helpers_run import call, write_tiny_config
+from helpers_screen import write_bbbc021_folder
+from helpers_weights import NAME, SIZE, embedding_of_grey, rgb_vit, save_dino, save_ws_dino
+from wsdino.model.model import load_model
+from wsdino.profile.tables import read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LIKE = {
+    "preset": "paper",
+    "architecture": {"backbone": NAME, "image_size": SIZE},
+    "embed": {"tile": SIZE, "tile_grid": [1, 1], "tile_summary": "median"},
+}
+CHANNELS = ("DAPI", "Tubulin", "Actin")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a screen, a tiny run in `run`, a config for imports, and weight files."""
+    from wsdino.config import load_config
+    from wsdino.pipeline import run
+
+    folder = tmp_path_factory.mktemp("exchange")
+    screen = write_bbbc021_folder(folder / "screen", num_sites=1)
+    names = {"names": ["classical"]}
+    config = write_tiny_config(folder / "tiny.yaml", baselines=names)
+    run(load_config(config, [f"screen.source={screen}"]), folder / "run")
+    (folder / "like.yaml").write_text(yaml.safe_dump(LIKE))
+    for seed, channel in enumerate(CHANNELS):
+        save_ws_dino(rgb_vit(seed=seed, depth=12), folder / f"{channel}.pth")
+    save_dino(rgb_vit(seed=5, depth=12), folder / "dino.pth")
+    return folder
+
+
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch, place: Path) -> Callable[..., int]:
+    """Call the command line where the files are."""
+    monkeypatch.chdir(place)
+    return lambda *arguments: call(monkeypatch, *arguments)
+
+
+def fields() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 9000, (2, 3, 48, 64), dtype=np.uint16)
+
+
+def cells(card: str, first: str) -> list[str]:
+    """The row of a card's table that begins with a cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines()]
+    (row,) = [row for row in rows if row[0] == first]
+    return row[1:]
+
+
+def test_an_exported_model_is_the_run_s(
+    go: Callable[..., int], place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    assert go("export", "run", "--out", out) == 0
+    assert capfd.readouterr().out == f"{out}\n"
+    assert {path.name for path in out.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    ours, theirs = load_model(out), load_model(place / "run")
+    assert ours.spec == theirs.spec
+    np.testing.assert_array_equal(ours.embed(fields()), theirs.embed(fields()))
+    # It stands alone, and may be exported again.
+    shutil.copytree(place / "run" / "model", tmp_path / "gone" / "model")
+    assert go("export", tmp_path / "gone", "--out", out) == 0
+    np.testing.assert_array_equal(load_model(out).embed(fields()), theirs.embed(fields()))
+    assert "Measured" not in (out / "README.md").read_text(), "nothing is known of that run"
+
+
+def test_the_card_says_what_the_model_is_and_what_was_measured(
+    go: Callable[..., int], place: Path, tmp_path: Path
+) -> None:
+    assert go("export", "run", "--out", tmp_path / "model") == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.startswith("# run\n")
+    results = json.loads((place / "run" / "results.json").read_text())
+    for name, found in (
+        ("this run", results),
+        ("classical statistics", results["baselines"]["classical"]),
+    ):
+        assert cells(card, name)[0].startswith(f"{found['nsc_correct']}/{found['nsc_total']} = ")
+        assert cells(card, name)[1].startswith(f"{found['nscb_correct']}/{found['nscb_total']} = ")
+    assert cells(card, "channels") == [", ".join(CHANNELS)]
+    assert cells(card, "trained by") == ["distill, weak label compound, from random weights"]
+    (trained,) = cells(card, "trained on")
+    assert trained.endswith(" labels (screen)")
+    assert cells(card, "seed") == ["0"]
+    assert str(place) not in card, "no path of this machine"
+    assert "None" not in card
+
+
+def test_a_file_for_each_channel_becomes_a_network_for_each(
+    go: Callable[..., int], tmp_path: Path
+) -> None:
+    """The paper's way: three checkpoints, the images clipped at 10,000 and divided by it."""
+    files = [f"{channel}={channel}.pth" for channel in ("Actin", "DAPI", "Tubulin")]
+    order = [word for channel in CHANNELS for word in ("--channel", channel)]
+    out = tmp_path / "model"
+    assert go("import", *files, *order, "--like", "like.yaml", "--out", out) == 0
+    model = load_model(out)
+    assert model.channels == CHANNELS
+    assert model.spec.mode == "per_channel"
+    top, left = (48 - SIZE) // 2, (64 - SIZE) // 2
+    images = torch.from_numpy(fields().astype(np.float32)).clamp(0, 10_000) / 10_000
+    tile = images[..., top : top + SIZE, left : left + SIZE]
+    for seed, network in enumerate(model.networks.networks):
+        vit = rgb_vit(seed=seed, depth=12)
+        with torch.inference_mode():
+            theirs = embedding_of_grey(vit, tile[:, seed : seed + 1]).numpy()
+            ours = network(tile[:, seed : seed + 1]).numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        block = model.embed(fields())[:, 192 * seed : 192 * (seed + 1)]
+        np.testing.assert_allclose(block, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_one_file_serves_every_channel_and_embeds_a_store(
+    go: Callable[..., int], tmp_path: Path
+) -> None:
+    out, table = tmp_path / "model", tmp_path / "sites.parquet"
+    order = [word for channel in CHANNELS for word in ("--channel", channel)]
+    settings = ["--like", "like.yaml", "--set", "model.mode=shared"]
+    assert go("import", "dino.pth", *order, *settings, "--out", out) == 0
+    assert go("embed", out, "run/store", "--out", table) == 0
+    found = read_table(table)
+    assert sum(name.startswith("emb_Tubulin_") for name in found) == 192
+    assert load_model(out).spec.mode == "shared"
+
+
+OUT = ("--out", "new")
+TO = ("--like", "like.yaml", *OUT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("import", "dino.pth", *TO), "dino.pth: which channels is it for?"),
+        (("import", "dino.pth", "Actin=Actin.pth", *TO), "dino.pth: of several files each must"),
+        (("import", "A=DAPI.pth", "A=Actin.pth", *TO), "A=Actin.pth: channel A has DAPI.pth"),
+        (
+            ("import", "A=DAPI.pth", "--channel", "B", *TO),
+            "--channel B: the files are for A",
+        ),
+        (("import", "A=absent.pth", *TO), "absent.pth: no such weight file"),
+        (("import", "A=like.yaml", *TO), "like.yaml: not a readable weight file"),
+        (("import", "A=DAPI.pth", *OUT), "does not fit this backbone"),
+        (("import", "A=DAPI.pth", "--like", "papr", *OUT), "papr"),
+        (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "run"), "run: is there and is"),
+        (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "like.yaml"), "is no model"),
+        (("import", "A=DAPI.pth", "--set", "embed.tile=30", *TO), "embed.tile 30"),
+        (("export", "run", "--out", "run"), "run: is the run itself"),
+        (("export", "run", "--out", "run/model"), "run/model: is the run itself"),
+        (("export", "run", "--out", "screen"), "screen: is there and is no model"),
+        (("export", "screen", *OUT), "screen: neither a finished run nor an exported model"),
+        (("export", "absent", *OUT), "absent: no such run folder"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(
+    go: Callable[..., int],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[Any, ...],
+    line: str,
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    assert go(*arguments) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    (told,) = printed.err.splitlines()
+    assert told.startswith("wsdino: ")
+    assert line in told
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
