@@ -121,9 +121,15 @@ def simulate_command(
 @app.command(name="ingest")
 def ingest_command(
     source: Annotated[
-        Path, typer.Argument(help="BBBC021 folder, LoadData CSV or manifest (CSV, Parquet).")
+        Path,
+        typer.Argument(
+            help="BBBC021 folder, OME-Zarr plate or folder of such, LoadData CSV, or manifest."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Store to write.")],
+    design: Annotated[
+        Path | None, typer.Option(help="Table of wells that says which got what.")
+    ] = None,
     control: Annotated[
         list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
     ] = None,
@@ -132,7 +138,7 @@ def ingest_command(
     """Convert a screen into a store; goes on where it was stopped."""
     from wsdino.screen.ingest import ingest
 
-    store = ingest(source, out, controls=control, workers=workers)
+    store = ingest(source, out, design=design, controls=control, workers=workers)
     manifest = store.manifest
     height, width = store.field_shape
     typer.echo(

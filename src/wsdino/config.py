@@ -36,6 +36,8 @@ class ScreenSection(_Section):
 
     # What `wsdino ingest` reads; not needed if the store is there already.
     source: Path | None = None
+    # Table of wells that says which got what, where the source doesn't.
+    design: Path | None = None
     # The store to read, or to make from the source; by default RUN/store.
     store: Path | None = None
     # Compounds that are negative controls; by default Metadata_Control, else DMSO.

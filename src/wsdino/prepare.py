@@ -62,8 +62,9 @@ def prepare(
     resolve_device(config.device)
     path = config.screen.store or out / "store"
     absolute = {
-        "source": config.screen.source and config.screen.source.absolute(),
-        "store": config.screen.store and config.screen.store.absolute(),
+        name: value and value.absolute()
+        for name in ("source", "design", "store")
+        for value in [getattr(config.screen, name)]
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
     distributed.only_first(lambda: _check_and_note(config, resolved, out, path, evaluated))
@@ -86,7 +87,9 @@ def _check_and_note(
     source = config.screen.source
     if source is not None and not path.exists():
         # Ingesting may take an hour: what would be refused after it is refused before.
-        manifest = read_manifest(source, controls=config.screen.controls)
+        manifest = read_manifest(
+            source, design=config.screen.design, controls=config.screen.controls
+        )
         field = read_site(planes_of(manifest)[0])
         check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
     store = _store(config, path)
@@ -140,9 +143,10 @@ def _store(config: Config, path: Path) -> Store:
     from wsdino.screen.ingest import ingest
     from wsdino.screen.store import open_store
 
-    if config.screen.source is not None:
-        return ingest(config.screen.source, path, controls=config.screen.controls)
-    if config.screen.store is None and not path.exists():
+    screen = config.screen
+    if screen.source is not None:
+        return ingest(screen.source, path, design=screen.design, controls=screen.controls)
+    if screen.store is None and not path.exists():
         raise ConfigError(
             "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "
             "finished store (--set screen.store=STORE)"

@@ -166,7 +166,7 @@ def test_truncated_and_missing_pngs(tmp_path):
 
 def test_other_kinds_of_file(tmp_path):
     with pytest.raises(
-        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF or PNG"
+        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF, PNG or OME"
     ):
         read_planes(tmp_path / "a.jpg")
 

@@ -144,7 +144,7 @@ def test_a_table_of_multi_channel_files(tmp_path):
             ImageError,
             "pixels are float32; they must be",
         ),
-        (lambda s: (s / "BBBC021_v1_image.csv").unlink(), ManifestError, "has no BBBC021"),
+        (lambda s: (s / "BBBC021_v1_image.csv").unlink(), ManifestError, "has neither BBBC021"),
         (
             lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n"),
             ManifestError,

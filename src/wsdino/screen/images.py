@@ -1,4 +1,4 @@
-"""Reading one site's image planes: TIFF and PNG, integers as they are."""
+"""Reading one site's image planes: TIFF, PNG and OME-Zarr, integers as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsdino.errors import ImageError
+from wsdino.errors import ImageError, InputError
+from wsdino.screen.omezarr import read_image
 from wsdino.screen.schema import channels_of
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     Parameters
     ----------
     path
-        A TIFF (`.tif`, `.tiff`, OME-TIFF too) or PNG.
+        A TIFF (`.tif`, `.tiff`, OME-TIFF too) or PNG, or the folder of an OME-Zarr image.
 
     Returns
     -------
@@ -137,15 +138,20 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
         The file is missing, damaged, of another kind or pixel type, or has more axes than these.
     """
     suffix = path.suffix.lower()
-    if suffix not in TIFF_SUFFIXES + PNG_SUFFIXES:
-        raise ImageError(f"{path}: '{suffix}' files can't be read; images must be TIFF or PNG")
+    if suffix not in TIFF_SUFFIXES + PNG_SUFFIXES and not path.is_dir():
+        raise ImageError(
+            f"{path}: '{suffix}' files can't be read; images must be TIFF, PNG or OME-Zarr"
+        )
     try:
-        image, axes = _read_tiff(path) if suffix in TIFF_SUFFIXES else _read_png(path)
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image file") from error
-    except ImageError:
+        if path.is_dir():
+            image, axes = read_image(path)
+        else:
+            image, axes = _read_tiff(path) if suffix in TIFF_SUFFIXES else _read_png(path)
+    except InputError:
         raise
     except _DECODING_ERRORS as error:
+        if not path.exists():
+            raise ImageError(f"{path}: no such image file") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
     if image.dtype.newbyteorder("=") not in PIXEL_TYPES:

@@ -42,6 +42,7 @@ def ingest(
     source: str | Path | pd.DataFrame,
     out: str | Path,
     *,
+    design: str | Path | None = None,
     workers: int | None = None,
     controls: Sequence[str] | None = None,
 ) -> Store:
@@ -57,6 +58,8 @@ def ingest(
         What :func:`read_manifest` reads.
     out
         Folder of the store: new, empty, or a store of the same images.
+    design
+        Table of wells, as for :func:`read_manifest`.
     workers
         Number of reading threads; None: one for each CPU this process may use.
     controls
@@ -84,13 +87,13 @@ def ingest(
     images = _existing_images(out)
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
-        manifest = read_manifest(source, controls=controls, check_files=False)
+        manifest = read_manifest(source, design=design, controls=controls, check_files=False)
         _require_same_images(images, manifest, out)
         if not len(_sites_to_do(out, planes_of(manifest), _open_statistics(out, images))):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return open_store(out)
-    manifest = read_manifest(source, controls=controls)
+    manifest = read_manifest(source, design=design, controls=controls)
     planes = planes_of(manifest)
     if images is None:
         origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
