@@ -134,11 +134,14 @@ def ingest_command(
         list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
     ] = None,
     workers: Workers = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
+    ] = None,
 ) -> None:
     """Convert a screen into a store; goes on where it was stopped."""
     from wsdino.screen.ingest import ingest
 
-    store = ingest(source, out, design=design, controls=control, workers=workers)
+    store = ingest(source, out, design=design, controls=control, workers=workers, dask=dask)
     manifest = store.manifest
     height, width = store.field_shape
     typer.echo(

@@ -93,11 +93,21 @@ def test_a_changed_image_is_read_again(source, tmp_path):
     assert [name for name in before if after[name] != before[name]] == ["c.7.0.0.0"]
 
 
-def test_a_black_site_is_a_site(source, tmp_path):
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_black_site_is_a_site(source, tmp_path, is_stopped):
+    """Zarr would leave its file out, which then looks like damage; also where an ingest goes on."""
     for column in ("DAPI", "Tubulin", "Actin"):
         table = pd.read_csv(source / "BBBC021_v1_image.csv")
         folder, name = table.loc[3, [f"Image_PathName_{column}", f"Image_FileName_{column}"]]
         tifffile.imwrite(source / folder / name, np.zeros((64, 64), np.uint16))
+    if is_stopped:
+        image = image_of(source, 1)
+        content = image.read_bytes()
+        image.write_bytes(content[:100])
+        with pytest.raises(ImageError):
+            ingest(source, tmp_path / "store", workers=1)
+        chunk_path(tmp_path / "store", 3).unlink(missing_ok=True)
+        image.write_bytes(content)
     store = ingest(source, tmp_path / "store")
     assert not store[3].any()
     assert store.statistics["std"][3].tolist() == [0, 0, 0]

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 import zarr
 
+from helpers_run import write_tiny_config
 from helpers_screen import write_bbbc021_folder
+from wsdino.config import load_config
 from wsdino.errors import ImageError, InputError, ManifestError
+from wsdino.prepare import prepare
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
@@ -290,3 +293,18 @@ def test_what_needs_no_design_and_what_is_no_plate(
         read_manifest(plates)
     with pytest.raises(ManifestError, match=r"neither BBBC021_v1_image\.csv nor OME-Zarr plates"):
         read_manifest(tmp_path)
+
+
+def test_a_run_takes_plates_and_their_design_from_its_config(plates: Path, tmp_path: Path) -> None:
+    config = load_config(
+        write_tiny_config(tmp_path / "tiny.yaml"),
+        [f"screen.source={plates}", f"screen.design={plates / 'design.csv'}"],
+    )
+    _, store, resolved = prepare(config, tmp_path / "run")
+    assert store.manifest["Metadata_Compound"].nunique() == 9
+    assert resolved.screen.design == plates / "design.csv"
+    with pytest.raises(ManifestError, match="which well got which compound"):
+        prepare(
+            load_config(tmp_path / "tiny.yaml", [f"screen.source={plates}"]), tmp_path / "other"
+        )
+    assert not (tmp_path / "other").exists()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +16,9 @@ from zarr.codecs import BloscCodec
 
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.progress import Meter, say
-from wsdino.screen.images import Plane, describe, planes_of, read_site, require_alike
+from wsdino.screen.convert import Conversion, in_threads, on_dask
+from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest
-from wsdino.screen.statistics import site_statistics
 from wsdino.screen.store import (
     FORMAT,
     FORMAT_KEY,
@@ -44,6 +43,7 @@ def ingest(
     *,
     design: str | Path | None = None,
     workers: int | None = None,
+    dask: str | None = None,
     controls: Sequence[str] | None = None,
 ) -> Store:
     """Convert a screen into a store, or go on where an earlier call was stopped.
@@ -62,6 +62,9 @@ def ingest(
         Table of wells, as for :func:`read_manifest`.
     workers
         Number of reading threads; None: one for each CPU this process may use.
+    dask
+        Address of a Dask scheduler on whose workers sites are converted, instead of threads here;
+        images and store lie on a file system that they share.
     controls
         Compounds that are negative controls; None: `Metadata_Control` where there is such a column,
         else DMSO.
@@ -84,6 +87,8 @@ def ingest(
     out = Path(out)
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
+    if workers is not None and dask is not None:
+        raise InputError("workers and dask: give one; a Dask cluster has its own workers")
     images = _existing_images(out)
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
@@ -103,7 +108,7 @@ def ingest(
     for remnant in (out / IMAGES).glob("*.partial"):
         remnant.unlink()
     _write_manifest(out, manifest)
-    _write_sites(images, planes, out, workers or num_cpus())
+    _write_sites(images, planes, out, workers or num_cpus(), dask)
     images.update_attributes({"complete": True})
     return open_store(out)
 
@@ -153,8 +158,6 @@ def _create_images(
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("site", "channel", "y", "x"),
         attributes=attributes,
-        # Black sites have a file too, so that an absent file always means an absent site.
-        config={"write_empty_chunks": True},
     )
 
 
@@ -177,7 +180,11 @@ def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: P
 
 
 def _write_sites(
-    images: zarr.Array[Any], planes: Sequence[Sequence[Plane]], out: Path, num_workers: int
+    images: zarr.Array[Any],
+    planes: Sequence[Sequence[Plane]],
+    out: Path,
+    num_workers: int,
+    dask: str | None,
 ) -> None:
     """Read each site that isn't done, and write its pixels, then its statistics."""
     statistics = _open_statistics(out, images)
@@ -185,24 +192,27 @@ def _write_sites(
     statistics[sites] = np.nan
     height, width = images.shape[2:]
     expected = f"{width} x {height} {np.dtype(images.dtype).name}"
-
-    def write(site: int) -> None:
-        pixels = read_site(planes[site])
-        require_alike(describe(pixels), planes[site][0].path, expected, planes[0][0].path)
-        images[site] = pixels
-        statistics[site] = site_statistics(pixels)
-
-    pool = ThreadPoolExecutor(num_workers)
+    # Workers elsewhere have other working directories.
+    here = open_images(out.absolute(), mode="r+")
+    assert here is not None, "the store was made before"
+    convert = Conversion(here, expected, planes[0][0].path)
+    jobs = [(site, planes[site]) for site in sites.tolist()]
+    if dask is not None and jobs:
+        converted = on_dask(convert, jobs, scheduler=dask)
+    else:
+        converted = in_threads(convert, jobs, num_threads=num_workers)
     try:
-        with Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter:
-            for _ in pool.map(write, sites.tolist()):
+        with (
+            Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter,
+            closing(converted),
+        ):
+            for site, found in converted:
+                statistics[site] = found
                 meter.advance()
     except ImageError as error:
         raise ImageError(
             f"{error}; {out} stays unfinished: mend the image and run again to go on"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
     statistics.flush()
 
 

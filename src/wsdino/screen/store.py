@@ -239,7 +239,10 @@ def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
     if not (folder / "zarr.json").is_file():
         return None
     try:
-        images = zarr.open_array(folder, mode=mode)
+        # The setting stays with the array, also where it is sent to: black sites have files too, so
+        # that an absent file always means an absent site.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            images = zarr.open_array(folder, mode=mode)
         found = images.attrs.get(FORMAT_KEY)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(f"{folder}: the store is damaged: {error}") from error

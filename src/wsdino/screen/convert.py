@@ -1,0 +1,161 @@
+"""Converting sites one by one: in threads of this process, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from wsdino.errors import ImageError, InputError, WsdinoError
+from wsdino.screen.images import Plane, describe, read_site, require_alike
+from wsdino.screen.statistics import site_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import zarr
+    from numpy.typing import NDArray
+
+    Converted = Generator[tuple[int, NDArray[np.float32]]]
+
+CONNECT_WITHIN_S = 10
+# Sites that each thread of a cluster has waiting: enough to be busy, few enough to be cancelled.
+WAITING = 4
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What turns the images of a site into its part of a store; it can be sent to other hosts.
+
+    Parameters
+    ----------
+    images
+        Array of the store, on a file system that all who convert share.
+    expected
+        Size and type of every image, see :func:`~wsdino.screen.images.describe`.
+    example
+        The file that says so, for messages.
+    """
+
+    images: zarr.Array[Any]
+    expected: str
+    example: Path
+
+    def __call__(self, site: int, planes: Sequence[Plane]) -> tuple[int, NDArray[np.float32]]:
+        """Write the pixels of a site; return its number and its (C, 5) statistics.
+
+        Raises
+        ------
+        ImageError
+            An image can't be read, or is unlike the first.
+        """
+        pixels = read_site(planes)
+        require_alike(describe(pixels), planes[0].path, self.expected, self.example)
+        self.images[site] = pixels
+        return site, site_statistics(pixels)
+
+
+def in_threads(
+    convert: Conversion, jobs: Sequence[tuple[int, Sequence[Plane]]], *, num_threads: int
+) -> Converted:
+    """Convert sites in threads of this process, in whatever order they are done.
+
+    Where an image is damaged, those on their way are finished before that is raised.
+
+    Parameters
+    ----------
+    convert
+        What is done with each.
+    jobs
+        Sites and their planes.
+    num_threads
+        Threads.
+    """
+    pool, coming = ThreadPoolExecutor(num_threads), iter(jobs)
+
+    def submit(num: int) -> set[Future[Any]]:
+        return {pool.submit(convert, *job) for job in islice(coming, num)}
+
+    damage: ImageError | None = None
+    running = submit(WAITING * num_threads)
+    try:
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    yield future.result()
+                except ImageError as error:
+                    damage = damage or error
+            if damage is None:
+                running |= submit(len(done))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if damage is not None:
+        raise damage
+
+
+def on_dask(
+    convert: Conversion,
+    jobs: Sequence[tuple[int, Sequence[Plane]]],
+    *,
+    scheduler: str,
+) -> Converted:
+    """Convert sites on the workers of a Dask cluster, as :func:`in_threads` does here.
+
+    Parameters
+    ----------
+    convert, jobs
+        As for :func:`in_threads`.
+    scheduler
+        Address, such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, or there is no such scheduler, or it has no workers.
+    WsdinoError
+        Workers die.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError as error:
+        raise InputError(
+            "--dask: Dask is not installed; pip install 'wsdino[dask]', here and for the workers"
+        ) from error
+    try:
+        client = Client(scheduler, timeout=CONNECT_WITHIN_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dask {scheduler}: no Dask scheduler answers there") from error
+    with client:
+        num_threads = sum(client.nthreads().values())
+        if not num_threads:
+            raise InputError(f"--dask {scheduler}: this scheduler has no workers yet")
+        coming = iter(jobs)
+
+        def submit(num: int) -> list[Any]:
+            return [client.submit(convert, *job, pure=False) for job in islice(coming, num)]
+
+        running = as_completed(submit(WAITING * num_threads), loop=client.loop)
+        damage: ImageError | None = None
+        try:
+            for future in running:
+                try:
+                    yield future.result()
+                except ImageError as error:
+                    damage = damage or error
+                if damage is None:
+                    running.update(submit(1))
+        except KilledWorker as error:
+            raise WsdinoError(
+                f"--dask {scheduler}: workers die over and over ({error}); the same command goes "
+                "on from what is done"
+            ) from error
+        finally:
+            with suppress(OSError):
+                client.cancel(list(running.futures))
+    if damage is not None:
+        raise damage
