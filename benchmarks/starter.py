@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from wsdino.evaluate.intervals import average_precisions, clustered_interval
-from wsdino.evaluate.matching import match_moa
+from judging import comparison, judged
 from wsdino.model.model import Model
 from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
@@ -30,14 +28,11 @@ from wsdino.screen.store import num_cpus
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from wsdino.screen.store import Store
 
 HERE = Path(__file__).parent
 STARTER, UNTRAINED, CLASSICAL = "starter, frozen", "untrained", "classical statistics"
 Embedded = dict[tuple[str, Path], pd.DataFrame]
-MEASURES = {"nsc": "NSC", "nscb": "NSCB", "ap": "mAP"}
 
 
 @dataclass(frozen=True)
@@ -94,64 +89,29 @@ def main() -> None:
     (given.results / "starter.md").write_text("\n".join(lines))
 
 
-def _table(screen: Screen, num_untrained: int, embedded: Embedded) -> Iterator[str]:
-    methods = [STARTER, *(f"{UNTRAINED} {seed}" for seed in range(num_untrained)), CLASSICAL]
-    right = {method: _judge(screen, method, embedded) for method in methods}
-    yield "| | " + " | ".join(f"{name} | starter's lead" for name in MEASURES.values()) + " |"
-    yield "|---|" + "---|---|" * len(MEASURES)
-    untrained = [right[f"{UNTRAINED} {seed}"] for seed in range(num_untrained)]
-    for name, tables in (
-        (STARTER, [right[STARTER]]),
-        (UNTRAINED, untrained),
-        (CLASSICAL, [right[CLASSICAL]]),
-    ):
-        cells = []
-        for measure in MEASURES:
-            each = [table[measure].dropna() for table in tables]
-            mean = pd.concat(each, axis=1).mean(axis=1)
-            cells.append(f"{100 * mean.mean():.1f}")
-            if len(each) > 1:
-                cells[-1] += f" ({', '.join(f'{100 * one.mean():.0f}' for one in each)})"
-            cells.append(_lead(right[STARTER][measure].dropna(), mean) if name != STARTER else "")
-        yield f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _lead(ours: pd.Series, theirs: pd.Series) -> str:
-    lead = ours - theirs
-    clusters = lead.index.get_level_values("compound").to_numpy()
-    low, high = clustered_interval(lead.to_numpy(), clusters)
-    return f"{100 * lead.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+def _table(screen: Screen, num_untrained: int, embedded: Embedded) -> list[str]:
+    groups = {
+        STARTER: [STARTER],
+        UNTRAINED: [f"{UNTRAINED} {seed}" for seed in range(num_untrained)],
+        CLASSICAL: [CLASSICAL],
+    }
+    return comparison(
+        {
+            name: [_judge(screen, method, embedded) for method in methods]
+            for name, methods in groups.items()
+        }
+    )
 
 
 def _judge(screen: Screen, method: str, embedded: Embedded) -> pd.DataFrame:
-    """Right or wrong, and average precision, of each treatment of each store."""
+    """Judge the treatments of each store."""
     tables = []
     for number, store in enumerate(screen.stores):
         key = (method, store.path)
         if key not in embedded:
             embedded[key] = _embed(store, method)
         profiles = make_profiles(embedded[key], normalisation=screen.normalisation)
-        found = {
-            "nsc": match_moa(profiles).neighbours.rename(columns={"correct": "value"}),
-            "nscb": match_moa(profiles, exclude_shared_batch=True).neighbours.rename(
-                columns={"correct": "value"}
-            ),
-            "ap": average_precisions(profiles).rename(
-                columns={
-                    "Metadata_Compound": "compound",
-                    "Metadata_Concentration": "concentration",
-                    "average_precision": "value",
-                }
-            ),
-        }
-        columns = [
-            table.assign(compound=f"{number} " + table["compound"].astype(str))
-            .set_index(["compound", "concentration"])["value"]
-            .astype(np.float64)
-            .rename(measure)
-            for measure, table in found.items()
-        ]
-        tables.append(pd.concat(columns, axis=1))
+        tables.append(judged(profiles, screen=number))
     return pd.concat(tables)
 
 

@@ -104,6 +104,7 @@ def test_a_bad_step_leaves_no_trace(
         assert states[-1][name].isfinite().all(), name
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize("targets", ["center", "sinkhorn"])
 def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str
@@ -135,6 +136,7 @@ def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("objective", ["distill", "classify"])
 def test_compiled_training_equals_training(store: Store, tmp_path: Path, objective: str) -> None:
     for compiled in (False, True):
