@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "demo",
     "simulate",
+    "download",
     "ingest",
     "train",
     "run",
@@ -212,7 +213,7 @@ def no_rows(screen: Path) -> str:
 
 def no_table(screen: Path) -> str:
     plates(screen).unlink()
-    return "this folder has no BBBC021_v1_image.csv"
+    return "this folder has neither BBBC021_v1_image.csv nor OME-Zarr plates"
 
 
 def no_folder(screen: Path) -> str:

@@ -18,6 +18,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     ("__init__", "__main__"),
     ("cli",),
+    ("commands",),
     ("exchange",),
     ("pipeline", "prepare", "stages"),
     ("report",),
@@ -29,7 +30,7 @@ LAYERS = (
     ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}
-SEES_CONFIG = {"__init__", "cli", "config", "exchange", "pipeline", "prepare"}
+SEES_CONFIG = {"__init__", "commands", "config", "exchange", "pipeline", "prepare"}
 HEAVY = {"torch", "torchvision", "timm", "umap", "matplotlib"}
 
 
