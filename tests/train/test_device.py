@@ -23,6 +23,7 @@ from helpers_train import CHANNELS, TINY
 from wsdino.model.model import Model
 from wsdino.model.networks import ChannelMode
 from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.upload import numbered
 from wsdino.train.crops import ViewPlan, cut, draw_crops
 from wsdino.train.objectives import Classification, SelfDistillation
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
@@ -123,6 +124,14 @@ def test_embedding_stays_on_its_device(nowhere: FakeTensorMode, mode: ChannelMod
         vectors = model._embed_tiles(model._tiles(scaled))
         assert vectors.device == GPU
         assert vectors.shape == (6, 3, len(model.feature_names))
+
+
+def test_threads_get_the_process_s_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a new thread ``cuda`` is the first GPU, whichever is the process's own."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert numbered("cuda") == torch.device("cuda", 3)
+    assert numbered("cuda:1") == torch.device("cuda", 1)
+    assert numbered(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_such_tensors_do_tell(nowhere: FakeTensorMode) -> None:

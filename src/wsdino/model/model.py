@@ -20,6 +20,7 @@ from wsdino.model.spec import (
     starter_spec,
 )
 from wsdino.model.tiles import tile_starts
+from wsdino.model.upload import numbered
 from wsdino.model.weights import STARTER, is_url
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Model:
     def __init__(
         self, spec: ModelSpec, networks: ChannelNetworks, *, device: str | torch.device = "cpu"
     ) -> None:
-        self.spec, self.device = spec, torch.device(device)
+        self.spec, self.device = spec, numbered(device)
         self.networks = networks.to(self.device).eval()
         if spec.tile:
             networks.require_whole_patches(spec.tile, option="embed.tile")

@@ -1,4 +1,4 @@
-"""Arrays on their way to a device: none of these waits for what the device computes."""
+"""Arrays on their way to a device: nothing here waits for what the device computes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+def numbered(device: str | torch.device) -> torch.device:
+    """Return a device with its number: what ``cuda`` means differs from thread to thread.
+
+    Parameters
+    ----------
+    device
+        ``cuda`` is the present thread's GPU, which is a process's own in a job of several.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def send(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.upload import numbered
 from wsdino.train import distributed
 from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit
@@ -213,7 +214,7 @@ def train(
         If another process of the job is gone.
     """
     distributed.start()
-    device, objective = torch.device(device), optimisation.objective
+    device, objective = numbered(device), optimisation.objective
     wanted = positives(store.manifest, weak_positives, objective=objective)
     views = training_views(global_views, local_views, objective=objective)
     check_views(
