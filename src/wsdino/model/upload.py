@@ -23,10 +23,26 @@ def numbered(device: str | torch.device) -> torch.device:
     device
         ``cuda`` is the present thread's GPU, which is a process's own in a job of several.
     """
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if torch.device(device) == torch.device("cuda"):
         return torch.device("cuda", torch.cuda.current_device())
-    return device
+    return torch.device(device)
+
+
+def host_memory(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Return a tensor of the host to copy from again and again, pinned for a GPU.
+
+    Parameters
+    ----------
+    values
+        (N, ...), any shape; uint16 as in :func:`~wsdino.model.scaling.as_tensor`.
+    device
+        Where it is copied to.
+    """
+    if device.type != "cuda":
+        return as_tensor(values)
+    # In a thread of its own another GPU may be the present one, and would be woken up.
+    with torch.cuda.device(device):
+        return as_tensor(values).pin_memory()
 
 
 def send(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:

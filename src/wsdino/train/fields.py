@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsdino.model.scaling import as_tensor
-from wsdino.model.upload import upload
+from wsdino.model.upload import host_memory, upload
 from wsdino.progress import Meter, say
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ class Fields:
         """Read into memory that is there already, and pinned where a GPU copies from it."""
         num = len(sites)
         if self._host is None or len(self._host) < num:
-            host = as_tensor(np.empty((num, *self._store.shape[1:]), self._store.dtype))
-            self._host = host.pin_memory() if self._device.type == "cuda" else host
+            room = np.empty((num, *self._store.shape[1:]), self._store.dtype)
+            self._host = host_memory(room, self._device)
         self._store.read(sites, self._host[:num].numpy().view(self._store.dtype))
         return upload(self._host[:num], self._device)
 
