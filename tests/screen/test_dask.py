@@ -1,4 +1,4 @@
-"""A screen converted by a real Dask cluster: the same store, whatever happens to its workers."""
+"""A screen converted by a real Dask cluster: the same store as that of threads."""
 
 from __future__ import annotations
 
@@ -128,27 +128,6 @@ def test_it_goes_on_after_a_damaged_image(scheduler: str, original: Path, tmp_pa
     np.testing.assert_array_equal(
         made.read(range(len(made))), open_store(original / "store").read(range(len(made)))
     )
-
-
-def test_a_worker_that_is_killed_is_replaced(original: Path, tmp_path: Path) -> None:
-    """Its nanny starts another; what it had is done again."""
-    cluster = Cluster(tmp_path)
-    try:
-        address = cluster.start(1)
-        nanny = cluster.started[-1].pid
-        own = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/stat")
-            if path.read_text().rsplit(")", 1)[1].split()[1] == str(nanny)
-        ]
-        for process in own:
-            os.kill(process, signal.SIGKILL)
-        log = tmp_path / "1.log"
-        cluster._wait(lambda: log.read_bytes().count(b"Registered to") > 1)
-        made = ingest(original / "screen", tmp_path / "store", dask=address)
-    finally:
-        cluster.stop()
-    assert_same(made, open_store(original / "store"))
 
 
 def test_what_is_wrong_is_one_line_and_the_store_can_go_on(original: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 NUM_STEPS = 21
 # What is the same for all images of a batch is taken away in the head, so that the gradient of what
 # adds it is rounding, which Adam makes as large as any other.
-SWALLOWED = ("networks.0.norm.bias", "mlp.0.bias", "mlp.3.bias")
+SWALLOWED = ("networks.0.norm.bias", "networks.1.norm.bias", "mlp.0.bias", "mlp.3.bias")
 
 
 def meeting_of_two() -> dict[str, str]:
