@@ -143,6 +143,10 @@ def test_one_file_serves_every_channel_and_embeds_a_store(
     found = read_table(table)
     assert sum(name.startswith("emb_Tubulin_") for name in found) == 192
     assert load_model(out).spec.mode == "shared"
+    # In the place of another model it does not keep that one's card.
+    assert go("export", "run", "--out", out) == 0
+    assert go("import", "dino.pth", *order, *settings, "--out", out) == 0
+    assert not (out / "README.md").exists()
 
 
 OUT = ("--out", "new")

@@ -331,11 +331,11 @@ def import_command(
     from wsdino.config import load_config
     from wsdino.exchange import import_model, weights_by_channel
 
+    found = weights_by_channel(weights)
     # A file for each channel is a network for each channel.
-    given = isinstance(weights_by_channel(weights), dict)
-    mode = ["model.mode=per_channel"] if given else []
+    mode = ["model.mode=per_channel"] if isinstance(found, dict) else []
     config = load_config(like, [*mode, *(settings or [])])
-    import_model(weights, out, config=config, channels=channel or [])
+    import_model(found, out, config=config, channels=channel or [])
     typer.echo(out)
 
 

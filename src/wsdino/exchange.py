@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsdino.config import Config
+    from wsdino.model.model import Model
 
 CARD = "README.md"
 MODEL_FILES = {CARD, "config.json", "model.safetensors"}
@@ -43,28 +44,25 @@ def export_model(run: Path, out: Path) -> None:
     record, model = read_run(run), load_model(run)
     _require_room(out, run)
     card = model_card(record, model.spec, num_features=len(model.feature_names))
-    try:
-        model.save(out)
-    except OSError as error:
-        raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
+    _save(model, out)
     write_text(out / CARD, card)
 
 
 def import_model(
-    weights: Sequence[str], out: Path, *, config: Config, channels: Sequence[str]
+    weights: str | dict[str, str], out: Path, *, config: Config, channels: Sequence[str]
 ) -> None:
     """Make a model of weights that DINO, WS-DINO or timm code has saved.
 
     Parameters
     ----------
     weights
-        A file or URL that serves every network, or ``CHANNEL=FILE`` for each channel.
+        A file or URL that serves every network, or one for each channel.
     out
         Folder to write, as for :func:`export_model`.
     config
         Channel mode, architecture, input scaling and tiles are taken from it.
     channels
-        Names in the order of the image's channel axis; with ``CHANNEL=FILE`` they are known.
+        Names in the order of the image's channel axis; may be empty where `weights` names them.
 
     Raises
     ------
@@ -79,18 +77,23 @@ def import_model(
     from wsdino.model.spec import build_networks
     from wsdino.pipeline import model_spec
 
-    found = weights_by_channel(weights)
-    if isinstance(found, dict):
-        channels = _require_same_channels(channels, found)
+    if isinstance(weights, dict):
+        channels = _require_same_channels(channels, weights)
     elif not channels:
         raise InputError(
-            f"{found}: which channels is it for? name each with --channel, or give CHANNEL=FILE "
+            f"{weights}: which channels is it for? name each with --channel, or give CHANNEL=FILE "
             "for each"
         )
     _require_room(out)
     spec = model_spec(config, tuple(channels))
-    model = Model(spec, build_networks(spec, weights=found))
+    model = Model(spec, build_networks(spec, weights=weights))
+    _save(model, out)
+
+
+def _save(model: Model, out: Path) -> None:
+    """Write a model in the place of another, whose card tells of that one."""
     try:
+        (out / CARD).unlink(missing_ok=True)
         model.save(out)
     except OSError as error:
         raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error

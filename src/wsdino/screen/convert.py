@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Converted = Generator[tuple[int, NDArray[np.float32]]]
 
 CONNECT_WITHIN_S = 10
-# Sites that each thread of a cluster has waiting: enough to be busy, few enough to be cancelled.
+# Sites that wait for each thread, here or on a cluster: it stays busy, and few are to be cancelled.
 WAITING = 4
 
 
