@@ -21,10 +21,10 @@ import tifffile
 import torch
 
 from timing import seconds
+from wsdino.embed.embed import write_embeddings
 from wsdino.model.model import Model
 from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.model.tiles import tile_starts
-from wsdino.profile.embed import write_embeddings
 from wsdino.screen.ingest import ingest
 from wsdino.train.train import initial_networks
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from judging import comparison, judged
-from wsdino.profile.tables import read_table
+from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

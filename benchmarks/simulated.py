@@ -23,13 +23,14 @@ import numpy as np
 import pandas as pd
 
 from heldout import STEPS, heldout_predictions
+from wsdino.device import num_cpus
+from wsdino.embed.classical import PERCENTILES, classical_table
 from wsdino.evaluate.intervals import wilson_interval
 from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import make_profiles
-from wsdino.profile.classical import PERCENTILES, classical_table
 from wsdino.screen.ingest import ingest
-from wsdino.screen.simulate import Difficulty, simulate
-from wsdino.screen.store import Store, num_cpus, open_store
+from wsdino.screen.store import Store, open_store
+from wsdino.simulate import Difficulty, simulate
 
 MOMENTS = ("cv", "skewness", "kurtosis")
 INTENSITY = (*MOMENTS, *(f"p{percentile:02d}" for percentile in PERCENTILES))
@@ -132,9 +133,9 @@ def random_table(store: Store, seed: int) -> pd.DataFrame:
 
 def untrained_table(store: Store, seed: int) -> pd.DataFrame:
     """Embed by the demo's small vision transformer with its initial weights."""
+    from wsdino.embed.embed import embed_store
     from wsdino.model.model import Model
     from wsdino.model.spec import Architecture, ModelSpec
-    from wsdino.profile.embed import embed_store
     from wsdino.train.train import initial_networks
 
     vit = Architecture(image_size=48, patch_size=8, dim=96, depth=3, num_heads=3)

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from judging import comparison, judged
+from wsdino.device import num_cpus
+from wsdino.embed.classical import classical_table
+from wsdino.embed.embed import embed_store
 from wsdino.model.model import Model
 from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
-from wsdino.profile.classical import classical_table
-from wsdino.profile.embed import embed_store
 from wsdino.screen.ingest import ingest
-from wsdino.screen.simulate import simulate
-from wsdino.screen.store import num_cpus
+from wsdino.simulate import simulate
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from wsdino.model.model import load_model
 from wsdino.model.weights import starter_folder
-from wsdino.screen.simulate.randomised import simulate_randomised
+from wsdino.simulate.randomised import simulate_randomised
 
 HERE = Path(__file__).parent
 SCREENS = {

@@ -137,7 +137,7 @@ def _train_in_process(
     import torch
 
     from wsdino.errors import TrainingError
-    from wsdino.train.distributed import finish
+    from wsdino.job import finish
     from wsdino.train.objectives import COMPILED
     from wsdino.train.train import train
 

@@ -109,7 +109,7 @@ def test_import_is_light() -> None:
 
 def test_names_survive_the_import_of_the_stages_folders() -> None:
     code = (
-        "import wsdino, wsdino.evaluate.results, wsdino.screen.simulate\n"
+        "import wsdino, wsdino.evaluate.results, wsdino.simulate\n"
         "assert callable(wsdino.evaluate_profiles) and callable(wsdino.simulate)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

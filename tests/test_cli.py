@@ -17,7 +17,7 @@ import wsdino
 from helpers_run import call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
-from wsdino.profile.tables import features_of
+from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,9 +109,11 @@ def test_help_of_every_command(command: str, wsdino_: Callable[..., Outcome]) ->
 
 
 def test_there_is_no_other_command(wsdino_: Callable[..., Outcome]) -> None:
-    from wsdino.cli import app
+    from typer.main import get_command
 
-    names = {info.name or info.callback.__name__ for info in app.registered_commands}
+    from wsdino.cli.main import app
+
+    names = set(get_command(app).commands)
     assert names == set(COMMANDS)
     listed = wsdino_("--help")
     assert listed.status == 0

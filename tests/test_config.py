@@ -284,7 +284,7 @@ def attribute_paths(text: str) -> set[str]:
 
 def test_every_option_is_consumed() -> None:
     read = set()
-    for name in ("pipeline", "prepare"):
+    for name in ("pipeline", "checks"):
         text = (SOURCE / f"{name}.py").read_text()
         # `crops = config.crops` shortens a path.
         read |= {path.replace("crops.", "config.crops.", 1) for path in attribute_paths(text)}

@@ -15,7 +15,7 @@ from helpers_run import call, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_weights import NAME, SIZE, embedding_of_grey, rgb_vit, save_dino, save_ws_dino
 from wsdino.model.model import load_model
-from wsdino.profile.tables import read_table
+from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from helpers_train import CHANNELS, TINY, make_store, options_of, read_records, start_training
+from wsdino.embed.embed import write_embeddings
 from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec
-from wsdino.profile.embed import write_embeddings
-from wsdino.profile.tables import read_table
+from wsdino.tables.reading import read_table
 from wsdino.train.checkpoint import checkpoints
 from wsdino.train.loop import Trainer
 from wsdino.train.train import initial_networks, train

@@ -18,13 +18,14 @@ import yaml
 from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
+from wsdino.embed.embed import embed_store
 from wsdino.errors import ConfigError, ImageError, OutputError, TableError
 from wsdino.model.model import Model
 from wsdino.pipeline import model_spec, run
-from wsdino.profile.embed import embed_store
-from wsdino.profile.tables import feature_columns, read_table
+from wsdino.runfolder import RunFolder
 from wsdino.screen.store import open_store
-from wsdino.stages import RunFolder
+from wsdino.tables.features import feature_columns
+from wsdino.tables.reading import read_table
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:

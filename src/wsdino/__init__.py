@@ -24,20 +24,21 @@ from wsdino.errors import (
 
 if TYPE_CHECKING:
     from wsdino.config import Config, load_config
+    from wsdino.embed.embed import embed_store
     from wsdino.evaluate.matching import MatchResult, match_moa
     from wsdino.evaluate.results import evaluate as evaluate_profiles
     from wsdino.evaluate.results import evaluate_sites
     from wsdino.model.model import Model, load_model
     from wsdino.pipeline import run
     from wsdino.profile.aggregate import aggregate, make_profiles
-    from wsdino.profile.embed import embed_store
     from wsdino.profile.normalise import TVN, fit_tvn, normalise
-    from wsdino.profile.tables import read_table, write_table
     from wsdino.report.html import write_report
     from wsdino.screen.ingest import ingest
     from wsdino.screen.manifest import read_manifest
-    from wsdino.screen.simulate import simulate
     from wsdino.screen.store import Store, open_store
+    from wsdino.simulate import simulate
+    from wsdino.tables.reading import read_table
+    from wsdino.tables.writing import write_table
     from wsdino.train.loss import dino_loss
     from wsdino.train.train import train as train_model
 
@@ -91,7 +92,7 @@ _HOMES = {
     "TVN": "profile.normalise:TVN",
     "aggregate": "profile.aggregate:aggregate",
     "dino_loss": "train.loss:dino_loss",
-    "embed_store": "profile.embed:embed_store",
+    "embed_store": "embed.embed:embed_store",
     "evaluate_profiles": "evaluate.results:evaluate",
     "evaluate_sites": "evaluate.results:evaluate_sites",
     "fit_tvn": "profile.normalise:fit_tvn",
@@ -103,12 +104,12 @@ _HOMES = {
     "normalise": "profile.normalise:normalise",
     "open_store": "screen.store:open_store",
     "read_manifest": "screen.manifest:read_manifest",
-    "read_table": "profile.tables:read_table",
+    "read_table": "tables.reading:read_table",
     "run": "pipeline:run",
-    "simulate": "screen.simulate:simulate",
+    "simulate": "simulate:simulate",
     "train_model": "train.train:train",
     "write_report": "report.html:write_report",
-    "write_table": "profile.tables:write_table",
+    "write_table": "tables.writing:write_table",
 }
 
 

@@ -1,5 +1,5 @@
 """Run the command line with ``python -m wsdino``."""
 
-from wsdino.cli import main
+from wsdino.cli.main import main
 
 main()

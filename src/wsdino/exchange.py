@@ -38,8 +38,8 @@ def export_model(run: Path, out: Path) -> None:
     """
     from wsdino.model.model import load_model
     from wsdino.report.card import model_card
-    from wsdino.report.runfolder import read_run
-    from wsdino.stages import write_text
+    from wsdino.runfolder import write_text
+    from wsdino.runrecord import read_run
 
     record, model = read_run(run), load_model(run)
     _require_room(out, run)

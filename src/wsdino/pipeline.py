@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wsdino.checks import plain, prepare, training_options
+from wsdino.device import resolve_device
 from wsdino.errors import InputError
-from wsdino.prepare import plain, prepare, resolve_device, training_options
 from wsdino.progress import say
-from wsdino.stages import CONFIG, RunFolder
+from wsdino.runfolder import CONFIG, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,8 +142,8 @@ def _embedding(config: Config, store: Store, out: Path) -> Callable[[Path], None
 
 
 def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
+    from wsdino.embed.embed import write_embeddings
     from wsdino.model.model import Model
-    from wsdino.profile.embed import write_embeddings
 
     # Tiles are the config's, not those that the weights were saved with.
     current = Model(model_spec(config, store.channels), model.networks, device=model.device)
@@ -161,7 +162,8 @@ def _profile_stages(
 ) -> None:
     """Make embeddings and profiles, of the run or of a baseline."""
     from wsdino.profile.aggregate import make_profiles
-    from wsdino.profile.tables import read_table, write_table
+    from wsdino.tables.reading import read_table
+    from wsdino.tables.writing import write_table
 
     embeddings, profiles = out / "embeddings.parquet", out / "profiles.parquet"
 
@@ -197,7 +199,7 @@ def _evaluate_stage(
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
     from wsdino.evaluate.results import evaluate, evaluate_leakage, write_results
-    from wsdino.profile.tables import read_table
+    from wsdino.tables.reading import read_table
 
     others = {each: out / "baselines" / each / "results.json" for each in baselines}
 
@@ -233,10 +235,10 @@ def _normalisation(config: Config) -> dict[str, Any]:
 
 
 def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
+    from wsdino.device import num_cpus
+    from wsdino.embed.classical import classical_table
     from wsdino.model.model import Model
-    from wsdino.profile.classical import classical_table
-    from wsdino.profile.tables import write_table
-    from wsdino.screen.store import num_cpus
+    from wsdino.tables.writing import write_table
     from wsdino.train.train import initial_networks
 
     out = folder.path / "baselines" / name

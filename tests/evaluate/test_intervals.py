@@ -19,7 +19,7 @@ from wsdino.evaluate.intervals import (
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import make_gallery, match_moa
 from wsdino.profile.aggregate import aggregate_published
-from wsdino.profile.tables import feature_columns
+from wsdino.tables.features import feature_columns
 
 SMALL = {"num_moas": 4, "num_compounds": 12, "num_treatments": 24, "num_batches": 4}
 

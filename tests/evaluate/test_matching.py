@@ -12,7 +12,7 @@ from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import aggregate, aggregate_published
-from wsdino.profile.tables import feature_columns, split_labels
+from wsdino.tables.features import feature_columns, split_labels
 
 COLUMNS = ["compound", "concentration", "moa"]
 

@@ -21,7 +21,10 @@ from wsdino.evaluate.results import (
 )
 from wsdino.profile.aggregate import aggregate_published, make_profiles
 from wsdino.profile.normalise import normalise
-from wsdino.profile.tables import attach_metadata, feature_columns, read_table, write_table
+from wsdino.tables.features import feature_columns
+from wsdino.tables.platemap import attach_metadata
+from wsdino.tables.reading import read_table
+from wsdino.tables.writing import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +85,7 @@ def test_sites_need_labels(sites):
 
 def test_evaluation_needs_no_torch():
     code = (
-        "import sys, wsdino.evaluate.results, wsdino.profile.classical; "
+        "import sys, wsdino.evaluate.results, wsdino.embed.classical; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,13 +10,9 @@ from helpers_tables import annotated_sites, real_design, synthetic_design, with_
 from wsdino.errors import TableError
 from wsdino.profile.aggregate import aggregate, aggregate_published, make_profiles
 from wsdino.profile.normalise import normalise
-from wsdino.profile.tables import (
-    feature_columns,
-    features_of,
-    read_table,
-    split_labels,
-    write_table,
-)
+from wsdino.tables.features import feature_columns, features_of, split_labels
+from wsdino.tables.reading import read_table
+from wsdino.tables.writing import write_table
 
 TREATMENT = ["Metadata_Compound", "Metadata_Concentration"]
 

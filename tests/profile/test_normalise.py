@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.profile.normalise import METHODS, fit_tvn, normalise
-from wsdino.profile.tables import feature_columns, features_of, metadata_of
+from wsdino.tables.features import feature_columns, features_of, metadata_of
 
 RNG = np.random.default_rng(0)
 

@@ -11,10 +11,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers_train import options_of, read_records
+from wsdino.device import free_memory
 from wsdino.errors import ConfigError, OutputError, TrainingError
 from wsdino.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from wsdino.train.crops import ViewPlan
-from wsdino.train.fields import free_memory
 from wsdino.train.journal import Journal
 from wsdino.train.train import train
 

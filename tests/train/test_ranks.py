@@ -133,14 +133,14 @@ def test_ranks_divide_the_anchors_among_them(two_ranks: Path) -> None:
 LAGGING = """
 import sys
 import time
-from wsdino.train import distributed
+from wsdino import job
 
-distributed.start()
+job.start()
 # The second process looks seldom: the first one is at its end long before it.
-distributed.POLL_S = 1.5 if distributed.rank() else 0.001
-distributed.barrier()
-found = distributed.only_first(lambda: time.sleep(0.5) or "found")
-distributed.finish()
+job.POLL_S = 1.5 if job.rank() else 0.001
+job.barrier()
+found = job.only_first(lambda: time.sleep(0.5) or "found")
+job.finish()
 sys.exit(found != "found")
 """
 

@@ -11,14 +11,8 @@ from scipy import stats
 
 from wsdino.errors import TableError
 from wsdino.evaluate.matching import Gallery, annotated, make_gallery, nearest
-from wsdino.profile.tables import (
-    COMPOUND,
-    CONCENTRATION,
-    MOA,
-    features_of,
-    metadata_of,
-    require_columns,
-)
+from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
+from wsdino.tables.features import features_of, metadata_of, require_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from wsdino.profile.aggregate import aggregate
-from wsdino.profile.tables import COMPOUND, PLATE, WELL, features_of, require_columns
+from wsdino.tables.columns import COMPOUND, PLATE, WELL
+from wsdino.tables.features import features_of, require_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
     Raises
     ------
     TableError
-        If a column is missing, or as in :func:`wsdino.profile.tables.features_of`.
+        If a column is missing, or as in :func:`wsdino.tables.features.features_of`.
     """
     require_columns(table, [PLATE, WELL, COMPOUND, label], purpose="leakage")
     wells = aggregate(table, by=list(dict.fromkeys([PLATE, WELL, COMPOUND, label])))

@@ -27,17 +27,8 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
-from wsdino.profile.tables import (
-    BATCH,
-    COMPOUND,
-    CONCENTRATION,
-    CONTROL,
-    MOA,
-    features_of,
-    metadata_of,
-    require_columns,
-    split_labels,
-)
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA
+from wsdino.tables.features import features_of, metadata_of, require_columns, split_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,23 +7,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsdino.atomic import replace_file
 from wsdino.errors import TableError
 from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import MatchResult, match_moa
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.normalise import normalise
-from wsdino.profile.tables import (
-    BATCH,
-    COMPOUND,
-    CONTROL,
-    MOA,
-    PLATE,
-    TREATMENT,
-    WELL,
-    replace_file,
-    require_columns,
-)
+from wsdino.tables.columns import BATCH, COMPOUND, CONTROL, MOA, PLATE, TREATMENT, WELL
+from wsdino.tables.features import require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

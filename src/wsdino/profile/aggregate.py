@@ -16,11 +16,8 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.profile.normalise import normalise
-from wsdino.profile.tables import (
-    BATCH,
-    PLATE,
-    SEPARATOR,
-    TREATMENT,
+from wsdino.tables.columns import BATCH, PLATE, SEPARATOR, TREATMENT
+from wsdino.tables.features import (
     feature_columns,
     features_of,
     metadata_of,
@@ -62,7 +59,7 @@ def aggregate(
     ------
     TableError
         If the method is unknown, a column of `by` is missing, a plate or batch is named with a
-        `;`, or as in :func:`wsdino.profile.tables.features_of`.
+        `;`, or as in :func:`wsdino.tables.features.features_of`.
     """
     by = [by] if isinstance(by, str) else list(by)
     if method not in METHODS:

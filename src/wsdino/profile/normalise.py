@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
-from wsdino.profile.tables import (
-    CONTROL,
-    PLATE,
+from wsdino.tables.columns import CONTROL, PLATE
+from wsdino.tables.features import (
     channel_of,
     feature_columns,
     features_of,
@@ -204,7 +203,7 @@ def normalise(
     ------
     TableError
         If the method is unknown or needs controls or plates that the table doesn't have, if every
-        feature is constant, or as in :func:`wsdino.profile.tables.features_of`.
+        feature is constant, or as in :func:`wsdino.tables.features.features_of`.
     """
     if method not in METHODS:
         msg = f"normalisation method is {method!r}; expected one of {', '.join(METHODS)}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsdino.report.figures import curve_svg
-from wsdino.report.runfolder import Omitted, RunRecord
 from wsdino.report.sections import MAX_ROWS, MEASURES
 from wsdino.report.style import series_colours
 from wsdino.report.verdict import collapse_verdict
 from wsdino.report.words import DASH, display_name, number
+from wsdino.runrecord import Omitted, RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from wsdino.model.spec import ModelSpec
-    from wsdino.report.runfolder import RunRecord
+    from wsdino.runrecord import RunRecord
 
 _COLUMNS = {"name": "", "nsc": "NSC [95 % CI]", "nscb": "NSCB [95 % CI]", "map": "mAP"}
 

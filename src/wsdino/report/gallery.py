@@ -17,8 +17,8 @@ from wsdino.report.attention import (
     site_treatment,
 )
 from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
-from wsdino.report.runfolder import Omitted
 from wsdino.report.style import MoaStyle, channel_colours
+from wsdino.runrecord import Omitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

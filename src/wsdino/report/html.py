@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.errors import InputError, OutputError
 from wsdino.report import background, gallery, sections
-from wsdino.report.runfolder import Omitted, RunRecord, read_run
 from wsdino.report.style import moa_styles
+from wsdino.runrecord import Omitted, RunRecord, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,11 +12,9 @@ import numpy as np
 
 from wsdino.errors import InputError
 from wsdino.profile.normalise import METHODS
-from wsdino.profile.tables import features_of
 from wsdino.report.figures import forest_svg, scatter_svg
 from wsdino.report.gallery import moas_of
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
-from wsdino.report.runfolder import RUN, Omitted, RunRecord
 from wsdino.report.words import (
     DASH,
     concentration,
@@ -29,6 +27,8 @@ from wsdino.report.words import (
     number,
     percent,
 )
+from wsdino.runrecord import RUN, Omitted, RunRecord
+from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

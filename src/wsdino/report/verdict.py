@@ -61,7 +61,7 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
     Parameters
     ----------
     metrics
-        Training curves (:func:`wsdino.report.runfolder.read_metrics`) with any of the columns
+        Training curves (:func:`wsdino.runrecord.read_metrics`) with any of the columns
         `loss`, `teacher_entropy`, `teacher_entropy_max`, `assignment_entropy`, `embedding_std`,
         `embedding_rank` and `plate_clustering`.
 

@@ -15,8 +15,8 @@ import pandas as pd
 
 from wsdino.errors import ManifestError
 from wsdino.screen.files import resolve_files
-from wsdino.screen.loaddata import read_plate_table, without_image_prefix
-from wsdino.screen.schema import channels_of, require_one_moa, validate_manifest
+from wsdino.tables.loaddata import read_plate_table, without_image_prefix
+from wsdino.tables.manifest import channels_of, require_one_moa, validate_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.progress import Meter, say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
-from wsdino.screen.loaddata import read_plate_table
+from wsdino.tables.loaddata import read_plate_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from wsdino.errors import ImageError, ManifestError
-from wsdino.screen.schema import KEY, channels_of
+from wsdino.tables.manifest import KEY, channels_of
 
 if TYPE_CHECKING:
     import pandas as pd

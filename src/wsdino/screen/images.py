@@ -13,7 +13,7 @@ import tifffile
 
 from wsdino.errors import ImageError, InputError
 from wsdino.screen.omezarr import read_image
-from wsdino.screen.schema import channels_of
+from wsdino.tables.manifest import channels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

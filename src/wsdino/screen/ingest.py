@@ -14,6 +14,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec
 
+from wsdino.device import num_cpus
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import Conversion, in_threads, on_dask
@@ -28,7 +29,6 @@ from wsdino.screen.store import (
     STATISTICS,
     Store,
     chunk_path,
-    num_cpus,
     open_images,
     open_store,
 )

@@ -14,11 +14,11 @@ from wsdino.screen.bbbc021 import (
     is_bbbc021_table,
     read_bbbc021_tables,
 )
-from wsdino.screen.design import join_design
 from wsdino.screen.files import resolve_files
-from wsdino.screen.loaddata import is_table, read_plate_table, without_image_prefix
 from wsdino.screen.omezarr import find_plates, read_plates
-from wsdino.screen.schema import channels_of, validate_manifest
+from wsdino.tables.loaddata import is_table, read_plate_table, without_image_prefix
+from wsdino.tables.manifest import channels_of, validate_manifest
+from wsdino.tables.platemap import join_design
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def read_manifest(
         images are relative to the table's own; those of a DataFrame to the working directory.
     design
         Table of wells that says which got what, where the source doesn't
-        (:func:`~wsdino.screen.design.join_design`).
+        (:func:`~wsdino.tables.platemap.join_design`).
     controls
         Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
         there is such a column, else DMSO.

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from wsdino.device import num_cpus
 from wsdino.errors import StoreError
 
 if TYPE_CHECKING:
@@ -22,13 +23,6 @@ IMAGES, MANIFEST, STATISTICS = "images.zarr", "manifest.parquet", "statistics.np
 STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
 FORMAT_KEY, FORMAT = "wsdino_store", 1
 MAX_READERS = 8
-
-
-def num_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def chunk_path(store: Path, site: int) -> Path:

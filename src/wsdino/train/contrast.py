@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsdino.train.distributed import all_reduce_sum
+from wsdino.job import all_reduce_sum
 from wsdino.train.objectives import SelfDistillation, by_image, spread_and_rank
 
 if TYPE_CHECKING:

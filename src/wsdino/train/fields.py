@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from wsdino.device import free_memory
 from wsdino.model.upload import host_memory, upload
 from wsdino.progress import Meter, say
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from wsdino.model.scaling import InputScaling
     from wsdino.screen.store import Store
@@ -45,14 +45,6 @@ class FieldBatch:
     def rows(self, sites: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of `pixels` that hold the given sites."""
         return sites if self.sites is None else np.searchsorted(self.sites, sites)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free for this process: every process of a host keeps fields of its own."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class Fields:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsdino.train.distributed import sum_over_ranks, world_size
+from wsdino.job import sum_over_ranks, world_size
 
 
 class BatchNorm(nn.Module):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsdino import job
 from wsdino.errors import ConfigError, TrainingError
 from wsdino.model.precision import autocast, uses_bfloat16
 from wsdino.model.upload import send
 from wsdino.progress import Meter, say
-from wsdino.train import distributed
 from wsdino.train.checkpoint import load_newest, save_checkpoint
 from wsdino.train.collapse import name_collapse
 from wsdino.train.journal import Journal, note_of, summary_of
@@ -100,13 +100,13 @@ class Trainer:
             objective.compile_parts()
         self.optimiser = adamw(objective.trainable)
         self.trainable: nn.Module = objective.trainable
-        if distributed.world_size() > 1:
+        if job.world_size() > 1:
             self.trainable = DistributedDataParallel(objective.trainable)
         self.steps_per_epoch = samples_per_epoch / options.batch_size
         self.total_steps = max(1, math.ceil(options.epochs * self.steps_per_epoch))
         self.bfloat16 = uses_bfloat16(options.precision, device)
-        self.share = options.batch_size // distributed.world_size()
-        parts = distributed.world_size() * options.accumulate
+        self.share = options.batch_size // job.world_size()
+        parts = job.world_size() * options.accumulate
         if options.batch_size % parts:
             raise ConfigError(
                 f"train.batch_size {options.batch_size} is not a multiple of the {parts} parts it "
@@ -124,14 +124,14 @@ class Trainer:
             If another process is gone.
         """
         first, records = self._resume()
-        with Journal(self.folder, records) if distributed.rank() == 0 else _nothing() as journal:
+        with Journal(self.folder, records) if job.rank() == 0 else _nothing() as journal:
             if first >= self.total_steps:
                 return
             with (
                 _stop_requests() as stop_requested,
                 Meter("train", self.total_steps, first) as meter,
                 self._prefetch(first) as prefetch,
-                distributed.lost_processes(),
+                job.lost_processes(),
             ):
                 self._steps(first, prefetch, stop_requested, journal, meter)
             if journal and (summary := summary_of(journal.records[-1])):
@@ -185,9 +185,9 @@ class Trainer:
 
     def _agree(self, stop_requested: bool, overdue: bool) -> tuple[bool, bool]:
         """Stop if any process is asked to, save when the first one's clock says so."""
-        is_first = distributed.rank() == 0
+        is_first = job.rank() == 0
         asked = torch.tensor([float(stop_requested), float(overdue and is_first)])
-        stopping, due = distributed.all_reduce_max(asked).tolist()
+        stopping, due = job.all_reduce_max(asked).tolist()
         return stopping > 0, due > 0
 
     def _is_logged(self, done: int, record: Metrics) -> bool:
@@ -213,7 +213,7 @@ class Trainer:
             self._last_named[kind] = now
 
     def _prefetch(self, first: int) -> Prefetch:
-        start = distributed.rank() * self.share
+        start = job.rank() * self.share
         return Prefetch(
             self.planner,
             self.fields,
@@ -272,7 +272,7 @@ class Trainer:
 
     def _seed_torch(self, step: int) -> None:
         """Make stochastic depth a function of seed, step and rank: nothing to save, or to lose."""
-        entropy = [self.planner.seed, 3, step, distributed.rank()]
+        entropy = [self.planner.seed, 3, step, job.rank()]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _accumulate_gradients(self, views: list[Tensor], targets: list[Tensor]) -> Measured:
@@ -292,7 +292,7 @@ class Trainer:
                 (loss / num_parts).backward()
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0) + value / num_parts
-        values = distributed.all_reduce_mean(torch.stack([*sums.values()]))
+        values = job.all_reduce_mean(torch.stack([*sums.values()]))
         return dict(zip(sums, values, strict=True))
 
     def _reduced_if(self, wanted: bool) -> AbstractContextManager[None]:
@@ -321,7 +321,7 @@ class Trainer:
                     "records": [r for r in journal.records if (r["step"] or 0) <= step],
                 },
             )
-        distributed.barrier()
+        job.barrier()
 
     def _resume(self) -> tuple[int, list[Record]]:
         state = load_newest(self.folder / "checkpoints")
@@ -344,7 +344,7 @@ class Trainer:
         """Refuse to train on hosts that see different things."""
         number = float(int(hashlib.sha256(found.encode()).hexdigest()[:12], 16))
         span = torch.tensor([number, -number], dtype=torch.float64)
-        if distributed.all_reduce_max(span).sum() != 0:
+        if job.all_reduce_max(span).sum() != 0:
             raise ConfigError(
                 f"{self.folder}: the processes of this job found other {what} there; store and "
                 "run folder must lie on a file system that all hosts share"

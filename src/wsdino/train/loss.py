@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from wsdino.train.distributed import all_reduce_max, all_reduce_mean, all_reduce_sum
+from wsdino.job import all_reduce_max, all_reduce_mean, all_reduce_sum
 from wsdino.train.head import prototype_scale
 
 

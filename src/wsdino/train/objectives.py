@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsdino.train.distributed import all_reduce_mean, gather
+from wsdino.job import all_reduce_mean, gather
 from wsdino.train.head import DINOHead, ProjectionHead, logits
 from wsdino.train.loss import (
     centered_targets,

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from wsdino import job
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.model.upload import numbered
-from wsdino.train import distributed
 from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
@@ -213,7 +213,7 @@ def train(
     JobError
         If another process of the job is gone.
     """
-    distributed.start()
+    job.start()
     device, objective = numbered(device), optimisation.objective
     wanted = positives(store.manifest, weak_positives, objective=objective)
     views = training_views(global_views, local_views, objective=objective)
@@ -275,7 +275,7 @@ def train(
         fingerprint=json.dumps(options, sort_keys=True),
     ).run()
     model = Model(spec, module.exported(), device=device)
-    if distributed.rank() == 0:
+    if job.rank() == 0:
         model.save(folder / "model")
-    distributed.barrier()
+    job.barrier()
     return model

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsdino.train.distributed import gather
+from wsdino.job import gather
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ import pytest
 from generated_run import curves, write_lines
 
 from wsdino.errors import InputError
-from wsdino.report.runfolder import Omitted, read_metrics, read_run
+from wsdino.runrecord import Omitted, read_metrics, read_run
 
 if TYPE_CHECKING:
     from pathlib import Path

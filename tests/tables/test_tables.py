@@ -7,18 +7,16 @@ import pytest
 
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import OutputError, TableError
-from wsdino.profile.tables import (
-    attach_metadata,
+from wsdino.tables.features import (
     channel_of,
     feature_columns,
     features_of,
-    read_table,
     require_columns,
     split_labels,
-    tidy,
-    write_anndata,
-    write_table,
 )
+from wsdino.tables.platemap import attach_metadata
+from wsdino.tables.reading import read_table, tidy
+from wsdino.tables.writing import write_anndata, write_table
 
 SMALL = {"num_moas": 3, "num_compounds": 6, "num_treatments": 8, "num_batches": 2, "num_plates": 2}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import tifffile
 
+from wsdino.device import num_cpus
 from wsdino.errors import InputError, OutputError
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
-from wsdino.screen.store import num_cpus
 
 from .files import replacing
 from .layouts import CHANNELS, layout_table, treatments_of
@@ -53,7 +53,7 @@ def simulate(
         Folder to write: `BBBC021_v1_image.csv`, `BBBC021_v1_moa.csv`, the images below
         `<batch>/<plate>/`, `truth.parquet` (all parameters of each site) and `spec.json`.
     layout, sites
-        See :func:`wsdino.screen.simulate.layouts.layout_table`.
+        See :func:`wsdino.simulate.layouts.layout_table`.
     size
         Edge of the square fields, pixels.
     seed

@@ -14,10 +14,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
 
 from wsdino.errors import ManifestError
-from wsdino.screen.simulate import layout_table, layouts, raster
-from wsdino.screen.simulate import optics as optics_module
-from wsdino.screen.simulate.cells import draw, seed_cells
-from wsdino.screen.simulate.handling import (
+from wsdino.simulate import layout_table, layouts, raster
+from wsdino.simulate import optics as optics_module
+from wsdino.simulate.cells import draw, seed_cells
+from wsdino.simulate.handling import (
     HANDLING,
     PROPERTIES,
     ROW,
@@ -25,10 +25,10 @@ from wsdino.screen.simulate.handling import (
     STAINING_ROWS,
     handling_of,
 )
-from wsdino.screen.simulate.keys import generator, guid
-from wsdino.screen.simulate.optics import COUNTS, Optics, blur, expose
-from wsdino.screen.simulate.phenotypes import MECHANISMS, hill, make_compound
-from wsdino.screen.simulate.traits import BASE, INDEX, NAMES, SPREAD, apply_effects, as_vector
+from wsdino.simulate.keys import generator, guid
+from wsdino.simulate.optics import COUNTS, Optics, blur, expose
+from wsdino.simulate.phenotypes import MECHANISMS, hill, make_compound
+from wsdino.simulate.traits import BASE, INDEX, NAMES, SPREAD, apply_effects, as_vector
 
 NOTHING = np.zeros(len(NAMES))
 

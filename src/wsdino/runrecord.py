@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import InputError
-from wsdino.profile.tables import read_table
+from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -249,7 +249,7 @@ def expose(stains: Floats, optics: Optics, rng: np.random.Generator) -> NDArray[
     Parameters
     ----------
     stains
-        float32 (3, H, W), as drawn by :func:`wsdino.screen.simulate.cells.draw`.
+        float32 (3, H, W), as drawn by :func:`wsdino.simulate.cells.draw`.
     optics
         How it is imaged.
     rng

@@ -21,8 +21,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from wsdino import progress
+from wsdino.device import num_cpus
 from wsdino.errors import JobError
-from wsdino.screen.store import num_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

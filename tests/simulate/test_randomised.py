@@ -10,8 +10,8 @@ import pytest
 
 from wsdino.errors import InputError
 from wsdino.screen.ingest import ingest
-from wsdino.screen.simulate.phenotypes import MECHANISMS
-from wsdino.screen.simulate.randomised import (
+from wsdino.simulate.phenotypes import MECHANISMS
+from wsdino.simulate.randomised import (
     MANIFEST,
     NUISANCE,
     STAINS,
@@ -21,7 +21,7 @@ from wsdino.screen.simulate.randomised import (
     screen_sites,
     simulate_randomised,
 )
-from wsdino.screen.simulate.traits import TRAITS, as_vector
+from wsdino.simulate.traits import TRAITS, as_vector
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from wsdino import job
+from wsdino.embed.parts import TablePart, merge_parts
 from wsdino.errors import ModelError, OutputError
 from wsdino.model.upload import upload
-from wsdino.profile.parts import TablePart, merge_parts
-from wsdino.profile.tables import suffix_of
 from wsdino.progress import Meter, say
 from wsdino.screen.store import IMAGES, MANIFEST, STATISTICS
-from wsdino.train import distributed
+from wsdino.tables.reading import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,17 +96,15 @@ def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int =
         TablePart(folder / f"{start:09d}.parquet", slice(start, min(start + PART_SIZE, len(store))))
         for start in starts
     ]
-    distributed.only_first(lambda: _open_folder(folder, _stamp(model, store)))
+    job.only_first(lambda: _open_folder(folder, _stamp(model, store)))
     # By the first process's list: when another one looks, a part may have been added meanwhile.
-    missing = distributed.only_first(
-        lambda: [i for i, part in enumerate(parts) if not part.path.is_file()]
-    )
+    missing = job.only_first(lambda: [i for i, part in enumerate(parts) if not part.path.is_file()])
     if len(missing) < len(parts):
         say(f"embed: {len(parts) - len(missing)} of {len(parts)} parts are there already")
-    own = [parts[i] for i in missing[distributed.rank() :: distributed.world_size()]]
+    own = [parts[i] for i in missing[job.rank() :: job.world_size()]]
     rows = [np.arange(part.rows.start, part.rows.stop) for part in own]
     metadata = _metadata(store)
-    size = distributed.world_size()
+    size = job.world_size()
     title = "embed" if size == 1 else f"embed (process 1 of {size})"
     with Meter(title, sum(map(len, rows))) as meter:
         blocks = _embedded(model, store, rows, batch_size)
@@ -120,9 +118,9 @@ def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int =
                 meter.advance(len(block))
             named = pd.DataFrame(features, columns=model.feature_names, index=wanted)
             part.write(pd.concat([metadata.iloc[wanted], named], axis=1))
-    distributed.barrier()
-    distributed.only_first(lambda: merge_parts(parts, metadata, model.feature_names, out))
-    distributed.only_first(lambda: shutil.rmtree(folder))
+    job.barrier()
+    job.only_first(lambda: merge_parts(parts, metadata, model.feature_names, out))
+    job.only_first(lambda: shutil.rmtree(folder))
 
 
 def _embedded(

@@ -79,7 +79,7 @@ class RunFolder:
         together
             Whether all processes of a job work; else the first does and the others wait.
         """
-        from wsdino.train.distributed import only_first
+        from wsdino.job import only_first
 
         stamp = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
         products, sources = list(products), list(sources)

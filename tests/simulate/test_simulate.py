@@ -17,10 +17,10 @@ import tifffile
 
 from wsdino.errors import InputError, OutputError
 from wsdino.screen.manifest import read_manifest
-from wsdino.screen.simulate import Difficulty, layout_table, simulate
-from wsdino.screen.simulate.plates import describe_sites
-from wsdino.screen.simulate.render import render
-from wsdino.screen.simulate.traits import INDEX
+from wsdino.simulate import Difficulty, layout_table, simulate
+from wsdino.simulate.plates import describe_sites
+from wsdino.simulate.render import render
+from wsdino.simulate.traits import INDEX
 
 SIZE = 64
 
@@ -94,7 +94,7 @@ def test_images_are_16_bit_and_differ(screen):
 
 
 def test_workers_do_not_matter(screen, tiny_layout, tmp_path, monkeypatch):
-    monkeypatch.setattr("wsdino.screen.simulate.write.CHUNK", 3)
+    monkeypatch.setattr("wsdino.simulate.write.CHUNK", 3)
     other = simulate(tmp_path / "two", layout=tiny_layout, size=SIZE, seed=3, workers=2)
     assert pixels(other) == pixels(screen)
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv", "spec.json", "truth.parquet"):
@@ -126,7 +126,7 @@ def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
 def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch):
     arguments = ["--layout", tiny_layout, "--size", 128, "--seed", 3, "--workers", 2]
     command = [sys.executable, "-m", "wsdino", "simulate", "--out", tmp_path / "killed", *arguments]
-    monkeypatch.setattr("wsdino.screen.simulate.write.CHUNK", 1)
+    monkeypatch.setattr("wsdino.simulate.write.CHUNK", 1)
     whole = simulate(tmp_path / "whole", layout=tiny_layout, size=128, seed=3, workers=1)
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True

@@ -5,12 +5,12 @@ import pytest
 from scipy import ndimage, stats
 
 from helpers_screen import CHANNELS, write_bbbc021_folder
+from wsdino.embed.classical import classical_features, classical_names, classical_table
 from wsdino.errors import TableError
 from wsdino.evaluate.results import evaluate_sites
-from wsdino.profile.classical import classical_features, classical_names, classical_table
-from wsdino.profile.tables import feature_columns, features_of
 from wsdino.screen.bbbc021 import read_bbbc021_tables
 from wsdino.screen.ingest import ingest
+from wsdino.tables.features import feature_columns, features_of
 
 RNG = np.random.default_rng(0)
 

@@ -15,15 +15,15 @@ import torch
 
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
+from wsdino.embed.embed import embed_store, write_embeddings
 from wsdino.errors import ModelError, OutputError, TableError
 from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, ModelSpec
-from wsdino.profile import embed
-from wsdino.profile.embed import embed_store, write_embeddings
-from wsdino.profile.tables import read_table
+from wsdino.embed import embed
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import open_store
+from wsdino.tables.reading import read_table
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     command = (
-        "import wsdino.profile.embed as e; e.PART_SIZE = 10\nfrom wsdino.cli import main; main()"
+        "import wsdino.embed.embed as e; e.PART_SIZE = 10\nfrom wsdino.cli.main import main; main()"
     )
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     arguments = ("embed", place / "model", place / "store", "--out", tmp_path / "two.parquet")
@@ -220,7 +220,7 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path: Path) -> None:
     command = (
-        "import wsdino.profile.embed as e; e.PART_SIZE = 3\nfrom wsdino.cli import main; main()"
+        "import wsdino.embed.embed as e; e.PART_SIZE = 3\nfrom wsdino.cli.main import main; main()"
     )
     arguments = ("embed", place / "model", place / "store", "--batch-size", 1, "--out")
     parts, out = tmp_path / ".e.parquet.parts", tmp_path / "e.parquet"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsdino.errors import ManifestError
+import pandas as pd
+
+from wsdino.errors import ManifestError, TableError
 from wsdino.progress import say
-from wsdino.screen.loaddata import read_plate_table
-from wsdino.screen.schema import normalise_well
+from wsdino.tables.columns import CONTROL, MOA, PLATE, SITE, TREATMENT, WELL
+from wsdino.tables.features import feature_columns, metadata_of, require_columns
+from wsdino.tables.loaddata import read_plate_table
+from wsdino.tables.manifest import normalise_well
+from wsdino.tables.reading import tidy
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pandas as pd
 
 KEYS = ["Metadata_Plate", "Metadata_Well"]
 
@@ -83,3 +86,51 @@ def _with_keys(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     known = {well: normalise_well(well) or well for well in table["Metadata_Well"].unique()}
     table["Metadata_Well"] = table["Metadata_Well"].map(known)
     return table
+
+
+def attach_metadata(table: pd.DataFrame, design: pd.DataFrame) -> pd.DataFrame:
+    """Join a table with the design of its screen by plate and well (and site, where both have it).
+
+    Parameters
+    ----------
+    table
+        Features with at least `Metadata_Plate` and `Metadata_Well`.
+    design
+        A manifest, or any table of wells with `Metadata_*` columns. What varies within a well
+        (such as the site, where the table has none) is left out.
+
+    Returns
+    -------
+    DataFrame
+        `table`, row for row, with the columns of the design that it didn't have.
+
+    Raises
+    ------
+    TableError
+        If plate or well are missing, the design has two compounds in one well, or rows of the
+        table are not in the design.
+    """
+    keys = [PLATE, WELL, *([SITE] if SITE in table and SITE in design else [])]
+    for name, frame in (("table", table), ("design", design)):
+        require_columns(frame, keys, purpose=f"joining a table with a design (here: the {name})")
+    wells = metadata_of(tidy(design, origin="design"))
+    num_values = wells.groupby(keys, sort=False).nunique(dropna=False)
+    for name in (column for column in (*TREATMENT, MOA, CONTROL) if column in num_values):
+        if (num_values[name] > 1).any():
+            where = num_values.index[num_values[name] > 1][0]
+            msg = f"design: {name} has several values in {'/'.join(map(str, where))}; expected one"
+            raise TableError(msg)
+    constant = num_values.columns[(num_values == 1).all()]
+    wells = wells[[*keys, *constant]].drop_duplicates(keys)
+    ours = tidy(table, origin="table")
+    new = [name for name in wells.columns if name not in ours or name in keys]
+    joined = ours.merge(wells[new], on=keys, how="left", indicator="_found", sort=False)
+    absent = joined.pop("_found").astype(str) == "left_only"
+    if absent.any():
+        first = "/".join(str(joined.loc[absent, key].iloc[0]) for key in keys)
+        msg = (
+            f"{int(absent.sum())} of {len(joined)} rows are not in the design, the first is "
+            f"{first}; plate and well have to be named alike in both"
+        )
+        raise TableError(msg)
+    return pd.concat([metadata_of(joined), joined[feature_columns(ours)]], axis=1)

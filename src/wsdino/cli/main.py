@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from wsdino import stopping
-from wsdino.commands import app, is_job, wants_traceback
+from wsdino.cli import models, profiles, runs, screens
+from wsdino.cli.app import app, is_job, wants_traceback
 from wsdino.errors import InputError, JobError, WsdinoError
 from wsdino.progress import complain
+
+for group in (runs, screens, models, profiles):
+    app.add_typer(group.commands)
 
 
 def main() -> None:
@@ -38,12 +42,12 @@ def main() -> None:
 
 def _run_in_job() -> None:
     """Run as one of several processes, of which the first one speaks."""
-    from wsdino.train import distributed
+    from wsdino import job
 
-    distributed.start()
+    job.start()
     with (
         Path(os.devnull).open("w") as nobody,
-        redirect_stdout(nobody if distributed.rank() else sys.stdout),
+        redirect_stdout(nobody if job.rank() else sys.stdout),
     ):
         try:
             status = app(standalone_mode=False)
@@ -52,7 +56,7 @@ def _run_in_job() -> None:
             if hasattr(error, "format_message"):
                 raise InputError(error.format_message()) from error
             raise
-    distributed.finish()
+    job.finish()
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -61,14 +65,14 @@ def _end(message: str, status: int, *, is_lost: bool = False) -> NoReturn:
     if not is_job():
         complain(f"wsdino: {message}")
         sys.exit(status)
-    from wsdino.train import distributed
+    from wsdino import job
 
     # torchrun ends whoever is left a moment after the first; what is to say is said before.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    told = distributed.told_status() if is_lost else None
-    if told is None and distributed.is_first_to_say(message):
+    told = job.told_status() if is_lost else None
+    if told is None and job.is_first_to_say(message):
         complain(f"wsdino: {message}")
-    distributed.fail(status if told is None else told)
+    job.fail(status if told is None else told)
     sys.exit(status if told is None else told)
 
 

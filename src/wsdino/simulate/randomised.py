@@ -18,9 +18,9 @@ import pandas as pd
 import tifffile
 from scipy.ndimage import zoom as resample
 
+from wsdino.device import num_cpus
 from wsdino.errors import InputError
 from wsdino.progress import Meter
-from wsdino.screen.store import num_cpus
 
 from .cells import draw, seed_cells
 from .files import replacing

@@ -11,7 +11,7 @@ import pytest
 from helpers_screen import write_bbbc021_folder, write_rows
 from wsdino.errors import ImageError, ManifestError
 from wsdino.screen.manifest import channels_of, read_manifest, validate_manifest
-from wsdino.screen.schema import normalise_well
+from wsdino.tables.manifest import normalise_well
 
 if TYPE_CHECKING:
     from pathlib import Path

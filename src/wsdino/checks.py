@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsdino.config import load_config
+from wsdino.device import resolve_device
+from wsdino.environment import environment
 from wsdino.errors import ConfigError, ModelError, TableError
 from wsdino.progress import say, show
-from wsdino.stages import CONFIG, RunFolder, write_text
+from wsdino.runfolder import CONFIG, RunFolder, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,10 +52,10 @@ def prepare(
     InputError
         The subclass that fits; nothing is written then.
     """
+    from wsdino import job
     from wsdino.screen.store import open_store
-    from wsdino.train import distributed
 
-    distributed.start()
+    job.start()
     resolve_device(config.device)
     path = config.screen.store or out / "store"
     absolute = {
@@ -67,10 +64,10 @@ def prepare(
         for value in [getattr(config.screen, name)]
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
-    distributed.only_first(lambda: _check_and_note(config, resolved, out, path, evaluated))
+    job.only_first(lambda: _check_and_note(config, resolved, out, path, evaluated))
     folder, store = RunFolder(out), open_store(path)
     record = out / "environment.json"
-    text = json.dumps(environment(resolved), indent=1) + "\n"
+    text = _environment_of(resolved)
     folder.before_work = lambda: write_text(record, text)
     return folder, store, resolved
 
@@ -96,8 +93,15 @@ def _check_and_note(
     check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
     write_text(out / CONFIG, resolved.to_yaml())
     if not (out / "environment.json").is_file():
-        write_text(out / "environment.json", json.dumps(environment(resolved), indent=1) + "\n")
+        write_text(
+            out / "environment.json",
+            json.dumps(environment(seed=resolved.seed, device=resolved.device), indent=1) + "\n",
+        )
     coverage(config, store, out)
+
+
+def _environment_of(config: Config) -> str:
+    return json.dumps(environment(seed=config.seed, device=config.device), indent=1) + "\n"
 
 
 def _refuse_other_training(config: Config, out: Path) -> None:
@@ -225,48 +229,6 @@ def _check_crops(config: Config, pairing: Pairing | None, field_shape: tuple[int
             objective="classify",
             field_shape=field_shape,
         )
-
-
-def environment(config: Config) -> dict[str, Any]:
-    """Say what a run ran on: versions, hardware, git commit, command and seed."""
-    import torch
-
-    wanted = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
-    git = subprocess.run(  # noqa: S603 fixed arguments
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "command": ["wsdino", *sys.argv[1:]],
-        "seed": config.seed,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "num_threads": torch.get_num_threads(),
-        "device": resolve_device(config.device),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": git.stdout.strip() or None,
-        "versions": {name: metadata.version(name) for name in wanted},
-    }
-
-
-def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``."""
-    import torch
-
-    num_devices, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"config key device: {wanted!r}, but no CUDA device is there; use cpu")
-    if wanted == "cuda" and local >= num_devices:
-        raise ConfigError(
-            f"config key device: a process has number {local} on this host, which has "
-            f"{num_devices} CUDA device(s); use torchrun --nproc-per-node {num_devices}"
-        )
-    return wanted
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 import pandas as pd
 
+from wsdino.atomic import replace_file
 from wsdino.errors import OutputError
-from wsdino.profile.tables import replace_file, suffix_of
+from wsdino.tables.reading import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,0 +1,70 @@
+"""The application: what all commands share."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsdino.errors import InputError
+
+app = typer.Typer(
+    name="wsdino",
+    help="Phenotypic profiles from whole microscope fields by weakly supervised self-distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JOB_COMMANDS = ("train", "run", "embed")
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one option of the config, as a.b=value; may be repeated."),
+]
+Workers = Annotated[int | None, typer.Option(help="Threads or processes; default: all CPUs.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wsdino {metadata.version('wsdino')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
+    version: Annotated[  # noqa: ARG001 its callback does the work
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    _State.debug = debug
+    if is_job() and context.invoked_subcommand not in JOB_COMMANDS:
+        raise InputError(
+            f"wsdino {context.invoked_subcommand}: works in one process; run it without torchrun "
+            f"(which is for {', '.join(JOB_COMMANDS)})"
+        )
+
+
+def is_job() -> bool:
+    """Whether this is one of several processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+class _State:
+    debug = False
+
+
+def wants_traceback() -> bool:
+    """Whether ``--debug`` was given."""
+    return _State.debug
+
+
+ConfigArgument = Annotated[str, typer.Argument(help="Preset or YAML file.", metavar="CONFIG")]
+RunOption = Annotated[Path, typer.Option(help="Run folder.")]

@@ -1,0 +1,88 @@
+"""Models: embed, attention, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsdino.cli.app import Settings
+from wsdino.errors import InputError
+
+commands = typer.Typer()
+
+
+@commands.command(name="embed")
+def embed_command(
+    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
+    store: Annotated[Path, typer.Argument(help="Store.")],
+    out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
+    batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Embed every site of a store; goes on where it was stopped."""
+    from wsdino.checks import model_for
+    from wsdino.device import resolve_device
+    from wsdino.embed.embed import write_embeddings
+    from wsdino.screen.store import open_store
+
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
+    loaded = model_for(model, store, device=resolve_device(device))
+    write_embeddings(loaded, open_store(store), out, batch_size=batch_size)
+    typer.echo(out)
+
+
+@commands.command(name="attention")
+def attention_command(
+    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
+    store: Annotated[Path, typer.Argument(help="Store.")],
+    site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+) -> None:
+    """Draw what the network looks at."""
+    from wsdino.checks import model_for
+    from wsdino.report.attention import save_attention
+    from wsdino.screen.store import open_store
+
+    for path in save_attention(model_for(model, store), open_store(store), site, out):
+        typer.echo(path)
+
+
+@commands.command(name="export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Copy a run's model out: safetensors, its config, and a card that says where it is from."""
+    from wsdino.exchange import export_model
+
+    export_model(run, out)
+    typer.echo(out)
+
+
+@commands.command(name="import")
+def import_command(
+    weights: Annotated[
+        list[str], typer.Argument(help="File or URL of DINO, WS-DINO or timm; or CHANNEL=FILE ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    like: Annotated[
+        str, typer.Option(help="Preset or YAML file that names backbone, scaling and tiles.")
+    ] = "paper",
+    channel: Annotated[
+        list[str] | None, typer.Option(help="Channel of the screen, in order; may be repeated.")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Make a model of weights that other code has saved."""
+    from wsdino.config import load_config
+    from wsdino.exchange import import_model, weights_by_channel
+
+    found = weights_by_channel(weights)
+    # A file for each channel is a network for each channel.
+    mode = ["model.mode=per_channel"] if isinstance(found, dict) else []
+    config = load_config(like, [*mode, *(settings or [])])
+    import_model(found, out, config=config, channels=channel or [])
+    typer.echo(out)

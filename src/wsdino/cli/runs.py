@@ -1,0 +1,68 @@
+"""Runs: demo, train, run, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsdino.cli.app import ConfigArgument, RunOption, Settings
+
+commands = typer.Typer()
+
+
+@commands.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo_run"),
+    seed: Annotated[int, typer.Option(help="Seed of the screen and of the run.")] = 0,
+) -> None:
+    """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
+    from wsdino.config import load_config
+    from wsdino.runfolder import RunFolder
+    from wsdino.simulate import simulate
+
+    RunFolder(out)
+    screen = simulate(out / "screen", layout="small", size=192, seed=seed)
+    config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
+    _run(config, out)
+
+
+@commands.command(name="train")
+def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
+    """Train a model; goes on where it was stopped."""
+    from wsdino.checks import prepare
+    from wsdino.config import load_config
+    from wsdino.pipeline import train_stage
+
+    folder, store, resolved = prepare(load_config(config, settings), out)
+    train_stage(resolved, store, folder)
+    typer.echo(out / "model")
+
+
+@commands.command(name="run")
+def run_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
+    """Do every stage in order, from the screen to the report; done ones are skipped."""
+    from wsdino.config import load_config
+
+    _run(load_config(config, settings), out)
+
+
+@commands.command(name="report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Write a run's report anew, as one self-contained HTML file."""
+    from wsdino.config import load_config
+    from wsdino.pipeline import report
+
+    typer.echo(report(load_config(run / "config.yaml"), run))
+
+
+def _run(config: Any, out: Path) -> None:
+    from wsdino.pipeline import run
+    from wsdino.report.terminal import print_results
+
+    results = run(config, out)
+    print_results(results, name="this run")
+    typer.echo(f"\nreport: {out / 'report.html'}")

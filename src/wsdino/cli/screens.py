@@ -1,0 +1,104 @@
+"""Screens: simulate, download, ingest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsdino.cli.app import Workers
+from wsdino.errors import InputError
+
+commands = typer.Typer()
+
+
+@commands.command(name="simulate")
+def simulate_command(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    layout: Annotated[
+        str, typer.Option(help="small, bbbc021, or a BBBC021 image table or manifest.")
+    ] = "small",
+    size: Annotated[int, typer.Option(help="Side of a field in px.")] = 256,
+    sites: Annotated[
+        int | None, typer.Option(help="Sites per well; default: the layout's.")
+    ] = None,
+    zoom: Annotated[
+        float, typer.Option(help="Magnification; at 1 a nucleus is about 12 px wide.")
+    ] = 1.0,
+    difficulty: Annotated[
+        list[str] | None,
+        typer.Option(help="Change one number of the difficulty, as name=value; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Draw a screen for a built-in or a given plate layout, in BBBC021's own file layout."""
+    from wsdino.simulate import Difficulty, simulate
+
+    screen = simulate(
+        out,
+        layout=layout,
+        size=size,
+        sites=sites,
+        zoom=zoom,
+        difficulty=Difficulty.of(difficulty or []),
+        seed=seed,
+        workers=workers,
+    )
+    typer.echo(screen)
+
+
+@commands.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="bbbc021.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    plate: Annotated[
+        list[str] | None, typer.Option(help="Such as Week1_22123; may be repeated; default: all.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Address of a mirror of the tables and archives.")
+    ] = None,
+) -> None:
+    """Fetch a published screen; goes on where it was stopped."""
+    from wsdino.screen.download import BBBC021, download_bbbc021
+
+    if dataset != "bbbc021":
+        raise InputError(f"{dataset}: only bbbc021 is known")
+    download_bbbc021(out, plates=plate, source=source or BBBC021)
+    typer.echo(out)
+
+
+@commands.command(name="ingest")
+def ingest_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="BBBC021 folder, OME-Zarr plate or folder of such, LoadData CSV, or manifest."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Store to write.")],
+    design: Annotated[
+        Path | None, typer.Option(help="Table of wells that says which got what.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
+    ] = None,
+    workers: Workers = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
+    ] = None,
+) -> None:
+    """Convert a screen into a store; goes on where it was stopped."""
+    from wsdino.screen.ingest import ingest
+
+    store = ingest(source, out, design=design, controls=control, workers=workers, dask=dask)
+    manifest = store.manifest
+    height, width = store.field_shape
+    typer.echo(
+        f"{out}: {len(store)} sites of {height} x {width} px {store.dtype}, channels "
+        f"{', '.join(store.channels)}; {manifest['Metadata_Compound'].nunique()} compounds, "
+        f"{manifest['Metadata_Plate'].nunique()} plates, "
+        f"{manifest['Metadata_Batch'].nunique()} batches, "
+        f"{int(manifest['Metadata_Control'].sum())} control sites"
+    )

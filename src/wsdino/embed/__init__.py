@@ -1,0 +1,1 @@
+"""A model, or classical statistics, and a store -> a vector for each site."""

@@ -1,0 +1,1 @@
+"""Every table that enters or leaves: columns, reading and writing, plate maps."""

@@ -1,0 +1,80 @@
+"""Tables of features as files: Parquet, CSV, AnnData."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsdino.atomic import replace_file
+from wsdino.errors import TableError
+from wsdino.tables.features import channel_of, feature_columns, features_of, metadata_of
+from wsdino.tables.reading import suffix_of
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table atomically: metadata first, then the features as float32.
+
+    Parameters
+    ----------
+    table
+        Metadata and features. `table.attrs` (how profiles were made) is kept by Parquet alone.
+    path
+        `.parquet`, `.csv` or `.csv.gz`; its folder is made where it is missing.
+
+    Raises
+    ------
+    TableError
+        If the format is another.
+    OutputError
+        If the path can't be written.
+    """
+    path = Path(path)
+    suffix = suffix_of(path)
+    features = feature_columns(table)
+    ordered = pd.concat([metadata_of(table), table[features].astype(np.float32)], axis=1)
+    ordered.attrs = table.attrs
+    if suffix == ".parquet":
+        replace_file(path, suffix, lambda partial: ordered.to_parquet(partial, index=False))
+    else:
+        replace_file(path, suffix, lambda partial: ordered.to_csv(partial, index=False))
+
+
+def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as AnnData: X = features, obs = metadata, var = features with their channel.
+
+    Parameters
+    ----------
+    table
+        Metadata and features.
+    path
+        `.h5ad`. The names of obs keep the whole `Metadata_` prefix; `var["channel"]` is the
+        channel in `emb_<channel>_<index>`, empty for features with other names.
+
+    Raises
+    ------
+    TableError
+        If the format is another, or a feature is not finite.
+    OutputError
+        If the path can't be written.
+    """
+    import anndata
+
+    path = Path(path)
+    if path.suffix != ".h5ad":
+        msg = f"{path}: unknown format for AnnData; expected a name that ends in .h5ad"
+        raise TableError(msg)
+    names = feature_columns(table)
+    metadata = metadata_of(table)
+    text = metadata.select_dtypes(include="object").columns
+    # HDF5 holds no mixture of text and missing values; a categorical does.
+    metadata = metadata.astype(dict.fromkeys(text, "category"))
+    metadata.index = pd.RangeIndex(len(metadata)).astype(str)
+    channels = [channel_of(name) for name in names]
+    data = anndata.AnnData(
+        X=features_of(table).astype(np.float32),
+        obs=metadata,
+        var=pd.DataFrame({"channel": channels}, index=pd.Index(names, dtype=object)),
+    )
+    replace_file(path, ".h5ad", data.write_h5ad)
