@@ -45,6 +45,7 @@ def test_a_finished_store_is_reused(source, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == [
         "images.zarr",
         "manifest.parquet",
+        "sites.npy",
         "statistics.npy",
     ]
 

@@ -7,9 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
+from wsdino.atomic import sweep
 from wsdino.errors import InputError
+from wsdino.lock import one_writer_of_file
 
 app = typer.Typer(
     name="wsdino",
@@ -55,6 +58,13 @@ def _main(
 def is_job() -> bool:
     """Whether this is one of several processes that torchrun started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def be_the_only_writer(path: Path | None) -> None:
+    """Hold the lock of a table or file until the command ends."""
+    if path is not None:
+        click.get_current_context().with_resource(one_writer_of_file(path))
+        sweep(path.parent, name=path.name)
 
 
 class _State:

@@ -18,12 +18,12 @@ import pandas as pd
 import tifffile
 from scipy.ndimage import zoom as resample
 
+from wsdino.atomic import writing
 from wsdino.device import num_cpus
 from wsdino.errors import InputError
 from wsdino.progress import Meter
 
 from .cells import draw, seed_cells
-from .files import replacing
 from .keys import generator
 from .layouts import CONTROL
 from .optics import Optics, expose
@@ -285,8 +285,8 @@ def simulate_randomised(
             pool.shutdown(cancel_futures=True)
             raise
     path = folder / MANIFEST
-    with replacing(path) as temporary:
-        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+    with writing(path) as partial:
+        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
     return path
 
 
@@ -307,8 +307,8 @@ def _write_screen(
             if all(path.exists() for path in paths):
                 continue
             for path, image in zip(paths, render_randomised(screen, site), strict=True):
-                with replacing(path) as temporary:
-                    tifffile.imwrite(temporary, image, photometric="minisblack", metadata=None)
+                with writing(path) as partial:
+                    tifffile.imwrite(partial, image, photometric="minisblack", metadata=None)
         tables += rows.values()
     return pd.concat(tables)
 
