@@ -48,6 +48,7 @@ def writing(
         If the path can't be written; on a full disk it says how much is free.
     """
     partial = _partial_beside(path)
+    caught: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -56,7 +57,7 @@ def writing(
         os.replace(partial, path)  # noqa: PTH105
         if durable:
             _flush(path.parent)
-    except (OSError, *failures) as error:
+    except caught as error:
         raise cant_write(path, error) from error
     finally:
         with suppress(OSError):

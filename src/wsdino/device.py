@@ -116,7 +116,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[Path]:
         if controller in controllers.split(","):
             own = top / path.lstrip("/")
             # In a container the path may be that of the host, which is mounted as the top.
-            inside = own if own.is_dir() and ".." not in own.parts else top
+            inside = top if ".." in own.parts else own
             yield from (each for each in (inside, *inside.parents) if each.is_relative_to(top))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from wsdino.errors import InputError, OutputError
+from wsdino.errors import InputError, ManifestError, OutputError
 from wsdino.screen.manifest import read_manifest
 from wsdino.simulate import Difficulty, layout_table, simulate
 from wsdino.simulate.plates import describe_sites
@@ -187,6 +187,18 @@ def test_wrong_arguments_are_one_line(tmp_path, arguments, match):
         simulate(tmp_path / "out", **arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("column", ["Metadata_Plate", "Metadata_Batch"])
+@pytest.mark.parametrize("name", ["../outside", "..", "a/b", "a\\b", "/tmp/x"])
+def test_a_layout_names_no_place_outside(tiny_layout, tmp_path, column, name):
+    table = pd.read_csv(tiny_layout)
+    table.loc[3, column] = name
+    table.to_csv(tmp_path / "layout.csv", index=False)
+    with pytest.raises(ManifestError, match=rf"layout.csv: {column} is ") as caught:
+        simulate(tmp_path / "in" / "out", layout=tmp_path / "layout.csv", size=SIZE)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["layout.csv"]
 
 
 def test_difficulty_is_checked():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from wsdino.atomic import sweep
@@ -63,12 +63,18 @@ def is_job() -> bool:
 def be_the_only_writer(path: Path | None) -> None:
     """Hold the lock of a table or file until the command ends."""
     if path is not None:
-        click.get_current_context().with_resource(one_writer_of_file(path))
+        _State.locks.enter_context(one_writer_of_file(path))
         sweep(path.parent, name=path.name)
+
+
+def let_others_write() -> None:
+    """Give up what :func:`be_the_only_writer` holds."""
+    _State.locks.close()
 
 
 class _State:
     debug = False
+    locks = ExitStack()
 
 
 def wants_traceback() -> bool:

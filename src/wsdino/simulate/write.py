@@ -18,6 +18,7 @@ from wsdino.errors import InputError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+from wsdino.stopping import end_with_parent
 
 from .layouts import CHANNELS, layout_table, treatments_of
 from .plates import Difficulty, Site, describe_sites, truth_table
@@ -179,7 +180,9 @@ def _render_all(
         # the first chunk compiles the kernels, which the workers then find on disk
         meter.advance(_render_chunk(chunks[0], *options))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            processes, mp_context=context, initializer=end_with_parent
+        ) as pool:
             futures = [pool.submit(_render_chunk, chunk, *options) for chunk in chunks[1:]]
             try:
                 for future in futures:
