@@ -632,4 +632,4 @@ def test_stopped_outside_training(number: signal.Signals, tmp_path: Path) -> Non
     assert status == 1
     assert err.splitlines()[-1].startswith("wsdino: stopped by a signal")
     assert "Traceback" not in err
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*partial*"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import yaml
 from helpers_run import call, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_weights import NAME, SIZE, embedding_of_grey, rgb_vit, save_dino, save_ws_dino
+from wsdino.exchange import weights_by_channel
 from wsdino.model.model import load_model
 from wsdino.tables.reading import read_table
 
@@ -147,6 +150,37 @@ def test_one_file_serves_every_channel_and_embeds_a_store(
     assert go("export", "run", "--out", out) == 0
     assert go("import", "dino.pth", *order, *settings, "--out", out) == 0
     assert not (out / "README.md").exists()
+
+
+def test_names_with_equals_signs_are_files_where_they_are_there(
+    go: Callable[..., int], place: Path, tmp_path: Path
+) -> None:
+    """As PyTorch Lightning names its checkpoints."""
+    name = "epoch=99-step=1000.ckpt"
+    shutil.copy(place / "dino.pth", tmp_path / name)
+    order = [word for channel in CHANNELS for word in ("--channel", channel)]
+    settings = ["--like", place / "like.yaml", "--set", "model.mode=shared"]
+    for number, given in enumerate((tmp_path / name, place / "dino.pth")):
+        out = tmp_path / str(number)
+        assert go("import", given, *order, *settings, "--out", out) == 0
+    ours, theirs = (load_model(tmp_path / n).embed(fields()) for n in "01")
+    np.testing.assert_array_equal(ours, theirs)
+    assert weights_by_channel([f"DAPI={tmp_path / name}"]) == {"DAPI": str(tmp_path / name)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert weights_by_channel([name]) == name
+
+
+def test_others_may_read_a_model_as_the_umask_says(
+    go: Callable[..., int], place: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0o027)
+    try:
+        assert go("export", "run", "--out", tmp_path / "model") == 0
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes == {0o640}
 
 
 OUT = ("--out", "new")

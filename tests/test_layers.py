@@ -28,8 +28,8 @@ LAYERS = (
     ("screen", "simulate"),
     ("runrecord",),
     ("runfolder", "tables"),
-    ("job", "environment"),
-    ("device", "atomic"),
+    ("job", "environment", "lock"),
+    ("device", "atomic", "contents"),
     ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}

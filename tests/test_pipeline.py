@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 import yaml
 
@@ -19,7 +20,7 @@ from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
 from wsdino.embed.embed import embed_store
-from wsdino.errors import ConfigError, ImageError, OutputError, TableError
+from wsdino.errors import ConfigError, ImageError, OutputError, StoreError, TableError
 from wsdino.model.model import Model
 from wsdino.pipeline import model_spec, run
 from wsdino.runfolder import RunFolder
@@ -299,6 +300,99 @@ def test_a_model_is_not_passed_off_as_trained_on_other_labels(place: Path, finis
     with pytest.raises(ConfigError, match="trained with other options or weak labels"):
         run(load(place, "screen.source=null", f"screen.store={finished / 'store'}"), finished)
     assert products(finished)["model/model.safetensors"] == weights
+
+
+@pytest.mark.parametrize("ns", [0, 1_930_000_000_000_000_000], ids=["1970", "2031"])
+def test_clocks_decide_nothing(finished: Path, again: Callable, ns: int) -> None:
+    for path in finished.rglob("*"):
+        os.utime(path, ns=(ns, ns))
+    assert again() == (set(), [])
+
+
+def test_a_product_that_was_replaced_is_made_anew(
+    place: Path, finished: Path, again: Callable
+) -> None:
+    """By that of another run of the same age, with the time of the one before."""
+    path = finished / "profiles.parquet"
+    before = path.stat().st_mtime_ns
+    shutil.copy(place / "run" / "baselines" / "classical" / "profiles.parquet", path)
+    os.utime(path, ns=(before, before))
+    assert again()[0] == {"profiles.parquet", *AFTER_NUMBERS}
+    ours, theirs = (pd.read_parquet(f / "profiles.parquet") for f in (finished, place / "run"))
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
+
+
+def test_how_many_fields_are_embedded_at_once_remakes_nothing(again: Callable) -> None:
+    changed, stages = again("embed.batch_size=3")
+    # The report shows the config.
+    assert (changed, stages) == ({"config.yaml", "report.html"}, ["report"])
+
+
+def copied_screen(place: Path, folder: Path) -> Path:
+    return shutil.copytree(place / "screen", folder / "screen", copy_function=shutil.copy2)
+
+
+def test_images_replaced_under_a_trained_model_are_refused_and_the_advice_works(
+    place: Path, tmp_path: Path
+) -> None:
+    screen, out = copied_screen(place, tmp_path), tmp_path / "run"
+    config = load(place, f"screen.source={screen}", "baselines.names=[]")
+    run(config, out)
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    image = min(screen.rglob("*.tif"))
+    tifffile.imwrite(image, 2 * tifffile.imread(image))
+    os.utime(image, ns=(0, 0))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="trained on other images than the store") as caught:
+            run(config, out)
+        assert f"delete {out / 'checkpoints'} to train anew" in str(caught.value)
+        assert (out / "model" / "model.safetensors").read_bytes() == weights
+    shutil.rmtree(out / "checkpoints")
+    run(config, out)
+    assert (out / "model" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_chunk_changed_after_training_is_refused(place: Path, finished: Path) -> None:
+    chunks = sorted((finished / "store" / "images.zarr").glob("c.*"))
+    time = chunks[0].stat().st_mtime_ns
+    chunks[0].write_bytes(chunks[1].read_bytes())
+    os.utime(chunks[0], ns=(time, time))
+    settings = ["screen.source=null", f"screen.store={finished / 'store'}"]
+    before = products(finished)
+    with pytest.raises(StoreError, match="the store is damaged: these are not the pixels that"):
+        run(load(place, *settings), finished)
+    assert set(products(finished)) == set(before)
+
+
+def test_what_a_killed_process_left_is_swept(finished: Path, again: Callable) -> None:
+    left = [".partial-0123456789ab-results.json", "checkpoints/.partial-0123456789ab-step_1.pt"]
+    for name in left:
+        (finished / name).write_text("half")
+    assert again() == (set(), [])
+    assert not list(finished.rglob(".partial-*"))
+
+
+def test_another_command_on_the_run_is_told_to_wait(place: Path, tmp_path: Path) -> None:
+    screen = copied_screen(place, tmp_path)
+    sections = {"train": {**TINY["train"], "epochs": 300}, "baselines": {"names": []}}
+    config = write_tiny_config(tmp_path / "long.yaml", **sections)
+    command = ("train", config, "--set", f"screen.source={screen}", "--out", tmp_path / "run")
+    first = start(*command)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").is_file():
+        assert first.poll() is None, finish(first)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    status, out, err = finish(start(*command))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"wsdino: {tmp_path / 'run'}: process {first.pid} on ")
+    assert err.count("\n") == 1
+    first.send_signal(signal.SIGKILL)
+    finish(first)
+    third = start("run", config, *command[2:], "--set", "train.epochs=300")
+    time.sleep(3)
+    third.send_signal(signal.SIGTERM)
+    assert "is writing there" not in finish(third)[2]
 
 
 def test_a_run_folder_may_be_moved(tmp_path: Path, finished: Path) -> None:

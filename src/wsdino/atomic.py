@@ -1,43 +1,177 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, under one kind of partial name.
+
+A process that is killed leaves partial files behind; whoever writes to the same place next, and
+holds its lock (:mod:`wsdino.lock`), sweeps them.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from wsdino.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Iterator
+
+PARTIAL, LOCK = ".partial-", ".lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_MIB = 2**20
 
 
-def replace_file(path: Path, suffix: str, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then move it there in one step.
+@contextmanager
+def writing(
+    path: Path, *, durable: bool = False, failures: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
+    """Give a partial file's path that takes the place of `path` once the block is left.
+
+    If the block raises, the partial file is removed and `path` stays as it was.
 
     Parameters
     ----------
     path
-        Where the file goes; its folder is made where it is missing.
-    suffix
-        Of the partial file, for writers that go by it.
-    write
-        Called with the partial file's path.
+        Where the file goes; its folder is made where it is missing. The partial file lies beside it
+        and keeps the end of its name, for writers that go by the suffix.
+    durable
+        Whether the file must also outlast a crash of the machine.
+    failures
+        What the writer raises beside OSError where it can't write.
+
+    Raises
+    ------
+    OutputError
+        If the path can't be written; on a full disk it says how much is free.
+    """
+    partial = _partial_beside(path)
+    caught: tuple[type[Exception], ...] = (OSError, *failures)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if durable:
+            _flush(partial)
+        os.replace(partial, path)  # noqa: PTH105
+        if durable:
+            _flush(path.parent)
+    except caught as error:
+        raise cant_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
+    """Write a text file so that it is there whole or not at all.
+
+    A file that says the same already is left alone.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made where it is missing.
+    text
+        What it is to hold.
+    durable
+        As for :func:`writing`.
+
+    Returns
+    -------
+    bool
+        Whether the file was written.
 
     Raises
     ------
     OutputError
         If the path can't be written.
     """
-    partial = path.with_name(f".{path.name}.{uuid4().hex}{suffix}")
+    content = text.encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)  # noqa: PTH105
+        if path.is_file() and path.read_bytes() == content:
+            return False
     except OSError as error:
+        raise cant_write(path, error) from error
+    with writing(path, durable=durable) as partial:
+        partial.write_bytes(content)
+    return True
+
+
+def cant_write(path: Path, error: Exception) -> OutputError:
+    """Say in one line that a path can't be written, why, and on a full disk what is free."""
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
+    free = _free_bytes(path)
+    # Some writers, such as PyTorch's, hide that the disk is full behind an error of their own.
+    if number in _FULL or (number is None and free is not None and free < _MIB):
+        reason = f"{os.strerror(number or errno.ENOSPC)} ({(free or 0) / _MIB:.1f} MiB are free)"
+    return OutputError(f"{path}: can't be written: {reason or type(error).__name__}")
+
+
+def _free_bytes(path: Path) -> int | None:
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free if folder else None
+    return None
+
+
+def sweep(folder: Path, *, name: str | None = None) -> None:
+    """Remove partial files that killed processes left; call it while holding the lock.
+
+    Parameters
+    ----------
+    folder
+        Searched with its subfolders, but for Zarr's and those that have a lock of their own.
+    name
+        Only partial files of this name, directly in `folder`.
+    """
+    if name is not None:
+        for path in folder.glob(f"{PARTIAL}*"):
+            if path.name == _partial_name(name, path.name[len(PARTIAL) :][:_TOKEN]):
+                _remove(path)
+        return
+    for root, folders, files in os.walk(folder):
+        if LOCK in files and Path(root) != folder:
+            folders.clear()
+            continue
+        for partial in (n for n in [*folders, *files] if n.startswith(PARTIAL)):
+            _remove(Path(root, partial))
+        folders[:] = [n for n in folders if not n.startswith(PARTIAL) and not n.endswith(".zarr")]
+
+
+def visible(folder: Path) -> set[str]:
+    """Return the names in a folder without locks and partial files; none where it is missing."""
+    if not folder.is_dir():
+        return set()
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if name != LOCK and not name.startswith(PARTIAL)}
+
+
+_TOKEN, _LONGEST = 12, 180
+
+
+def _partial_beside(path: Path) -> Path:
+    return path.with_name(_partial_name(path.name, uuid4().hex[:_TOKEN]))
+
+
+def _partial_name(name: str, token: str) -> str:
+    # The end keeps the suffix; file systems end names at 255 bytes.
+    return f"{PARTIAL}{token}-{name.encode()[-_LONGEST:].decode(errors='ignore')}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        msg = f"{path}: can't be written: {error.strerror or error}"
-        raise OutputError(msg) from error
+            path.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ from wsdino.device import resolve_device
 from wsdino.environment import environment
 from wsdino.errors import ConfigError, ModelError, TableError
 from wsdino.progress import say, show
-from wsdino.runfolder import CONFIG, RunFolder, write_text
+from wsdino.runfolder import RunFolder, RunPaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,30 +57,31 @@ def prepare(
 
     job.start()
     resolve_device(config.device)
-    path = config.screen.store or out / "store"
+    folder = RunFolder(out)
+    path = config.screen.store or folder.paths.store
     absolute = {
         name: value and value.absolute()
         for name in ("source", "design", "store")
         for value in [getattr(config.screen, name)]
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
-    job.only_first(lambda: _check_and_note(config, resolved, out, path, evaluated))
-    folder, store = RunFolder(out), open_store(path)
-    record = out / "environment.json"
+    job.only_first(lambda: _check_and_note(config, resolved, folder, path, evaluated))
+    store = open_store(path)
+    # Found out before anything is trained: an image that was replaced in the store.
+    job.only_first(lambda: store.pixels_digest)
     text = _environment_of(resolved)
-    folder.before_work = lambda: write_text(record, text)
+    folder.before_work = lambda: folder.note(folder.paths.environment, text)
     return folder, store, resolved
 
 
 def _check_and_note(
-    config: Config, resolved: Config, out: Path, path: Path, evaluated: bool
+    config: Config, resolved: Config, folder: RunFolder, path: Path, evaluated: bool
 ) -> None:
     """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
 
-    RunFolder(out)
-    _refuse_other_training(config, out)
+    _refuse_other_training(config, folder.paths)
     source = config.screen.source
     if source is not None and not path.exists():
         # Ingesting may take an hour: what would be refused after it is refused before.
@@ -91,33 +92,31 @@ def _check_and_note(
         check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
     store = _store(config, path)
     check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
-    write_text(out / CONFIG, resolved.to_yaml())
-    if not (out / "environment.json").is_file():
-        write_text(
-            out / "environment.json",
-            json.dumps(environment(seed=resolved.seed, device=resolved.device), indent=1) + "\n",
-        )
-    coverage(config, store, out)
+    folder.sweep()
+    folder.note(folder.paths.config, resolved.to_yaml())
+    if not folder.paths.environment.is_file():
+        folder.note(folder.paths.environment, _environment_of(resolved))
+    coverage(config, store, folder)
 
 
 def _environment_of(config: Config) -> str:
     return json.dumps(environment(seed=config.seed, device=config.device), indent=1) + "\n"
 
 
-def _refuse_other_training(config: Config, out: Path) -> None:
+def _refuse_other_training(config: Config, run: RunPaths) -> None:
     """Refuse options that differ from those which something in the run folder was trained with."""
-    if not (out / CONFIG).is_file():
+    if not run.config.is_file():
         return
-    before = load_config(out / CONFIG)
-    for trained in (out, *(out / "baselines" / name for name in ("classifier", "dino"))):
-        if not any((trained / "checkpoints").glob("*.pt")):
+    before = load_config(run.config)
+    for trained in (run, *(run.baseline(name) for name in ("classifier", "dino"))):
+        if not any(trained.checkpoints.glob("*.pt")):
             continue
-        classifier = trained.name == "classifier"
+        classifier = trained.folder.name == "classifier"
         options = [training_options(each, classifier=classifier) for each in (before, config)]
         if options[0] != options[1]:
             raise ConfigError(
-                f"{trained}: was trained with {_difference('', *options)}; give --out another "
-                f"folder, or delete {trained / 'checkpoints'} to train anew"
+                f"{trained.folder}: was trained with {_difference('', *options)}; give --out "
+                f"another folder, or delete {trained.checkpoints} to train anew"
             )
 
 
@@ -253,7 +252,7 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
     return load_model(source, channels=open_store(store).channels, device=device)
 
 
-def coverage(config: Config, store: Store, out: Path) -> None:
+def coverage(config: Config, store: Store, folder: RunFolder) -> None:
     """Print and write how many sites have partners, before training."""
     from wsdino.report.coverage import coverage_table, coverage_title
     from wsdino.train.train import positives
@@ -270,7 +269,7 @@ def coverage(config: Config, store: Store, out: Path) -> None:
     say(coverage_title(record))
     if record["rows"]:
         show(coverage_table(record))
-    write_text(out / "coverage.json", json.dumps(record, indent=1) + "\n")
+    folder.note(folder.paths.coverage, json.dumps(record, indent=1) + "\n")
 
 
 def plain(section: Any) -> Any:

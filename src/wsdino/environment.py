@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -11,18 +12,13 @@ from typing import Any
 
 from wsdino.device import resolve_device
 
+PACKAGES = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
+
 
 def environment(*, seed: int, device: str) -> dict[str, Any]:
     """Say what a run ran on: versions, hardware, git commit, command and seed."""
     import torch
 
-    wanted = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
-    git = subprocess.run(  # noqa: S603 fixed arguments
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "command": ["wsdino", *sys.argv[1:]],
         "seed": seed,
@@ -32,6 +28,39 @@ def environment(*, seed: int, device: str) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "device": resolve_device(device),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": git.stdout.strip() or None,
-        "versions": {name: metadata.version(name) for name in wanted},
+        "git_commit": git_commit(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def git_commit(package: Path = Path(__file__).parent) -> str | None:
+    """Return the commit that a package's source was checked out at.
+
+    Parameters
+    ----------
+    package
+        Folder of the package.
+
+    Returns
+    -------
+    str or None
+        None where the source lies in no repository of its own (an installed package may lie in
+        that of somebody else), and where git is missing or refuses.
+    """
+    # A hook that starts a run sets these for a repository of its own.
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        found = subprocess.run(  # noqa: S603 fixed arguments
+            ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            env=variables,
+        )
+        lines = found.stdout.splitlines()
+        if found.returncode or len(lines) != 2:
+            return None
+        is_ours = (Path(lines[0]) / "src" / package.name).samefile(package)
+    except OSError:
+        return None
+    return lines[1] if is_ours else None

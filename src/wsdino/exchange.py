@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsdino.atomic import sweep, visible
 from wsdino.errors import InputError, OutputError
+from wsdino.lock import one_writer
+from wsdino.runfolder import ModelPaths, RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from wsdino.config import Config
     from wsdino.model.model import Model
-
-CARD = "README.md"
-MODEL_FILES = {CARD, "config.json", "model.safetensors"}
 
 
 def export_model(run: Path, out: Path) -> None:
@@ -38,14 +38,14 @@ def export_model(run: Path, out: Path) -> None:
     """
     from wsdino.model.model import load_model
     from wsdino.report.card import model_card
-    from wsdino.runfolder import write_text
     from wsdino.runrecord import read_run
 
     record, model = read_run(run), load_model(run)
-    _require_room(out, run)
+    if out.resolve() in {run.resolve(), RunPaths(run).model.folder.resolve()}:
+        raise OutputError(f"{out}: is the run itself; give --out a new folder")
+    _require_room(out)
     card = model_card(record, model.spec, num_features=len(model.feature_names))
-    _save(model, out)
-    write_text(out / CARD, card)
+    _save(model, out, card)
 
 
 def import_model(
@@ -90,13 +90,10 @@ def import_model(
     _save(model, out)
 
 
-def _save(model: Model, out: Path) -> None:
-    """Write a model in the place of another, whose card tells of that one."""
-    try:
-        (out / CARD).unlink(missing_ok=True)
-        model.save(out)
-    except OSError as error:
-        raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
+def _save(model: Model, out: Path, card: str = "") -> None:
+    with one_writer(out):
+        sweep(out)
+        model.save(out, card=card)
 
 
 def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
@@ -107,6 +104,9 @@ def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
     InputError
         If it is neither, or a channel is named twice.
     """
+    if len(weights) == 1 and Path(weights[0]).is_file():
+        # Names such as epoch=99-step=1000.ckpt tell no channel.
+        return weights[0]
     named = [re.fullmatch(r"([^=/\\:]+)=(.+)", text) for text in weights]
     if len(weights) == 1 and named[0] is None:
         return weights[0]
@@ -129,9 +129,7 @@ def _require_same_channels(channels: Sequence[str], weights: dict[str, str]) -> 
     return channels or list(weights)
 
 
-def _require_room(out: Path, run: Path | None = None) -> None:
-    if run is not None and out.resolve() in {run.resolve(), (run / "model").resolve()}:
-        raise OutputError(f"{out}: is the run itself; give --out a new folder")
-    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if (out.exists() and not out.is_dir()) or (found and not found <= MODEL_FILES):
+def _require_room(out: Path) -> None:
+    others = visible(out) - {path.name for path in ModelPaths(out).all}
+    if others or (out.exists() and not out.is_dir()):
         raise OutputError(f"{out}: is there and is no model; give --out a new or empty folder")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wsdino.checks import plain, prepare, training_options
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
+from wsdino.lock import one_writer
 from wsdino.progress import say
-from wsdino.runfolder import CONFIG, RunFolder
+from wsdino.runfolder import RunFolder, RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wsdino.config import Config
     from wsdino.model.model import Model
     from wsdino.model.spec import ModelSpec
+    from wsdino.runfolder import ModelPaths
     from wsdino.screen.store import Store
     from wsdino.train.options import Optimisation, WeakPositives
 
@@ -47,22 +49,49 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     TrainingError
         If training was stopped or can't go on; the same call goes on where it can.
     """
-    out = Path(out)
-    folder, store, config = prepare(config, out, evaluated=True)
-    train_stage(config, store, folder)
-    _profile_stages(config, store, folder, out, name="run", embed=_embedding(config, store, out))
-    for name in config.baselines.names:
-        _baseline(name, config, store, folder)
-    _evaluate_stage(config, folder, out, name="run", baselines=config.baselines.names)
-    _report_stage(config, store, folder)
-    return _read_json(out / "results.json")
+    out = RunFolder(Path(out)).path
+    with one_writer(out):
+        folder, store, config = prepare(config, out, evaluated=True)
+        _train_stage(config, store, folder)
+        embed = _embedding(config, store, out)
+        _profile_stages(config, store, folder, out, name="run", embed=embed)
+        for name in config.baselines.names:
+            _baseline(name, config, store, folder)
+        _evaluate_stage(config, folder, out, name="run", baselines=config.baselines.names)
+        _report_stage(config, store, folder)
+        return _read_json(folder.paths.results)
+
+
+def train_run(config: Config, out: str | Path) -> ModelPaths:
+    """Train the model of a run, or go on with that; no other stage.
+
+    Parameters
+    ----------
+    config, out
+        As for :func:`run`.
+
+    Returns
+    -------
+    ModelPaths
+        Where the model lies.
+
+    Raises
+    ------
+    InputError, TrainingError
+        As :func:`run` does.
+    """
+    out = RunFolder(Path(out)).path
+    with one_writer(out):
+        folder, store, config = prepare(config, out)
+        _train_stage(config, store, folder)
+        return folder.paths.model
 
 
 def open_run_store(config: Config, out: Path) -> Store:
     """Open the store that a run was made from."""
     from wsdino.screen.store import open_store
 
-    return open_store(config.screen.store or out / "store")
+    return open_store(config.screen.store or RunPaths(out).store)
 
 
 def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
@@ -80,8 +109,7 @@ def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
     )
 
 
-def train_stage(config: Config, store: Store, folder: RunFolder) -> None:
-    """Train the run's own model."""
+def _train_stage(config: Config, store: Store, folder: RunFolder) -> None:
     _train(config, store, folder, folder.path, name="train")
 
 
@@ -116,18 +144,20 @@ def _train(
         )
 
     options = training_options(config, classifier=classify) | {"own": plain(pairing)}
+    paths = RunPaths(out)
     folder.make(
         name,
-        products=[
-            out / "metrics.jsonl",
-            out / "model" / "config.json",
-            out / "model" / "model.safetensors",
-        ],
-        sources=[store.path / "manifest.parquet"],
-        options=options,
+        products=[paths.metrics, paths.model.config, paths.model.weights],
+        sources=[],
+        options=options | _screen_of(store),
         work=work,
         together=True,
     )
+
+
+def _screen_of(store: Store) -> dict[str, str]:
+    """Say which images and metadata a stage works on."""
+    return {"pixels": store.pixels_digest, "manifest": store.manifest_digest}
 
 
 def _embedding(config: Config, store: Store, out: Path) -> Callable[[Path], None]:
@@ -165,7 +195,8 @@ def _profile_stages(
     from wsdino.tables.reading import read_table
     from wsdino.tables.writing import write_table
 
-    embeddings, profiles = out / "embeddings.parquet", out / "profiles.parquet"
+    paths = RunPaths(out)
+    embeddings, profiles = paths.embeddings, paths.profiles
 
     def make_profile_table() -> None:
         made = make_profiles(
@@ -177,11 +208,13 @@ def _profile_stages(
 
     # A network that was not trained has no file that would tell when its shape changes.
     network = [plain(part) for part in (config.model, config.architecture, config.input)]
+    # How many fields are embedded at once changes nothing but the time it takes.
+    tiles = {key: value for key, value in plain(config.embed).items() if key != "batch_size"}
     folder.make(
         f"{name}: embed",
         products=[embeddings],
-        sources=[store.path / "manifest.parquet", out / "model" / "model.safetensors"],
-        options=[plain(config.embed), network, config.seed],
+        sources=[paths.model.weights],
+        options=[tiles, network, config.seed, _screen_of(store)],
         work=lambda: embed(embeddings),
         together=together,
     )
@@ -201,26 +234,27 @@ def _evaluate_stage(
     from wsdino.evaluate.results import evaluate, evaluate_leakage, write_results
     from wsdino.tables.reading import read_table
 
-    others = {each: out / "baselines" / each / "results.json" for each in baselines}
+    paths = RunPaths(out)
+    others = {each: paths.baseline(each).results for each in baselines}
 
     def make_numbers() -> None:
         results = evaluate(
-            read_table(out / "profiles.parquet"),
+            read_table(paths.profiles),
             multi_batch=config.evaluate.multi_batch,
             num_permutations=config.evaluate.num_permutations,
             seed=config.seed,
         )
-        embeddings = read_table(out / "embeddings.parquet")
+        embeddings = read_table(paths.embeddings)
         results["leakage"] = evaluate_leakage(embeddings, **_normalisation(config))
         if baselines:
             results["baselines"] = {each: _read_json(path) for each, path in others.items()}
-        write_results(results, out / "results.json")
+        write_results(results, paths.results)
 
     folder.make(
         f"{name}: evaluate",
-        products=[out / "results.json"],
-        sources=[out / "profiles.parquet", *others.values()],
-        options=[plain(config.evaluate), config.seed, list(baselines)],
+        products=[paths.results],
+        sources=[paths.profiles, paths.embeddings, *others.values()],
+        options=[plain(config.evaluate), config.seed, list(baselines), _normalisation(config)],
         work=make_numbers,
     )
 
@@ -241,7 +275,7 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
     from wsdino.tables.writing import write_table
     from wsdino.train.train import initial_networks
 
-    out = folder.path / "baselines" / name
+    out = folder.paths.baseline(name).folder
     if name == "classifier":
         own = config.baselines.classifier
         _train(config, store, folder, out, name="classifier: train", optimisation=own)
@@ -275,22 +309,20 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
 
 
 def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
-    out = folder.path
+    paths = folder.paths
 
     def make_report() -> None:
-        report(config, out)
+        report(config, folder.path)
 
-    shown = ("results.json", "profiles.parquet", "coverage.json", CONFIG, "environment.json")
     folder.make(
         "report",
-        products=[out / "report.html"],
+        products=[paths.report],
         sources=[
-            *(out / name for name in shown),
-            *(out / "baselines" / name / "metrics.jsonl" for name in config.baselines.names),
-            out / "model" / "model.safetensors",
-            store.path / "manifest.parquet",
+            *(paths.results, paths.profiles, paths.coverage, paths.config, paths.environment),
+            *(paths.baseline(name).metrics for name in config.baselines.names),
+            *(paths.metrics, paths.model.config, paths.model.weights),
         ],
-        options=[plain(config.report), config.seed],
+        options=[plain(config.report), config.seed, _screen_of(store)],
         work=make_report,
     )
 
@@ -319,14 +351,15 @@ def report(config: Config, out: Path) -> Path:
     from wsdino.report.html import write_report
 
     store = _if_there(lambda: open_run_store(config, out))
-    return write_report(
-        out,
-        store=store,
-        model=None if store is None else _if_there(lambda: load_model(out)),
-        num_example_fields=config.report.num_example_fields,
-        attention_sites=config.report.attention_sites,
-        seed=config.seed,
-    )
+    with one_writer(out):
+        return write_report(
+            out,
+            store=store,
+            model=None if store is None else _if_there(lambda: load_model(out)),
+            num_example_fields=config.report.num_example_fields,
+            attention_sites=config.report.attention_sites,
+            seed=config.seed,
+        )
 
 
 def _if_there(get: Callable[[], T]) -> T | None:

@@ -1,11 +1,13 @@
-"""A run folder that knows which of its products are up to date."""
+"""What lies where in a run folder, and which of its products are current."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from wsdino.atomic import sweep, visible, write_text
+from wsdino.contents import Digests, digest_of
 from wsdino.errors import OutputError
 from wsdino.progress import say
 
@@ -13,15 +15,131 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-CONFIG, STAMPS = "config.yaml", ".stages.json"
+CONFIG, STAMPS, SCHEMA = "config.yaml", ".stages.json", 2
+# Reading less than this again takes no time; a folder where nothing is to be done stays as it is.
+WORTH_REMEMBERING = 2**24
 BEFORE_CONFIG = {"screen", "store"}
 
 
-class RunFolder:
-    """A run folder that knows which of its products are up to date.
+@dataclass(frozen=True)
+class ModelPaths:
+    """The files of a model's folder."""
 
-    A stage is done if its products are there, it was made with the same options, and none of what
-    it was made from is newer.
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """Channels, architecture, input scaling and tiles."""
+        return self.folder / "config.json"
+
+    @property
+    def weights(self) -> Path:
+        """All weights of its networks."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """What an exported model is and where it comes from, for people."""
+        return self.folder / "README.md"
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Everything that such a folder may hold."""
+        return (self.config, self.weights, self.card)
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of a run folder (contract 4.4); the folder of a baseline has the same ones."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.folder / CONFIG
+
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware, commit and seed."""
+        return self.folder / "environment.json"
+
+    @property
+    def coverage(self) -> Path:
+        """How many sites have partners."""
+        return self.folder / "coverage.json"
+
+    @property
+    def store(self) -> Path:
+        """The screen's store, where the config names no other."""
+        return self.folder / "store"
+
+    @property
+    def screen(self) -> Path:
+        """The demo's simulated screen."""
+        return self.folder / "screen"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Records of training, one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Folder of the same records for TensorBoard."""
+        return self.folder / "tensorboard"
+
+    @property
+    def model(self) -> ModelPaths:
+        """The trained model."""
+        return ModelPaths(self.folder / "model")
+
+    @property
+    def embeddings(self) -> Path:
+        """A row for each site."""
+        return self.folder / "embeddings.parquet"
+
+    @property
+    def profiles(self) -> Path:
+        """A row for each treatment."""
+        return self.folder / "profiles.parquet"
+
+    @property
+    def results(self) -> Path:
+        """Numbers of the run, and of its baselines."""
+        return self.folder / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.folder / "report.html"
+
+    def baseline(self, name: str) -> RunPaths:
+        """Return the paths of a baseline."""
+        return RunPaths(self._baselines / name)
+
+    @property
+    def baselines(self) -> list[RunPaths]:
+        """Paths of all baselines that are there, by name."""
+        root = self._baselines
+        found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        return [RunPaths(path) for path in found]
+
+    @property
+    def _baselines(self) -> Path:
+        return self.folder / "baselines"
+
+
+class RunFolder:
+    """A run folder that knows which of its products are current.
+
+    A stage is done if its products hold what it wrote, and it was made with the same options from
+    sources that hold the same. Nothing here depends on a clock.
 
     Parameters
     ----------
@@ -30,6 +148,8 @@ class RunFolder:
 
     Attributes
     ----------
+    paths : RunPaths
+        What lies where.
     before_work
         Called before a stage does something, so that what was made where can be noted.
 
@@ -40,17 +160,34 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.before_work: Callable[[], None] = lambda: None
-        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        visible = {name for name in found if not name.startswith(".")}
+        self.path, self.paths = path, RunPaths(path)
+        self.before_work: Callable[[], object] = lambda: None
+        found = visible(path)
         # A run that was stopped early holds its screen and store, and no config yet.
-        is_run = bool({CONFIG, STAMPS} & found) or visible <= BEFORE_CONFIG
+        shown = {name for name in found if not name.startswith(".")}
+        is_run = bool({CONFIG, STAMPS} & found) or shown <= BEFORE_CONFIG
         if (path.exists() and not path.is_dir()) or not is_run:
             raise OutputError(
                 f"{path}: is there and is no run folder (no {CONFIG}); give --out a new or empty "
                 "folder"
             )
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; the caller holds the folder's lock."""
+        sweep(self.path)
+
+    def note(self, path: Path, text: str) -> None:
+        """Write a text product that no stage makes; what is made from it follows where it is new.
+
+        Raises
+        ------
+        OutputError
+            If the path can't be written.
+        """
+        if write_text(path, text):
+            books = self._read_books()
+            if _forget_what_follows(books, {path.relative_to(self.path).as_posix()}):
+                self._write_books(books)
 
     def make(
         self,
@@ -71,7 +208,7 @@ class RunFolder:
         stage
             Name, for the person who waits.
         products, sources
-            Files that the stage writes and reads. A source that is absent is passed over.
+            Files in the folder that the stage writes and reads. A source may be absent.
         options
             What the stage depends on beside its sources; must be serialisable as JSON.
         work
@@ -81,15 +218,22 @@ class RunFolder:
         """
         from wsdino.job import only_first
 
-        stamp = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
-        products, sources = list(products), list(sources)
+        chosen, products, sources = digest_of(options), list(products), list(sources)
+        stamp: dict[str, Any] = {"options": chosen}
 
         def is_done() -> bool:
-            return (
-                self._stamps().get(stage) == stamp
-                and all(product.exists() for product in products)
-                and _newest(sources) <= min(product.stat().st_mtime_ns for product in products)
+            books = self._read_books()
+            digests = Digests(self.path, books["files"])
+            before = books["stages"].get(stage, {})
+            done = (
+                before.get("options") == chosen
+                and before.get("sources") == _contents(digests, sources)
+                and before.get("products") == (found := _contents(digests, products))
+                and None not in found.values()
             )
+            if done and digests.num_bytes_read > WORTH_REMEMBERING:
+                self._remember(books | {"files": digests.known})
+            return done
 
         if only_first(is_done):
             say(f"{stage}: done before")
@@ -98,53 +242,68 @@ class RunFolder:
 
         def begin() -> None:
             self.before_work()
-            # Without a stamp while it works, a stage that is stopped halfway counts as not done.
-            self._write_stamps(
-                {name: value for name, value in self._stamps().items() if name != stage}
-            )
+            # Without a stamp while it works, a stage that is stopped halfway counts as not done;
+            # nor does what follows from it, even if it makes the same as before.
+            books = self._read_books()
+            books["stages"].pop(stage, None)
+            digests = Digests(self.path, books["files"])
+            _forget_what_follows(books, {digests.name(product) for product in products})
+            # What changes while the stage works is not what it was made from.
+            stamp["sources"] = _contents(digests, sources)
+            self._write_books(books | {"files": digests.known})
+
+        def end() -> None:
+            books = self._read_books()
+            digests = Digests(self.path, books["files"])
+            stamp["products"] = _contents(digests, products)
+            books["stages"][stage] = stamp
+            self._write_books(books | {"files": digests.known})
 
         only_first(begin)
         if together:
             work()
         else:
             only_first(work)
-        only_first(lambda: self._write_stamps(self._stamps() | {stage: stamp}))
+        only_first(end)
 
-    def _stamps(self) -> dict[str, str]:
-        path = self.path / STAMPS
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    def _read_books(self) -> dict[str, Any]:
+        """Read what is known of files and stages; damaged books make everything anew."""
+        empty: dict[str, Any] = {"schema": SCHEMA, "files": {}, "stages": {}}
+        try:
+            books = json.loads((self.path / STAMPS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return empty
+        if not isinstance(books, dict) or books.get("schema") != SCHEMA:
+            return empty
+        parts = [books.get("files"), books.get("stages")]
+        if not all(
+            isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values())
+            for part in parts
+        ):
+            return empty
+        return books
 
-    def _write_stamps(self, stamps: dict[str, str]) -> None:
-        write_text(self.path / STAMPS, json.dumps(stamps, indent=1) + "\n")
+    def _write_books(self, books: dict[str, Any]) -> None:
+        write_text(self.path / STAMPS, json.dumps(books, indent=1) + "\n")
 
-
-def _newest(paths: list[Path]) -> int:
-    return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all.
-
-    A file that says the same already is left alone, so that what was made from it stays up to date.
-
-    Parameters
-    ----------
-    path
-        The file; its folder is made where it is missing.
-    text
-        What it is to hold.
-
-    Raises
-    ------
-    OutputError
-        If the path can't be written.
-    """
-    try:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
+    def _remember(self, books: dict[str, Any]) -> None:
+        """Spare the next call some reading; where that can't be written, it reads again."""
+        try:
+            self._write_books(books)
+        except OutputError:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _contents(digests: Digests, paths: list[Path]) -> dict[str, str | None]:
+    return {digests.name(path): digests.of(path) for path in paths}
+
+
+def _forget_what_follows(books: dict[str, Any], products: set[str]) -> bool:
+    """Take the stamps of stages that were made from a product; tell whether there were any."""
+    stages = books["stages"]
+    following = [
+        name for name, stamp in stages.items() if products & set(stamp.get("sources") or ())
+    ]
+    for name in following:
+        del stages[name]
+    return bool(following)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import InputError
+from wsdino.runfolder import RunPaths
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
@@ -140,51 +141,47 @@ def read_run(run: Path) -> RunRecord:
     if not run.is_dir():
         raise InputError(f"{run}: no such run folder; give the folder that `wsdino run` wrote")
     problems: dict[str, str] = {}
-    results = _object(run / "results.json", problems)
-    metrics, baselines = _named_metrics(run, RUN, problems), _baselines(run, results, problems)
-    for folder in _baseline_folders(run):
-        metrics |= _named_metrics(folder, folder.name, problems)
+    paths = RunPaths(run)
+    results = _object(paths.results, problems)
+    metrics, baselines = _named_metrics(paths, RUN, problems), _baselines(paths, results, problems)
+    for baseline in paths.baselines:
+        metrics |= _named_metrics(baseline, baseline.folder.name, problems)
     return RunRecord(
         path=run,
         results={key: value for key, value in results.items() if key != "baselines"},
         baselines=baselines,
         metrics=metrics,
-        profiles=_profiles(run / "profiles.parquet", problems),
-        coverage=_object(run / "coverage.json", problems),
-        environment=_object(run / "environment.json", problems),
-        config=_text(run / "config.yaml", problems),
+        profiles=_profiles(paths.profiles, problems),
+        coverage=_object(paths.coverage, problems),
+        environment=_object(paths.environment, problems),
+        config=_text(paths.config, problems),
         problems=problems,
     )
 
 
-def _baseline_folders(run: Path) -> list[Path]:
-    root = run / "baselines"
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
 def _baselines(
-    run: Path, results: dict[str, Any], problems: dict[str, str]
+    paths: RunPaths, results: dict[str, Any], problems: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Results of the baselines: those in the run's own results win over the folders'."""
     listed = results.get("baselines")
     found = {str(key): value for key, value in listed.items()} if isinstance(listed, dict) else {}
-    for folder in _baseline_folders(run):
+    for baseline in paths.baselines:
         # A baseline still to be evaluated is no problem, one whose results are damaged is.
-        path = folder / "results.json"
-        if folder.name not in found and path.is_file():
+        name = baseline.folder.name
+        if name not in found and baseline.results.is_file():
             damage: dict[str, str] = {}
-            found[folder.name] = _object(path, damage)
-            problems |= {f"baselines/{folder.name}": reason for reason in damage.values()}
+            found[name] = _object(baseline.results, damage)
+            problems |= {f"baselines/{name}": reason for reason in damage.values()}
     return {name: value for name, value in found.items() if isinstance(value, dict) and value}
 
 
-def _named_metrics(folder: Path, name: str, problems: dict[str, str]) -> dict[str, pd.DataFrame]:
+def _named_metrics(paths: RunPaths, name: str, problems: dict[str, str]) -> dict[str, pd.DataFrame]:
     try:
-        return {name: read_metrics(folder / "metrics.jsonl")}
+        return {name: read_metrics(paths.metrics)}
     except Omitted as error:
         # A baseline without training has no curves, and that is no problem.
         if name == RUN:
-            problems["metrics.jsonl"] = str(error)
+            problems[paths.metrics.name] = str(error)
         return {}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,6 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STOPPED = "stopped by a signal; what is finished is kept"
+
+
+PARENT_LOOK_S = 0.5
+
+
+def end_with_parent() -> None:
+    """End this process once the one that started it is gone, be that killed and unable to say so.
+
+    Given to a pool as its initializer: workers would finish their queue and wait for ever.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Stopped(BaseException):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.environment import environment
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -195,8 +197,8 @@ def make_run(
     coverage |= {"partner_from": "plate", "fallback": "relax"}
     (run / "coverage.json").write_text(json.dumps(coverage))
     (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
-    environment = {"wsdino": "0.1.0", "versions": {"torch": "2.11"}, "seeds": [7, 8]}
-    (run / "environment.json").write_text(json.dumps(environment))
+    made = environment(seed=7, device="cpu") | {"command": ["wsdino", "run", "a $1.yaml"]}
+    (run / "environment.json").write_text(json.dumps(made))
     return run
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -308,9 +309,26 @@ def test_coverage_says_where_partners_come_from(page: Page) -> None:
 
 
 def test_command_is_the_noted_one(run: Path) -> None:
+    assert "wsdino run 'a $1.yaml'" in Page(write_report(run)).text
+    (run / "environment.json").write_text("{}")
     assert "wsdino run 'my run/config.yaml'" in Page(write_report(run)).text
-    (run / "environment.json").write_text(json.dumps({"command": ["wsdino", "run", "a b.yaml"]}))
-    assert "wsdino run 'a b.yaml'" in Page(write_report(run)).text
+
+
+def test_it_says_which_version_made_the_run_and_which_reports_on_it(run: Path) -> None:
+    ours = metadata.version("wsdino")
+    page = Page(write_report(run))
+    assert f"With wsdino {ours} and the same config and data" in page.text
+    assert f"Written by wsdino {ours}." in page.text
+    assert ["versions.torch", metadata.version("torch")] in [
+        row for table in page.tables.values() for row in table
+    ]
+    record = json.loads((run / "environment.json").read_text())
+    record["versions"]["wsdino"] = "0.0.7"
+    (run / "environment.json").write_text(json.dumps(record))
+    page = Page(write_report(run))
+    assert "With wsdino 0.0.7 and" in page.text
+    assert f"Written by wsdino {ours}." in page.text
+    assert ("meta", {"name": "generator", "content": f"wsdino {ours}"}) in page.tags
 
 
 def test_it_is_written_where_asked_and_the_same_every_time(run: Path, store: MemoryStore) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,7 @@ def test_a_finished_store_is_reused(source, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == [
         "images.zarr",
         "manifest.parquet",
+        "sites.npy",
         "statistics.npy",
     ]
 
@@ -91,6 +94,75 @@ def test_a_changed_image_is_read_again(source, tmp_path):
     assert store.statistics["p50"][7, 1] == 123
     after = chunk_times(out)
     assert [name for name in before if after[name] != before[name]] == ["c.7.0.0.0"]
+
+
+YEAR_2031 = 1_930_000_000_000_000_000
+
+
+@pytest.mark.parametrize("ns", [0, YEAR_2031])
+def test_a_replaced_image_is_read_again_whatever_its_time(source, tmp_path, ns):
+    """A copy brings its old time along, and a clock may be wrong."""
+    out = tmp_path / "store"
+    before = ingest(source, out).pixels_digest
+    tifffile.imwrite(image_of(source, 7), np.full((64, 64), 123, np.uint16))
+    os.utime(image_of(source, 7), ns=(ns, ns))
+    store = ingest(source, out)
+    assert (store[7][1] == 123).all()
+    assert store.pixels_digest != before
+    times = chunk_times(out)
+    assert ingest(source, out).pixels_digest == store.pixels_digest
+    assert chunk_times(out) == times, "it is read once"
+
+
+def test_other_times_alone_leave_the_pixels_what_they_are(source, tmp_path):
+    out = tmp_path / "store"
+    before = ingest(source, out)
+    for image in source.rglob("*.tif"):
+        os.utime(image, ns=(0, 0))
+    for file in out.rglob("*"):
+        os.utime(file, ns=(YEAR_2031, YEAR_2031))
+    assert ingest(source, out).pixels_digest == before.pixels_digest
+    copy = shutil.copytree(out, tmp_path / "copy", copy_function=shutil.copy)
+    assert open_store(copy).pixels_digest == before.pixels_digest
+    assert ingest(source, tmp_path / "again").pixels_digest == before.pixels_digest
+
+
+def test_pixels_are_told_apart_by_what_they_show(source, tmp_path):
+    """Not by the codec, nor by the metadata: a digest of the decoded pixels, site by site."""
+    store = ingest(source, tmp_path / "store")
+    expected = [zlib.crc32(np.ascontiguousarray(store[i])) for i in range(len(store))]
+    assert np.load(tmp_path / "store" / "sites.npy")["crc32"].tolist() == expected
+    (tmp_path / "store" / "sites.npy").unlink()
+    assert open_store(tmp_path / "store").pixels_digest == store.pixels_digest
+    assert np.load(tmp_path / "store" / "sites.npy")["crc32"].tolist() == expected
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_chunk_that_was_changed_is_found_and_the_advice_mends_it(source, tmp_path, hides):
+    out = tmp_path / "store"
+    before = ingest(source, out)
+    wanted, chunk = before[4].copy(), chunk_path(out, 4)
+    time_before = chunk.stat().st_mtime_ns
+    chunk.write_bytes(chunk_path(out, 5).read_bytes())
+    if hides:
+        os.utime(chunk, ns=(time_before, time_before))
+    with pytest.raises(
+        StoreError, match=r"c\.4\.0\.0\.0: the store is damaged: .* ingest it again"
+    ):
+        open_store(out).pixels_digest  # noqa: B018 it is computed when it is asked for
+    store = ingest(source, out)
+    np.testing.assert_array_equal(store[4], wanted)
+    assert store.pixels_digest == before.pixels_digest
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"x" * 4000])
+def test_a_damaged_record_of_the_sites_is_made_anew(source, tmp_path, damage):
+    out = tmp_path / "store"
+    before = ingest(source, out)
+    (out / "sites.npy").write_bytes(damage)
+    assert open_store(out).pixels_digest == before.pixels_digest
+    (out / "sites.npy").write_bytes(damage)
+    assert ingest(source, out).pixels_digest == before.pixels_digest
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])

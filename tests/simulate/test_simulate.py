@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from wsdino.errors import InputError, OutputError
+from wsdino.errors import InputError, ManifestError, OutputError
 from wsdino.screen.manifest import read_manifest
 from wsdino.simulate import Difficulty, layout_table, simulate
 from wsdino.simulate.plates import describe_sites
@@ -120,7 +120,7 @@ def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
     assert pixels(out) == before
     assert (out / "BBBC021_v1_image.csv").is_file()
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob(".partial-*"))
 
 
 def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch):
@@ -139,12 +139,14 @@ def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "BBBC021_v1_image.csv").exists()
-    (tmp_path / "killed" / next(iter(pixels(whole))).parent / ".half.1.tmp").touch()
+    (
+        tmp_path / "killed" / next(iter(pixels(whole))).parent / ".partial-0123456789ab-half.tif"
+    ).touch()
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     assert pixels(tmp_path / "killed") == pixels(whole)
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv", "spec.json", "truth.parquet"):
         assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".partial-*"))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,18 @@ def test_wrong_arguments_are_one_line(tmp_path, arguments, match):
         simulate(tmp_path / "out", **arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("column", ["Metadata_Plate", "Metadata_Batch"])
+@pytest.mark.parametrize("name", ["../outside", "..", "a/b", "a\\b", "/tmp/x"])
+def test_a_layout_names_no_place_outside(tiny_layout, tmp_path, column, name):
+    table = pd.read_csv(tiny_layout)
+    table.loc[3, column] = name
+    table.to_csv(tmp_path / "layout.csv", index=False)
+    with pytest.raises(ManifestError, match=rf"layout.csv: {column} is ") as caught:
+        simulate(tmp_path / "in" / "out", layout=tmp_path / "layout.csv", size=SIZE)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["layout.csv"]
 
 
 def test_difficulty_is_checked():

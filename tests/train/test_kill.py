@@ -80,7 +80,9 @@ def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
     # What a kill in the middle of writing leaves behind.
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 999, "lo')
-    (run / "checkpoints" / f"step_{killed_at + 1:08d}.partial").write_bytes(os.urandom(100))
+    (run / "checkpoints" / f".partial-0123456789ab-step_{killed_at + 1:08d}.pt").write_bytes(
+        os.urandom(100)
+    )
 
     training = start_training(store.path, run.parent, CHANGES)
     wait_for_step(training, run, killed_at + 3)
@@ -107,7 +109,7 @@ def test_killed_time_and_again_also_while_a_checkpoint_is_written(
         wait_for_step(training, run, newest_step(run) + 1)
         deadline = time.monotonic() + float(rng.uniform(0, 0.2))
         while time.monotonic() < deadline:
-            if attempt % 2 and list((run / "checkpoints").glob("*.partial")):
+            if attempt % 2 and list((run / "checkpoints").glob(".partial-*")):
                 break
         training.process.kill()
         training.finish(exit_code=-signal.SIGKILL)

@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_contract_says(store: Store, tmp_path: Path) -> No
         "config.json",
         "model.safetensors",
     }
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*partial*"))
     assert model.embed(store.read([0, 1])[:], offset=None, gain=None).shape == (2, 32)
 
 
@@ -176,7 +176,7 @@ def test_with_nothing_but_damage_a_run_starts_anew(
 
 def test_a_partial_checkpoint_is_not_there(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 3, {"step": 3})
-    (tmp_path / "step_00000004.partial").write_bytes(b"half")
+    (tmp_path / ".partial-0123456789ab-step_00000004.pt").write_bytes(b"half")
     assert load_newest(tmp_path) == {"step": 3}
     for step in (4, 5, 6):
         save_checkpoint(tmp_path, step, {"step": step})
@@ -246,11 +246,13 @@ def test_too_many_bad_steps_save_the_state_before_them_whenever_they_come(
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"step": 1})
-    (tmp_path / "step_00000002.partial").mkdir()
+    (tmp_path / "step_00000002.pt").mkdir()
     with pytest.raises(OutputError, match=r"step_00000002.pt: can't be written") as caught:
         save_checkpoint(tmp_path, 2, {"step": 2})
     assert "\n" not in str(caught.value)
+    (tmp_path / "step_00000002.pt").rmdir()
     assert load_newest(tmp_path) == {"step": 1}
+    assert not list(tmp_path.glob("*partial*"))
 
 
 def test_a_bad_step_is_skipped_and_leaves_no_trace(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wsdino.atomic import sweep
 from wsdino.errors import InputError
+from wsdino.lock import one_writer_of_file
 
 app = typer.Typer(
     name="wsdino",
@@ -57,8 +60,21 @@ def is_job() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def be_the_only_writer(path: Path | None) -> None:
+    """Hold the lock of a table or file until the command ends."""
+    if path is not None:
+        _State.locks.enter_context(one_writer_of_file(path))
+        sweep(path.parent, name=path.name)
+
+
+def let_others_write() -> None:
+    """Give up what :func:`be_the_only_writer` holds."""
+    _State.locks.close()
+
+
 class _State:
     debug = False
+    locks = ExitStack()
 
 
 def wants_traceback() -> bool:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from wsdino import stopping
 from wsdino.cli import models, profiles, runs, screens
-from wsdino.cli.app import app, is_job, wants_traceback
+from wsdino.cli.app import app, is_job, let_others_write, wants_traceback
 from wsdino.errors import InputError, JobError, WsdinoError
 from wsdino.progress import complain
 
@@ -38,6 +38,8 @@ def main() -> None:
             raise
         told = f"{type(error).__name__}: {_one_line(error)} (--debug shows where)"
         _end(told, 1)
+    finally:
+        let_others_write()
 
 
 def _run_in_job() -> None:

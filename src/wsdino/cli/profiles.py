@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wsdino.cli.app import be_the_only_writer
 from wsdino.errors import InputError
 
 commands = typer.Typer()
@@ -38,6 +39,7 @@ def profile_command(
 
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: only anndata is known")
+    be_the_only_writer(out)
     table = _read_table(embeddings, design)
     profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
     (write_anndata if to else write_table)(profiles, out)
@@ -63,6 +65,7 @@ def evaluate_command(
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
 
+    be_the_only_writer(json)
     table = _read_table(profiles, design)
     if from_sites:
         results = evaluate_sites(

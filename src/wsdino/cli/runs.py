@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from wsdino.cli.app import ConfigArgument, RunOption, Settings
+from wsdino.lock import one_writer
+from wsdino.runfolder import RunFolder, RunPaths
 
 commands = typer.Typer()
 
@@ -19,25 +21,22 @@ def demo(
 ) -> None:
     """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
     from wsdino.config import load_config
-    from wsdino.runfolder import RunFolder
     from wsdino.simulate import simulate
 
-    RunFolder(out)
-    screen = simulate(out / "screen", layout="small", size=192, seed=seed)
-    config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
-    _run(config, out)
+    paths = RunFolder(out).paths
+    with one_writer(out):
+        screen = simulate(paths.screen, layout="small", size=192, seed=seed)
+        config = load_config("demo", [f"seed={seed}", f"screen.source={screen}"])
+        _run(config, out)
 
 
 @commands.command(name="train")
 def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
     """Train a model; goes on where it was stopped."""
-    from wsdino.checks import prepare
     from wsdino.config import load_config
-    from wsdino.pipeline import train_stage
+    from wsdino.pipeline import train_run
 
-    folder, store, resolved = prepare(load_config(config, settings), out)
-    train_stage(resolved, store, folder)
-    typer.echo(out / "model")
+    typer.echo(train_run(load_config(config, settings), out).folder)
 
 
 @commands.command(name="run")
@@ -56,7 +55,7 @@ def report_command(
     from wsdino.config import load_config
     from wsdino.pipeline import report
 
-    typer.echo(report(load_config(run / "config.yaml"), run))
+    typer.echo(report(load_config(RunPaths(run).config), run))
 
 
 def _run(config: Any, out: Path) -> None:
@@ -65,4 +64,4 @@ def _run(config: Any, out: Path) -> None:
 
     results = run(config, out)
     print_results(results, name="this run")
-    typer.echo(f"\nreport: {out / 'report.html'}")
+    typer.echo(f"\nreport: {RunPaths(out).report}")

@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 
 from wsdino import job
+from wsdino.atomic import cant_write, sweep, write_text
 from wsdino.embed.parts import TablePart, merge_parts
-from wsdino.errors import ModelError, OutputError
+from wsdino.errors import ModelError
+from wsdino.lock import one_writer_of_file
 from wsdino.model.upload import upload
 from wsdino.progress import Meter, say
-from wsdino.screen.store import IMAGES, MANIFEST, STATISTICS
 from wsdino.tables.reading import suffix_of
 
 if TYPE_CHECKING:
@@ -90,12 +91,18 @@ def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int =
     """
     suffix_of(out)
     _require_channels(model, store)
+    with one_writer_of_file(out):
+        _write_in_parts(model, store, out, batch_size=batch_size)
+
+
+def _write_in_parts(model: Model, store: Store, out: Path, *, batch_size: int) -> None:
     folder = out.with_name(f".{out.name}.parts")
     starts = range(0, len(store), PART_SIZE)
     parts = [
         TablePart(folder / f"{start:09d}.parquet", slice(start, min(start + PART_SIZE, len(store))))
         for start in starts
     ]
+    job.only_first(lambda: sweep(out.parent, name=out.name))
     job.only_first(lambda: _open_folder(folder, _stamp(model, store)))
     # By the first process's list: when another one looks, a part may have been added meanwhile.
     missing = job.only_first(lambda: [i for i, part in enumerate(parts) if not part.path.is_file()])
@@ -164,9 +171,7 @@ def _stamp(model: Model, store: Store) -> str:
     for name, value in model.networks.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    # A site's statistics change with its pixels.
-    for name in (MANIFEST, STATISTICS, f"{IMAGES}/zarr.json"):
-        digest.update((store.path / name).read_bytes())
+    digest.update(f"{store.pixels_digest} {store.manifest_digest}".encode())
     return json.dumps({"made_from": digest.hexdigest(), "part_size": PART_SIZE}) + "\n"
 
 
@@ -175,12 +180,10 @@ def _open_folder(folder: Path, stamp: str) -> None:
     path = folder / "stamp.json"
     try:
         if path.is_file() and path.read_text() == stamp:
+            sweep(folder)
             return
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(stamp)
-        partial.replace(path)
     except OSError as error:
-        raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from error
+        raise cant_write(folder, error) from error
+    write_text(path, stamp)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 import pandas as pd
 
-from wsdino.atomic import replace_file
+from wsdino.atomic import writing
 from wsdino.errors import OutputError
 from wsdino.tables.reading import suffix_of
 
@@ -37,7 +37,8 @@ class TablePart:
 
     def write(self, table: pd.DataFrame) -> None:
         """Write the part so that it is there whole or not at all."""
-        replace_file(self.path, ".parquet", lambda path: table.to_parquet(path, index=False))
+        with writing(self.path) as partial:
+            table.to_parquet(partial, index=False)
 
     def read(self) -> pd.DataFrame:
         """Read the part.
@@ -77,11 +78,11 @@ def merge_parts(
         If a part is damaged, or the path can't be written.
     """
     suffix, tables = suffix_of(out), (part.read() for part in parts)
-    if suffix == ".parquet":
-        schema = _schema(metadata, features)
-        replace_file(out, suffix, lambda path: _write_parquet(tables, schema, path))
-    else:
-        replace_file(out, suffix, lambda path: _write_csv(tables, path))
+    with writing(out) as partial:
+        if suffix == ".parquet":
+            _write_parquet(tables, _schema(metadata, features), partial)
+        else:
+            _write_csv(tables, partial)
 
 
 def _schema(metadata: pd.DataFrame, features: Sequence[str]) -> pa.Schema:

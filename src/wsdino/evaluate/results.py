@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsdino.atomic import replace_file
+from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
 from wsdino.evaluate.leakage import label_leakage
@@ -210,7 +210,8 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     text = json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(path, ".json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsdino.atomic import write_text, writing
 from wsdino.errors import ModelError
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.spec import (
@@ -21,7 +22,8 @@ from wsdino.model.spec import (
 )
 from wsdino.model.tiles import tile_starts
 from wsdino.model.upload import numbered
-from wsdino.model.weights import STARTER, is_url
+from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url
+from wsdino.runfolder import ModelPaths, RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,20 +159,42 @@ class Model:
             for left in tile_starts(width, tile, grid[1])
         ]
 
-    def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (both atomically) to a folder."""
-        from safetensors.torch import save_file
+    def save(self, folder: Path, *, card: str = "") -> None:
+        """Write ``config.json`` and ``model.safetensors`` to a folder, in the place of another's.
 
-        folder.mkdir(parents=True, exist_ok=True)
+        A process killed meanwhile leaves the old model, or the new one, or a folder that holds no
+        model; never parts of both.
+
+        Parameters
+        ----------
+        folder
+            It is made where it is missing.
+        card
+            Text of a ``README.md`` beside them; empty: there is none.
+
+        Raises
+        ------
+        OutputError
+            If the folder can't be written; a model that it holds stays then.
+        """
+        from safetensors.torch import save
+
+        files = ModelPaths(folder)
         state = {
             name: value.contiguous().cpu() for name, value in self.networks.state_dict().items()
         }
-        partial = folder / "model.safetensors.partial"
-        save_file(state, partial, metadata={"format": "pt"})
-        partial.replace(folder / "model.safetensors")
-        partial = folder / "config.json.partial"
-        partial.write_text(self.spec.to_json())
-        partial.replace(folder / "config.json")
+        with (
+            writing(files.config, durable=True) as config,
+            writing(files.weights, durable=True) as weights,
+        ):
+            # Safetensors' own way to a file makes one that nobody else may read.
+            weights.write_bytes(save(state, metadata={"format": "pt"}))
+            config.write_text(self.spec.to_json(), encoding="utf-8")
+            # The weights come next, and the config, without which there is no model, last.
+            for old in (files.config, files.card):
+                old.unlink(missing_ok=True)
+        if card:
+            write_text(files.card, card)
 
 
 def load_model(
@@ -188,10 +212,10 @@ def load_model(
     Parameters
     ----------
     source
-        A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``
-        or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs `channels` and
-        `backbone`); ``starter``, the backbone that the package ships (needs `channels`); or a timm
-        name, whose weights timm fetches (needs `channels`).
+        A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``,
+        ``.ckpt`` or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs
+        `channels` and `backbone`); ``starter``, the backbone that the package ships (needs
+        `channels`); or a timm name, whose weights timm fetches (needs `channels`).
     channels, backbone, mode, scaling, tile
         For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
         an exported model bring their own, and the starter all but the channels and the tile.
@@ -207,16 +231,17 @@ def load_model(
     if source == STARTER and channels:
         spec = starter_spec(channels, tile=tile or STARTER_TILE)
         return Model(spec, build_networks(spec, weights=STARTER), device=device)
-    folder = next((f for f in (path / "model", path) if (f / "config.json").is_file()), None)
-    if folder:
-        return _load_exported(folder, device)
+    places = (RunPaths(path).model, ModelPaths(path))
+    files = next((place for place in places if place.config.is_file()), None)
+    if files:
+        return _load_exported(files, device)
     if path.is_dir():
         raise ModelError(f"{path}: neither a finished run nor an exported model (no config.json)")
     if not channels:
         raise ModelError(
             f"{source}: weights without a config need the channels' names, and a file the backbone"
         )
-    is_file = path.is_file() or is_url(source) or path.suffix in {".pth", ".pt", ".safetensors"}
+    is_file = path.is_file() or is_url(source) or path.suffix in WEIGHT_SUFFIXES
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")
     name = backbone if is_file and backbone else str(source)
@@ -231,15 +256,15 @@ def load_model(
     return Model(spec, build_networks(spec, weights=weights), device=device)
 
 
-def _load_exported(folder: Path, device: str | torch.device) -> Model:
+def _load_exported(files: ModelPaths, device: str | torch.device) -> Model:
     from safetensors.torch import load_file
 
     try:
-        spec = ModelSpec.from_json((folder / "config.json").read_text())
-        state = load_file(folder / "model.safetensors")
+        spec = ModelSpec.from_json(files.config.read_text(encoding="utf-8"))
+        state = load_file(files.weights)
         networks = build_networks(spec)
         networks.load_state_dict(state)
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"{folder}: not a readable model ({reason})") from error
+        raise ModelError(f"{files.folder}: not a readable model ({reason})") from error
     return Model(spec, networks, device=device)

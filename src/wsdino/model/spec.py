@@ -17,6 +17,7 @@ from wsdino.model.weights import (
     read_state_dict,
     starter_folder,
 )
+from wsdino.runfolder import ModelPaths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,5 +186,5 @@ def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) ->
     tile
         As in :class:`ModelSpec`.
     """
-    spec = ModelSpec.from_json((starter_folder() / "config.json").read_text())
+    spec = ModelSpec.from_json(ModelPaths(starter_folder()).config.read_text())
     return replace(spec, channels=tuple(channels), tile=tile)

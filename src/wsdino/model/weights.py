@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
+from wsdino.runfolder import ModelPaths
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 STARTER = "starter"
 """The name that asks for the backbone that the package ships."""
@@ -42,7 +44,7 @@ def local_weights(source: str | Path) -> Path:
         If it can't be fetched.
     """
     if source == STARTER:
-        return starter_folder() / "model.safetensors"
+        return ModelPaths(starter_folder()).weights
     if not is_url(source):
         return Path(source)
     url = str(source)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from wsdino.atomic import writing
 from wsdino.errors import InputError
+from wsdino.lock import one_writer
 from wsdino.report.images import Fields, composite, stretch
 from wsdino.report.words import concentration
 
@@ -246,8 +247,12 @@ def save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: P
     InputError
         The store has no such site.
     """
+    with one_writer(out):
+        return _save_attention(model, store, sites, out)
+
+
+def _save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: Path) -> list[Path]:
     maps_of = {site: site_maps(model, store, site) for site in sites}
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     for site, maps in maps_of.items():
         row = store.manifest.iloc[site]
@@ -260,9 +265,9 @@ def save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: P
         )
         words = [row.get(f"Metadata_{name}", "") for name in ("Plate", "Well", "Site")]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(map(str, [f"{site:06d}", *words])))
-        path, unfinished = out / f"{name}.png", out / f".{name}.{os.getpid()}.png"
-        figure.savefig(unfinished, dpi=150)
-        unfinished.replace(path)
+        path = out / f"{name}.png"
+        with writing(path) as partial:
+            figure.savefig(partial, dpi=150)
         written.append(path)
     return written
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from wsdino.atomic import write_text
 from wsdino.errors import InputError, OutputError
 from wsdino.report import background, gallery, sections
 from wsdino.report.style import moa_styles
+from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def write_report(
         `out` is a folder, or lies in none.
     """
     record = read_run(run)
-    path = out if out is not None else run / "report.html"
+    path = out if out is not None else RunPaths(run).report
     if path.is_dir() or not path.parent.is_dir():
         raise OutputError(f"{path}: can't write a report there; give a file in an existing folder")
     for site in attention_sites or ():
@@ -108,10 +110,7 @@ def write_report(
         "config": lambda: _config(record),
         "environment": lambda: background.environment(record),
     }
-    page = _render(record, styles, makers)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, _render(record, styles, makers))
     return path
 
 
@@ -146,8 +145,15 @@ def _render(
         omitted=omitted,
         styles=styles,
         command=_command(record),
-        version=record.environment.get("wsdino", ""),
+        version=_version(record),
+        writer=metadata.version("wsdino"),
     )
+
+
+def _version(record: RunRecord) -> str:
+    """Return the version that made the run, which need not be the one that reports on it."""
+    versions = record.environment.get("versions")
+    return str(versions.get("wsdino", "")) if isinstance(versions, dict) else ""
 
 
 def _config(record: RunRecord) -> dict[str, Any]:

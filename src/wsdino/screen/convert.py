@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.screen.images import Plane, describe, read_site, require_alike
+from wsdino.screen.records import crc32, file_state, image_states, record_type
 from wsdino.screen.statistics import site_statistics
+from wsdino.screen.store import chunk_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-    import numpy as np
     import zarr
     from numpy.typing import NDArray
 
-    Converted = Generator[tuple[int, NDArray[np.float32]]]
+    # Number of a site, its (C, 5) statistics and its record.
+    Converted = Generator[tuple[int, NDArray[np.float32], np.void]]
 
 CONNECT_WITHIN_S = 10
 # Sites that wait for each thread, here or on a cluster: it stays busy, and few are to be cancelled.
@@ -33,30 +37,39 @@ class Conversion:
 
     Parameters
     ----------
+    store
+        Absolute path of the store, on a file system that all who convert share.
     images
-        Array of the store, on a file system that all who convert share.
+        Its array.
     expected
         Size and type of every image, see :func:`~wsdino.screen.images.describe`.
     example
         The file that says so, for messages.
     """
 
+    store: Path
     images: zarr.Array[Any]
     expected: str
     example: Path
 
-    def __call__(self, site: int, planes: Sequence[Plane]) -> tuple[int, NDArray[np.float32]]:
-        """Write the pixels of a site; return its number and its (C, 5) statistics.
+    def __call__(
+        self, site: int, planes: Sequence[Plane]
+    ) -> tuple[int, NDArray[np.float32], np.void]:
+        """Write the pixels of a site; return its number, (C, 5) statistics and record.
 
         Raises
         ------
         ImageError
             An image can't be read, or is unlike the first.
         """
+        # What changes while it is read will differ from this the next time.
+        states = [state or 0 for state in image_states(planes)]
         pixels = read_site(planes)
         require_alike(describe(pixels), planes[0].path, self.expected, self.example)
         self.images[site] = pixels
-        return site, site_statistics(pixels)
+        record = (states, crc32(pixels), *file_state(chunk_path(self.store, site)))
+        made = np.array([record], record_type(len(planes)))[0]
+        return site, site_statistics(pixels), made
 
 
 def in_threads(

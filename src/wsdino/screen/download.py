@@ -16,7 +16,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from wsdino.atomic import cant_write, sweep, visible, writing
 from wsdino.errors import InputError, OutputError, WsdinoError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
 from wsdino.tables.loaddata import read_plate_table
@@ -62,17 +64,25 @@ def download_bbbc021(
         The connection fails over and over, or an archive is damaged where it is published.
     """
     hidden = out / UNFINISHED
-    if out.exists() and not (out.is_dir() and (hidden.is_dir() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (hidden.is_dir() or not visible(out))):
         raise OutputError(f"{out}: is there and is no download; give --out a new or empty folder")
     source = source.rstrip("/")
     if urlsplit(source).scheme not in {"http", "https"}:
         raise InputError(f"--source {source}: no http or https address")
+    with one_writer(out):
+        sweep(out)
+        _download(out, plates, source)
+
+
+def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
+    hidden = out / UNFINISHED
     try:
         hidden.mkdir(parents=True, exist_ok=True)
         for name in (IMAGE_TABLE, MOA_TABLE):
             if not (hidden / name).is_file():
                 _fetch(f"{source}/{name}", hidden / name)
-        shutil.copyfile(hidden / MOA_TABLE, out / MOA_TABLE)
+        with writing(out / MOA_TABLE) as partial:
+            shutil.copyfile(hidden / MOA_TABLE, partial)
         table = read_plate_table(hidden / IMAGE_TABLE)
         folders = _folders(table, hidden / IMAGE_TABLE)
         wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
@@ -86,7 +96,7 @@ def download_bbbc021(
             _fetch_plate(plate, out, folders[plate], source)
             _list_finished(table, out, folders)
     except OSError as error:
-        raise OutputError(f"{out}: can't be written: {error.strerror or error}") from error
+        raise cant_write(out, error) from error
 
 
 def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
@@ -140,12 +150,12 @@ def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
                 place = places.get(PurePosixPath(member.filename).name)
                 if place is None or member.is_dir():
                     continue
-                target = out / place
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f"{target.name}.partial")
-                with file.open(member) as compressed, partial.open("wb") as plain:
+                with (
+                    file.open(member) as compressed,
+                    writing(out / place) as partial,
+                    partial.open("wb") as plain,
+                ):
                     shutil.copyfileobj(compressed, plain, BLOCK)
-                partial.replace(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         return f"the archive is damaged ({error})"
     missing = _missing(out, images)
@@ -159,13 +169,15 @@ def _list_finished(table: pd.DataFrame, out: Path, folders: dict[str, dict[Path,
     finished = {plate for plate, images in folders.items() if not _missing(out, images)}
     column = next(name for name in table.columns if name.startswith("Image_PathName_"))
     names = table[column].map(lambda folder: PurePosixPath(folder).name)
-    partial = out / f"{IMAGE_TABLE}.partial"
-    table[names.isin(finished)].to_csv(partial, index=False)
-    partial.replace(out / IMAGE_TABLE)
+    with writing(out / IMAGE_TABLE) as partial:
+        table[names.isin(finished)].to_csv(partial, index=False)
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Fetch a file, going on where an earlier try was cut off."""
+    """Fetch a file, going on where an earlier try was cut off.
+
+    What has come so far is kept under a name of its own: it is no remnant, but the state.
+    """
     partial, pause = path.with_name(f"{path.name}.partial"), FIRST_PAUSE_S
     for number in range(1, NUM_TRIES + 1):
         try:
@@ -224,4 +236,4 @@ def _write(path: Path, block: bytes, *, is_new: bool = False) -> None:
         with path.open("wb" if is_new else "ab") as file:
             file.write(block)
     except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+        raise cant_write(path, error) from error

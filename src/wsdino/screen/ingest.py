@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +14,22 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec
 
+from wsdino.atomic import sweep, visible, writing
 from wsdino.device import num_cpus
 from wsdino.errors import ImageError, InputError, OutputError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest
+from wsdino.screen.records import (
+    RECORDS,
+    changed_sites,
+    crc32,
+    image_state,
+    record_type,
+    set_state,
+)
 from wsdino.screen.store import (
     FORMAT,
     FORMAT_KEY,
@@ -49,7 +59,7 @@ def ingest(
     """Convert a screen into a store, or go on where an earlier call was stopped.
 
     The manifest and the first site are checked before anything is written. A site counts as done
-    once its pixels and then its statistics are on disk, and as long as none of its images is newer.
+    once its pixels and then its statistics are on disk, and as long as its images look as they did.
     A finished store of the same images is returned as it is, with its manifest brought up to date.
 
     Parameters
@@ -89,12 +99,26 @@ def ingest(
         raise InputError(f"workers is {workers}; it must be at least 1")
     if workers is not None and dask is not None:
         raise InputError("workers and dask: give one; a Dask cluster has its own workers")
+    _existing_images(out)
+    with one_writer(out):
+        return _ingest(source, out, design, controls, workers, dask)
+
+
+def _ingest(
+    source: str | Path | pd.DataFrame,
+    out: Path,
+    design: str | Path | None,
+    controls: Sequence[str] | None,
+    workers: int | None,
+    dask: str | None,
+) -> Store:
     images = _existing_images(out)
+    sweep(out)
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
         manifest = read_manifest(source, design=design, controls=controls, check_files=False)
         _require_same_images(images, manifest, out)
-        if not len(_sites_to_do(out, planes_of(manifest), _open_statistics(out, images))):
+        if not len(_sites_to_do(out, images, planes_of(manifest))):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return open_store(out)
@@ -121,7 +145,7 @@ def _existing_images(out: Path) -> zarr.Array[Any] | None:
     if images is None and out.is_dir():
         # A kill right at the start leaves a folder for the array and no more.
         started = all(path.suffix == ".partial" for path in (out / IMAGES).glob("*"))
-        others = [path.name for path in out.iterdir() if not (path.name == IMAGES and started)]
+        others = [name for name in visible(out) if not (name == IMAGES and started)]
         if others:
             raise OutputError(
                 f"{out}: the folder is not empty (it has {min(others)}) and is no store; name a "
@@ -187,15 +211,15 @@ def _write_sites(
     dask: str | None,
 ) -> None:
     """Read each site that isn't done, and write its pixels, then its statistics."""
-    statistics = _open_statistics(out, images)
-    sites = _sites_to_do(out, planes, statistics)
+    statistics, records = _open_statistics(out, images), _open_records(out, images)
+    sites = _sites_to_do(out, images, planes)
     statistics[sites] = np.nan
     height, width = images.shape[2:]
     expected = f"{width} x {height} {np.dtype(images.dtype).name}"
     # Workers elsewhere have other working directories.
     here = open_images(out.absolute(), mode="r+")
     assert here is not None, "the store was made before"
-    convert = Conversion(here, expected, planes[0][0].path)
+    convert = Conversion(out.absolute(), here, expected, planes[0][0].path)
     jobs = [(site, planes[site]) for site in sites.tolist()]
     if dask is not None and jobs:
         converted = on_dask(convert, jobs, scheduler=dask)
@@ -206,57 +230,82 @@ def _write_sites(
             Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter,
             closing(converted),
         ):
-            for site, found in converted:
+            for site, found, record in converted:
+                records[site] = record
                 statistics[site] = found
                 meter.advance()
     except ImageError as error:
         raise ImageError(
             f"{error}; {out} stays unfinished: mend the image and run again to go on"
         ) from error
+    records.flush()
     statistics.flush()
 
 
 def _open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
     """Map the (N, C, 5) float32 statistics; NaN for sites that aren't done."""
-    path = out / STATISTICS
     shape = (*images.shape[:2], len(STATISTIC_NAMES))
-    if not path.is_file():
-        temporary = path.with_suffix(".partial")
-        with temporary.open("wb") as file:
-            np.save(file, np.full(shape, np.nan, np.float32))
-        temporary.replace(path)
-    statistics = np.lib.format.open_memmap(path, mode="r+")
-    assert statistics.shape == shape
-    return statistics
+    return _open_array(out / STATISTICS, np.full(shape, np.nan, np.float32))
+
+
+def _open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map the (N,) records of the sites; zeros for those that aren't done."""
+    return _open_array(out / RECORDS, np.zeros(images.shape[0], record_type(images.shape[1])))
+
+
+def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map an array for writing; where there is none like it, begin with the one given."""
+    if path.is_file():
+        try:
+            found = np.lib.format.open_memmap(path, mode="r+")
+            if (found.shape, found.dtype) == (start.shape, start.dtype):
+                return found
+        except (ValueError, EOFError):
+            say(f"{path}: damaged; its sites are read again")
+    with writing(path) as partial, partial.open("wb") as file:
+        np.save(file, start)
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _sites_to_do(
-    out: Path,
-    planes: Sequence[Sequence[Plane]],
-    statistics: np.ndarray[Any, np.dtype[np.float32]],
+    out: Path, images: zarr.Array[Any], planes: Sequence[Sequence[Plane]]
 ) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return the sites that aren't done, or whose images have changed since."""
+    """Return the sites that aren't done, or whose images or pixels have changed since.
+
+    An image that is gone by now can't have changed.
+    """
+    statistics, records = _open_statistics(out, images), _open_records(out, images)
     done = np.isfinite(statistics).all(axis=(1, 2))
+    paths = [chunk_path(out, site) for site in range(len(planes))]
+    looks_changed = set(changed_sites(records, paths))
+    states: dict[Path, int | None] = {}
     for site in np.flatnonzero(done).tolist():
-        written = _modified(chunk_path(out, site))
-        sources = dict.fromkeys(plane.path for plane in planes[site])
-        done[site] = written is not None and all(
-            (_modified(path) or 0) <= written for path in sources
-        )
+        for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
+            if plane.path not in states:
+                states[plane.path] = image_state(plane.path)
+            done[site] &= states[plane.path] in (None, recorded)
+        if done[site] and site in looks_changed:
+            done[site] = _holds_its_pixels(images, site, paths[site], records)
     return np.flatnonzero(~done)
 
 
-def _modified(path: Path) -> int | None:
-    """Return when a file was last written (ns); None where there is none."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_mtime_ns
-    return None
+def _holds_its_pixels(
+    images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
+) -> bool:
+    """Whether a site's file holds what was written; how it looks now is noted then."""
+    try:
+        # Zarr reads an absent file as zeros.
+        if not path.is_file() or crc32(np.asarray(images[site])) != records["crc32"][site]:
+            return False
+    except (RuntimeError, ValueError, OSError):
+        return False
+    set_state(records, site, path)
+    return True
 
 
 def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
-    temporary = (out / MANIFEST).with_suffix(".partial")
-    manifest.to_parquet(temporary, index=False)
-    temporary.replace(out / MANIFEST)
+    with writing(out / MANIFEST) as partial:
+        manifest.to_parquet(partial, index=False)
 
 
 def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:

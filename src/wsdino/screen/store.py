@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,11 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from wsdino.atomic import writing
 from wsdino.device import num_cpus
-from wsdino.errors import StoreError
+from wsdino.errors import OutputError, StoreError
+from wsdino.progress import Meter, say
+from wsdino.screen.records import RECORDS, changed_sites, crc32, record_type, set_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +103,59 @@ class Store:
         """Intensity of each site and channel: mean, std, p01, p50, p99, each float32 (N, C)."""
         table = np.load(self.path / STATISTICS)
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
+
+    @cached_property
+    def pixels_digest(self) -> str:
+        """Digest of what all sites show, whatever their files are called, hold beside, or when.
+
+        Checksums were made when the screen was ingested. A site whose file no longer looks as it
+        did then is read and compared.
+
+        Raises
+        ------
+        StoreError
+            A site's pixels are not those that were ingested.
+        """
+        records, is_new = self._records()
+        paths = [chunk_path(self.path, site) for site in range(len(self))]
+        changed = changed_sites(records, paths)
+        with Meter("check pixels", len(changed), last_line=False) as meter:
+            for site in changed:
+                # Before it is read: what changes meanwhile will look changed the next time.
+                set_state(records, site, paths[site])
+                found = crc32(self[site])
+                if not is_new and found != records["crc32"][site]:
+                    raise StoreError(
+                        f"{paths[site]}: the store is damaged: these are not the pixels that were "
+                        "ingested; ingest it again"
+                    )
+                records["crc32"][site] = found
+                meter.advance()
+        if changed:
+            # A store that can't be written is read again the next time.
+            with (
+                suppress(OutputError),
+                writing(self.path / RECORDS) as partial,
+                partial.open("wb") as file,
+            ):
+                np.save(file, records)
+        what = f"{self.channels} {self.shape} {self.dtype}"
+        return hashlib.sha256(what.encode() + records["crc32"].tobytes()).hexdigest()
+
+    @cached_property
+    def manifest_digest(self) -> str:
+        """Digest of the manifest's file."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+
+    def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
+        """Load the sites' records, and tell whether there were none and they are new."""
+        wanted = record_type(len(self.channels))
+        with suppress(OSError, ValueError, EOFError):
+            found: np.ndarray[Any, np.dtype[Any]] = np.load(self.path / RECORDS)
+            if found.shape == (len(self),) and found.dtype == wanted:
+                return found, False
+        say(f"{self.path}: has no checksums of its sites; reading all of them once")
+        return np.zeros(len(self), wanted), True
 
     def read(
         self,

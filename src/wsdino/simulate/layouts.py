@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from wsdino.errors import InputError
+from wsdino.errors import InputError, ManifestError
 from wsdino.screen.manifest import read_manifest
 
 from .keys import guid
@@ -243,12 +243,24 @@ def _from_table(path: str | Path) -> pd.DataFrame:
         }
     )
     table.loc[control, "moa"] = CONTROL
+    for column in ("batch", "plate"):
+        _require_folder_names(table[column], f"{path}: Metadata_{column.title()}")
     table = _named(table)
     own = [f"FileName_{channel}" for channel in CHANNELS]
     if set(own) <= set(manifest.columns) and _are_bbbc021_names(manifest[own]):
         for channel, column in zip(CHANNELS, own, strict=True):
             table[f"file_{channel}"] = manifest[column].astype(str)
     return table
+
+
+def _require_folder_names(names: pd.Series[str], what: str) -> None:
+    """Refuse batches and plates that can't be folders inside the screen's, such as ``../x``."""
+    for name in names.astype(str).unique():
+        if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+            raise ManifestError(
+                f"{what} is {name!r}; a simulated screen has a folder of that name, so it must be "
+                "without / and \\, and not . or .."
+            )
 
 
 def _are_bbbc021_names(names: pd.DataFrame) -> bool:

@@ -18,12 +18,14 @@ import pandas as pd
 import tifffile
 from scipy.ndimage import zoom as resample
 
+from wsdino.atomic import sweep, writing
 from wsdino.device import num_cpus
 from wsdino.errors import InputError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter
+from wsdino.stopping import end_with_parent
 
 from .cells import draw, seed_cells
-from .files import replacing
 from .keys import generator
 from .layouts import CONTROL
 from .optics import Optics, expose
@@ -265,12 +267,25 @@ def simulate_randomised(
         if not low <= value <= high:
             raise InputError(f"{name}: {value}; from {low} to {high} would be right")
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     options = {"seed": seed, "size": size, "num_phenotypes": num_phenotypes}
+    with one_writer(folder):
+        sweep(folder)
+        return _write_screens(folder, num_screens, options, fields_per_plate, workers)
+
+
+def _write_screens(
+    folder: Path,
+    num_screens: int,
+    options: dict[str, int],
+    fields_per_plate: int,
+    workers: int | None,
+) -> Path:
     context = multiprocessing.get_context("spawn")
     with (
         Meter("randomised screens", num_screens) as meter,
-        ProcessPoolExecutor(workers or num_cpus(), mp_context=context) as pool,
+        ProcessPoolExecutor(
+            workers or num_cpus(), mp_context=context, initializer=end_with_parent
+        ) as pool,
     ):
         jobs = [
             pool.submit(_write_screen, folder, number, options, fields_per_plate)
@@ -285,8 +300,8 @@ def simulate_randomised(
             pool.shutdown(cancel_futures=True)
             raise
     path = folder / MANIFEST
-    with replacing(path) as temporary:
-        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+    with writing(path) as partial:
+        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
     return path
 
 
@@ -307,8 +322,8 @@ def _write_screen(
             if all(path.exists() for path in paths):
                 continue
             for path, image in zip(paths, render_randomised(screen, site), strict=True):
-                with replacing(path) as temporary:
-                    tifffile.imwrite(temporary, image, photometric="minisblack", metadata=None)
+                with writing(path) as partial:
+                    tifffile.imwrite(partial, image, photometric="minisblack", metadata=None)
         tables += rows.values()
     return pd.concat(tables)
 

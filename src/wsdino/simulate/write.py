@@ -12,12 +12,14 @@ from pathlib import Path
 import pandas as pd
 import tifffile
 
+from wsdino.atomic import sweep, visible, write_text, writing
 from wsdino.device import num_cpus
 from wsdino.errors import InputError, OutputError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+from wsdino.stopping import end_with_parent
 
-from .files import replacing
 from .layouts import CHANNELS, layout_table, treatments_of
 from .plates import Difficulty, Site, describe_sites, truth_table
 from .render import render
@@ -25,7 +27,6 @@ from .render import render
 SPEC, TRUTH = "spec.json", "truth.parquet"
 SCHEMA = 3  # changes whenever the same spec would give other pixels
 MIN_SIZE = 32
-TEMPORARY = ".*.tmp"
 CHUNK = 8  # sites handed to a worker at a time
 
 Job = tuple[Site, tuple[Path, ...]]
@@ -90,7 +91,24 @@ def simulate(
         "zoom": zoom,
         "difficulty": asdict(hardness),
     }
-    _claim(folder, spec)
+    _require_room(folder, spec)
+    with one_writer(folder):
+        sweep(folder)
+        _require_room(folder, spec)
+        write_text(folder / SPEC, json.dumps(spec, indent=2) + "\n")
+        _write(folder, table, described, seed, size, zoom, workers)
+    return folder
+
+
+def _write(
+    folder: Path,
+    table: pd.DataFrame,
+    described: list[Site],
+    seed: int,
+    size: int,
+    zoom: float,
+    workers: int | None,
+) -> None:
     paths = [
         tuple(folder / str(row["folder"]) / str(row[f"file_{channel}"]) for channel in CHANNELS)
         for row in table.to_dict("records")
@@ -102,16 +120,13 @@ def simulate(
     ]
     for parent in {files[0].parent for _, files in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(TEMPORARY):  # by a run that was killed
-            left.unlink()
     _render_all(jobs, len(table), seed, size, zoom, workers)
-    with replacing(folder / TRUTH) as temporary:
-        truth_table(table, described).to_parquet(temporary, index=False)
-    with replacing(folder / MOA_TABLE) as temporary:
-        treatments_of(table).to_csv(temporary, index=False)
-    with replacing(folder / IMAGE_TABLE) as temporary:
-        _image_table(table).to_csv(temporary, index=False)
-    return folder
+    with writing(folder / TRUTH) as partial:
+        truth_table(table, described).to_parquet(partial, index=False)
+    with writing(folder / MOA_TABLE) as partial:
+        treatments_of(table).to_csv(partial, index=False)
+    with writing(folder / IMAGE_TABLE) as partial:
+        _image_table(table).to_csv(partial, index=False)
 
 
 def _check(size: int, zoom: float, workers: int | None) -> None:
@@ -127,8 +142,8 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _claim(folder: Path, spec: dict[str, object]) -> None:
-    """Take the folder for this spec: new, empty, or begun with the same spec."""
+def _require_room(folder: Path, spec: dict[str, object]) -> None:
+    """Refuse a folder unless it is new, empty, or was begun with the same spec."""
     path = folder / SPEC
     if path.is_file():
         try:
@@ -142,11 +157,8 @@ def _claim(folder: Path, spec: dict[str, object]) -> None:
                     f"{wanted}; give another folder or delete it"
                 )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or visible(folder)):
         raise OutputError(f"{folder}: exists and holds no simulated screen; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(spec, indent=2) + "\n")
 
 
 def _render_all(
@@ -168,7 +180,9 @@ def _render_all(
         # the first chunk compiles the kernels, which the workers then find on disk
         meter.advance(_render_chunk(chunks[0], *options))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            processes, mp_context=context, initializer=end_with_parent
+        ) as pool:
             futures = [pool.submit(_render_chunk, chunk, *options) for chunk in chunks[1:]]
             try:
                 for future in futures:
@@ -182,9 +196,9 @@ def _render_chunk(chunk: list[Job], seed: int, size: int, zoom: float) -> int:
     for site, files in chunk:
         image = render(site, seed=seed, size=size, zoom=zoom)
         for plane, file in zip(image, files, strict=True):
-            with replacing(file) as temporary:
+            with writing(file) as partial:
                 # uncompressed: the noise leaves deflate a fifth to save, at five times the cost
-                tifffile.imwrite(temporary, plane, photometric="minisblack", metadata=None)
+                tifffile.imwrite(partial, plane, photometric="minisblack", metadata=None)
     return len(chunk)
 
 

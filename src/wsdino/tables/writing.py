@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsdino.atomic import replace_file
+from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.tables.features import channel_of, feature_columns, features_of, metadata_of
 from wsdino.tables.reading import suffix_of
@@ -35,10 +35,11 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     features = feature_columns(table)
     ordered = pd.concat([metadata_of(table), table[features].astype(np.float32)], axis=1)
     ordered.attrs = table.attrs
-    if suffix == ".parquet":
-        replace_file(path, suffix, lambda partial: ordered.to_parquet(partial, index=False))
-    else:
-        replace_file(path, suffix, lambda partial: ordered.to_csv(partial, index=False))
+    with writing(path) as partial:
+        if suffix == ".parquet":
+            ordered.to_parquet(partial, index=False)
+        else:
+            ordered.to_csv(partial, index=False)
 
 
 def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
@@ -77,4 +78,5 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
         obs=metadata,
         var=pd.DataFrame({"channel": channels}, index=pd.Index(names, dtype=object)),
     )
-    replace_file(path, ".h5ad", data.write_h5ad)
+    with writing(path) as partial:
+        data.write_h5ad(partial)

@@ -10,13 +10,11 @@ needs no loss scaler.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wsdino.errors import OutputError
+from wsdino.atomic import writing
 from wsdino.progress import say
 
 if TYPE_CHECKING:
@@ -35,20 +33,12 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
         If it can't be written; those before it stay.
     """
     path = folder / f"step_{step:08d}.pt"
-    partial = path.with_suffix(".partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     # On a full disk PyTorch's writer raises an error of its own.
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise OutputError(f"{path}: can't be written: {reason}") from error
+    with (
+        writing(path, durable=True, failures=(RuntimeError,)) as partial,
+        partial.open("wb") as file,
+    ):
+        torch.save(state, file)
     for old in checkpoints(folder)[NUM_KEPT:]:
         old.unlink()
     return path

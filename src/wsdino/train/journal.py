@@ -6,6 +6,9 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from wsdino.atomic import write_text
+from wsdino.runfolder import RunPaths
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -33,11 +36,8 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter
 
         self.records = list(records)
-        folder.mkdir(parents=True, exist_ok=True)
-        path, events = folder / "metrics.jsonl", folder / "tensorboard"
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        partial.replace(path)
+        path, events = RunPaths(folder).metrics, RunPaths(folder).events
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = path.open("a")
         is_new = not events.is_dir()
         last = int(self.records[-1]["step"] or 0) if self.records else 0

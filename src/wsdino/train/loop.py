@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import signal
 import time
@@ -19,6 +20,7 @@ from wsdino.errors import ConfigError, TrainingError
 from wsdino.model.precision import autocast, uses_bfloat16
 from wsdino.model.upload import send
 from wsdino.progress import Meter, say
+from wsdino.runfolder import RunPaths
 from wsdino.train.checkpoint import load_newest, save_checkpoint
 from wsdino.train.collapse import name_collapse
 from wsdino.train.journal import Journal, note_of, summary_of
@@ -310,7 +312,7 @@ class Trainer:
         """Write a checkpoint (the first process) and wait until it is there (the others)."""
         if journal:
             save_checkpoint(
-                self.folder / "checkpoints",
+                RunPaths(self.folder).checkpoints,
                 step,
                 {
                     "step": step,
@@ -324,21 +326,33 @@ class Trainer:
         job.barrier()
 
     def _resume(self) -> tuple[int, list[Record]]:
-        state = load_newest(self.folder / "checkpoints")
+        state = load_newest(RunPaths(self.folder).checkpoints)
         self._require_agreement(self.fingerprint, "options, weak labels or another version")
         self._require_agreement(str(state and state["step"]), "checkpoints")
         if state is None:
             return 0, []
         if state["fingerprint"] != self.fingerprint:
-            raise ConfigError(
-                f"{self.folder}: its checkpoints were trained with other options or weak labels; "
-                "give those of its config.yaml, or another output folder"
-            )
+            raise self._other_training(state["fingerprint"])
         self.module.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.watch.load_state_dict(state["watch"])
         say(f"going on from step {state['step']} of {self.total_steps}")
         return int(state["step"]), state["records"]
+
+    def _other_training(self, fingerprint: str) -> ConfigError:
+        before, now = json.loads(fingerprint), json.loads(self.fingerprint)
+        differ = {key for key in before | now if before.get(key) != now.get(key)}
+        if differ <= {"images", "places"}:
+            folder = RunPaths(self.folder).checkpoints
+            what = "images" if "images" in differ else "plates, wells or batches of the images"
+            return ConfigError(
+                f"{self.folder}: its checkpoints were trained on other {what} than the store has "
+                f"now; give another output folder, or delete {folder} to train anew"
+            )
+        return ConfigError(
+            f"{self.folder}: its checkpoints were trained with other options or weak labels; "
+            "give those of its config.yaml, or another output folder"
+        )
 
     def _require_agreement(self, found: str, what: str) -> None:
         """Refuse to train on hosts that see different things."""

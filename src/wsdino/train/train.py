@@ -18,6 +18,7 @@ from wsdino.errors import ConfigError
 from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.model.upload import numbered
+from wsdino.runfolder import RunPaths
 from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
@@ -88,6 +89,13 @@ def plate_watch(manifest: pd.DataFrame, labels: WeakLabels, options: WeakPositiv
     if options.label == "none":
         codes = pd.factorize(manifest["Metadata_Compound"])[0]
     return PlateWatch(pd.factorize(manifest["Metadata_Plate"])[0], codes)
+
+
+def _places_digest(manifest: pd.DataFrame) -> str:
+    """Tell apart screens whose partners, steps or scaling by plate would be others."""
+    columns = ["Metadata_Plate", "Metadata_Well", "Metadata_Batch", "Metadata_Control"]
+    text = manifest[columns].to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def initial_networks(
@@ -260,6 +268,8 @@ def train(
         "weights": str(weights),
         "seed": seed,
         "labels": hashlib.sha256(wanted.labels.codes.tobytes()).hexdigest(),
+        "images": store.pixels_digest,
+        "places": _places_digest(store.manifest),
     }
     Trainer(
         module,
@@ -276,6 +286,6 @@ def train(
     ).run()
     model = Model(spec, module.exported(), device=device)
     if job.rank() == 0:
-        model.save(folder / "model")
+        model.save(RunPaths(folder).model.folder)
     job.barrier()
     return model

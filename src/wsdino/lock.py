@@ -1,0 +1,155 @@
+"""One writer at a time: an advisory lock on what a command writes.
+
+The kernel gives the lock up when its process ends, however it ends, so that a killed one is in
+nobody's way. Of a job of several processes the first one holds it for all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO
+
+from wsdino.atomic import LOCK, cant_write
+from wsdino.errors import OutputError
+from wsdino.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NUM_TRIES = 100
+_BUSY = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class _State:
+    # Lock files that this process holds, and in which thread: who holds one may ask again.
+    held: dict[Path, int] = {}  # noqa: RUF012
+    has_said_no_locks = False
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder; it is made where it is missing.
+
+    A folder that is still empty in the end is removed again if it was made here.
+
+    Raises
+    ------
+    OutputError
+        If another process holds the lock: names it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _held(folder / LOCK, folder):
+            yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
+def one_writer_of_file(path: Path) -> Iterator[None]:
+    """Be the only process that writes a file, as :func:`one_writer` is for a folder."""
+    with _held(path.with_name(f".{path.name}{LOCK}"), path):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, what: Path) -> Iterator[None]:
+    key, thread = lock.absolute(), threading.get_ident()
+    if os.environ.get("RANK", "0") != "0" or _State.held.get(key) == thread:
+        yield
+        return
+    file = _acquire(lock, what)
+    _State.held[key] = thread
+    try:
+        yield
+    finally:
+        del _State.held[key]
+        if file is not None:
+            # Before the lock is given up: who waits for this file looks whether it is still there.
+            with suppress(OSError):
+                lock.unlink()
+            file.close()
+
+
+def _acquire(lock: Path, what: Path) -> TextIO | None:
+    """Open and lock; None where nobody can write."""
+    for _ in range(_NUM_TRIES):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a+")
+        except FileNotFoundError:
+            # A command that ended took the folder, still empty, away between the two lines above.
+            continue
+        except OSError as error:
+            if error.errno in _READ_ONLY:
+                return None
+            raise cant_write(what, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                _say_no_locks(what)
+                return file
+            holder = _holder(file)
+            file.close()
+            if error.errno not in _BUSY:
+                raise cant_write(what, error) from error
+            raise OutputError(
+                f"{what}: {holder} is writing there; wait for it to end, or name another place"
+            ) from error
+        if _is_still_there(file, lock):
+            _sign(file)
+            return file
+        file.close()
+    raise OutputError(f"{what}: can't be locked: {lock} comes and goes")
+
+
+def _sign(file: TextIO) -> None:
+    """Say in the lock file who holds it."""
+    file.seek(0)
+    file.truncate()
+    note = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+    }
+    # A full disk must not keep anybody from the lock itself.
+    with suppress(OSError):
+        file.write(json.dumps(note) + "\n")
+        file.flush()
+
+
+def _is_still_there(file: TextIO, lock: Path) -> bool:
+    """Whether the name is still that of the open file: its last holder removes it."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    return False
+
+
+def _holder(file: TextIO) -> str:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        file.seek(0)
+        note = json.loads(file.read())
+        return f"process {note['pid']} on {note['host']}, which started {note['since']},"
+    return "another process"
+
+
+def _say_no_locks(what: Path) -> None:
+    if not _State.has_said_no_locks:
+        _State.has_said_no_locks = True
+        say(
+            f"note: {what}: this file system has no locks; take care that no second command writes "
+            "there"
+        )

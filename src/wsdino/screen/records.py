@@ -1,0 +1,93 @@
+"""What a store knows of each site: the images that it was read from, and what was written.
+
+Times of files are compared for being the same, never for being earlier or later: a clock may have
+been set back, and copies bring their times along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from wsdino.screen.images import Plane
+
+RECORDS = "sites.npy"
+
+
+STATE = ("size", "mtime_ns", "ctime_ns")
+
+
+def record_type(num_channels: int) -> np.dtype[Any]:
+    """Return the type of a site's record.
+
+    ``images``: :func:`image_state` of each channel's file before it was read; ``crc32``: of the
+    site's pixels; the rest: :func:`file_state` of its file in the store, 0 where there is none.
+    """
+    own = [(name, "<i8") for name in STATE]
+    return np.dtype([("images", "<u8", (num_channels,)), ("crc32", "<u4"), *own])
+
+
+def image_state(path: Path) -> int | None:
+    """Return a number that changes with an image's size and time; None where there is none.
+
+    Of a folder (OME-Zarr) it changes with those of any file in it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        files = {".": path.stat()}
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file())
+            files = {str(file.relative_to(path)): file.stat() for file in inside}
+        text = "\0".join(f"{name} {f.st_size} {f.st_mtime_ns}" for name, f in files.items())
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return None
+
+
+def image_states(planes: Sequence[Plane]) -> list[int | None]:
+    """Return :func:`image_state` of each plane's file; one that several share is looked up once."""
+    states = {path: image_state(path) for path in dict.fromkeys(plane.path for plane in planes)}
+    return [states[plane.path] for plane in planes]
+
+
+def crc32(pixels: NDArray[Any]) -> int:
+    """Return the checksum of a site's pixels, however they are stored."""
+    return zlib.crc32(np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Return size and times (ns) of a site's file in the store; zeros where there is none.
+
+    Nobody can set the time at which the inode changed: a file that is written over in place, and
+    gets its old time back, still shows.
+    """
+    with suppress(FileNotFoundError):
+        found = os.stat(path)  # noqa: PTH116 a store has many, and this takes half the time
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return 0, 0, 0
+
+
+def changed_sites(records: NDArray[Any], paths: Iterable[Path]) -> list[int]:
+    """Return the sites whose files no longer look as they did when their records were made."""
+    recorded = np.stack([records[name] for name in STATE], axis=1).tolist()
+    return [
+        site
+        for site, (path, before) in enumerate(zip(paths, recorded, strict=True))
+        if list(file_state(path)) != before or not before[0]
+    ]
+
+
+def set_state(records: NDArray[Any], site: int, path: Path) -> None:
+    """Note how a site's file looks now."""
+    for name, value in zip(STATE, file_state(path), strict=True):
+        records[name][site] = value

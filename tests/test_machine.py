@@ -1,0 +1,196 @@
+"""What the machine has: CPUs and memory within the limits of control groups, and whose commit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import wsdino
+from wsdino.device import free_host_memory, num_cpus
+from wsdino.environment import environment, git_commit
+
+PACKAGE = Path(wsdino.__file__).parent
+GIB = 2**30
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    """Write the files in which Linux tells what there is: 8 GiB of memory, and the given ones."""
+    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8 * GIB // 1024} kB\n"} | files
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V2 = {"proc/self/cgroup": "0::/user/job\n"}
+V1 = {"proc/self/cgroup": "5:cpu,cpuacct:/job\n3:memory:/job\n1:name=systemd:/x\n"}
+TOP = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        (V2, 8),
+        (V2 | {f"{TOP}/user/job/memory.max": "max\n", f"{TOP}/user/job/memory.current": "5\n"}, 8),
+        (
+            V2
+            | {
+                f"{TOP}/user/job/memory.max": f"{4 * GIB}\n",
+                f"{TOP}/user/job/memory.current": f"{3 * GIB}\n",
+                f"{TOP}/user/job/memory.stat": f"anon 5\ninactive_file {GIB}\nactive_file 1\n",
+            },
+            2,
+        ),
+        (
+            V2
+            | {
+                f"{TOP}/user/job/memory.max": f"{6 * GIB}\n",
+                f"{TOP}/user/job/memory.current": f"{GIB}\n",
+                f"{TOP}/user/memory.max": f"{4 * GIB}\n",
+                f"{TOP}/user/memory.current": f"{3 * GIB}\n",
+            },
+            1,
+        ),
+        (
+            # In a container the path is the host's.
+            V2 | {f"{TOP}/memory.max": f"{3 * GIB}\n", f"{TOP}/memory.current": "0\n"},
+            3,
+        ),
+        (
+            V1
+            | {
+                f"{TOP}/memory/job/memory.limit_in_bytes": f"{5 * GIB}\n",
+                f"{TOP}/memory/job/memory.usage_in_bytes": f"{3 * GIB}\n",
+                f"{TOP}/memory/job/memory.stat": f"cache 9\ntotal_inactive_file {2 * GIB}\n",
+                f"{TOP}/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                f"{TOP}/memory/memory.usage_in_bytes": "5\n",
+            },
+            4,
+        ),
+        (
+            V2
+            | {
+                f"{TOP}/user/job/memory.max": f"{GIB}\n",
+                f"{TOP}/user/job/memory.current": f"{2 * GIB}\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_memory_is_what_host_and_groups_leave(
+    tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    assert free_host_memory(machine(tmp_path, files)) == expected * GIB
+
+
+@pytest.mark.parametrize("missing", ["meminfo", "everything"])
+def test_memory_without_linux(tmp_path: Path, missing: str) -> None:
+    """As on macOS, where nothing lies under /proc."""
+    if missing == "meminfo":
+        machine(tmp_path, {"proc/meminfo": "damaged\n"})
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_host_memory(tmp_path) <= physical
+
+
+def test_memory_where_even_the_free_pages_are_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {k: v for k, v in os.sysconf_names.items() if k != "SC_AVPHYS_PAGES"}
+    monkeypatch.setattr(os, "sysconf_names", names)
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert free_host_memory(tmp_path) == physical // 2
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 6),
+        (V2 | {f"{TOP}/user/job/cpu.max": "max 100000\n"}, 6),
+        (V2 | {f"{TOP}/user/job/cpu.max": "200000 100000\n"}, 2),
+        (V2 | {f"{TOP}/user/job/cpu.max": "250000 100000\n"}, 3),
+        (V2 | {f"{TOP}/user/cpu.max": "1000 100000\n"}, 1),
+        (V2 | {f"{TOP}/user/cpu.max": "damaged\n"}, 6),
+        (
+            V1
+            | {
+                f"{TOP}/cpu/job/cpu.cfs_quota_us": "400000\n",
+                f"{TOP}/cpu/job/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+        (
+            V1
+            | {
+                f"{TOP}/cpu/job/cpu.cfs_quota_us": "-1\n",
+                f"{TOP}/cpu/job/cpu.cfs_period_us": "100000\n",
+            },
+            6,
+        ),
+    ],
+)
+def test_cpus_are_what_affinity_and_groups_leave(
+    tmp_path: Path, files: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert num_cpus(machine(tmp_path, files)) == expected
+    # macOS has no affinity.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert num_cpus(machine(tmp_path, files)) == expected
+
+
+# --- git ---------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *arguments: str) -> str:
+    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *names, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def repository(folder: Path, package: str) -> Path:
+    """Make a repository in which the package lies at a path; return that."""
+    path = folder / package
+    path.mkdir(parents=True)
+    shutil.copy(PACKAGE / "errors.py", path / "errors.py")
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all", "--force")
+    git(folder, "commit", "--quiet", "--message", "x")
+    return path
+
+
+def test_our_own_repository_has_our_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = repository(tmp_path / "ours", "src/wsdino")
+    commit = git(tmp_path / "ours", "rev-parse", "HEAD")
+    assert len(commit) == 40
+    assert git_commit(path) == commit
+    # A hook of another repository may have started the run.
+    other = repository(tmp_path / "other", "src/wsdino")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert git_commit(path) == commit
+    assert other.is_dir()
+
+
+@pytest.mark.parametrize(
+    "place", [".venv/lib/python3.11/site-packages/wsdino", "vendor/src/wsdino", "wsdino"]
+)
+def test_somebody_else_s_commit_is_not_ours(tmp_path: Path, place: str) -> None:
+    assert git_commit(repository(tmp_path / "theirs", place)) is None
+
+
+def test_no_repository_and_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "src" / "wsdino", ignore=shutil.ignore_patterns("*.pyc"))
+    assert git_commit(tmp_path / "src" / "wsdino") is None
+    path = repository(tmp_path / "ours", "src/wsdino")
+    assert git_commit(path)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert git_commit(path) is None
+    assert environment(seed=0, device="cpu")["git_commit"] is None
