@@ -18,7 +18,7 @@ from wsdino.errors import ModelError, OutputError
 from wsdino.model.upload import upload
 from wsdino.progress import Meter, say
 from wsdino.screen.store import IMAGES, MANIFEST, STATISTICS
-from wsdino.tables.reading import suffix_of
+from wsdino.tables.files import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

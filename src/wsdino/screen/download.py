@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.progress import Meter, say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
-from wsdino.tables.loaddata import read_plate_table
+from wsdino.tables.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def download_bbbc021(
             if not (hidden / name).is_file():
                 _fetch(f"{source}/{name}", hidden / name)
         shutil.copyfile(hidden / MOA_TABLE, out / MOA_TABLE)
-        table = read_plate_table(hidden / IMAGE_TABLE)
+        table = read_file(hidden / IMAGE_TABLE)
         folders = _folders(table, hidden / IMAGE_TABLE)
         wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
         for plate in wanted:
