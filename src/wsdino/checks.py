@@ -61,7 +61,7 @@ def prepare(
     path = config.screen.store or folder.paths.store
     absolute = {
         name: value and value.absolute()
-        for name in ("source", "design", "store")
+        for name in ("source", "platemap", "store")
         for value in [getattr(config.screen, name)]
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
@@ -86,7 +86,10 @@ def _check_and_note(
     if source is not None and not path.exists():
         # Ingesting may take an hour: what would be refused after it is refused before.
         manifest = read_manifest(
-            source, design=config.screen.design, controls=config.screen.controls
+            source,
+            platemap=config.screen.platemap,
+            controls=config.screen.controls,
+            columns=config.screen.columns,
         )
         field = read_site(planes_of(manifest)[0])
         check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
@@ -148,7 +151,13 @@ def _store(config: Config, path: Path) -> Store:
 
     screen = config.screen
     if screen.source is not None:
-        return ingest(screen.source, path, design=screen.design, controls=screen.controls)
+        return ingest(
+            screen.source,
+            path,
+            platemap=screen.platemap,
+            controls=screen.controls,
+            columns=screen.columns,
+        )
     if screen.store is None and not path.exists():
         raise ConfigError(
             "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "

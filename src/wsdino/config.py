@@ -18,6 +18,7 @@ from wsdino.errors import ConfigError, InputError
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
+from wsdino.progress import say
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
@@ -36,8 +37,10 @@ class ScreenSection(_Section):
 
     # What `wsdino ingest` reads; not needed if the store is there already.
     source: Path | None = None
-    # Table of wells that says which got what, where the source doesn't.
-    design: Path | None = None
+    # Plate map: which well got what, where the source doesn't say.
+    platemap: Path | None = None
+    # Our names -> those of the source or the plate map, such as Metadata_Compound: pert_iname.
+    columns: dict[str, str] | None = None
     # The store to read, or to make from the source; by default RUN/store.
     store: Path | None = None
     # Compounds that are negative controls; by default Metadata_Control, else DMSO.
@@ -193,12 +196,12 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     """
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        given, origin = _read_yaml(path), f"{path}: "
+        given, origin = _with_new_names(_read_yaml(path), f"{path}: "), f"{path}: "
     else:
         given, origin = {"preset": str(source)}, ""
     _check_keys(given, origin)
     for setting in settings or []:
-        changes = _parse_setting(setting)
+        changes = _with_new_names(_parse_setting(setting), f"--set {setting}: ")
         _check_keys(changes, f"--set {setting}: ")
         _merge(given, changes)
     preset = given.get("preset", "default")
@@ -232,6 +235,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{path}: can't be read as text: {error}") from error
     return _parse(text, str(path))
+
+
+def _with_new_names(given: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Read keys that have been renamed by their new names."""
+    screen = given.get("screen")
+    if not isinstance(screen, dict) or "design" not in screen:
+        return given
+    if screen["design"] is not None:
+        say(f"{origin}config key screen.design is called screen.platemap now")
+    values = {name: value for name, value in screen.items() if name != "design"}
+    return given | {"screen": {"platemap": screen["design"]} | values}
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:

@@ -21,10 +21,6 @@ class ConfigError(InputError):
     """A config key, value or preset is wrong."""
 
 
-class ManifestError(InputError):
-    """A manifest or plate table is missing, incomplete or contradicts itself."""
-
-
 class ImageError(InputError):
     """An image file is missing, damaged, or unlike the rest of its screen."""
 
@@ -34,7 +30,11 @@ class StoreError(InputError):
 
 
 class TableError(InputError):
-    """A table of embeddings or profiles can't be used as asked."""
+    """A table (of a screen's sites, of wells, of features) can't be read or used as asked."""
+
+
+# What the error of a screen's table was called before all tables had one reader.
+ManifestError = TableError
 
 
 class ModelError(InputError):

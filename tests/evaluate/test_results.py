@@ -22,7 +22,6 @@ from wsdino.evaluate.results import (
 from wsdino.profile.aggregate import aggregate_published, make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.tables.features import feature_columns
-from wsdino.tables.platemap import attach_metadata
 from wsdino.tables.reading import read_table
 from wsdino.tables.writing import write_table
 
@@ -79,7 +78,7 @@ def test_sites_take_the_published_path(results, sites):
 
 def test_sites_need_labels(sites):
     for name in ("Metadata_Compound", "Metadata_Concentration", "Metadata_MoA"):
-        with pytest.raises(TableError, match=f"needs the column {name}.*--design"):
+        with pytest.raises(TableError, match=f"needs the column {name}.*--platemap"):
             evaluate_sites(sites.drop(columns=name))
 
 
@@ -197,8 +196,9 @@ def test_rows_for_people(results):
 def ljosa(real_data) -> pd.DataFrame:
     """CellProfiler's features of 632 wells, joined with the design."""
     folder = real_data / "bbbc021_profiles"
-    table = read_table(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz")
-    joined = attach_metadata(table, real_design(real_data))
+    joined = read_table(
+        folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz", platemap=real_design(real_data)
+    )
     assert (len(joined), len(feature_columns(joined))) == (632, 516)
     assert joined["Metadata_Control"].sum() == 330
     return joined

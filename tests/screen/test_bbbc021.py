@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from helpers_screen import write_bbbc021_folder
-from wsdino.errors import ManifestError
+from wsdino.errors import TableError
 from wsdino.screen.bbbc021 import read_bbbc021_tables, read_moa_table
 from wsdino.screen.manifest import channels_of, read_manifest
 
@@ -98,11 +98,16 @@ def test_other_columns_are_kept_or_left_out(tmp_path, screen):
     extra = {
         "Image_Metadata_Operator": "ann",
         "Image_Count_Cells": 7,
-        "Image_Metadata_Well_Actin": 1,
     }
-    manifest = read_tables(tmp_path, screen, lambda table: table.assign(**extra))
+
+    def changed(table):
+        return table.assign(**extra, Image_Metadata_Well_Actin=table.Image_Metadata_Well_DAPI)
+
+    manifest = read_tables(tmp_path, screen, changed)
     assert (manifest.Metadata_Operator == "ann").all()
     assert not {"Count_Cells", "TableNumber", "Metadata_Well_Actin"} & set(manifest)
+    with pytest.raises(TableError, match="Metadata_Well_DAPI and Metadata_Well_Actin differ"):
+        read_tables(tmp_path, screen, lambda table: table.assign(Image_Metadata_Well_Actin="B02"))
 
 
 def test_mechanisms_are_joined_with_tolerance(tmp_path, screen):
@@ -130,20 +135,20 @@ def test_controls_can_be_named(tmp_path, screen):
     ],
 )
 def test_a_missing_column_is_named(tmp_path, screen, column, message):
-    with pytest.raises(ManifestError, match=message) as raised:
+    with pytest.raises(TableError, match=message) as raised:
         read_tables(tmp_path, screen, lambda table: table.drop(columns=column))
     assert str(tmp_path / "image.csv") in str(raised.value)
 
 
 def test_a_table_without_images_or_sites(tmp_path, screen):
-    with pytest.raises(ManifestError, match="no column Image_FileName_<Channel>"):
+    with pytest.raises(TableError, match="no column Image_FileName_<Channel>"):
         read_tables(tmp_path, screen, lambda table: table[["Image_Metadata_Plate_DAPI"]])
-    with pytest.raises(ManifestError, match=r"FileName 'a\.tif' tells no site"):
+    with pytest.raises(TableError, match=r"FileName 'a\.tif' tells no site"):
         read_tables(tmp_path, screen, lambda table: table.assign(Image_FileName_DAPI="a.tif"))
 
 
 def test_a_site_twice(tmp_path, screen):
-    with pytest.raises(ManifestError, match="occurs more than once"):
+    with pytest.raises(TableError, match="occurs more than once"):
         read_tables(tmp_path, screen, lambda table: pd.concat([table, table[:1]]))
 
 
@@ -159,7 +164,7 @@ def test_a_site_twice(tmp_path, screen):
 def test_bad_moa_tables(tmp_path, text, message):
     path = tmp_path / "moa.csv"
     path.write_text(text)
-    with pytest.raises(ManifestError, match=message) as raised:
+    with pytest.raises(TableError, match=message) as raised:
         read_moa_table(path)
     assert str(raised.value).startswith(str(path))
 

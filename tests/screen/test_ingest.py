@@ -15,7 +15,7 @@ import pytest
 import tifffile
 
 from helpers_screen import write_bbbc021_folder
-from wsdino.errors import ImageError, InputError, ManifestError, OutputError, StoreError
+from wsdino.errors import ImageError, InputError, OutputError, StoreError, TableError
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import chunk_path, open_store
 
@@ -226,10 +226,14 @@ def test_a_table_of_multi_channel_files(tmp_path):
             ImageError,
             "pixels are float32; they must be",
         ),
-        (lambda s: (s / "BBBC021_v1_image.csv").unlink(), ManifestError, "has neither BBBC021"),
+        (
+            lambda s: (s / "BBBC021_v1_image.csv").unlink(),
+            TableError,
+            "this folder is no screen; a screen is a folder with BBBC021",
+        ),
         (
             lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n"),
-            ManifestError,
+            TableError,
             "no column concentration",
         ),
     ],
@@ -253,7 +257,10 @@ def test_outputs_that_are_in_the_way(source, tmp_path):
     assert (full / "manifest.parquet").read_text() == "mine"
     other = write_bbbc021_folder(tmp_path / "other", seed=1)
     ingest(other, tmp_path / "store")
-    with pytest.raises(OutputError, match=r"a store of other images, from .*other; name another"):
+    words = (
+        r"other images \(it has 72 sites, and the screen now has 18\), from .*other; name another"
+    )
+    with pytest.raises(OutputError, match=words):
         ingest(source, tmp_path / "store")
 
 

@@ -15,7 +15,7 @@ from helpers_run import write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.checks import prepare
 from wsdino.config import load_config
-from wsdino.errors import ImageError, InputError, ManifestError
+from wsdino.errors import ImageError, InputError, TableError
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
@@ -122,7 +122,7 @@ def test_plates_become_the_store_that_the_tiffs_become(
     tmp_path: Path, screen: Path, manifest: pd.DataFrame, version: str, axes: str
 ) -> None:
     folder = write_plates(tmp_path, manifest, version, axes=axes)
-    ours = ingest(folder, tmp_path / "store", design=folder / "design.csv")
+    ours = ingest(folder, tmp_path / "store", platemap=folder / "design.csv")
     theirs = ingest(screen, tmp_path / "theirs")
     assert ours.channels == theirs.channels == CHANNELS
     order = [store.manifest.sort_values(METADATA).index.to_numpy() for store in (ours, theirs)]
@@ -134,11 +134,11 @@ def test_plates_become_the_store_that_the_tiffs_become(
     pd.testing.assert_frame_equal(*described, check_like=True, check_dtype=False)
     # Run again it is known as complete.
     written = {path: path.stat().st_mtime_ns for path in (ours.path / "images.zarr").iterdir()}
-    ingest(folder, ours.path, design=folder / "design.csv")
+    ingest(folder, ours.path, platemap=folder / "design.csv")
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_one_plate_alone_and_a_design_for_every_plate(
+def test_one_plate_alone_and_a_plate_map_for_every_plate(
     spoiled: Path, manifest: pd.DataFrame
 ) -> None:
     design = spoiled / "design.csv"
@@ -146,7 +146,7 @@ def test_one_plate_alone_and_a_design_for_every_plate(
     wells = pd.read_csv(design)
     wells = wells[wells["Metadata_Plate"] == first["Metadata_Plate"].iloc[0]]
     wells.drop(columns="Metadata_Plate").to_csv(design, index=False)
-    found = read_manifest(spoiled / "P.zarr", design=design)
+    found = read_manifest(spoiled / "P.zarr", platemap=design)
     assert len(found) == len(first)
     assert sorted(found["Metadata_Compound"]) == sorted(first["Metadata_Compound"])
 
@@ -156,16 +156,16 @@ def test_wells_without_a_compound_are_left_out_and_said(
 ) -> None:
     design = spoiled / "design.csv"
     wells = pd.read_csv(design)
-    whole = read_manifest(spoiled / "P.zarr", design=design)
+    whole = read_manifest(spoiled / "P.zarr", platemap=design)
     wells.loc[wells["Metadata_Well"] == "B02", "Metadata_Compound"] = None
     wells[wells["Metadata_Well"] != "B04"].to_csv(design, index=False)
     capsys.readouterr()
-    found = read_manifest(spoiled / "P.zarr", design=design)
+    found = read_manifest(spoiled / "P.zarr", platemap=design)
     assert set(whole["Metadata_Well"]) - set(found["Metadata_Well"]) == {"B02", "B04"}
-    assert "has no compound for 4 of 18 sites, the first in " in capsys.readouterr().err
+    assert "has no compound for 4 of 18 rows of " in capsys.readouterr().err
 
 
-def test_a_loaddata_table_without_compounds_takes_a_design(
+def test_a_loaddata_table_without_compounds_takes_a_plate_map(
     tmp_path: Path, manifest: pd.DataFrame
 ) -> None:
     """Cell Painting's way: load_data.csv names images, a platemap the compounds."""
@@ -175,9 +175,9 @@ def test_a_loaddata_table_without_compounds_takes_a_design(
     design.assign(Metadata_Well=design["Metadata_Well"].str.lower()).to_parquet(
         tmp_path / "wells.parquet"
     )
-    found = read_manifest(tmp_path / "load_data.csv", design=tmp_path / "wells.parquet")
+    found = read_manifest(tmp_path / "load_data.csv", platemap=tmp_path / "wells.parquet")
     pd.testing.assert_frame_equal(found[manifest.columns], manifest)
-    with pytest.raises(ManifestError, match=r"load_data.csv: doesn't say which well got which"):
+    with pytest.raises(TableError, match=r"load_data.csv: doesn't say which well got which"):
         read_manifest(tmp_path / "load_data.csv")
 
 
@@ -237,7 +237,7 @@ def test_metadata_that_are_wrong_are_one_line(
 ) -> None:
     change(spoiled / "P.zarr" / where, edit)
     with pytest.raises(InputError, match=line) as caught:
-        ingest(spoiled / "P.zarr", spoiled / "store", design=spoiled / "design.csv")
+        ingest(spoiled / "P.zarr", spoiled / "store", platemap=spoiled / "design.csv")
     assert str(spoiled) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (spoiled / "store").exists()
@@ -245,18 +245,18 @@ def test_metadata_that_are_wrong_are_one_line(
 
 def test_damaged_json_is_one_line(spoiled: Path) -> None:
     (spoiled / "P.zarr" / "B" / "2" / "zarr.json").write_text("{")
-    with pytest.raises(ManifestError, match="damaged OME-Zarr metadata"):
-        read_manifest(spoiled / "P.zarr", design=spoiled / "design.csv")
+    with pytest.raises(TableError, match="damaged OME-Zarr metadata"):
+        read_manifest(spoiled / "P.zarr", platemap=spoiled / "design.csv")
 
 
 def test_planes_that_were_not_copied_are_missed(spoiled: Path) -> None:
     """Zarr itself would read them as zeros."""
     shutil.rmtree(spoiled / "P.zarr" / "B" / "2" / "1" / "0" / "c" / "0" / "1")
     with pytest.raises(ImageError, match="1 of 3 planes have no pixels"):
-        ingest(spoiled / "P.zarr", spoiled / "store", design=spoiled / "design.csv")
+        ingest(spoiled / "P.zarr", spoiled / "store", platemap=spoiled / "design.csv")
     shutil.rmtree(spoiled / "P.zarr" / "B" / "2" / "1" / "0")
     with pytest.raises(ImageError, match="damaged or incomplete image"):
-        ingest(spoiled / "P.zarr", spoiled / "store", design=spoiled / "design.csv")
+        ingest(spoiled / "P.zarr", spoiled / "store", platemap=spoiled / "design.csv")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_planes_that_were_not_copied_are_missed(spoiled: Path) -> None:
         (lambda t: t.drop(columns="Metadata_Well"), "no column Metadata_Well; it has"),
         (
             lambda t: t.iloc[:6].assign(Metadata_Plate="Q"),
-            "has no compound for any of the 18 sites",
+            "has no compound for any of the 18 rows of",
         ),
         (
             lambda t: pd.concat([t, t.iloc[:1].assign(Metadata_Compound="other")]),
@@ -274,36 +274,34 @@ def test_planes_that_were_not_copied_are_missed(spoiled: Path) -> None:
         ),
     ],
 )
-def test_designs_that_are_wrong_are_one_line(
+def test_plate_maps_that_are_wrong_are_one_line(
     spoiled: Path, edit: Callable[[pd.DataFrame], pd.DataFrame], line: str
 ) -> None:
     design = spoiled / "design.csv"
     edit(pd.read_csv(design)).to_csv(design, index=False)
-    with pytest.raises(ManifestError, match=line) as caught:
-        read_manifest(spoiled / "P.zarr", design=design)
+    with pytest.raises(TableError, match=line) as caught:
+        read_manifest(spoiled / "P.zarr", platemap=design)
     assert str(caught.value).startswith(str(design))
 
 
-def test_what_needs_no_design_and_what_is_no_plate(
-    screen: Path, plates: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ManifestError, match="says itself which well got what"):
-        read_manifest(screen, design=plates / "design.csv")
-    with pytest.raises(ManifestError, match="doesn't say which well got which compound"):
+def test_what_needs_a_plate_map_and_what_is_no_plate(plates: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="doesn't say which well got which compound"):
         read_manifest(plates)
-    with pytest.raises(ManifestError, match=r"neither BBBC021_v1_image\.csv nor OME-Zarr plates"):
+    with pytest.raises(TableError, match=r"this folder is no screen; .*an OME-Zarr plate"):
         read_manifest(tmp_path)
 
 
-def test_a_run_takes_plates_and_their_design_from_its_config(plates: Path, tmp_path: Path) -> None:
+def test_a_run_takes_plates_and_their_plate_map_from_its_config(
+    plates: Path, tmp_path: Path
+) -> None:
     config = load_config(
         write_tiny_config(tmp_path / "tiny.yaml"),
-        [f"screen.source={plates}", f"screen.design={plates / 'design.csv'}"],
+        [f"screen.source={plates}", f"screen.platemap={plates / 'design.csv'}"],
     )
     _, store, resolved = prepare(config, tmp_path / "run")
     assert store.manifest["Metadata_Compound"].nunique() == 9
-    assert resolved.screen.design == plates / "design.csv"
-    with pytest.raises(ManifestError, match="which well got which compound"):
+    assert resolved.screen.platemap == plates / "design.csv"
+    with pytest.raises(TableError, match="which well got which compound"):
         prepare(
             load_config(tmp_path / "tiny.yaml", [f"screen.source={plates}"]), tmp_path / "other"
         )

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from helpers_screen import write_bbbc021_folder, write_rows
-from wsdino.errors import ImageError, ManifestError
+from wsdino.errors import ImageError, TableError
 from wsdino.screen.manifest import channels_of, read_manifest, validate_manifest
-from wsdino.tables.manifest import normalise_well
+from wsdino.tables.identity import normalise_well
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,17 +94,19 @@ def test_plate_numbers_become_text():
 def test_defaults_are_filled_in_and_said(capsys):
     manifest = validate(table().drop(columns=["Metadata_Batch", "Metadata_Concentration"]))
     assert (manifest.Metadata_Batch == "P1").all()
-    assert (manifest.Metadata_Concentration == 0).all()
+    assert manifest.Metadata_Concentration.isna().all()
     said = capsys.readouterr().err
     assert "no column Metadata_Batch" in said
     assert "no column Metadata_Concentration" in said
 
 
-def test_controls_may_lack_a_concentration():
+def test_a_missing_concentration_stays_missing_and_is_said(capsys):
     manifest = validate(table(Metadata_Concentration=[1, None, 1, 1]))
-    assert manifest.Metadata_Concentration.tolist() == [1, 0, 1, 1]
-    with pytest.raises(ManifestError, match=r"Metadata_Concentration is empty in data row 1;"):
-        validate(table(Metadata_Concentration=[None, None, 1, 1]))
+    assert manifest.Metadata_Concentration.isna().tolist() == [False, True, False, False]
+    assert "empty" not in capsys.readouterr().err
+    manifest = validate(table(Metadata_Concentration=[None, None, 1, 1]))
+    assert manifest.Metadata_Concentration.isna().tolist() == [True, True, False, False]
+    assert "Metadata_Concentration is empty in 1 of 4 rows (taxol)" in capsys.readouterr().err
 
 
 def test_controls_come_from_the_argument_then_the_column_then_dmso():
@@ -114,7 +116,7 @@ def test_controls_come_from_the_argument_then_the_column_then_dmso():
     assert named.Metadata_Control.tolist() == [True, False, False, False]
     assert validate(table()).Metadata_Control.tolist() == [False, True, False, False]
     assert not validate(table(), controls=()).Metadata_Control.any()
-    with pytest.raises(ManifestError, match="no compound is a control named water; there are"):
+    with pytest.raises(TableError, match="no compound is a control named water; there are"):
         validate(table(), controls=("water",))
 
 
@@ -140,7 +142,7 @@ def test_controls_come_from_the_argument_then_the_column_then_dmso():
     ],
 )
 def test_bad_values_are_named(columns, message):
-    with pytest.raises(ManifestError) as raised:
+    with pytest.raises(TableError) as raised:
         validate(table(**columns))
     assert str(raised.value).startswith("table.csv: ")
     assert message in str(raised.value)
@@ -149,14 +151,14 @@ def test_bad_values_are_named(columns, message):
 
 @pytest.mark.parametrize("column", ["Plate", "Well", "Site", "Compound"])
 def test_required_columns(column):
-    with pytest.raises(ManifestError, match=f"table.csv: no column Metadata_{column}; it has"):
+    with pytest.raises(TableError, match=f"table.csv: no column Metadata_{column}; it has"):
         validate(table().drop(columns=f"Metadata_{column}"))
 
 
 def test_a_manifest_needs_images_and_rows():
-    with pytest.raises(ManifestError, match="no column FileName_<Channel>"):
+    with pytest.raises(TableError, match="no column FileName_<Channel>"):
         validate(table().drop(columns="FileName_DNA"))
-    with pytest.raises(ManifestError, match="has no rows"):
+    with pytest.raises(TableError, match="has no rows"):
         validate(table()[:0])
 
 
@@ -232,7 +234,7 @@ def test_loaddata_names_files_in_many_ways(tmp_path, images):
 def test_remote_urls_are_refused():
     frame = table().drop(columns=["FileName_DNA", "PathName_DNA"])
     frame = frame.assign(URL_DNA="s3://bucket/a.tif")
-    with pytest.raises(ManifestError, match=r"URL_DNA is 's3://bucket/a.tif'; only file://"):
+    with pytest.raises(TableError, match=r"URL_DNA is 's3://bucket/a.tif'; only file://"):
         read_manifest(frame)
 
 
@@ -254,8 +256,8 @@ def test_missing_images_are_named_and_counted(tmp_path, images):
     ("name", "message"),
     [
         ("nowhere", "no such file or folder; a screen is a folder with BBBC021_v1_image.csv"),
-        ("folder", "this folder has neither BBBC021_v1_image.csv nor OME-Zarr plates; a screen is"),
-        ("text.txt", "not a table that can be read; a screen is"),
+        ("folder", "this folder is no screen; a screen is a folder with BBBC021_v1_image.csv"),
+        ("sheet.xlsx", "not a table that can be read; a screen is"),
         ("empty.csv", "can't be read as a table"),
         ("broken.csv.gz", "can't be read as a table"),
         ("broken.parquet", "can't be read as a table"),
@@ -263,11 +265,11 @@ def test_missing_images_are_named_and_counted(tmp_path, images):
 )
 def test_unrecognised_sources(tmp_path, name, message):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "text.txt").touch()
+    (tmp_path / "sheet.xlsx").touch()
     (tmp_path / "empty.csv").touch()
     (tmp_path / "broken.csv.gz").write_bytes(gzip.compress(b"a,b\n" * 1000)[:20])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ManifestError) as raised:
+    with pytest.raises(TableError) as raised:
         read_manifest(tmp_path / name)
     assert message in str(raised.value)
     assert str(raised.value).startswith(str(tmp_path / name))

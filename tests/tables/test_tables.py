@@ -14,8 +14,8 @@ from wsdino.tables.features import (
     require_columns,
     split_labels,
 )
-from wsdino.tables.platemap import attach_metadata
-from wsdino.tables.reading import read_table, tidy
+from wsdino.tables.reading import read_table
+from wsdino.tables.tidy import tidy
 from wsdino.tables.writing import write_anndata, write_table
 
 SMALL = {"num_moas": 3, "num_compounds": 6, "num_treatments": 8, "num_batches": 2, "num_plates": 2}
@@ -73,9 +73,9 @@ def test_a_table_of_another_tool(tmp_path):
     ("name", "content", "words"),
     [
         ("t.parquet", None, "no such file"),
-        ("t.parquet", "no parquet", "can't be read as .parquet"),
-        ("t.csv", "", "can't be read as .csv"),
-        ("t.csv.gz", "not compressed", "can't be read as .csv.gz"),
+        ("t.parquet", "no parquet", "can't be read as a table: "),
+        ("t.csv", "", "can't be read as a table: it is empty"),
+        ("t.csv.gz", "not compressed", "can't be read as a table: Not a gzipped file"),
         ("t.csv", "a,b\n", "0 rows"),
         ("t.xlsx", "", "unknown table format"),
         ("t.csv", "Metadata_Concentration,a\n3 uM,1\n", "'3 uM'"),
@@ -143,49 +143,6 @@ def test_anndata(table, tmp_path):
     assert data.obs["Metadata_MoA"].isna().tolist() == table["Metadata_MoA"].isna().tolist()
     with pytest.raises(TableError, match=r"\.h5ad"):
         write_anndata(table, tmp_path / "t.zarr")
-
-
-def test_a_design_is_joined_by_plate_and_well(table):
-    design = synthetic_design(**SMALL)
-    wells = table.groupby(["Metadata_Plate", "Metadata_Well"], as_index=False, sort=False)
-    bare = wells[feature_columns(table)].mean().sample(frac=1, random_state=0)
-    # As another tool might write them.
-    renamed = bare.assign(Metadata_Well=bare["Metadata_Well"].str.lower())
-    joined = attach_metadata(renamed, design)
-    assert "Metadata_Site" not in joined
-    np.testing.assert_array_equal(features_of(joined), features_of(bare))
-    truth = design.set_index(["Metadata_Plate", "Metadata_Well"]).sort_index()
-    for _, row in joined.iterrows():
-        well = truth.loc[(row["Metadata_Plate"], row["Metadata_Well"])].iloc[0]
-        for name in ("Metadata_Compound", "Metadata_Concentration", "Metadata_Batch"):
-            assert row[name] == well[name]
-    assert joined["Metadata_Control"].dtype == bool
-
-
-def test_a_design_is_joined_by_site_where_both_have_it(table):
-    design = synthetic_design(**SMALL)
-    design["Metadata_Focus"] = np.arange(len(design))
-    keys = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
-    joined = attach_metadata(table[[*keys, *feature_columns(table)]], design)
-    assert joined["Metadata_Focus"].tolist() == design["Metadata_Focus"].tolist()
-
-
-def test_the_table_s_own_columns_win(table):
-    design = synthetic_design(**SMALL).assign(Metadata_Batch="other")
-    assert "other" not in set(attach_metadata(table, design)["Metadata_Batch"])
-
-
-def test_designs_that_do_not_fit_are_named(table):
-    design = synthetic_design(**SMALL)
-    with pytest.raises(TableError, match=r"rows are not in the design, the first is W0_0/B02/0"):
-        attach_metadata(table, design.assign(Metadata_Plate="P" + design["Metadata_Plate"]))
-    with pytest.raises(TableError, match=r"here: the table.* Metadata_Well"):
-        attach_metadata(table.drop(columns="Metadata_Well"), design)
-    with pytest.raises(TableError, match="Metadata_Compound has several values in W0_0/B02"):
-        attach_metadata(
-            table.drop(columns="Metadata_Site"),
-            design.assign(Metadata_Compound=np.arange(len(design)).astype(str)),
-        )
 
 
 def test_tidy_leaves_features_alone(table):

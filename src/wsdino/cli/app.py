@@ -84,3 +84,28 @@ def wants_traceback() -> bool:
 
 ConfigArgument = Annotated[str, typer.Argument(help="Preset or YAML file.", metavar="CONFIG")]
 RunOption = Annotated[Path, typer.Option(help="Run folder.")]
+PlateMapOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--platemap",
+        "--design",
+        help="Plate map: a table that says what each well got, joined by plate and well; or "
+        "barcode_platemap.csv, or the folder that has it.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="A column that has another name than ours, as Metadata_Compound=pert_iname; may be "
+        "repeated.",
+    ),
+]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        help="Compound that is a negative control; may be repeated; default: what "
+        "Metadata_Control says, else DMSO.",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import be_the_only_writer
+from wsdino.cli.app import Columns, Controls, PlateMapOption, be_the_only_writer
 from wsdino.errors import InputError
 
 commands = typer.Typer()
@@ -17,9 +17,12 @@ Normalise = Annotated[
     typer.Option(help="tvn, whiten_all, plate, plate_controls, standardise_all or none."),
 ]
 Aggregate = Annotated[str, typer.Option(help="published, mean or median.")]
-Design = Annotated[
-    Path | None,
-    typer.Option(help="Screen or manifest whose metadata is joined by plate and well."),
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature",
+        help="Column that is a feature although it looks like a label; may be repeated.",
+    ),
 ]
 To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
 
@@ -30,7 +33,10 @@ def profile_command(
     out: Annotated[Path, typer.Option(help="Table to write.")],
     normalise: Normalise = "tvn",
     aggregate: Aggregate = "published",
-    design: Design = None,
+    platemap: PlateMapOption = None,
+    column: Columns = None,
+    control: Controls = None,
+    feature: Features = None,
     to: To = None,
 ) -> None:
     """Turn site embeddings into treatment profiles."""
@@ -40,7 +46,7 @@ def profile_command(
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: only anndata is known")
     be_the_only_writer(out)
-    table = _read_table(embeddings, design)
+    table = _read_table(embeddings, platemap, column, control, feature)
     profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
@@ -54,7 +60,10 @@ def evaluate_command(
     ] = False,
     normalise: Normalise = "tvn",
     aggregate: Aggregate = "published",
-    design: Design = None,
+    platemap: PlateMapOption = None,
+    column: Columns = None,
+    control: Controls = None,
+    feature: Features = None,
     multi_batch: Annotated[
         str, typer.Option(help="strict, or first-published: a treatment in several batches.")
     ] = "strict",
@@ -66,7 +75,7 @@ def evaluate_command(
     from wsdino.report.terminal import print_results
 
     be_the_only_writer(json)
-    table = _read_table(profiles, design)
+    table = _read_table(profiles, platemap, column, control, feature)
     if from_sites:
         results = evaluate_sites(
             table,
@@ -82,13 +91,22 @@ def evaluate_command(
     print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
 
 
-def _read_table(path: Path, design: Path | None) -> Any:
-    from wsdino.tables.platemap import attach_metadata
+def _read_table(
+    path: Path,
+    platemap: Path | None,
+    column: list[str] | None,
+    control: list[str] | None,
+    feature: list[str] | None,
+) -> Any:
+    from wsdino.screen.manifest import read_wells
+    from wsdino.tables.columns import parse_columns
     from wsdino.tables.reading import read_table
 
-    table = read_table(path)
-    if design is None:
-        return table
-    from wsdino.screen.manifest import read_manifest
-
-    return attach_metadata(table, read_manifest(design, check_files=False))
+    columns = parse_columns(column)
+    return read_table(
+        path,
+        platemap=None if platemap is None else read_wells(platemap, columns=columns),
+        columns=columns,
+        controls=control,
+        features=feature or (),
+    )

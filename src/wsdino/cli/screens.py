@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from wsdino.cli.app import Workers
+from wsdino.cli.app import Columns, Controls, PlateMapOption, Workers
 from wsdino.errors import InputError
+from wsdino.screen.readers import accepted
 
 commands = typer.Typer()
 
@@ -71,19 +72,11 @@ def download(
 
 @commands.command(name="ingest")
 def ingest_command(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="BBBC021 folder, OME-Zarr plate or folder of such, LoadData CSV, or manifest."
-        ),
-    ],
+    source: Annotated[Path, typer.Argument(help="The screen: " + accepted() + ".")],
     out: Annotated[Path, typer.Option(help="Store to write.")],
-    design: Annotated[
-        Path | None, typer.Option(help="Table of wells that says which got what.")
-    ] = None,
-    control: Annotated[
-        list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
-    ] = None,
+    platemap: PlateMapOption = None,
+    column: Columns = None,
+    control: Controls = None,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
@@ -91,8 +84,17 @@ def ingest_command(
 ) -> None:
     """Convert a screen into a store; goes on where it was stopped."""
     from wsdino.screen.ingest import ingest
+    from wsdino.tables.columns import parse_columns
 
-    store = ingest(source, out, design=design, controls=control, workers=workers, dask=dask)
+    store = ingest(
+        source,
+        out,
+        platemap=platemap,
+        columns=parse_columns(column),
+        controls=control,
+        workers=workers,
+        dask=dask,
+    )
     manifest = store.manifest
     height, width = store.field_shape
     typer.echo(

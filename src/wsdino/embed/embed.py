@@ -19,7 +19,7 @@ from wsdino.errors import ModelError
 from wsdino.lock import one_writer_of_file
 from wsdino.model.upload import upload
 from wsdino.progress import Meter, say
-from wsdino.tables.reading import suffix_of
+from wsdino.tables.files import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsdino.atomic import writing
 from wsdino.errors import OutputError
-from wsdino.tables.reading import suffix_of
+from wsdino.tables.files import suffix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

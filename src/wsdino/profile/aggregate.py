@@ -22,6 +22,7 @@ from wsdino.tables.features import (
     features_of,
     metadata_of,
     require_columns,
+    say_averaged,
     split_labels,
 )
 
@@ -171,6 +172,7 @@ def profiles_of_normalised(
         See :func:`aggregate`.
     """
     _check_aggregation(aggregation)
+    say_averaged(normalised, TREATMENT)
     if aggregation == "published":
         profiles = aggregate_published(normalised)
     else:

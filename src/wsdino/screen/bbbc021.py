@@ -13,37 +13,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import ManifestError
+from wsdino.errors import TableError
 from wsdino.screen.files import resolve_files
-from wsdino.tables.loaddata import read_plate_table, without_image_prefix
-from wsdino.tables.manifest import channels_of, require_one_moa, validate_manifest
+from wsdino.tables.columns import BATCH, MOA, PLATE, SITE, TREATMENT, WELL
+from wsdino.tables.doses import SAME_DOSE, require_one_moa
+from wsdino.tables.files import column_names, is_table, read_file
+from wsdino.tables.manifest import channels_of, validate_manifest
+from wsdino.tables.tidy import tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 IMAGE_TABLE, MOA_TABLE = "BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"
 
 _SITE = re.compile(r"_s(\d+)(?=[_.])", re.IGNORECASE)
 _WEEK = re.compile(r"(?:^|/)(week\d+)(?=[/_]|$)", re.IGNORECASE)
-# Concentrations were printed with differing precision; neighbouring doses differ by far more.
-_RELATIVE_TOLERANCE = 1e-4
 
 
-def find_bbbc021_tables(folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the image table and the MoA table of a folder in BBBC021's layout.
-
-    Returns
-    -------
-    tuple of Path, Path or None, or None
-        None where the folder has no image table, compressed or not.
-    """
-    image_table = _either(folder / IMAGE_TABLE)
-    return (image_table, _either(folder / MOA_TABLE)) if image_table else None
+def recognises(path: Path) -> bool:
+    """Whether a path is a folder with BBBC021's image table, or a table with its columns."""
+    if path.is_dir():
+        return _either(path / IMAGE_TABLE) is not None
+    return path.is_file() and is_table(path) and is_image_table(column_names(path))
 
 
-def is_bbbc021_table(table: pd.DataFrame) -> bool:
-    """Whether a table's columns are those of `BBBC021_v1_image.csv`."""
-    return any(str(name).startswith("Image_Metadata_Plate_") for name in table.columns)
+def find_tables(path: Path) -> tuple[Path, Path | None]:
+    """Return the image table that a path is or has, and the MoA table beside it if there is one."""
+    folder = path if path.is_dir() else path.parent
+    images = _either(path / IMAGE_TABLE) if path.is_dir() else path
+    assert images is not None, "the path was recognised before"
+    return images, _either(folder / MOA_TABLE)
+
+
+def is_image_table(names: Sequence[str]) -> bool:
+    """Whether a table's columns are those of `BBBC021_v1_image.csv`: a plate for each channel."""
+    prefix = "Image_FileName_"
+    channels = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return any(f"Image_Metadata_Plate_{channel}" in names for channel in channels)
 
 
 def read_bbbc021_tables(
@@ -80,32 +86,44 @@ def read_bbbc021_tables(
 
     Raises
     ------
-    ManifestError
+    TableError
         A table is missing, lacks a column, or contradicts itself.
     ImageError
         An image is missing, with `check_files`.
     """
     path = Path(image_csv)
+    table = read_image_table(path, None if moa_csv is None else Path(moa_csv))
+    root = Path(images_root) if images_root is not None else path.parent
+    table = resolve_files(table, root, origin=str(path), check_files=check_files)
+    return validate_manifest(table, origin=str(path), controls=controls)
+
+
+def read_image_table(
+    path: Path, moa_csv: Path | None = None, *, text: Collection[str] = ()
+) -> pd.DataFrame:
+    """Read BBBC021's image table as it is, with batch, site and MoA; see `read_bbbc021_tables`."""
     origin = str(path)
-    table = without_image_prefix(read_plate_table(path))
+    raw = read_file(path, text=text)
+    # Annotated copies number the weeks in a column Batch; the folders name them.
+    table = tidy(raw.drop(columns="Batch", errors="ignore"), origin=origin)
     channels = channels_of(table)
     if not channels:
-        raise ManifestError(f"{origin}: no column Image_FileName_<Channel> names an image")
-    table = _one_column(table, "Metadata_Plate", origin)
-    table = _one_column(table, "Metadata_Well", origin)
-    for column in ("Metadata_Compound", "Metadata_Concentration"):
+        raise TableError(f"{origin}: no column Image_FileName_<Channel> names an image")
+    for column in (PLATE, WELL):
         if column not in table:
-            raise ManifestError(f"{origin}: no column Image_{column}")
+            raise TableError(f"{origin}: no column Image_{column}_<Channel>")
+    for column in TREATMENT:
+        if column not in table:
+            raise TableError(f"{origin}: no column Image_{column}")
     table = table.rename(columns={"Replicate": "Metadata_Replicate"})
-    if "Metadata_Site" not in table:
-        table["Metadata_Site"] = _sites(table, channels[0], origin)
-    if "Metadata_Batch" not in table:
-        table["Metadata_Batch"] = _weeks(table, channels[0], origin)
+    if SITE not in table:
+        table[SITE] = _sites(table, channels[0], origin)
+    if BATCH not in table:
+        table[BATCH] = _weeks(table, channels[0], origin)
     if moa_csv is not None:
-        table["Metadata_MoA"] = _moa_of(table, read_moa_table(moa_csv))
-    root = Path(images_root) if images_root is not None else path.parent
-    table = resolve_files(table, root, origin=origin, check_files=check_files)
-    return validate_manifest(table, origin=origin, controls=controls)
+        known = _moa_of(table, read_moa_table(moa_csv))
+        table[MOA] = known.where(known.notna(), table[MOA]) if MOA in table else known
+    return table
 
 
 def read_moa_table(path: str | Path) -> pd.DataFrame:
@@ -119,20 +137,20 @@ def read_moa_table(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    ManifestError
+    TableError
         A column is missing, a value can't be read, or a treatment has two mechanisms.
     """
-    table = read_plate_table(Path(path)).rename(columns=str.lower)
+    table = read_file(path).rename(columns=str.lower)
     for column in ("compound", "concentration", "moa"):
         if column not in table:
-            raise ManifestError(
+            raise TableError(
                 f"{path}: no column {column}; a MoA table has compound, concentration and moa"
             )
     table = table[["compound", "concentration", "moa"]].dropna(how="all")
     numbers = pd.to_numeric(table["concentration"], errors="coerce")
     if table.isna().any(axis=None) or numbers.isna().any():
         bad = table[table.isna().any(axis=1) | numbers.isna()].iloc[0].tolist()
-        raise ManifestError(
+        raise TableError(
             f"{path}: {bad} is not a compound, a concentration in micromolar and a MoA"
         )
     table["compound"] = table["compound"].astype(str).str.strip()
@@ -147,23 +165,13 @@ def _either(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _one_column(table: pd.DataFrame, column: str, origin: str) -> pd.DataFrame:
-    """Make one column of `<column>_DAPI` and the like, which agree as far as they exist."""
-    copies = [name for name in table.columns if name.startswith(f"{column}_")]
-    if column in table:
-        return table.drop(columns=copies)
-    if not copies:
-        raise ManifestError(f"{origin}: no column Image_{column}_<Channel>")
-    return table.rename(columns={copies[0]: column}).drop(columns=copies[1:])
-
-
 def _sites(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
     names = table[f"FileName_{channel}"].fillna("").astype(str)
     sites = names.str.extract(_SITE, expand=False)
     # A row without any file name is reported by the validation.
     if (sites.isna() & (names != "")).any():
         wrong = names[sites.isna() & (names != "")].iloc[0]
-        raise ManifestError(
+        raise TableError(
             f"{origin}: FileName '{wrong}' tells no site; the site is the number in _s<site>_w"
         )
     return sites.fillna("0").astype(int)
@@ -172,7 +180,7 @@ def _sites(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
 def _weeks(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
     column = f"PathName_{channel}"
     if column not in table:
-        raise ManifestError(f"{origin}: no column Image_{column}, which tells the batch")
+        raise TableError(f"{origin}: no column Image_{column}, which tells the batch")
     paths = table[column].fillna("").astype(str).str.strip().str.replace("\\", "/")
     return paths.map({path: _week_of(path) for path in paths.unique()})
 
@@ -197,7 +205,7 @@ def _moa_of(table: pd.DataFrame, moas: pd.DataFrame) -> pd.Series:
         moa_of[compound, dose] = None
         if compound in by_compound:
             known = by_compound[compound]
-            close = np.isclose(known["concentration"], dose, rtol=_RELATIVE_TOLERANCE, atol=0)
+            close = np.isclose(known["concentration"], dose, rtol=SAME_DOSE, atol=0)
             if close.any():
                 moa_of[compound, dose] = str(known["moa"][close].iloc[0])
     return pd.Series([moa_of[key] for key in treatments], index=table.index, dtype=object)

@@ -21,7 +21,7 @@ from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
-from wsdino.tables.loaddata import read_plate_table
+from wsdino.tables.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
                 _fetch(f"{source}/{name}", hidden / name)
         with writing(out / MOA_TABLE) as partial:
             shutil.copyfile(hidden / MOA_TABLE, partial)
-        table = read_plate_table(hidden / IMAGE_TABLE)
+        table = read_file(hidden / IMAGE_TABLE)
         folders = _folders(table, hidden / IMAGE_TABLE)
         wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
         for plate in wanted:

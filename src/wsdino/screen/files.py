@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from wsdino.errors import ImageError, ManifestError
+from wsdino.errors import ImageError, TableError
 from wsdino.tables.manifest import KEY, channels_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def resolve_files(
 
     Raises
     ------
-    ManifestError
+    TableError
         A URL isn't a local one.
     ImageError
         A file does not exist.
@@ -136,7 +136,7 @@ def _path_of_url(url: str, where: str) -> Path:
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
         return Path(url2pathname(parts.path))
     if "://" in url:
-        raise ManifestError(
+        raise TableError(
             f"{where} is '{url}'; only file:// URLs and plain paths can be read, so copy the "
             "images to a disk first"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.images import Plane, planes_of, read_site
-from wsdino.screen.manifest import channels_of, read_manifest
+from wsdino.screen.manifest import channels_of, read_manifest, read_wells
 from wsdino.screen.records import (
     RECORDS,
     changed_sites,
@@ -44,17 +45,21 @@ from wsdino.screen.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from wsdino.tables.platemap import PlateMap
 
 
 def ingest(
     source: str | Path | pd.DataFrame,
     out: str | Path,
     *,
-    design: str | Path | None = None,
+    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
     workers: int | None = None,
     dask: str | None = None,
     controls: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or go on where an earlier call was stopped.
 
@@ -68,16 +73,20 @@ def ingest(
         What :func:`read_manifest` reads.
     out
         Folder of the store: new, empty, or a store of the same images.
-    design
-        Table of wells, as for :func:`read_manifest`.
+    platemap
+        Says of each well what it got, as for :func:`read_manifest`.
     workers
         Number of reading threads; None: one for each CPU this process may use.
     dask
         Address of a Dask scheduler on whose workers sites are converted, instead of threads here;
         images and store lie on a file system that they share.
     controls
-        Compounds that are negative controls; None: `Metadata_Control` where there is such a column,
-        else DMSO.
+        Compounds that are negative controls; None: `Metadata_Control` where it says anything, else
+        DMSO.
+    columns
+        Our name -> the table's or plate map's, where they have names of their own.
+    design
+        What `platemap` was called before.
 
     Returns
     -------
@@ -86,7 +95,7 @@ def ingest(
 
     Raises
     ------
-    ManifestError
+    TableError
         The source is missing, unrecognised, incomplete, or contradicts itself.
     ImageError
         An image is missing, damaged, or unlike the first. If that shows after the first site, the
@@ -100,15 +109,18 @@ def ingest(
     if workers is not None and dask is not None:
         raise InputError("workers and dask: give one; a Dask cluster has its own workers")
     _existing_images(out)
+    platemap = platemap if design is None else design
+    wells = None if platemap is None else read_wells(platemap, columns=columns)
+    read = partial(read_manifest, source, platemap=wells, controls=controls, columns=columns)
+    origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
     with one_writer(out):
-        return _ingest(source, out, design, controls, workers, dask)
+        return _ingest(read, out, origin, workers, dask)
 
 
 def _ingest(
-    source: str | Path | pd.DataFrame,
+    read: Callable[..., pd.DataFrame],
     out: Path,
-    design: str | Path | None,
-    controls: Sequence[str] | None,
+    origin: str,
     workers: int | None,
     dask: str | None,
 ) -> Store:
@@ -116,16 +128,15 @@ def _ingest(
     sweep(out)
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
-        manifest = read_manifest(source, design=design, controls=controls, check_files=False)
+        manifest = read(check_files=False)
         _require_same_images(images, manifest, out)
         if not len(_sites_to_do(out, images, planes_of(manifest))):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return open_store(out)
-    manifest = read_manifest(source, design=design, controls=controls)
+    manifest = read()
     planes = planes_of(manifest)
     if images is None:
-        origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
         images = _create_images(out, manifest, read_site(planes[0]), origin)
     _require_same_images(images, manifest, out)
     images = images.update_attributes({"complete": False})
@@ -197,9 +208,11 @@ def _fingerprint(manifest: pd.DataFrame) -> str:
 def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: Path) -> None:
     provenance: Any = images.attrs["provenance"]
     if provenance["images_sha256"] != _fingerprint(manifest):
+        now, then = len(manifest), images.shape[0]
+        sites = "" if now == then else f" (it has {then} sites, and the screen now has {now})"
         raise OutputError(
-            f"{out}: holds a store of other images, from {provenance['source']}; name another "
-            "folder, or delete this one"
+            f"{out}: holds a store of other images{sites}, from {provenance['source']}; name "
+            "another folder, or delete this one"
         )
 
 

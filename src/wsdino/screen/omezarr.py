@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from wsdino.errors import ManifestError
+from wsdino.errors import TableError
 from wsdino.progress import Meter
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
 
     Raises
     ------
-    ManifestError
+    TableError
         Metadata are missing or damaged, a plate has several acquisitions, or images have other
         channels than the first.
     """
@@ -68,7 +68,7 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
                 if not channels:
                     channels, first = found, image
                 if found != channels:
-                    raise ManifestError(
+                    raise TableError(
                         f"{image}: its channels are {', '.join(found)}, but those of {first} are "
                         f"{', '.join(channels)}; all images of a screen must have the same"
                     )
@@ -87,7 +87,7 @@ def _sites(plate: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     described = _metadata(plate)["plate"]
     acquisitions = described.get("acquisitions") or []
     if len(acquisitions) > 1:
-        raise ManifestError(
+        raise TableError(
             f"{plate}: has {len(acquisitions)} acquisitions; a screen has one, so split the plate"
         )
     name = str(described.get("name") or plate.name.split(".", maxsplit=1)[0])
@@ -108,7 +108,7 @@ def _listed(described: dict[str, Any], key: str, folder: Path) -> list[str]:
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
     ):
-        raise ManifestError(f"{folder}: its OME-Zarr metadata list no {key} with a path each")
+        raise TableError(f"{folder}: its OME-Zarr metadata list no {key} with a path each")
     return [entry["path"] for entry in entries]
 
 
@@ -119,7 +119,7 @@ def _channels(image: Path) -> list[str]:
         for channel in _part(metadata, "omero", image).get("channels") or []
     ]
     if not labels or not all(labels) or len(set(labels)) < len(labels):
-        raise ManifestError(
+        raise TableError(
             f"{image}: its channels are {labels}; OME-Zarr metadata must give each a label of its "
             "own under omero"
         )
@@ -167,15 +167,15 @@ def _metadata(folder: Path) -> dict[str, Any]:
     try:
         attributes = zarr.open_group(folder, mode="r").attrs.asdict()
     except FileNotFoundError as error:
-        raise ManifestError(f"{folder}: no OME-Zarr group, though the plate lists it") from error
+        raise TableError(f"{folder}: no OME-Zarr group, though the plate lists it") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ManifestError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error
+        raise TableError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error
     return _part(attributes, "ome", folder) if "ome" in attributes else attributes
 
 
 def _part(metadata: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
     part = metadata.get(key)
     if not isinstance(part, dict):
-        raise ManifestError(f"{folder}: its OME-Zarr metadata have no {key}")
+        raise TableError(f"{folder}: its OME-Zarr metadata have no {key}")
     return part

@@ -149,7 +149,7 @@ def layout_table(layout: str | Path, *, sites: int | None = None) -> pd.DataFram
     ------
     InputError
         `sites` is less than one.
-    ManifestError
+    TableError
         There is no such layout or table, or the table can't be read.
     """
     if sites is not None and sites < 1:

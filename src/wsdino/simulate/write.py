@@ -74,7 +74,7 @@ def simulate(
     Raises
     ------
     InputError
-        An argument is out of range, or the layout's table can't be used (`ManifestError`).
+        An argument is out of range, or the layout's table can't be used (`TableError`).
     OutputError
         `out` holds another screen, or something else.
     """

@@ -1,10 +1,241 @@
-"""The names of columns: what every table of sites, wells or treatments calls the same thing."""
+"""The names of columns: ours, and what other tools call the same.
+
+Which column is read as ours is decided here, in this order: what the user names (`--column
+Metadata_Compound=pert_iname`); our own name; the first of :data:`SYNONYMS` that starts with
+`Metadata_`, in the table's order; the first without that prefix. A column without any value says
+nothing and is passed over. Case, blanks and CellProfiler's prefix `Image_` don't matter.
+"""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsdino.errors import InputError, TableError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
 
 PREFIX = "Metadata_"
 PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
 MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
 TREATMENT = (COMPOUND, CONCENTRATION)
+METADATA = (PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, MOA, CONTROL)
+TEXT = (PLATE, WELL, BATCH, COMPOUND, MOA)
 SEPARATOR = ";"
+# Which map a plate follows; it is no plate, though CellProfiler's table of BBBC021 has names of
+# the same form (`Metadata_Plate_DAPI`).
+PLATE_MAP = "Metadata_Plate_Map_Name"
+CONTROL_TYPE, PERT_TYPE = "control_type", "pert_type"
+FILE_COLUMN = re.compile(r"(?:Image_)?(?:FileName|PathName|URL|Frame|Series)_.+")
+
+# Micromolar in one of each unit, by the end of a column's name.
+UNITS = {
+    "um": 1.0,
+    "micromolar": 1.0,
+    "umol_l": 1.0,
+    "nm": 1e-3,
+    "nanomolar": 1e-3,
+    "nmol_l": 1e-3,
+    "mm": 1e3,
+    "millimolar": 1e3,
+    "mmol_l": 1e3,
+    "pm": 1e-6,
+    "picomolar": 1e-6,
+    "m": 1e6,
+    "molar": 1e6,
+}
+_DOSES = ("concentration", "conc", "compound_concentration", "pert_dose", "dose")
+# Names of whole columns whose unit is part of the word.
+_PER_LITER = {
+    "umoles_per_liter": 1.0,
+    "micromoles_per_liter": 1.0,
+    "mmoles_per_liter": 1e3,
+    "mmoles_per_liter2": 1e3,
+    "millimoles_per_liter": 1e3,
+    "nmoles_per_liter": 1e-3,
+}
+UNIT_COLUMNS = tuple(f"{dose}_unit{s}" for dose in _DOSES for s in ("", "s"))
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """What other tools call one of our columns.
+
+    Parameters
+    ----------
+    column
+        Our name.
+    others
+        Theirs, the first that a table has wins; as :func:`plain_name` writes them.
+    """
+
+    column: str
+    others: tuple[str, ...]
+
+
+SYNONYMS = (
+    Synonyms(
+        PLATE,
+        (
+            "plate",
+            "assay_plate_barcode",
+            "plate_barcode",
+            "platebarcode",
+            "barcode",
+            "plate_id",
+            "plateid",
+            "plate_name",
+            "platename",
+        ),
+    ),
+    Synonyms(
+        WELL,
+        (
+            "well",
+            "well_position",
+            "wellposition",
+            "cpd_well_position",
+            "assay_plate_well",
+            "assay_well",
+            "well_id",
+            "wellid",
+            "well_name",
+            "wellname",
+        ),
+    ),
+    Synonyms(SITE, ("site", "field", "fieldid", "field_id", "fov", "imagesite")),
+    Synonyms(BATCH, ("batch", "batch_id", "batch_name", "batchname", "batch_number")),
+    # A name comes before an identifier of a sample, of which one compound may have several.
+    Synonyms(
+        COMPOUND,
+        (
+            "compound",
+            "pert_iname",
+            "compound_name",
+            "compoundname",
+            "cpd_name",
+            "drug_name",
+            "drug",
+            "broad_sample",
+            "jcp2022",
+            "jcp2022_id",
+            "pert_id",
+            "compound_id",
+            "compoundid",
+        ),
+    ),
+    Synonyms(
+        CONCENTRATION,
+        (
+            *(f"{dose}{unit}" for dose in _DOSES for unit in ("", *(f"_{u}" for u in UNITS))),
+            *_PER_LITER,
+        ),
+    ),
+    Synonyms(
+        MOA,
+        (
+            "moa",
+            "mechanism_of_action",
+            "mechanismofaction",
+            "mechanism",
+            "mode_of_action",
+            "pert_moa",
+        ),
+    ),
+    Synonyms(
+        CONTROL,
+        (
+            "control",
+            "is_control",
+            "iscontrol",
+            "negative_control",
+            "is_negative_control",
+            "negcon",
+            CONTROL_TYPE,
+            PERT_TYPE,
+        ),
+    ),
+)
+_OURS = {name: synonyms.column for synonyms in SYNONYMS for name in synonyms.others}
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name without prefix, case and signs: `Metadata_Dose (µM)` is `dose_um`."""
+    name = str(name).strip().removeprefix("Image_").removeprefix(PREFIX).casefold()
+    name = name.removeprefix(PREFIX.casefold()).replace("\N{GREEK SMALL LETTER MU}", "u")
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def micromolar_in(name: str) -> float | None:
+    """How many micromolar one unit of a column is, by its name; None where the name has no unit."""
+    plain = plain_name(name)
+    if plain in _PER_LITER:
+        return _PER_LITER[plain]
+    dose = next((dose for dose in _DOSES if plain.startswith(f"{dose}_")), None)
+    return UNITS.get(plain.removeprefix(f"{dose}_")) if dose else None
+
+
+def is_text(name: str) -> bool:
+    """Whether a column holds text or words for numbers, so that no reader may guess its type."""
+    name = str(name).strip()
+    return (
+        name.removeprefix("Image_").casefold().startswith(PREFIX.casefold())
+        or FILE_COLUMN.fullmatch(name) is not None
+        or plain_name(name) in _OURS
+    )
+
+
+def ours_of(name: str) -> str | None:
+    """Which of our columns a name, with or without `Metadata_`, may stand for."""
+    return _OURS.get(plain_name(name))
+
+
+def parse_columns(settings: Sequence[str] | None) -> dict[str, str]:
+    """Read `Metadata_Compound=pert_iname` and the like.
+
+    Returns
+    -------
+    dict
+        Our name -> the table's.
+
+    Raises
+    ------
+    InputError
+        If one has another form, or one of our columns is named twice.
+    """
+    columns: dict[str, str] = {}
+    for setting in settings or ():
+        ours, equals, theirs = (part.strip() for part in setting.partition("="))
+        if not (ours and equals and theirs):
+            raise InputError(
+                f"--column {setting!r}: use the form Metadata_Compound=NAME, where NAME is a "
+                "column of the table"
+            )
+        ours = ours if ours.startswith(PREFIX) else PREFIX + ours
+        known = {name.casefold(): name for name in METADATA}
+        ours = known.get(ours.casefold(), ours)
+        if ours in columns:
+            raise InputError(f"--column {setting!r}: {ours} is {columns[ours]} already")
+        columns[ours] = theirs
+    return columns
+
+
+def find_column(name: str, names: Collection[str]) -> str | None:
+    """Return which of a table's columns a user means by `name`, whose prefix may be left out."""
+    for candidate in (name, PREFIX + name, f"Image_{PREFIX}{name}"):
+        if candidate in names:
+            return candidate
+    return None
+
+
+def require_sources(columns: Mapping[str, str], names: Collection[str], *, origin: str) -> None:
+    """Raise TableError where there is no column that the user named."""
+    for ours, theirs in columns.items():
+        if find_column(theirs, names) is None:
+            raise TableError(
+                f"{origin}: {ours} is to be read from {theirs}, and there is no such column; there "
+                f"are {', '.join(names)}"
+            )

@@ -1,136 +1,352 @@
-"""The design of a screen: which well got what, where the table of images doesn't say."""
+"""Plate maps: which well got what, where the table of images or features doesn't say.
+
+One join for all commands. What the plate map says of a well wins where it says something, but for
+columns that the user names (`--column`) and the table has. Rows whose well isn't in the plate map,
+and rows that end up without a compound, are left out, counted and named.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from wsdino.errors import ManifestError, TableError
+from wsdino.errors import TableError
 from wsdino.progress import say
-from wsdino.tables.columns import CONTROL, MOA, PLATE, SITE, TREATMENT, WELL
-from wsdino.tables.features import feature_columns, metadata_of, require_columns
-from wsdino.tables.loaddata import read_plate_table
-from wsdino.tables.manifest import normalise_well
-from wsdino.tables.reading import tidy
+from wsdino.tables.columns import (
+    BATCH,
+    COMPOUND,
+    CONTROL,
+    FILE_COLUMN,
+    METADATA,
+    PLATE,
+    PLATE_MAP,
+    PREFIX,
+    SITE,
+    WELL,
+    find_column,
+    plain_name,
+    require_sources,
+)
+from wsdino.tables.files import READABLE, read_file
+from wsdino.tables.identity import texts
+from wsdino.tables.tidy import says, tidy
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Mapping
 
-KEYS = ["Metadata_Plate", "Metadata_Well"]
+BARCODES = "barcode_platemap.csv"
+_BARCODE, _MAP_NAME = "assay_plate_barcode", "plate_map_name"
 
 
-def join_design(table: pd.DataFrame, design: Path, *, origin: str) -> pd.DataFrame:
-    """Add what a design says of each well to a table of sites.
+@dataclass(frozen=True)
+class PlateMap:
+    """What is known of wells.
 
-    Wells that the design has not, or has without a compound, are left out, and that is said.
-
-    Parameters
+    Attributes
     ----------
-    table
-        A row per site, with plate and well. It is not changed.
-    design
-        `.csv`, `.csv.gz` or `.parquet` with `Metadata_Plate`, `Metadata_Well`, `Metadata_Compound`
-        and any other `Metadata_*` column, a row per well. Without `Metadata_Plate` it holds for
-        every plate.
+    wells
+        `Metadata_*` columns, tidy; a row for each well, or several that agree or are told apart by
+        their site. Without `Metadata_Plate` it holds for every plate, without `Metadata_Well` for
+        every well of a plate.
     origin
-        Where `table` came from, for messages.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The sites whose well has a compound, with the design's columns; they win over the table's.
-
-    Raises
-    ------
-    ManifestError
-        A column is missing, a well stands twice, or no site is left.
+        Where it came from, for messages.
+    columns
+        Names of the columns as they were.
     """
-    wells = read_plate_table(design).filter(regex="^Metadata_")
-    wells = wells.drop(columns="Metadata_Site", errors="ignore").drop_duplicates()
-    keys = [key for key in KEYS if key in wells]
-    for column in ("Metadata_Well", "Metadata_Compound"):
-        if column not in wells:
-            raise ManifestError(f"{design}: no column {column}; it has {', '.join(wells.columns)}")
-    for key in keys:
-        if key not in table:
-            raise ManifestError(f"{origin}: no column {key}, by which {design} is joined")
-    compounds = wells["Metadata_Compound"].fillna("").astype(str).str.strip()
-    wells = _with_keys(wells[compounds != ""], keys)
-    twice = wells.duplicated(keys)
-    if twice.any():
-        where = "/".join(wells.loc[twice, keys].iloc[0])
-        raise ManifestError(f"{design}: well {where} stands there with different contents")
-    ours = _with_keys(table.drop(columns=wells.columns.difference(keys), errors="ignore"), keys)
-    joined = ours.merge(wells, on=keys, how="left", sort=False)
-    absent = joined["Metadata_Compound"].isna()
-    if absent.any():
-        first = "/".join(joined.loc[absent, keys].iloc[0])
-        if absent.all():
-            raise ManifestError(
-                f"{design}: has no compound for any of the {len(joined)} sites of {origin}, the "
-                f"first in {first}; plates and wells have to be named alike in both"
-            )
-        say(
-            f"{design}: has no compound for {int(absent.sum())} of {len(joined)} sites, the first "
-            f"in {first}; they are left out"
-        )
-    return joined[~absent].reset_index(drop=True)
+
+    wells: pd.DataFrame
+    origin: str
+    columns: tuple[str, ...]
 
 
-def _with_keys(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Write plates and wells as both sides do; what names no well stays, to be told of later."""
-    table = table.copy()
-    for key in keys:
-        table[key] = table[key].astype(str).str.strip()
-    known = {well: normalise_well(well) or well for well in table["Metadata_Well"].unique()}
-    table["Metadata_Well"] = table["Metadata_Well"].map(known)
-    return table
-
-
-def attach_metadata(table: pd.DataFrame, design: pd.DataFrame) -> pd.DataFrame:
-    """Join a table with the design of its screen by plate and well (and site, where both have it).
+def read_platemap(
+    source: str | Path | pd.DataFrame | PlateMap, *, columns: Mapping[str, str] | None = None
+) -> PlateMap:
+    """Read a plate map.
 
     Parameters
     ----------
-    table
-        Features with at least `Metadata_Plate` and `Metadata_Well`.
-    design
-        A manifest, or any table of wells with `Metadata_*` columns. What varies within a well
-        (such as the site, where the table has none) is left out.
+    source
+        A table of wells, in our names or those of other tools, such as the Broad's plate maps
+        (`well_position`, `broad_sample`, `mmoles_per_liter`); or a `barcode_platemap.csv`
+        (`Assay_Plate_Barcode`, `Plate_Map_Name`) beside which `platemap/` has the maps, or the
+        folder of both; or a manifest.
+    columns
+        Our name -> the table's, as the user says.
 
     Returns
     -------
-    DataFrame
-        `table`, row for row, with the columns of the design that it didn't have.
+    PlateMap
 
     Raises
     ------
     TableError
-        If plate or well are missing, the design has two compounds in one well, or rows of the
-        table are not in the design.
+        If a file is missing or can't be read, or the table names neither plates nor wells.
     """
-    keys = [PLATE, WELL, *([SITE] if SITE in table and SITE in design else [])]
-    for name, frame in (("table", table), ("design", design)):
-        require_columns(frame, keys, purpose=f"joining a table with a design (here: the {name})")
-    wells = metadata_of(tidy(design, origin="design"))
-    num_values = wells.groupby(keys, sort=False).nunique(dropna=False)
-    for name in (column for column in (*TREATMENT, MOA, CONTROL) if column in num_values):
-        if (num_values[name] > 1).any():
-            where = num_values.index[num_values[name] > 1][0]
-            msg = f"design: {name} has several values in {'/'.join(map(str, where))}; expected one"
-            raise TableError(msg)
-    constant = num_values.columns[(num_values == 1).all()]
-    wells = wells[[*keys, *constant]].drop_duplicates(keys)
-    ours = tidy(table, origin="table")
-    new = [name for name in wells.columns if name not in ours or name in keys]
-    joined = ours.merge(wells[new], on=keys, how="left", indicator="_found", sort=False)
-    absent = joined.pop("_found").astype(str) == "left_only"
-    if absent.any():
-        first = "/".join(str(joined.loc[absent, key].iloc[0]) for key in keys)
-        msg = (
-            f"{int(absent.sum())} of {len(joined)} rows are not in the design, the first is "
-            f"{first}; plate and well have to be named alike in both"
+    if isinstance(source, PlateMap):
+        return source
+    text = (columns or {}).values()
+    if isinstance(source, pd.DataFrame):
+        raw, origin = source, "the plate map"
+    else:
+        path = Path(source)
+        raw, origin = _read(path / BARCODES if path.is_dir() else path, text), str(source)
+    wells = tidy(raw, origin=origin, columns=columns)
+    is_screen = any(FILE_COLUMN.fullmatch(str(name)) for name in wells)
+    if not is_screen:
+        # All that stands in a table of wells is metadata of wells.
+        named = {n: PREFIX + n for n in wells if not n.startswith(PREFIX)}
+        wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
+    wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
+    wells = wells[[name for name in wells.columns if says(wells, name)]]
+    # What is known of whole plates, such as their batch, needs no wells; compounds do.
+    if WELL not in wells and (PLATE not in wells or COMPOUND in wells):
+        raise TableError(
+            f"{origin}: no column {WELL}; it has {', '.join(map(str, raw.columns))}; a plate map "
+            "has a row for each well, and a column can be named with --column Metadata_Well=NAME"
         )
-        raise TableError(msg)
-    return pd.concat([metadata_of(joined), joined[feature_columns(ours)]], axis=1)
+    return PlateMap(wells, origin, tuple(map(str, raw.columns)))
+
+
+def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
+    if not path.exists() and path.name == BARCODES:
+        raise TableError(f"{path.parent}: a folder of plate maps has a {BARCODES}; this has none")
+    table = read_file(path, text=text)
+    plain = {plain_name(name): name for name in table.columns}
+    is_list = _BARCODE in plain and _MAP_NAME in plain
+    if not is_list or any(plain_name(name) in ("well_position", "well") for name in table):
+        return table
+    maps = []
+    barcodes, names = texts(table[plain[_BARCODE]]), texts(table[plain[_MAP_NAME]])
+    read: dict[str, pd.DataFrame] = {}
+    for barcode, name in zip(barcodes, names, strict=True):
+        if barcode is None or name is None:
+            continue
+        if name not in read:
+            read[name] = read_file(_map_file(path, name), text=text)
+        theirs = [n for n in read[name] if plain_name(n) in (_BARCODE, "plate", _MAP_NAME)]
+        one = read[name].drop(columns=theirs)
+        maps.append(one.assign(**{PLATE: barcode, PLATE_MAP: name}))
+    if not maps:
+        raise TableError(f"{path}: lists no plate with a plate map")
+    return pd.concat(maps, ignore_index=True)
+
+
+def _map_file(path: Path, name: str) -> Path:
+    stems = [name, *(name.removesuffix(suffix) for suffix in READABLE if name.endswith(suffix))]
+    for folder in (path.parent / "platemap", path.parent / "platemaps", path.parent):
+        for stem in stems:
+            for suffix in (".txt", ".tsv", ".csv", ".txt.gz", ".tsv.gz", ".csv.gz", ".parquet"):
+                if (found := folder / f"{stem}{suffix}").is_file():
+                    return found
+    raise TableError(
+        f"{path}: names the plate map {name}, and there is no {path.parent / 'platemap' / name}.txt"
+    )
+
+
+def tidy_and_join(
+    raw: pd.DataFrame,
+    platemap: PlateMap | None,
+    *,
+    origin: str,
+    columns: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Bring a table to our names, and join it with a plate map if there is one.
+
+    Parameters
+    ----------
+    raw
+        As it is in its file.
+    platemap
+        What is known of its wells.
+    origin
+        What to call the table in messages.
+    columns
+        Our name -> that of the table or of the plate map, as the user says.
+
+    Returns
+    -------
+    DataFrame
+        See :func:`~wsdino.tables.tidy.tidy` and :func:`join_platemap`.
+
+    Raises
+    ------
+    TableError
+        As these do, or if neither has a column that the user named.
+    """
+    columns = columns or {}
+    theirs = [*map(str, raw.columns), *(platemap.columns if platemap else ())]
+    require_sources(columns, theirs, origin=origin)
+    table = tidy(raw, origin=origin, columns=columns)
+    if platemap is None:
+        return table
+    own = [ours for ours, name in columns.items() if find_column(name, raw.columns) is not None]
+    return join_platemap(table, platemap, origin=origin, keep=own)
+
+
+def join_platemap(
+    table: pd.DataFrame, platemap: PlateMap, *, origin: str, keep: Collection[str] = ()
+) -> pd.DataFrame:
+    """Add what a plate map says of each well to a table of sites or wells.
+
+    Parameters
+    ----------
+    table
+        Tidy, with the plates and wells by which the plate map is joined. It is not changed.
+    platemap
+        See :class:`PlateMap`. What varies within its wells is joined by site where both have sites,
+        and left out otherwise.
+    origin
+        Where `table` came from, for messages.
+    keep
+        Columns of the table that the plate map leaves alone.
+
+    Returns
+    -------
+    DataFrame
+        The rows whose well is known and has a compound, in their order, with a fresh index:
+        metadata first, then all other columns.
+
+    Raises
+    ------
+    TableError
+        If plates or wells are missing in `table`, a well of the plate map has two contents, or no
+        row is left.
+    """
+    wells = platemap.wells
+    keys = _keys(table, wells, platemap.origin, origin)
+    table = table.reset_index(drop=True)
+    matched = table[keys].copy()
+    if PLATE in keys:
+        matched[PLATE] = _barcodes(table[PLATE], wells[PLATE], platemap.origin)
+    in_well, in_site = _constant(wells, keys, platemap.origin)
+    joined = matched.merge(in_well, on=keys, how="left", indicator="_found", sort=False)
+    absent = (joined.pop("_found") == "left_only").to_numpy()
+    if SITE in table and in_site is not None:
+        by_site = [*keys, SITE]
+        ours = matched.assign(**{SITE: table[SITE]})
+        more = ours.merge(in_site, on=by_site, how="left", sort=False)
+        joined = joined.assign(**{name: more[name] for name in more.columns.difference(by_site)})
+    added = [name for name in joined.columns if name not in keys and name not in keep]
+    result = table.copy()
+    for name in added:
+        result[name] = _winning(table, joined[name], platemap.origin)
+    result = _left(result, absent, platemap.origin, origin)
+    metadata = [name for name in result.columns if str(name).startswith(PREFIX)]
+    return result[metadata + [name for name in result.columns if name not in metadata]]
+
+
+def _keys(table: pd.DataFrame, wells: pd.DataFrame, theirs: str, ours: str) -> list[str]:
+    """Return the columns by which a table is joined with a plate map."""
+    keys = [key for key in (PLATE, WELL) if key in wells]
+    if PLATE not in wells and says(table, PLATE_MAP) and says(wells, PLATE_MAP):
+        keys = [PLATE_MAP, *keys]
+    if PLATE in wells and says(table, BATCH) and says(wells, BATCH):
+        several = wells[[PLATE, BATCH]].drop_duplicates().duplicated(PLATE).any()
+        keys = [BATCH, *keys] if several else keys
+    for key in keys:
+        if not says(table, key):
+            has = ", ".join(name for name in table.columns if str(name).startswith(PREFIX))
+            raise TableError(
+                f"{ours}: no column {key}, by which it is joined with {theirs}; it has "
+                f"{has or 'no metadata'}"
+            )
+    return keys
+
+
+def _barcodes(plates: pd.Series, known: pd.Series, origin: str) -> pd.Series:
+    """Return the plates as the plate map names them.
+
+    Instruments add date and measurement to a plate's barcode: `BR00117035__2021-05-02T16_02_51-...`
+    """
+    theirs = set(known.dropna())
+    short = {
+        plate: plate.partition("__")[0]
+        for plate in plates.dropna().unique()
+        if isinstance(plate, str) and plate not in theirs and plate.partition("__")[0] in theirs
+    }
+    if short:
+        plate, barcode = next(iter(short.items()))
+        say(
+            f"{origin}: {len(short)} plates are known by their barcode, such as {plate} as "
+            f"{barcode}"
+        )
+    return plates.map(lambda plate: short.get(plate, plate) if isinstance(plate, str) else plate)
+
+
+def _constant(
+    wells: pd.DataFrame, keys: list[str], origin: str
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Split a plate map into what holds for a well, and what holds for a site alone.
+
+    A missing value says nothing; of the others a well may have one.
+    """
+    wells = wells.dropna(subset=keys)
+    grouped = wells.groupby(keys, sort=False)
+    num_values = grouped.nunique()
+    varying = [name for name in num_values.columns if (num_values[name] > 1).any()]
+    for name in varying:
+        if name in METADATA and name != SITE:
+            first = num_values[num_values[name] > 1].reset_index()[keys].iloc[0]
+            same = wells[(wells[keys] == first).all(axis=1)]
+            found = ", ".join(map(str, same[name].dropna().unique()))
+            raise TableError(
+                f"{origin}: well {'/'.join(map(str, first))} stands there with different contents "
+                f"({name} is {found})"
+            )
+    drop = [name for name in {*varying, SITE} if name in wells]
+    # The first value that isn't missing.
+    in_well = grouped.first().drop(columns=drop, errors="ignore").reset_index()
+    in_site = None
+    by_site = [*keys, SITE]
+    if varying and SITE in wells and not wells.duplicated(by_site).any():
+        in_site = wells[by_site + [name for name in varying if name != SITE]]
+    return in_well, in_site
+
+
+def _winning(table: pd.DataFrame, theirs: pd.Series, origin: str) -> pd.Series:
+    """Return the plate map's value where it has one, and the table's elsewhere."""
+    name = str(theirs.name)
+    if name not in table:
+        return theirs
+    ours = table[name]
+    said = theirs.notna()
+    if name in METADATA:
+        pairs = zip(texts(ours), texts(theirs), strict=True)
+        differ = sum(a is not None and b is not None and a != b for a, b in pairs)
+        if differ:
+            say(f"{origin}: its {name} replaces another in {differ} of {len(table)} rows")
+    if not said.any():
+        return ours
+    if said.all():
+        return theirs
+    mixed = theirs.astype(object).where(said, ours.astype(object))
+    both_numbers = all(pd.api.types.is_numeric_dtype(one) for one in (ours, theirs))
+    return pd.to_numeric(mixed) if both_numbers and name != CONTROL else mixed
+
+
+def _left(table: pd.DataFrame, absent: object, theirs: str, ours: str) -> pd.DataFrame:
+    """Leave out rows that the plate map doesn't know, or that have no compound, and say so."""
+    gone = pd.Series(absent, index=table.index)
+    if COMPOUND in table:
+        gone |= table[COMPOUND].isna()
+    if not gone.any():
+        return table
+    what = "no compound" if COMPOUND in table else "no row"
+    places = [key for key in (PLATE, WELL) if key in table]
+    where = table.loc[gone, places].drop_duplicates()
+    named = [" ".join(map(str, row)) for row in where.head(3).itertuples(index=False)]
+    shown = ", ".join(named) + (", ..." if len(where) > 3 else "")
+    if gone.all():
+        raise TableError(
+            f"{theirs}: has {what} for any of the {len(table)} rows of {ours} ({shown}); plates "
+            "and wells have to be named alike in both"
+        )
+    say(
+        f"{theirs}: has {what} for {int(gone.sum())} of {len(table)} rows of {ours}; they are left "
+        f"out ({len(where)} wells: {shown})"
+    )
+    return table[~gone].reset_index(drop=True)

@@ -1,152 +1,68 @@
-"""Tables of embeddings and profiles: `Metadata_*` columns, then features.
-
-Every numeric column whose name does not start with `Metadata_` is a feature, whatever tool wrote
-it. Labels never enter the feature matrix, and neither do row numbers: on reading, CellProfiler's
-`Image_Metadata_*` and its `ImageNumber`, `ObjectNumber` and `TableNumber` become `Metadata_*`, and
-an unnamed index column is dropped.
-
-A group of several plates or batches (see :mod:`wsdino.profile.aggregate`) keeps them in one string,
-joined by `;`, which survives CSV and Parquet alike.
-"""
+"""Tables of embeddings or profiles, from their file to features with metadata in our names."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.tables.features import without_labels
+from wsdino.tables.files import read_file
+from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
+from wsdino.tables.tidy import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
 
-PREFIX = "Metadata_"
-PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
-BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
-MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
-TREATMENT = (COMPOUND, CONCENTRATION)
-SEPARATOR = ";"
-
-SUFFIXES = (".parquet", ".csv", ".csv.gz")
-_TEXT_COLUMNS = (PLATE, WELL, BATCH, COMPOUND, MOA)
-_ROW_NUMBERS = ("ImageNumber", "ObjectNumber", "TableNumber")
-_CELLPROFILER_PREFIX = "Image_Metadata_"
-_EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
-_WELL_NAME = re.compile(r"^([A-Za-z]{1,2})0*(\d{1,2})$")
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(
+    path: str | Path | pd.DataFrame,
+    *,
+    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
+    columns: Mapping[str, str] | None = None,
+    controls: Sequence[str] | None = None,
+    features: Collection[str] = (),
+) -> pd.DataFrame:
     """Read a table of embeddings or profiles that wsdino or another tool wrote.
 
     Parameters
     ----------
     path
-        `.parquet`, `.csv` or `.csv.gz`.
+        What :func:`read_file` reads, or such a table as a frame.
+    platemap
+        Says of each well what it got; see :func:`~wsdino.tables.platemap.join_platemap`.
+    columns
+        Our name -> the table's or plate map's, where they have names of their own.
+    controls
+        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
+        it says anything, else DMSO.
+    features
+        Columns that are features although they look like labels.
 
     Returns
     -------
     DataFrame
-        Metadata with the types of the manifest (plate, well, batch, compound and MoA are text,
-        well names as `B04`, `Metadata_Control` is bool), features as they are stored.
+        Metadata in our names and types (:func:`~wsdino.tables.tidy.tidy`), features as they are
+        stored. Row numbers, a tool's book-keeping and numbers that could be labels have become
+        `Metadata_*` columns, which is said (:func:`~wsdino.tables.features.without_labels`).
 
     Raises
     ------
     TableError
-        If the file is missing, damaged, empty, of another format, or holds a concentration that is
-        no number.
+        If the file is missing, damaged, empty, or of another format, a value can't be read, or no
+        row is in the plate map.
     """
-    path = Path(path)
-    suffix = suffix_of(path)
-    if not path.is_file():
-        msg = f"{path}: no such file; expected a table ({', '.join(SUFFIXES)})"
+    columns = columns or {}
+    if isinstance(path, pd.DataFrame):
+        raw, origin = path, "the table"
+    else:
+        raw, origin = read_file(path, text=columns.values()), str(path)
+    if raw.empty:
+        msg = f"{origin}: the table has {len(raw)} rows and {raw.shape[1]} columns; expected both"
         raise TableError(msg)
-    try:
-        if suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            text = dict.fromkeys((*_TEXT_COLUMNS, *_cellprofiler(_TEXT_COLUMNS)), str)
-            table = pd.read_csv(path, dtype=text, low_memory=False)
-    except (ValueError, OSError, EOFError, UnicodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        msg = f"{path}: can't be read as {suffix}: {reason}"
-        raise TableError(msg) from error
-    if table.empty:
-        msg = f"{path}: the table has {len(table)} rows and {table.shape[1]} columns; expected both"
-        raise TableError(msg)
-    return tidy(table, origin=str(path))
-
-
-def tidy(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Bring the metadata of a table to the manifest's names and types.
-
-    Parameters
-    ----------
-    table
-        As another tool wrote it.
-    origin
-        What to call the table in an error.
-
-    Returns
-    -------
-    DataFrame
-        A copy with a fresh index; features untouched.
-
-    Raises
-    ------
-    TableError
-        If two columns end up with the same name, or a concentration is no number.
-    """
-    attributes = table.attrs
-    unnamed = [name for name in table.columns if str(name).startswith("Unnamed: ")]
-    table = table.drop(columns=unnamed).rename(columns=_our_name).reset_index(drop=True)
-    table.attrs = attributes
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()][0]
-        msg = f"{origin}: two columns are named {twice}; each name may occur once"
-        raise TableError(msg)
-    for name in _TEXT_COLUMNS:
-        if name in table:
-            table[name] = [None if pd.isna(value) else str(value) for value in table[name]]
-    if WELL in table:
-        table[WELL] = [None if well is None else _well_name(well) for well in table[WELL]]
-    if CONCENTRATION in table:
-        numbers = pd.to_numeric(table[CONCENTRATION], errors="coerce").astype(np.float64)
-        wrong = numbers.isna() & table[CONCENTRATION].notna()
-        if wrong.any():
-            found = table.loc[wrong, CONCENTRATION].iloc[0]
-            msg = f"{origin}: {CONCENTRATION} holds {found!r}; expected micromolar as a number"
-            raise TableError(msg)
-        table[CONCENTRATION] = numbers
-    if CONTROL in table:
-        truth = table[CONTROL].astype(str).str.strip().str.lower()
-        table[CONTROL] = truth.isin(["true", "1", "1.0", "yes"])
-    return table
-
-
-def _our_name(name: str) -> str:
-    """Map a column's name to wsdino's."""
-    if str(name).startswith(_CELLPROFILER_PREFIX):
-        return str(name).removeprefix("Image_")
-    return PREFIX + name if name in _ROW_NUMBERS else name
-
-
-def _cellprofiler(names: Sequence[str]) -> list[str]:
-    return [f"Image_{name}" for name in names]
-
-
-def _well_name(well: str) -> str:
-    match = _WELL_NAME.match(well.strip())
-    return f"{match[1].upper()}{int(match[2]):02d}" if match else well
-
-
-def suffix_of(path: Path) -> str:
-    """Return which of the table formats a file's name asks for; TableError where none."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return suffix
-    msg = f"{path}: unknown table format; expected a name that ends in {', '.join(SUFFIXES)}"
-    raise TableError(msg)
+    wells = None if platemap is None else read_platemap(platemap, columns=columns)
+    table = tidy_and_join(raw, wells, origin=origin, columns=columns)
+    table = identify(table, origin=origin, controls=controls)
+    return without_labels(table, origin=origin, keep=features)

@@ -10,7 +10,7 @@ import pandas as pd
 from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.tables.features import channel_of, feature_columns, features_of, metadata_of
-from wsdino.tables.reading import suffix_of
+from wsdino.tables.files import suffix_of
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:

@@ -1,0 +1,133 @@
+"""What a screen may be on disk: one table, from which help, errors and dispatch derive.
+
+The readers themselves are imported when they are needed, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsdino.errors import TableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A screen's table before it is validated.
+
+    Attributes
+    ----------
+    table
+        A row per site, in any names that :func:`~wsdino.tables.tidy.tidy` knows, with
+        `FileName_<Channel>` and so on.
+    folder
+        What its relative folders of images are relative to.
+    """
+
+    table: pd.DataFrame
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of screen.
+
+    Attributes
+    ----------
+    name
+        What to call it, in a list of what a screen may be.
+    recognises
+        Whether a path, which exists, is such a screen.
+    read
+        From the path, and names of columns whose type may not be guessed, to the table.
+    """
+
+    name: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Collection[str]], RawTable]
+
+
+def _is_bbbc021(path: Path) -> bool:
+    from wsdino.screen.bbbc021 import recognises
+
+    return recognises(path)
+
+
+def _read_bbbc021(path: Path, text: Collection[str]) -> RawTable:
+    from wsdino.screen.bbbc021 import find_tables, read_image_table
+
+    images, moas = find_tables(path)
+    return RawTable(read_image_table(images, moas, text=text), images.parent)
+
+
+def _is_plates(path: Path) -> bool:
+    from wsdino.screen.omezarr import find_plates
+
+    return path.is_dir() and bool(find_plates(path))
+
+
+def _read_plates(path: Path, text: Collection[str]) -> RawTable:
+    from wsdino.screen.omezarr import find_plates, read_plates
+
+    del text
+    return RawTable(read_plates(find_plates(path)), path)
+
+
+def _is_table(path: Path) -> bool:
+    from wsdino.tables.files import is_table
+
+    return path.is_file() and is_table(path)
+
+
+def _read_table(path: Path, text: Collection[str]) -> RawTable:
+    from wsdino.tables.files import read_file
+
+    return RawTable(read_file(path, text=text), path.parent)
+
+
+# The first that recognises a path reads it.
+READERS = (
+    Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
+    Reader("an OME-Zarr plate, or a folder of such", _is_plates, _read_plates),
+    Reader(
+        "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
+        ".parquet)",
+        _is_table,
+        _read_table,
+    ),
+)
+
+
+def accepted() -> str:
+    """Say what a screen may be."""
+    return "; ".join(reader.name for reader in READERS)
+
+
+def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
+    """Read a screen's table, whatever describes it.
+
+    Parameters
+    ----------
+    path
+        What one of :data:`READERS` recognises.
+    text
+        Columns of a table whose type may not be guessed.
+
+    Raises
+    ------
+    TableError
+        The path is missing or unrecognised, or its reader fails.
+    """
+    if not path.exists():
+        raise TableError(f"{path}: no such file or folder; a screen is {accepted()}")
+    for reader in READERS:
+        if reader.recognises(path):
+            return reader.read(path, text)
+    what = "this folder is no screen" if path.is_dir() else "not a table that can be read"
+    raise TableError(f"{path}: {what}; a screen is {accepted()}")

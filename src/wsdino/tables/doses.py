@@ -1,0 +1,153 @@
+"""Concentrations, and what is one treatment.
+
+Concentrations are micromolar. Those of a compound that differ by rounding are one, and a missing
+one stays missing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.tables.columns import (
+    COMPOUND,
+    CONCENTRATION,
+    MOA,
+    UNIT_COLUMNS,
+    UNITS,
+    plain_name,
+)
+from wsdino.tables.identity import numbers, row_of, texts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Doses are printed with differing precision; neighbouring ones differ by far more.
+SAME_DOSE = 1e-4
+_ALMOST_SAME_DOSE = 1e-2
+
+
+def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
+    """Return concentrations in micromolar, given how many one unit of theirs is."""
+    what = "a number of micromolar, at least 0" if factor == 1 else "a number of at least 0"
+    found = numbers(values, origin=origin, what=what)
+    # Dividing by whole numbers rounds once.
+    return found * factor if factor >= 1 else found / round(1 / factor)
+
+
+def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+    """Convert `Metadata_Concentration` where a column of units beside it says that it has another.
+
+    Raises
+    ------
+    TableError
+        A unit is unknown.
+    """
+    column = next((name for name in table if plain_name(name) in UNIT_COLUMNS), None)
+    if column is None or CONCENTRATION not in table:
+        return table
+    units = texts(table[column])
+    factors = units.map(lambda unit: 1.0 if unit is None else UNITS.get(plain_name(unit)))
+    bad = factors.isna()
+    if bad.any():
+        raise TableError(
+            f"{origin}: {column} is '{units[bad].iloc[0]}' in {row_of(bad)}; known are uM, nM, mM, "
+            "pM and M"
+        )
+    if (factors == 1).all():
+        return table
+    said = ", ".join(sorted({str(unit) for unit in units[factors != 1]}))
+    say(f"{origin}: converted concentrations from {said} ({column}) to micromolar")
+    table = table.copy()
+    doses = [
+        micromolar(table.loc[factors == factor, CONCENTRATION], factor, origin=origin)
+        for factor in factors.unique()
+    ]
+    table[CONCENTRATION] = pd.concat(doses).reindex(table.index)
+    table[column] = units.where(units.isna(), "uM")
+    return table
+
+
+def with_same_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+    """Make one of a compound's concentrations that differ by rounding: the first in the table.
+
+    Concentrations differ by rounding where one is within 0.01 % of another. What lies within 1 % is
+    named and left alone.
+    """
+    if COMPOUND not in table or CONCENTRATION not in table:
+        return table
+    pairs = table[[COMPOUND, CONCENTRATION]].dropna()
+    pairs = pairs[pairs[COMPOUND].map(lambda name: isinstance(name, str)).astype(bool)]
+    changes: dict[tuple[str, float], float] = {}
+    close: list[str] = []
+    for compound, doses in pairs.drop_duplicates().groupby(COMPOUND, sort=False)[CONCENTRATION]:
+        if len(doses) > 1:
+            first, near = _same_doses(doses.to_numpy(dtype=np.float64))
+            changes |= {(str(compound), dose): one for dose, one in first.items() if dose != one}
+            close += [f"{compound} at {low:g} and {high:g} uM" for low, high in near]
+    if changes:
+        (compound, dose), one = next(iter(changes.items()))
+        say(
+            f"{origin}: {len(changes)} concentrations differ from another of their compound by "
+            f"rounding and are taken as that one, such as {compound} at {dose!r} and {one!r} uM"
+        )
+        keys = zip(table[COMPOUND], table[CONCENTRATION], strict=True)
+        merged = [changes.get(key, key[1]) if isinstance(key[0], str) else key[1] for key in keys]
+        table = table.assign(**{CONCENTRATION: merged})
+    if close:
+        more = f" and {len(close) - 1} more" if len(close) > 1 else ""
+        say(f"{origin}: {close[0]}{more} differ by less than 1 % and count as different treatments")
+    return table
+
+
+def _same_doses(doses: NDArray[np.float64]) -> tuple[dict[float, float], list[tuple[float, float]]]:
+    """Return each dose's first equal, and pairs of neighbours that are nearly so."""
+    ordered = np.sort(doses)
+    gaps = np.diff(ordered) / np.maximum(ordered[1:], np.finfo(np.float64).tiny)
+    group = dict(zip(ordered.tolist(), np.cumsum([0, *(gaps > SAME_DOSE)]).tolist(), strict=True))
+    first: dict[int, float] = {}
+    for dose in doses.tolist():
+        first.setdefault(group[dose], dose)
+    near = (gaps > SAME_DOSE) & (gaps < _ALMOST_SAME_DOSE)
+    pairs = [(float(ordered[i]), float(ordered[i + 1])) for i in np.flatnonzero(near)]
+    return {dose: first[group[dose]] for dose in doses.tolist()}, pairs
+
+
+def require_one_moa(
+    table: pd.DataFrame,
+    *,
+    origin: str,
+    columns: tuple[str, str, str] = (COMPOUND, CONCENTRATION, MOA),
+) -> None:
+    """Raise TableError where a treatment has two mechanisms.
+
+    Parameters
+    ----------
+    table
+        Any table with the three `columns`.
+    origin
+        Where it came from, for the message.
+    columns
+        Names of the compound, concentration and MoA columns.
+    """
+    compound, concentration, moa = columns
+    pairs = table.dropna(subset=[moa]).drop_duplicates(list(columns))
+    double = pairs[pairs.duplicated([compound, concentration], keep=False)]
+    if len(double):
+        treatment = double.groupby([compound, concentration], sort=False, dropna=False)
+        (name, dose), same = next(iter(treatment))
+        found = " and ".join(f"'{value}'" for value in same[moa])
+        raise TableError(
+            f"{origin}: {treatment_name(name, dose)} has more than one MoA, {found}; a treatment "
+            "has one"
+        )
+
+
+def treatment_name(compound: object, concentration: object) -> str:
+    """Return `taxol at 0.3 uM`, or the compound alone where the concentration is missing."""
+    is_known = isinstance(concentration, (int, float, np.number)) and not pd.isna(concentration)
+    return f"{compound} at {concentration:g} uM" if is_known else str(compound)

@@ -1,0 +1,256 @@
+"""Tables as files, whoever wrote them: CSV in its dialects, compressed or not, and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, ours_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# What wsdino writes, and what it reads.
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+_DELIMITERS = (",", ";", "\t")
+# More than any header has.
+_HEADER_BYTES = 1 << 22
+_PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
+
+
+def is_table(path: Path) -> bool:
+    """Whether `path` is named like a table that :func:`read_file` reads."""
+    return path.name.lower().endswith(READABLE)
+
+
+def suffix_of(path: Path) -> str:
+    """Return which of the formats that wsdino writes a name asks for; TableError where none."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    msg = f"{path}: unknown table format; expected a name that ends in {', '.join(SUFFIXES)}"
+    raise TableError(msg)
+
+
+def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table as it is in its file.
+
+    Parameters
+    ----------
+    path
+        Parquet, or CSV: separated by comma, semicolon or tab, with a decimal comma where that
+        doesn't separate, in UTF-8 or UTF-16, or as Windows writes it (which is said), with any line
+        ends, and compressed by gzip if its name or its contents say so.
+    text
+        Further columns of a CSV whose type may not be guessed.
+
+    Returns
+    -------
+    DataFrame
+        Of a CSV, all metadata, names of files, and columns that go by a name we know
+        (:func:`~wsdino.tables.columns.is_text`) as text, blank cells as None: "0042", "NA" and
+        "None" stay what they are. Other columns with the types that they seem to have.
+
+    Raises
+    ------
+    TableError
+        The file is missing, damaged, empty, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; expected a table ({', '.join(READABLE)})")
+    if not is_table(path):
+        raise TableError(
+            f"{path}: unknown table format; expected a name that ends in {', '.join(READABLE)}"
+        )
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
+            return pd.read_parquet(io.BytesIO(data))
+        if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
+            data = gzip.decompress(data)
+        if data[:4] == _ZIP:
+            raise TableError(
+                f"{path}: this is an archive or an Excel workbook; save the sheet as CSV"
+            )
+        return _read_csv(_decoded(data, path), path, text)
+    except TableError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, zlib.error, csv.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TableError(f"{path}: can't be read as a table: {reason}") from error
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a table's columns without reading it; none where it can't be read."""
+    try:
+        if path.name.lower().endswith(".parquet"):
+            from pyarrow import parquet
+
+            return [str(name) for name in parquet.read_schema(path).names]
+        with path.open("rb") as file:
+            is_packed = file.read(2) == _GZIP
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+        # The end may cut a character in two, and no name is in what follows the first line.
+        encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        content = start.decode(encoding, errors="replace").lstrip()
+        rows = _first_rows(content.split("\n", 1)[0].split("\r", 1)[0], _delimiter(content))
+        return [name.strip() for name in rows[0]] if rows else []
+    except (ValueError, OSError, EOFError, zlib.error, csv.Error):
+        return []
+
+
+def _delimiter(content: str) -> str:
+    """Return what separates cells: what makes the most of the header."""
+    header = content.split("\n", 1)[0]
+    return max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    if b"\0" in data[:100]:
+        little = data[:100].find(b"\0") % 2 == 1
+        return data.decode("utf-16-le" if little else "utf-16-be")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        say(f"{path}: no UTF-8, so read as Windows-1252 (Latin-1)")
+        # The five bytes that Windows-1252 doesn't define are control characters in Latin-1.
+        try:
+            return data.decode("cp1252")
+        except UnicodeDecodeError:
+            return data.decode("latin-1")
+
+
+def _read_csv(content: str, path: Path, text: Collection[str]) -> pd.DataFrame:
+    content = io.StringIO(content, newline=None).read().lstrip("\n")
+    first = content.split("\n", 1)[0]
+    if first.strip().strip('"').lower().startswith("sep=") and len(first.strip().strip('"')) == 5:
+        content = content.partition("\n")[2].lstrip("\n")
+    if not content.strip():
+        raise TableError(f"{path}: can't be read as a table: it is empty")
+    delimiter = _delimiter(content)
+    names = _names(_first_rows(content, delimiter), path)
+    is_name = [is_text(name) or name in text for name in names]
+    # Numbers as names: two columns may have none, and none may turn into another's.
+    columns = range(len(names))
+    table = pd.read_csv(
+        io.StringIO(content),
+        sep=delimiter,
+        header=None,
+        skiprows=_rows_of_header(content, delimiter),
+        names=list(columns),
+        index_col=False,
+        dtype={column: str for column in columns if is_name[column]},
+        keep_default_na=False,
+        na_values={
+            column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
+        },
+        low_memory=False,
+    )
+    table.columns = pd.Index(names, dtype=object)
+    named = [position for position, name in enumerate(names) if name]
+    table = table.iloc[:, named]
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise TableError(f"{path}: two columns are named {twice}; each name may occur once")
+    if delimiter != ",":
+        table = _with_decimal_points(table, path)
+    return table
+
+
+_MISSING_NUMBERS = frozenset(
+    [
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+        "None",
+        "n/a",
+        "nan",
+        "null",
+    ]
+)
+
+
+def _first_rows(content: str, delimiter: str) -> list[list[str]]:
+    """Return the header and the first row below it, if there is one."""
+    rows = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+    found: list[list[str]] = []
+    for row in rows:
+        if row:
+            found.append(row)
+        if len(found) == 2:
+            break
+    return found
+
+
+def _rows_of_header(content: str, delimiter: str) -> int:
+    """How many lines the header takes, blanks within its quotes included."""
+    rows = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+    next(rows)
+    return rows.line_num
+
+
+def _names(rows: list[list[str]], path: Path) -> list[str]:
+    """Return the names of the columns as they stand in the rows; empty ones have none."""
+    names = [name.strip() for name in rows[0]]
+    width = len(rows[1]) if len(rows) > 1 else len(names)
+    if width == len(names) + 1 and rows[1][-1].strip():
+        # R writes the numbers of rows without a name for them.
+        return ["", *names]
+    if width > len(names) and not any(cell.strip() for cell in rows[1][len(names) :]):
+        return names + [""] * (width - len(names))
+    if width > len(names):
+        raise TableError(
+            f"{path}: can't be read as a table: the first row has {width} cells, and {len(names)} "
+            "columns have names"
+        )
+    return names
+
+
+def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Read `0,5` as a number in columns that hold nothing else, where commas don't separate."""
+    changed = []
+    for name in table.columns:
+        if table[name].dtype != object or FILE_COLUMN.fullmatch(name) or ours_of(name) in TEXT:
+            continue
+        cells = table[name].dropna().astype(str).str.strip()
+        commas = cells.str.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?")
+        if not commas.any() or not (commas | cells.str.fullmatch(_PLAIN_NUMBER)).all():
+            continue
+        points = table[name].where(
+            table[name].isna(), table[name].astype(str).str.replace(",", ".", regex=False)
+        )
+        table[name] = points if is_text(name) else pd.to_numeric(points)
+        changed.append(name)
+    if changed:
+        say(
+            f"{path}: read decimal commas as points in {len(changed)} columns, such as {changed[0]}"
+        )
+    return table
+
+
+_PLAIN_NUMBER = r"-?\d+(\.\d+)?([eE][+-]?\d+)?"

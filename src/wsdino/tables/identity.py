@@ -1,0 +1,347 @@
+"""What a plate, a well, a control and a compound are: one parser for each.
+
+Identifiers are text without blanks at either end. Wells are `B04`. Compounds that differ by case or
+blanks alone are named. A plate is a plate within its batch. Doses are in :mod:`wsdino.tables.doses`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.tables.columns import (
+    BATCH,
+    COMPOUND,
+    CONTROL,
+    MOA,
+    PLATE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+DEFAULT_CONTROLS = ("DMSO",)
+# What stands for a missing number, flag or mechanism in tables of other tools. Of identifiers none
+# does: a compound may be called NA.
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>"})
+
+# 1536-well plates, the largest in use, have rows A to AF and columns 1 to 48.
+_WELL = re.compile(r"(A[A-F]|[A-Z])0*([1-9]|[1-3][0-9]|4[0-8])", re.IGNORECASE)
+_ROW_COLUMN = re.compile(r"r0*([1-9]|[12][0-9]|3[0-2])c0*([1-9]|[1-3][0-9]|4[0-8])", re.IGNORECASE)
+_SITE = re.compile(r"(?:site|field|fov|s|f)?[ _]?0*(\d{1,9})(?:\.0+)?", re.IGNORECASE)
+_FLOAT_PLATE = re.compile(r"\d+\.0")
+
+_CONTROL = frozenset(
+    [
+        "true",
+        "1",
+        "1.0",
+        "yes",
+        "y",
+        "t",
+        "negcon",
+        "neg",
+        "neg_control",
+        "negative",
+        "negative_control",
+        "control",
+        "ctrl",
+        "ctl",
+        "dmso",
+        "vehicle",
+        "vehicle_control",
+        "solvent",
+        "ctl_vehicle",
+        "ctl_untrt",
+        "untreated",
+        "mock",
+    ]
+)
+_TREATED = frozenset(
+    [
+        "false",
+        "0",
+        "0.0",
+        "no",
+        "n",
+        "f",
+        "trt",
+        "trt_cp",
+        "treated",
+        "treatment",
+        "test",
+        "compound",
+        "sample",
+        "pos",
+        "poscon",
+        "pos_control",
+        "positive",
+        "positive_control",
+    ]
+)
+
+
+def text_of(value: Any) -> Any:
+    """Return an identifier as text without blanks around it; None where there is none.
+
+    Whole numbers that a tool holds as floats lose their `.0`; a list stays one, of text.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return (text if text.isascii() else unicodedata.normalize("NFC", text)) or None
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [text_of(entry) for entry in value]
+    if value is None or pd.isna(value):
+        return None
+    if isinstance(value, bytes):
+        return text_of(value.decode("utf-8", "replace"))
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def texts(values: pd.Series) -> pd.Series:
+    """Return identifiers as text (object, None where missing).
+
+    In a column of text that holds nothing but `22123.0` and the like, these are whole numbers that
+    passed through floats.
+    """
+    found = pd.Series([text_of(value) for value in values], index=values.index, dtype=object)
+    known = [value for value in found if value is not None]
+    if known and all(isinstance(value, str) and _FLOAT_PLATE.fullmatch(value) for value in known):
+        found = found.map(lambda value: value and value.removesuffix(".0"))
+    return found.astype(object).where(found.notna(), None)
+
+
+def normalise_well(well: str) -> str | None:
+    """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None for what names no well."""
+    text = well.strip()
+    if match := _WELL.fullmatch(text):
+        return f"{match[1].upper()}{int(match[2]):02d}"
+    if match := _ROW_COLUMN.fullmatch(text):
+        high, low = divmod(int(match[1]) - 1, 26)
+        return f"{'A' * high}{chr(ord('A') + low)}{int(match[2]):02d}"
+    return None
+
+
+def wells(values: pd.Series, *, origin: str) -> pd.Series:
+    """Return wells as `B04`, None where missing.
+
+    Raises
+    ------
+    TableError
+        Something names no well.
+    """
+    found = texts(values)
+    known = {
+        well: normalise_well(well) for well in found if isinstance(well, str)
+    }  # lists are none: a profile of several wells has no well
+    bad = found.map(lambda well: isinstance(well, str) and known[well] is None).astype(bool)
+    if bad.any():
+        raise TableError(
+            f"{origin}: {values.name} is '{found[bad].iloc[0]}' in {row_of(bad)}; a well is a row "
+            "letter and a column number such as B04"
+        )
+    return found.map(lambda well: known[well] if isinstance(well, str) else well)
+
+
+def sites(values: pd.Series) -> pd.Series | None:
+    """Return sites as whole numbers (`3`, `f03`, `s3` are 3); None where one can't be read."""
+    found = texts(values)
+    matches = [_SITE.fullmatch(str(value)) for value in found]
+    if not all(matches):
+        return None
+    return pd.Series([int(match[1]) for match in matches if match], index=values.index)
+
+
+def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
+    """Return numbers of at least 0 as float64, NaN where missing.
+
+    Raises
+    ------
+    TableError
+        Something is no such number; `what` says what it must be.
+    """
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        found = values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+        is_missing = np.isnan(found)
+    else:
+        raw = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+        is_missing = raw.str.casefold().isin(MISSING).to_numpy()
+        found = pd.to_numeric(raw.where(~is_missing), errors="coerce").to_numpy(dtype=np.float64)
+    bad = pd.Series(~is_missing & ~((found >= 0) & np.isfinite(found)))
+    if bad.any():
+        wrong = values.reset_index(drop=True)[bad].iloc[0]
+        raise TableError(
+            f"{origin}: {values.name} is '{wrong}' in {row_of(bad)}; it must be {what}"
+        )
+    return pd.Series(found, index=values.index)
+
+
+def control_of(word: str) -> bool | None:
+    """Whether a word calls a row a negative control; None for one that isn't known."""
+    plain = re.sub(r"[\s\-]+", "_", word.strip().casefold())
+    if plain in _CONTROL or plain.startswith("negcon"):
+        return True
+    if plain in _TREATED or plain.startswith(("poscon", "trt_")):
+        return False
+    return None
+
+
+def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Read which rows are negative controls.
+
+    Returns
+    -------
+    is_control, is_missing
+        (n,) bool each. A missing flag is no control.
+
+    Raises
+    ------
+    TableError
+        A word isn't known.
+    """
+    words = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    known = {word: control_of(word) for word in words.unique()}
+    is_missing = words.str.casefold().isin(MISSING)
+    bad = words.map(known).isna() & ~is_missing
+    if bad.any():
+        raise TableError(
+            f"{origin}: {values.name} is '{words[bad].iloc[0]}' in {row_of(bad)}; it must be true "
+            "or false, or a word such as negcon, poscon or trt"
+        )
+    is_control = words.map(lambda word: known[word] is True).astype(bool)
+    return is_control.to_numpy() & ~is_missing.to_numpy(), is_missing.to_numpy()
+
+
+def with_controls(
+    table: pd.DataFrame, controls: Sequence[str] | None, *, origin: str
+) -> pd.DataFrame:
+    """Say which rows are negative controls, and take their mechanism away.
+
+    Parameters
+    ----------
+    table
+        With compounds as text.
+    controls
+        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
+        it says anything, else DMSO.
+    origin
+        Where it came from, for messages.
+
+    Returns
+    -------
+    DataFrame
+        With `Metadata_Control` as bool.
+
+    Raises
+    ------
+    TableError
+        A flag can't be read, or no compound has the names given.
+    """
+    if controls is None and CONTROL in table and table[CONTROL].notna().any():
+        is_control, is_missing = control_flags(table[CONTROL], origin=origin)
+        if is_missing.any():
+            say(
+                f"{origin}: {CONTROL} is empty in {int(is_missing.sum())} of {len(table)} rows, "
+                "which therefore are no controls"
+            )
+    elif COMPOUND in table:
+        names = {name.strip().casefold() for name in controls or DEFAULT_CONTROLS}
+        names = set() if controls is not None and not controls else names
+        compounds = table[COMPOUND].map(lambda name: str(name).casefold())
+        is_control = compounds.isin(names).to_numpy() & table[COMPOUND].notna().to_numpy()
+        if controls and not is_control.any():
+            some = ", ".join(sorted(table[COMPOUND].dropna().astype(str).unique())[:5])
+            raise TableError(
+                f"{origin}: no compound is a control named {', '.join(controls)}; there are "
+                f"{some}, ..."
+            )
+    else:
+        return table.drop(columns=CONTROL, errors="ignore")
+    table = table.assign(**{CONTROL: is_control})
+    if MOA in table:
+        table[MOA] = table[MOA].where(~is_control, None)
+    return _one_name_for_each_control(table, is_control, origin) if COMPOUND in table else table
+
+
+def _one_name_for_each_control(
+    table: pd.DataFrame, is_control: NDArray[np.bool_], origin: str
+) -> pd.DataFrame:
+    """Give controls that differ by case alone (`DMSO`, `dmso`) the name that comes first."""
+    first: dict[str, str] = {}
+    names = [name for name in table.loc[is_control, COMPOUND].unique() if isinstance(name, str)]
+    for name in names:
+        first.setdefault(name.casefold(), name)
+    others = [name for name in names if first[name.casefold()] != name]
+    if not others:
+        return table
+    say(f"{origin}: controls named {', '.join(others)} count as {first[others[0].casefold()]}")
+    renamed = table[COMPOUND].where(
+        ~is_control,
+        table[COMPOUND].map(
+            dict.fromkeys(names) | {name: first[name.casefold()] for name in names}
+        ),
+    )
+    return table.assign(**{COMPOUND: renamed})
+
+
+def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
+    """Name compounds, mechanisms, plates and batches that differ by case or blanks alone."""
+    for column in (COMPOUND, MOA, PLATE, BATCH):
+        values = table[column].dropna() if column in table else []
+        names = dict.fromkeys(value for value in values if isinstance(value, str))
+        spellings: dict[str, list[str]] = {}
+        for name in names:
+            spellings.setdefault(" ".join(name.casefold().split()), []).append(name)
+        several = [same for same in spellings.values() if len(same) > 1]
+        if several:
+            shown = "; ".join(", ".join(same) for same in several[:3])
+            more = f"; and {len(several) - 3} more" if len(several) > 3 else ""
+            say(
+                f"{origin}: {column} has names that differ by case or blanks alone, and they count "
+                f"as different: {shown}{more}"
+            )
+        odd = [name for name in names if name.casefold() in MISSING]
+        if odd:
+            say(f"{origin}: {column} holds {', '.join(odd)}, which is taken as a name")
+
+
+def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+    """Name a plate after its batch where plates of several batches share a name."""
+    if PLATE not in table or BATCH not in table:
+        return table
+    is_one = [
+        isinstance(plate, str) and isinstance(batch, str) and ";" not in plate + batch
+        for plate, batch in zip(table[PLATE], table[BATCH], strict=True)
+    ]
+    pairs = table.loc[is_one, [PLATE, BATCH]].drop_duplicates()
+    shared = set(pairs.loc[pairs.duplicated(PLATE), PLATE])
+    if not shared:
+        return table
+    first = min(shared)
+    batches = pairs.loc[pairs[PLATE] == first, BATCH].tolist()
+    say(
+        f"{origin}: {len(shared)} plate names stand in several batches and are different plates, "
+        f"named such as {batches[0]}/{first} and {batches[1]}/{first}"
+    )
+    names = [
+        f"{batch}/{plate}" if one and plate in shared else plate
+        for plate, batch, one in zip(table[PLATE], table[BATCH], is_one, strict=True)
+    ]
+    return table.assign(**{PLATE: names})
+
+
+def row_of(bad: pd.Series) -> str:
+    """Name the first row for which `bad` is true, as a person counts, and how many there are."""
+    rows = np.flatnonzero(bad.to_numpy())
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"data row {rows[0] + 1}{more}"

@@ -1,0 +1,331 @@
+"""Any table in our names and types: the one way in for screens, plate maps and features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.tables.columns import (
+    COMPOUND,
+    CONCENTRATION,
+    CONTROL,
+    CONTROL_TYPE,
+    MOA,
+    PERT_TYPE,
+    PLATE,
+    PREFIX,
+    SITE,
+    SYNONYMS,
+    TEXT,
+    WELL,
+    find_column,
+    micromolar_in,
+    plain_name,
+)
+from wsdino.tables.doses import in_micromolar, micromolar, with_same_doses
+from wsdino.tables.identity import (
+    MISSING,
+    control_of,
+    name_spellings,
+    sites,
+    texts,
+    wells,
+    with_controls,
+    with_plates_of_batches,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wsdino.tables.columns import Synonyms
+
+
+def tidy(
+    table: pd.DataFrame, *, origin: str, columns: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Bring the metadata of a table to our names and types.
+
+    Parameters
+    ----------
+    table
+        As another tool wrote it. It is not changed.
+    origin
+        What to call the table in messages.
+    columns
+        Our name -> the table's, as the user says; ones that the table lacks are passed over.
+
+    Returns
+    -------
+    DataFrame
+        The same rows with a fresh index. Plate, well, batch, compound and MoA are text (None where
+        missing), wells are `B04`, sites are integers where all can be read, concentrations float64
+        in micromolar, and other `Metadata_*` columns of text numbers or truths where they hold
+        nothing else. `Metadata_Control` is as it was, see :func:`identify`. Features are untouched.
+
+    Raises
+    ------
+    TableError
+        If two columns have one name, or a value can't be read.
+    """
+    attributes = table.attrs
+    table = _recognised(_with_plain_names(table, origin), columns or {}, origin)
+    for name in TEXT:
+        if name in table:
+            table[name] = texts(table[name])
+    if WELL in table:
+        table[WELL] = wells(table[WELL], origin=origin)
+    if SITE in table:
+        found = sites(table[SITE])
+        table[SITE] = _inferred(table[SITE]) if found is None else found
+    if MOA in table:
+        table[MOA] = _mechanisms(table[MOA], origin)
+    table = _with_solvents(table, origin)
+    if CONCENTRATION in table:
+        table = in_micromolar(table, origin=origin)
+        table[CONCENTRATION] = micromolar(table[CONCENTRATION], 1.0, origin=origin)
+    known = {*TEXT, WELL, SITE, CONCENTRATION, CONTROL}
+    for name in table.columns:
+        if str(name).startswith(PREFIX) and name not in known:
+            table[name] = _inferred(table[name])
+    table = table.copy()
+    table.attrs = attributes
+    return table
+
+
+def identify(
+    table: pd.DataFrame, *, origin: str, controls: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Decide what is a control, one treatment and one plate, once all metadata is together.
+
+    Parameters
+    ----------
+    table
+        What :func:`tidy` returned, with what a plate map adds. It is not changed.
+    origin
+        What to call the table in messages.
+    controls
+        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
+        it says anything, else DMSO.
+
+    Returns
+    -------
+    DataFrame
+        The same rows; see :mod:`wsdino.tables.identity`.
+
+    Raises
+    ------
+    TableError
+        A control flag can't be read, or no compound has the names given.
+    """
+    attributes = table.attrs
+    table = with_controls(table, controls, origin=origin)
+    table = with_same_doses(table, origin=origin)
+    table = with_plates_of_batches(table, origin=origin)
+    name_spellings(table, origin=origin)
+    table.attrs = attributes
+    return table
+
+
+def says(table: pd.DataFrame, column: str) -> bool:
+    """Whether a table has a column with at least one value."""
+    if column not in table:
+        return False
+    values = table[column]
+    if values.dtype == object or isinstance(values.dtype, pd.CategoricalDtype):
+        return any(not isinstance(value, str) or value.strip() for value in values.dropna())
+    return bool(values.notna().any())
+
+
+def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Strip names, take off CellProfiler's `Image_`, and drop row numbers without a name."""
+    if any(name is not None for name in table.index.names):
+        table = table.reset_index()
+    table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
+    table = table[[n for n in table.columns if n and not n.startswith("Unnamed: ")]]
+    _require_unique(table, origin)
+    is_screen = any(str(name).startswith("Image_FileName_") for name in table)
+    prefix = "Image_" if is_screen else f"Image_{PREFIX}"
+    plain = {name: name.removeprefix("Image_") for name in table if name.startswith(prefix)}
+    for name, short in plain.items():
+        if short in table and not _agree(table[name], table[short]):
+            raise TableError(
+                f"{origin}: two columns are named {short}, one with Image_ before it, and they "
+                "differ; drop one"
+            )
+    table = table.drop(columns=[name for name, short in plain.items() if short in table])
+    return table.rename(columns=plain)
+
+
+def _require_unique(table: pd.DataFrame, origin: str) -> None:
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise TableError(f"{origin}: two columns are named {twice}; each name may occur once")
+
+
+def _agree(one: pd.Series, other: pd.Series) -> bool:
+    pairs = zip(texts(one), texts(other), strict=True)
+    return all(a == b for a, b in pairs if a is not None and b is not None)
+
+
+def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) -> pd.DataFrame:
+    """Give columns our names as :mod:`wsdino.tables.columns` decides, and say which had others."""
+    taken: dict[str, str] = {}
+    for ours, theirs in columns.items():
+        found = find_column(theirs, table)
+        if found is not None:
+            taken[ours] = found
+    table = _of_all_channels(table, origin)
+    for synonyms in SYNONYMS:
+        if synonyms.column not in taken and not says(table, synonyms.column):
+            for theirs in _candidates(table, synonyms):
+                if theirs not in taken.values():
+                    taken[synonyms.column] = theirs
+                    break
+    taken = {ours: theirs for ours, theirs in taken.items() if ours != theirs}
+    if not taken:
+        return table.copy()
+    named = ", ".join(f"{theirs} as {ours}{_unit(theirs)}" for ours, theirs in taken.items())
+    say(f"{origin}: read {named}")
+    new = {ours: _contents(table, theirs, ours, origin) for ours, theirs in taken.items()}
+    # What had another unit or other words stays beside ours under its own name.
+    kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
+    gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
+    return table.drop(columns=gone).assign(**new)
+
+
+def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
+    """Return the columns that may be read as one of ours, the one that wins first."""
+    found: dict[str, list[str]] = {}
+    for name in table.columns:
+        found.setdefault(plain_name(name), []).append(name)
+    in_order = [name for other in synonyms.others for name in found.get(other, [])]
+    in_order = [name for name in in_order if name != synonyms.column and says(table, name)]
+    if synonyms.column == CONTROL:
+        in_order = [name for name in in_order if _tells_controls(table[name])]
+    return sorted(in_order, key=lambda name: not name.startswith(PREFIX))
+
+
+def _tells_controls(values: pd.Series) -> bool:
+    words = {str(value).strip() for value in values.dropna().unique()}
+    return all(word.casefold() in MISSING or control_of(word) is not None for word in words)
+
+
+def _differs(theirs: str) -> bool:
+    """Whether a column's contents change when they are read as ours."""
+    return micromolar_in(theirs) not in (None, 1.0) or plain_name(theirs) in (
+        CONTROL_TYPE,
+        PERT_TYPE,
+    )
+
+
+def _unit(theirs: str) -> str:
+    factor = micromolar_in(theirs)
+    return "" if factor in (None, 1.0) else f" (times {factor:g})"
+
+
+def _contents(table: pd.DataFrame, theirs: str, ours: str, origin: str) -> pd.Series:
+    factor = micromolar_in(theirs) if ours == CONCENTRATION else None
+    if factor not in (None, 1.0):
+        return micromolar(table[theirs], factor or 1.0, origin=origin)
+    if ours == CONTROL and plain_name(theirs) == CONTROL_TYPE:
+        return _control_types(table, theirs)
+    return table[theirs]
+
+
+def _control_types(table: pd.DataFrame, theirs: str) -> pd.Series:
+    """Fill what the kind of control leaves open by the kind of perturbation: blank means treated.
+
+    JUMP's tables have both: `pert_type` is trt or control, `control_type` negcon, poscon_cp, ...
+    """
+    types = texts(table[theirs])
+    other = next((name for name in table.columns if plain_name(name) == PERT_TYPE), None)
+    filled = texts(table[other]) if other and _tells_controls(table[other]) else types.map(str)
+    return types.where(types.notna(), filled.where(filled != "None", "trt"))
+
+
+def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Make one plate and one well of `Metadata_Plate_<Channel>` and `Metadata_Well_<Channel>`.
+
+    A channel is what has an image, or a plate and a well alike: `Plate_Map_Name` is none.
+    """
+    names = set(table.columns)
+    ends = [name.removeprefix(f"{ours}") for ours in (PLATE, WELL) for name in table.columns]
+    channels = [
+        end
+        for end in dict.fromkeys(ends)
+        if end.startswith("_") and (f"FileName{end}" in names or {PLATE + end, WELL + end} <= names)
+    ]
+    for ours in (PLATE, WELL):
+        copies = [ours + end for end in channels if ours + end in names]
+        for copy in copies[1:]:
+            if not _agree(table[copies[0]], table[copy]):
+                raise TableError(f"{origin}: {copies[0]} and {copy} differ; a site has one of each")
+        if copies and not says(table, ours):
+            table = table.assign(**{ours: table[copies[0]]})
+        table = table.drop(columns=copies)
+    return table
+
+
+def _mechanisms(values: pd.Series, origin: str) -> pd.Series:
+    """Return mechanisms as text; what other tools write for a missing one is missing."""
+    found = texts(values)
+    odd = found.map(lambda text: isinstance(text, str) and text.casefold() in MISSING).astype(bool)
+    if odd.any():
+        say(
+            f"{origin}: {MOA} is '{found[odd].iloc[0]}' in {int(odd.sum())} rows, which is taken "
+            "as unknown"
+        )
+    return found.where(~odd, None)
+
+
+def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Name wells without a compound after their solvent, as the Broad's plate maps mean them."""
+    solvent = next((name for name in table.columns if plain_name(name) == "solvent"), None)
+    if solvent is None or COMPOUND not in table:
+        return table
+    compounds = table[COMPOUND]
+    blank = compounds.isna()
+    if CONCENTRATION in table:
+        no_dose = texts(table[CONCENTRATION]).map(
+            lambda dose: dose is None or str(dose).casefold() in MISSING
+        )
+        words = compounds.map(lambda name: isinstance(name, str) and name.casefold() in MISSING)
+        blank |= words.astype(bool) & no_dose.astype(bool)
+    solvents = texts(table[solvent])
+    blank &= solvents.notna()
+    if not blank.any():
+        return table
+    say(
+        f"{origin}: {int(blank.sum())} wells have no compound, and count as their solvent "
+        f"({', '.join(sorted(set(solvents[blank])))})"
+    )
+    return table.assign(**{COMPOUND: compounds.where(~blank, solvents)})
+
+
+def _inferred(values: pd.Series) -> pd.Series:
+    """Return text as numbers or truths where it holds nothing else that would read back alike."""
+    if values.dtype != object:
+        return values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
+    filled = values.dropna()
+    if not all(isinstance(value, str) for value in filled):
+        return values
+    text = filled.str.strip()
+    text = text[text != ""]
+    stripped = text.reindex(values.index).astype(object)
+    stripped = stripped.where(stripped.notna(), None)
+    if text.empty:
+        return stripped
+    if text.isin(["True", "False"]).all() and len(text) == len(values):
+        return text == "True"
+    # A number that another one writes otherwise, such as 0042, is a name.
+    if text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
+        whole = len(text) == len(values)
+        return pd.to_numeric(text) if whole else pd.to_numeric(stripped).astype("float64")
+    if text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all() and not (
+        text.str.match(r"-?0\d").any()
+    ):
+        return pd.to_numeric(stripped).astype("float64")
+    return stripped
