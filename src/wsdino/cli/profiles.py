@@ -8,14 +8,38 @@ from typing import Annotated, Any
 import typer
 
 from wsdino.errors import InputError
+from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
 commands = typer.Typer()
 
-Normalise = Annotated[
-    str,
-    typer.Option(help="tvn, whiten_all, plate, plate_controls, standardise_all or none."),
+
+def alternatives(names: list[str]) -> str:
+    """Say which names an option takes: `a, b or c.`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}."
+
+
+def takers(option: str) -> str:
+    """Say which normalisations an option has an effect on."""
+    names = [entry.name for entry in NORMALISATIONS if option in entry.options]
+    return f" ({', '.join(names)})"
+
+
+Normalise = Annotated[str, typer.Option(help=alternatives(normalisation_names()))]
+NumComponents = Annotated[
+    int | None, typer.Option(help=f"Whitened features to keep{takers('num_components')}.")
 ]
-Aggregate = Annotated[str, typer.Option(help="published, mean or median.")]
+Regularisation = Annotated[
+    float | None,
+    typer.Option(help=f"Floor added to the variances when whitening{takers('regularisation')}."),
+]
+PerChannel = Annotated[
+    bool | None,
+    typer.Option(
+        "--per-channel/--all-channels",
+        help=f"Whiten each channel by itself, or all together{takers('per_channel')}.",
+    ),
+]
+Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
 Design = Annotated[
     Path | None,
     typer.Option(help="Screen or manifest whose metadata is joined by plate and well."),
@@ -28,6 +52,9 @@ def profile_command(
     embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
     out: Annotated[Path, typer.Option(help="Table to write.")],
     normalise: Normalise = "tvn",
+    num_components: NumComponents = None,
+    regularisation: Regularisation = None,
+    per_channel: PerChannel = None,
     aggregate: Aggregate = "published",
     design: Design = None,
     to: To = None,
@@ -39,7 +66,14 @@ def profile_command(
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: only anndata is known")
     table = _read_table(embeddings, design)
-    profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
+    profiles = make_profiles(
+        table,
+        normalisation=normalise,
+        aggregation=aggregate,
+        num_components=num_components,
+        regularisation=regularisation,
+        per_channel=per_channel,
+    )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
 
@@ -51,6 +85,9 @@ def evaluate_command(
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
     normalise: Normalise = "tvn",
+    num_components: NumComponents = None,
+    regularisation: Regularisation = None,
+    per_channel: PerChannel = None,
     aggregate: Aggregate = "published",
     design: Design = None,
     multi_batch: Annotated[
@@ -63,6 +100,17 @@ def evaluate_command(
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
 
+    options: dict[str, Any] = {
+        "num_components": num_components,
+        "regularisation": regularisation,
+        "per_channel": per_channel,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if given and not from_sites:
+        raise InputError(
+            f"{given[0]} {options[given[0]]!r} has no effect on profiles, which are normalised "
+            "already; leave it out, or give --from-sites with a table of sites or wells"
+        )
     table = _read_table(profiles, design)
     if from_sites:
         results = evaluate_sites(
@@ -71,6 +119,7 @@ def evaluate_command(
             aggregation=aggregate,
             multi_batch=multi_batch,
             seed=seed,
+            **options,
         )
     else:
         results = evaluate(table, multi_batch=multi_batch, seed=seed)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
-from wsdino.tables.columns import PREFIX, SEPARATOR
+from wsdino.tables.columns import BATCH, PLATE, PREFIX, SEPARATOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,3 +97,8 @@ def channel_of(feature: str) -> str:
 def split_labels(value: object) -> list[str]:
     """Labels in a cell that may hold several, joined by `;`; none in a missing one."""
     return [] if pd.isna(value) else str(value).split(SEPARATOR)  # type: ignore[call-overload]
+
+
+def plate_keys(table: pd.DataFrame) -> list[str]:
+    """Columns that tell plates apart: a plate is a plate within its batch, where that is known."""
+    return [*([BATCH] if BATCH in table else []), PLATE]
