@@ -341,7 +341,7 @@ def no_controls(table: pd.DataFrame) -> pd.DataFrame:
     ("change", "setting", "named"),
     [
         (one_compound, "seed=0", "1 compounds with a known Metadata_MoA"),
-        (no_controls, "profile.normalise=tvn", "has 0 control sites, and profile.normalise tvn"),
+        (no_controls, "profile.normalise=tvn", "profile.normalise tvn needs at least 2 control"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Shape", "pairing.label 'Metadata_Shape'"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Control", "pairing.label 'Metadata_Control'"),
         (pd.DataFrame.copy, "screen.controls=[water]", "no compound is a control named water"),
@@ -387,10 +387,13 @@ SPOILT_TABLES = {
     "nan": (not_a_number, "feature emb_DAPI_1 is missing or infinite in 1 of"),
     "inf": (infinite, "feature emb_DAPI_1 is missing or infinite in 2 of"),
     "no features": (lambda t: t.filter(regex="^Metadata_"), "0 feature columns"),
-    "no controls": (lambda t: t[~t["Metadata_Control"]], "normalisation tvn needs control rows"),
+    "no controls": (
+        lambda t: t[~t["Metadata_Control"]],
+        "normalisation tvn needs at least 2 control rows",
+    ),
     "no control column": (
         lambda t: t.drop(columns="Metadata_Control"),
-        "normalisation tvn needs control rows",
+        "normalisation tvn needs at least 2 control rows",
     ),
     "no compound": (lambda t: t.drop(columns="Metadata_Compound"), "column Metadata_Compound"),
     "no plate": (lambda t: t.drop(columns="Metadata_Plate"), "column Metadata_Plate"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from wsdino.baselines import BASELINES
 from wsdino.config import Config, load_config, preset_names, preset_text
 from wsdino.errors import ConfigError
 
@@ -162,9 +163,16 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ("input.high=-1", "config key input: input.high -1.0 must exceed input.low 0.0"),
         ("seed=-1", "config key seed: found -1: "),
         ("embed.tile=0", "config key embed.tile: found 0: "),
-        ("profile.normalise=TVN", "config key profile.normalise: found 'TVN': "),
+        (
+            "profile.normalise=TVN",
+            "config key profile.normalise: normalisation is 'TVN'; expected one ",
+        ),
+        ("profile.aggregate=max", "config key profile.aggregate: aggregation is 'max'; expected "),
         ("evaluate.num_permutations=-1", "config key evaluate.num_permutations: found -1: "),
-        ("baselines.names=[knn]", "config key baselines.names.0: found 'knn': "),
+        (
+            "baselines.names=[knn]",
+            "config key baselines.names.0: baseline is 'knn'; expected one of ",
+        ),
         ("baselines.names=dino", "config key baselines.names: found 'dino': "),
         ("train.epochs.fast=1", "config key train.epochs: found {'fast': 1}: "),
         ("model.mode=null", "config key model.mode: found None: "),
@@ -290,6 +298,11 @@ def test_every_option_is_consumed() -> None:
         read |= {path.replace("crops.", "config.crops.", 1) for path in attribute_paths(text)}
         read |= attribute_paths(text)
     options = {".".join(path) for path in own_options(Config)}
+    # What a baseline trains on is read by its entry; a normalisation takes its options by name.
+    of_baselines = [entry.training.reads.values() for entry in BASELINES if entry.training]
+    read |= {f"config.{key}" for keys in of_baselines for key in keys}
+    if "config.profile.options" in read:
+        read |= {f"config.profile.{name}" for name in load_config("default").profile.options}
     # The preset's name stands for its values; sections of options are handed on whole.
     idle = {option for option in options - {"preset"} if f"config.{option}" not in read}
     assert not idle

@@ -21,6 +21,7 @@ from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
 from wsdino.embed.embed import embed_store
 from wsdino.errors import ConfigError, ImageError, OutputError, StoreError, TableError
+from wsdino.evaluate.results import evaluate_leakage
 from wsdino.model.model import Model
 from wsdino.pipeline import model_spec, run
 from wsdino.runfolder import RunFolder
@@ -163,6 +164,14 @@ def test_results_hold_what_is_promised(place: Path) -> None:
         assert own == results["baselines"][name]
 
 
+def test_leakage_is_that_of_the_normalised_sites(place: Path) -> None:
+    for folder in (place / "run", place / "run" / "baselines" / "classical"):
+        found = json.loads((folder / "results.json").read_text())["leakage"]
+        expected = evaluate_leakage(read_table(folder / "embeddings.parquet"), num_components=4)
+        assert found == json.loads(json.dumps(expected))
+        assert found["plate"]["num_wells"] > 0
+
+
 def test_tables_have_the_promised_rows_and_columns(place: Path) -> None:
     embeddings = pd.read_parquet(place / "run" / "embeddings.parquet")
     profiles = pd.read_parquet(place / "run" / "profiles.parquet")
@@ -234,7 +243,9 @@ def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Cal
 
 
 def test_another_normalisation_remakes_the_profiles(finished: Path, again: Callable) -> None:
-    changed, stages = again("profile.normalise=plate", "baselines.names=[classical]")
+    changed, stages = again(
+        "profile.normalise=plate", "profile.num_components=null", "baselines.names=[classical]"
+    )
     assert "embeddings.parquet" not in changed
     assert stages[:1] == ["run: profile"]
     results = json.loads((finished / "results.json").read_text())
@@ -425,6 +436,13 @@ def no_controls(folder: Path) -> None:
     table.to_csv(folder / "BBBC021_v1_image.csv", index=False)
 
 
+def one_plate_without_controls(folder: Path) -> None:
+    table = pd.read_csv(folder / "BBBC021_v1_image.csv")
+    first = table["Image_Metadata_Plate_DAPI"] == table["Image_Metadata_Plate_DAPI"].iloc[0]
+    table = table[~first | (table["Image_Metadata_Compound"] != "DMSO")]
+    table.to_csv(folder / "BBBC021_v1_image.csv", index=False)
+
+
 def no_mechanisms(folder: Path) -> None:
     (folder / "BBBC021_v1_moa.csv").unlink()
 
@@ -442,8 +460,11 @@ def untouched(folder: Path) -> None:
     [
         (one_compound, [], TableError, "1 compounds with a known Metadata_MoA"),
         (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
-        (no_controls, [], TableError, "has 0 control sites, and profile.normalise tvn"),
-        (no_controls, ["profile.normalise=plate_controls"], TableError, "normalise plate_controls"),
+        (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
+        (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
+         TableError, "=whiten_all|plate|standardise_all|none, or name the controls with"),
+        (one_plate_without_controls, ["profile.normalise=plate_controls",
+         "profile.num_components=null"], TableError, "needs at least 1 control row on every plate"),
         (missing_image, [], ImageError, "tif"),
         (untouched, ["pairing.label=Metadata_Shape"], ConfigError, "pairing.label"),
         (untouched, ["pairing.label=Metadata_Control"], ConfigError, "pairing.label"),

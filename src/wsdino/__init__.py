@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from wsdino.model.model import Model, load_model
     from wsdino.pipeline import run
     from wsdino.profile.aggregate import aggregate, make_profiles
-    from wsdino.profile.normalise import TVN, fit_tvn, normalise
+    from wsdino.profile.fitted import Fitted, load_normalisation
+    from wsdino.profile.normalise import fit_normalisation, normalise
+    from wsdino.profile.whitening import TVN, fit_tvn
     from wsdino.report.html import write_report
     from wsdino.screen.ingest import ingest
     from wsdino.screen.manifest import read_manifest
@@ -48,6 +50,7 @@ __all__ = [
     "TVN",
     "Config",
     "ConfigError",
+    "Fitted",
     "ImageError",
     "InputError",
     "ManifestError",
@@ -66,10 +69,12 @@ __all__ = [
     "embed_store",
     "evaluate_profiles",
     "evaluate_sites",
+    "fit_normalisation",
     "fit_tvn",
     "ingest",
     "load_config",
     "load_model",
+    "load_normalisation",
     "make_profiles",
     "match_moa",
     "normalise",
@@ -89,16 +94,19 @@ _HOMES = {
     "MatchResult": "evaluate.matching:MatchResult",
     "Model": "model.model:Model",
     "Store": "screen.store:Store",
-    "TVN": "profile.normalise:TVN",
+    "Fitted": "profile.fitted:Fitted",
+    "TVN": "profile.whitening:TVN",
     "aggregate": "profile.aggregate:aggregate",
     "dino_loss": "train.loss:dino_loss",
     "embed_store": "embed.embed:embed_store",
     "evaluate_profiles": "evaluate.results:evaluate",
     "evaluate_sites": "evaluate.results:evaluate_sites",
-    "fit_tvn": "profile.normalise:fit_tvn",
+    "fit_normalisation": "profile.normalise:fit_normalisation",
+    "fit_tvn": "profile.whitening:fit_tvn",
     "ingest": "screen.ingest:ingest",
     "load_config": "config:load_config",
     "load_model": "model.model:load_model",
+    "load_normalisation": "profile.fitted:load_normalisation",
     "make_profiles": "profile.aggregate:make_profiles",
     "match_moa": "evaluate.matching:match_moa",
     "normalise": "profile.normalise:normalise",

@@ -7,23 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsdino.config import load_config
+from wsdino import baselines
+from wsdino.config import Config, load_config
 from wsdino.device import resolve_device
 from wsdino.environment import environment
 from wsdino.errors import ConfigError, ModelError, TableError
+from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.progress import say, show
 from wsdino.runfolder import RunFolder, RunPaths
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wsdino.config import Config
+    from wsdino.baselines import Baseline
     from wsdino.model.model import Model
     from wsdino.screen.store import Store
-    from wsdino.train.pairing import Pairing
 
 TRAINING_SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "distill")
-NEED_CONTROLS = ("tvn", "plate_controls")
 
 
 def prepare(
@@ -111,38 +111,45 @@ def _refuse_other_training(config: Config, run: RunPaths) -> None:
     if not run.config.is_file():
         return
     before = load_config(run.config)
-    for trained in (run, *(run.baseline(name) for name in ("classifier", "dino"))):
-        if not any(trained.checkpoints.glob("*.pt")):
+    trained: list[tuple[RunPaths, Baseline | None]] = [(run, None)]
+    trained += [
+        (run.baseline(entry.name), entry) for entry in baselines.BASELINES if entry.training
+    ]
+    for paths, baseline in trained:
+        if not any(paths.checkpoints.glob("*.pt")):
             continue
-        classifier = trained.folder.name == "classifier"
-        options = [training_options(each, classifier=classifier) for each in (before, config)]
+        options = [training_options(training_config(each, baseline)) for each in (before, config)]
         if options[0] != options[1]:
+            key, old, new = _difference("", *options)
+            key = baseline.training.key(key) if baseline and baseline.training else key
             raise ConfigError(
-                f"{trained.folder}: was trained with {_difference('', *options)}; give --out "
-                f"another folder, or delete {trained.checkpoints} to train anew"
+                f"{paths.folder}: was trained with {key} {json.dumps(old)}, and {json.dumps(new)} "
+                f"is wanted now; give --out another folder, or delete {paths.checkpoints} to train "
+                "anew"
             )
 
 
-def training_options(config: Config, *, classifier: bool = False) -> dict[str, Any]:
-    """Return what a training depends on: that of the run, or of the classifier beside it."""
+def training_config(config: Config, baseline: Baseline | None) -> Config:
+    """Return the config of what a baseline trains; without one, or without training, the run's."""
+    if baseline is None or baseline.training is None:
+        return config
+    return Config.model_validate(baseline.training.applied(config.model_dump()))
+
+
+def training_options(config: Config) -> dict[str, Any]:
+    """Return what the training of a config depends on."""
     from wsdino.train.options import decisive
 
     options = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
-    options["train"] = decisive(config.train)
-    if classifier:
-        options["baselines"] = {
-            "classifier": decisive(config.baselines.classifier),
-            "classifier_views": plain(config.baselines.classifier_views),
-        }
-    return options
+    return options | {"train": decisive(config.train)}
 
 
-def _difference(key: str, old: Any, new: Any) -> str:
-    """Name the first option that differs, and both values."""
+def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Name the first option that differs, and return both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         name = next(name for name in old | new if old.get(name) != new.get(name))
         return _difference(f"{key}.{name}".lstrip("."), old.get(name), new.get(name))
-    return f"{key} {json.dumps(old)}, and {json.dumps(new)} is wanted now"
+    return key, old, new
 
 
 def _store(config: Config, path: Path) -> Store:
@@ -195,15 +202,15 @@ def check(
         The subclass that fits.
     """
     from wsdino.model.tiles import tile_starts
-    from wsdino.train.train import positives
 
-    controls, method = manifest["Metadata_Control"], config.profile.normalise
-    if method in NEED_CONTROLS and controls.sum() < 2:
-        raise TableError(
-            f"{origin}: has {controls.sum()} control sites, and profile.normalise {method} is "
-            "fitted on at least two; use --set profile.normalise=whiten_all or plate, or name the "
-            "controls with screen.controls"
-        )
+    controls = manifest["Metadata_Control"]
+    normalisation = find_normalisation(config.profile.normalise)
+    unmet = normalisation.unmet(manifest, config.profile.options)
+    if unmet:
+        advice = f"use --set profile.normalise={'|'.join(usable_normalisations(manifest))}"
+        if normalisation.needs.controls:
+            advice += ", or name the controls with screen.controls"
+        raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
     if evaluated:
         annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
         if annotated["Metadata_Compound"].nunique() < 2:
@@ -212,31 +219,30 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
-    if "frozen" in config.baselines.names and config.model.weights is None:
-        raise ConfigError(
-            "baselines.names: frozen is the network before training, which without model.weights "
-            "is the same as untrained; leave it out, or give model.weights"
-        )
-    found = positives(manifest, config.pairing, objective=config.train.objective)
-    _check_crops(config, found.pairing, (field_shape[0], field_shape[1]))
+    wanted = [baselines.find_baseline(name) for name in config.baselines.names]
+    for baseline in wanted:
+        if baseline.needs_weights and config.model.weights is None:
+            raise ConfigError(
+                f"baselines.names: {baseline.name} is {baseline.help}; there are none, so leave it "
+                "out, or give model.weights"
+            )
+    for each in (None, *(baseline for baseline in wanted if baseline.training)):
+        _check_training(training_config(config, each), manifest, field_shape)
     for side in field_shape if config.embed.tile else ():
         tile_starts(side, config.embed.tile or side)
 
 
-def _check_crops(config: Config, pairing: Pairing | None, field_shape: tuple[int, int]) -> None:
-    from wsdino.train.train import check_views, training_views
+def _check_training(config: Config, manifest: pd.DataFrame, field_shape: tuple[int, ...]) -> None:
+    from wsdino.train.train import check_views, positives, training_views
 
     crops, goal = config.crops, config.train.objective
-    views = training_views(crops.global_views, crops.local_views, objective=goal)
-    check_views(views, config.pairing, pairing, objective=goal, field_shape=field_shape)
-    if "classifier" in config.baselines.names:
-        check_views(
-            [config.baselines.classifier_views],
-            config.pairing,
-            None,
-            objective="classify",
-            field_shape=field_shape,
-        )
+    check_views(
+        training_views(crops.global_views, crops.local_views, objective=goal),
+        config.pairing,
+        positives(manifest, config.pairing, objective=goal).pairing,
+        objective=goal,
+        field_shape=(field_shape[0], field_shape[1]),
+    )
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:

@@ -8,23 +8,33 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from wsdino.baselines import find_baseline
 from wsdino.errors import ConfigError, InputError
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
+from wsdino.profile.methods import find_aggregation, find_normalisation
 from wsdino.progress import say
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
-BaselineName = Literal["classical", "untrained", "frozen", "classifier", "dino"]
-Normalisation = Literal["tvn", "whiten_all", "plate", "plate_controls", "standardise_all", "none"]
-Aggregation = Literal["published", "mean", "median"]
+BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
+Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
+Aggregation = Annotated[str, AfterValidator(lambda name: find_aggregation(name).name)]
 MultiBatch = Literal["strict", "first-published"]
 
 
@@ -76,16 +86,32 @@ class EmbedSection(_Section):
 
 
 class ProfileSection(_Section):
-    """From site embeddings to treatment profiles."""
+    """From site embeddings to treatment profiles.
+
+    An option of the normalisation that is None has the normalisation's own default.
+    """
 
     normalise: Normalisation = "tvn"
-    # Whitened features to keep (of each channel, if per_channel); None for all.
+    # Whitened features to keep (of each channel, if per_channel); by default all.
     num_components: Annotated[int, Gt(0)] | None = None
-    # Floor added to the variances when whitening; None for the method's own default.
+    # Floor added to the variances when whitening.
     regularisation: Annotated[float, Ge(0)] | None = None
     # Whiten the features of each channel by themselves, as the paper does.
-    per_channel: bool = True
+    per_channel: bool | None = None
     aggregate: Aggregation = "published"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the normalisation by name."""
+        return self.model_dump(exclude={"normalise", "aggregate"})
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        try:
+            find_normalisation(self.normalise).resolve(self.options)
+        except InputError as error:
+            raise ConfigError(f"{error}, or set it to null where a preset sets it") from error
+        return self
 
 
 class EvaluateSection(_Section):
@@ -99,7 +125,7 @@ class EvaluateSection(_Section):
 class BaselinesSection(_Section):
     """What every result stands beside."""
 
-    # "frozen" is the network as it starts, before any training: there must be model.weights.
+    # See wsdino.baselines.BASELINES. "frozen" takes model.weights.
     names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
     # The classifier's own training; what is not given here is as under `train`.
     classifier: Optimisation = Field(default_factory=lambda: Optimisation(objective="classify"))

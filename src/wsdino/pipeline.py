@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsdino.checks import plain, prepare, training_options
+from wsdino.baselines import find_baseline
+from wsdino.checks import plain, prepare, training_config, training_options
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
@@ -17,12 +17,12 @@ from wsdino.runfolder import RunFolder, RunPaths
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsdino.baselines import Baseline
     from wsdino.config import Config
     from wsdino.model.model import Model
     from wsdino.model.spec import ModelSpec
     from wsdino.runfolder import ModelPaths
     from wsdino.screen.store import Store
-    from wsdino.train.options import Optimisation, WeakPositives
 
 T = TypeVar("T")
 
@@ -113,43 +113,31 @@ def _train_stage(config: Config, store: Store, folder: RunFolder) -> None:
     _train(config, store, folder, folder.path, name="train")
 
 
-def _train(
-    config: Config,
-    store: Store,
-    folder: RunFolder,
-    out: Path,
-    *,
-    name: str,
-    optimisation: Optimisation | None = None,
-    pairing: WeakPositives | None = None,
-) -> None:
+def _train(config: Config, store: Store, folder: RunFolder, out: Path, *, name: str) -> None:
+    """Train what a config asks for, that of the run or of a baseline."""
     from wsdino.train.train import train
-
-    classify = optimisation is not None and optimisation.objective == "classify"
-    views = config.baselines.classifier_views if classify else config.crops.global_views
 
     def work() -> None:
         train(
             store,
             out,
             spec=model_spec(config, store.channels),
-            optimisation=optimisation or config.train,
+            optimisation=config.train,
             distillation=config.distill,
-            weak_positives=pairing or config.pairing,
-            global_views=views,
+            weak_positives=config.pairing,
+            global_views=config.crops.global_views,
             local_views=config.crops.local_views,
             weights=config.model.weights,
             seed=config.seed,
             device=resolve_device(config.device),
         )
 
-    options = training_options(config, classifier=classify) | {"own": plain(pairing)}
     paths = RunPaths(out)
     folder.make(
         name,
         products=[paths.metrics, paths.model.config, paths.model.weights],
         sources=[],
-        options=options | _screen_of(store),
+        options=training_options(config) | _screen_of(store),
         work=work,
         together=True,
     )
@@ -190,8 +178,13 @@ def _profile_stages(
     embed: Callable[[Path], None],
     together: bool = True,
 ) -> None:
-    """Make embeddings and profiles, of the run or of a baseline."""
-    from wsdino.profile.aggregate import make_profiles
+    """Make embeddings and profiles, of the run or of a baseline.
+
+    Profiles carry what only the normalised sites show, so that these are made once.
+    """
+    from wsdino.evaluate.results import leakage_of_normalised
+    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+    from wsdino.profile.normalise import normalise
     from wsdino.tables.reading import read_table
     from wsdino.tables.writing import write_table
 
@@ -199,11 +192,11 @@ def _profile_stages(
     embeddings, profiles = paths.embeddings, paths.profiles
 
     def make_profile_table() -> None:
-        made = make_profiles(
-            read_table(embeddings),
-            aggregation=config.profile.aggregate,
-            **_normalisation(config),
+        normalised, info = normalise(
+            read_table(embeddings), method=config.profile.normalise, **config.profile.options
         )
+        made = profiles_of_normalised(normalised, info, aggregation=config.profile.aggregate)
+        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
         write_table(made, profiles)
 
     # A network that was not trained has no file that would tell when its shape changes.
@@ -231,21 +224,22 @@ def _evaluate_stage(
     config: Config, folder: RunFolder, out: Path, *, name: str, baselines: tuple[str, ...] = ()
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
-    from wsdino.evaluate.results import evaluate, evaluate_leakage, write_results
+    from wsdino.evaluate.results import evaluate, write_results
+    from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.tables.reading import read_table
 
     paths = RunPaths(out)
     others = {each: paths.baseline(each).results for each in baselines}
 
     def make_numbers() -> None:
+        profiles = read_table(paths.profiles)
         results = evaluate(
-            read_table(paths.profiles),
+            profiles,
             multi_batch=config.evaluate.multi_batch,
             num_permutations=config.evaluate.num_permutations,
             seed=config.seed,
         )
-        embeddings = read_table(paths.embeddings)
-        results["leakage"] = evaluate_leakage(embeddings, **_normalisation(config))
+        results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
         if baselines:
             results["baselines"] = {each: _read_json(path) for each, path in others.items()}
         write_results(results, paths.results)
@@ -253,59 +247,50 @@ def _evaluate_stage(
     folder.make(
         f"{name}: evaluate",
         products=[paths.results],
-        sources=[paths.profiles, paths.embeddings, *others.values()],
-        options=[plain(config.evaluate), config.seed, list(baselines), _normalisation(config)],
+        sources=[paths.profiles, *others.values()],
+        options=[plain(config.evaluate), config.seed, list(baselines)],
         work=make_numbers,
     )
 
 
-def _normalisation(config: Config) -> dict[str, Any]:
-    return {
-        "normalisation": config.profile.normalise,
-        "num_components": config.profile.num_components,
-        "regularisation": config.profile.regularisation,
-        "per_channel": config.profile.per_channel,
-    }
-
-
 def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
-    from wsdino.device import num_cpus
-    from wsdino.embed.classical import classical_table
-    from wsdino.model.model import Model
-    from wsdino.tables.writing import write_table
-    from wsdino.train.train import initial_networks
-
-    out = folder.paths.baseline(name).folder
-    if name == "classifier":
-        own = config.baselines.classifier
-        _train(config, store, folder, out, name="classifier: train", optimisation=own)
-    elif name == "dino":
-        unpaired = replace(config.pairing, label="none")
-        own = replace(config.train, objective="distill")
-        _train(config, store, folder, out, name="dino: train", optimisation=own, pairing=unpaired)
-
-    def as_it_starts(path: Path) -> None:
-        spec = model_spec(config, store.channels)
-        weights = config.model.weights if name == "frozen" else None
-        networks = initial_networks(spec, seed=config.seed, weights=weights)
-        model = Model(spec, networks, device=resolve_device(config.device))
-        _embed(model, config, store, path)
-
-    def classical(path: Path) -> None:
-        write_table(classical_table(store, workers=num_cpus()), path)
-
+    """Train a baseline where it is trained, then embed, profile and evaluate as for the run."""
+    baseline, out = find_baseline(name), folder.paths.baseline(name).folder
+    if baseline.training:
+        own = training_config(config, baseline)
+        _train(own, store, folder, out, name=f"{name}: train")
     _profile_stages(
         config,
         store,
         folder,
         out,
         name=name,
-        embed={"untrained": as_it_starts, "frozen": as_it_starts, "classical": classical}.get(
-            name, _embedding(config, store, out)
-        ),
-        together=name != "classical",
+        embed=_baseline_embedding(baseline, config, store, out),
+        together=baseline.features is None,
     )
     _evaluate_stage(config, folder, out, name=name)
+
+
+def _baseline_embedding(
+    baseline: Baseline, config: Config, store: Store, out: Path
+) -> Callable[[Path], None]:
+    """Choose how a baseline's table of sites is made."""
+    from wsdino.device import num_cpus
+    from wsdino.model.model import Model
+    from wsdino.tables.writing import write_table
+
+    features, networks = baseline.features, baseline.networks
+    if features:
+        return lambda path: write_table(features(store, num_cpus()), path)
+    if networks is None:
+        return _embedding(config, store, out)
+
+    def embed(path: Path) -> None:
+        spec = model_spec(config, store.channels)
+        made = networks(spec, config.seed, config.model.weights)
+        _embed(Model(spec, made, device=resolve_device(config.device)), config, store, path)
+
+    return embed
 
 
 def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:

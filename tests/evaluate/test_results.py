@@ -44,7 +44,7 @@ def results(sites) -> dict:
 def test_results_hold_what_the_contract_says(results):
     assert results["schema"] == 1
     assert set(results["normalisation"]) == {
-        "method", "fitted_on", "num_fitted", "num_components", "note",
+        "method", "options", "fitted_on", "num_fitted", "num_components", "note",
     }  # fmt: skip
     assert results["aggregation"] == "published"
     assert (results["multi_batch"], results["num_treatments"]) == ("strict", 50)

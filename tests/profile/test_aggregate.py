@@ -111,7 +111,7 @@ def test_what_can_not_be_aggregated_is_named(sites):
         aggregate(sites, method="max")
     with pytest.raises(TableError, match="needs the column Metadata_Dose"):
         aggregate(sites, by="Metadata_Dose")
-    with pytest.raises(TableError, match="published aggregation needs the column Metadata_Plate"):
+    with pytest.raises(TableError, match="aggregation published needs the column Metadata_Plate"):
         aggregate_published(sites.drop(columns="Metadata_Plate"))
     odd = pd.DataFrame({"Metadata_Compound": "c", "Metadata_Plate": ["a;b", "d"], "x": 1.0}).assign(
         Metadata_Batch=["1;2;3", "4"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wsdino.errors import InputError, OutputError
 from wsdino.evaluate.results import evaluate_sites, write_results
-from wsdino.profile.normalise import METHODS
+from wsdino.profile.methods import find_normalisation
 from wsdino.report.html import TITLES, write_report
 
 if TYPE_CHECKING:
@@ -138,7 +138,10 @@ def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
     assert f"{100 * results['nsc']:.1f} %" in text
     assert f"{results['nsc_correct']}/{results['nsc_total']}" in text
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text
-    assert f"tvn: {METHODS['tvn']}; fitted on controls, 330 rows; 48 components" in text
+    assert (
+        f"tvn: {find_normalisation('tvn').help}; fitted on controls, 330 rows; 48 components"
+        in text
+    )
     assert "chance 11.0 % (p = 0.001)" in text
     assert "a note about <this>" in text
     assert "batch 41.2 % 10.0 % 72" in text

@@ -9,14 +9,26 @@ import typer
 
 from wsdino.cli.app import Columns, Controls, PlateMapOption, be_the_only_writer
 from wsdino.errors import InputError
+from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
 commands = typer.Typer()
 
-Normalise = Annotated[
-    str,
-    typer.Option(help="tvn, whiten_all, plate, plate_controls, standardise_all or none."),
+
+def alternatives(names: list[str]) -> str:
+    """Say which names an option takes: `a, b or c.`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}."
+
+
+def takers(option: str) -> str:
+    """Say which normalisations an option has an effect on."""
+    names = [entry.name for entry in NORMALISATIONS if option in entry.options]
+    return f" ({', '.join(names)})"
+
+
+Normalise = Annotated[str, typer.Option(help=alternatives(normalisation_names()))]
+NumComponents = Annotated[
+    int | None, typer.Option(help=f"Whitened features to keep{takers('num_components')}.")
 ]
-Aggregate = Annotated[str, typer.Option(help="published, mean or median.")]
 Features = Annotated[
     list[str] | None,
     typer.Option(
@@ -24,6 +36,18 @@ Features = Annotated[
         help="Column that is a feature although it looks like a label; may be repeated.",
     ),
 ]
+Regularisation = Annotated[
+    float | None,
+    typer.Option(help=f"Floor added to the variances when whitening{takers('regularisation')}."),
+]
+PerChannel = Annotated[
+    bool | None,
+    typer.Option(
+        "--per-channel/--all-channels",
+        help=f"Whiten each channel by itself, or all together{takers('per_channel')}.",
+    ),
+]
+Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
 To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
 
 
@@ -32,6 +56,9 @@ def profile_command(
     embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
     out: Annotated[Path, typer.Option(help="Table to write.")],
     normalise: Normalise = "tvn",
+    num_components: NumComponents = None,
+    regularisation: Regularisation = None,
+    per_channel: PerChannel = None,
     aggregate: Aggregate = "published",
     platemap: PlateMapOption = None,
     column: Columns = None,
@@ -47,7 +74,14 @@ def profile_command(
         raise InputError(f"--to {to!r}: only anndata is known")
     be_the_only_writer(out)
     table = _read_table(embeddings, platemap, column, control, feature)
-    profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
+    profiles = make_profiles(
+        table,
+        normalisation=normalise,
+        aggregation=aggregate,
+        num_components=num_components,
+        regularisation=regularisation,
+        per_channel=per_channel,
+    )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
 
@@ -59,6 +93,9 @@ def evaluate_command(
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
     normalise: Normalise = "tvn",
+    num_components: NumComponents = None,
+    regularisation: Regularisation = None,
+    per_channel: PerChannel = None,
     aggregate: Aggregate = "published",
     platemap: PlateMapOption = None,
     column: Columns = None,
@@ -74,6 +111,17 @@ def evaluate_command(
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
 
+    options: dict[str, Any] = {
+        "num_components": num_components,
+        "regularisation": regularisation,
+        "per_channel": per_channel,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if given and not from_sites:
+        raise InputError(
+            f"{given[0]} {options[given[0]]!r} has no effect on profiles, which are normalised "
+            "already; leave it out, or give --from-sites with a table of sites or wells"
+        )
     be_the_only_writer(json)
     table = _read_table(profiles, platemap, column, control, feature)
     if from_sites:
@@ -83,6 +131,7 @@ def evaluate_command(
             aggregation=aggregate,
             multi_batch=multi_batch,
             seed=seed,
+            **options,
         )
     else:
         results = evaluate(table, multi_batch=multi_batch, seed=seed)

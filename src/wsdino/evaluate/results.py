@@ -26,6 +26,7 @@ SCHEMA = 1
 NUM_PERMUTATIONS = 1000
 _UNKNOWN = {
     "method": "unknown",
+    "options": {},
     "fitted_on": "unknown",
     "num_fitted": 0,
     "num_components": None,
@@ -115,12 +116,10 @@ def evaluate_sites(
     *,
     normalisation: str = "tvn",
     aggregation: str = "published",
-    num_components: int | None = None,
-    regularisation: float | None = None,
-    per_channel: bool = True,
     multi_batch: str = "strict",
     num_permutations: int = NUM_PERMUTATIONS,
     seed: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
     """Evaluate embeddings of sites (or wells): normalise, aggregate, match.
 
@@ -131,7 +130,7 @@ def evaluate_sites(
     ----------
     table
         Metadata and features.
-    normalisation, aggregation, num_components, regularisation, per_channel
+    normalisation, aggregation, **options
         See :func:`wsdino.profile.aggregate.make_profiles`.
     multi_batch, num_permutations, seed
         See :func:`evaluate`.
@@ -148,28 +147,17 @@ def evaluate_sites(
         See the functions named.
     """
     require_columns(table, [*TREATMENT, MOA], purpose="evaluating sites")
-    normalised, info = normalise(
-        table,
-        method=normalisation,
-        num_components=num_components,
-        regularisation=regularisation,
-        per_channel=per_channel,
-    )
+    normalised, info = normalise(table, method=normalisation, **options)
     profiles = profiles_of_normalised(normalised, info, aggregation=aggregation)
     results = evaluate(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
-    results["leakage"] = _leakage(normalised)
+    results["leakage"] = leakage_of_normalised(normalised)
     return results
 
 
 def evaluate_leakage(
-    table: pd.DataFrame,
-    *,
-    normalisation: str = "tvn",
-    num_components: int | None = None,
-    regularisation: float | None = None,
-    per_channel: bool = True,
+    table: pd.DataFrame, *, normalisation: str = "tvn", **options: Any
 ) -> dict[str, Any]:
     """How much of batch and plate can be read off the features once they are normalised.
 
@@ -177,27 +165,43 @@ def evaluate_leakage(
     ----------
     table
         Metadata and features of sites or wells.
-    normalisation, num_components, regularisation, per_channel
-        See :func:`wsdino.profile.normalise.normalise`.
+    normalisation, **options
+        See :func:`wsdino.profile.normalise.fit_normalisation`.
 
     Returns
     -------
     dict
-        The `leakage` of :func:`evaluate_sites`.
+        See :func:`leakage_of_normalised`.
 
     Raises
     ------
     TableError
-        See :func:`wsdino.profile.normalise.normalise`.
+        See :func:`wsdino.profile.normalise.fit_normalisation`.
     """
-    normalised, _ = normalise(
-        table,
-        method=normalisation,
-        num_components=num_components,
-        regularisation=regularisation,
-        per_channel=per_channel,
-    )
-    return _leakage(normalised)
+    return leakage_of_normalised(normalise(table, method=normalisation, **options)[0])
+
+
+def leakage_of_normalised(normalised: pd.DataFrame) -> dict[str, Any]:
+    """How much of batch and plate can be read off normalised features.
+
+    Parameters
+    ----------
+    normalised
+        Metadata and features of sites or wells, as
+        :func:`wsdino.profile.normalise.normalise` returned them.
+
+    Returns
+    -------
+    dict
+        The `leakage` of :func:`evaluate_sites`: of `batch` and `plate`; None where a column is
+        missing.
+    """
+    leakage: dict[str, Any] = {"batch": None, "plate": None}
+    for name, column in (("batch", BATCH), ("plate", PLATE)):
+        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
+            found = label_leakage(normalised, column)
+            leakage[name] = found.as_dict() if found else None
+    return leakage
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> None:
@@ -262,16 +266,6 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, st
         }
         for name, one in results.items()
     ]
-
-
-def _leakage(normalised: pd.DataFrame) -> dict[str, Any]:
-    """Return the leakage of batch and plate; None where a column is missing."""
-    leakage: dict[str, Any] = {"batch": None, "plate": None}
-    for name, column in (("batch", BATCH), ("plate", PLATE)):
-        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
-            found = label_leakage(normalised, column)
-            leakage[name] = found.as_dict() if found else None
-    return leakage
 
 
 def _proportion(results: Mapping[str, Any], name: str) -> str:

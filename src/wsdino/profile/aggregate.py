@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.profile.methods import find_aggregation
 from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import BATCH, PLATE, SEPARATOR, TREATMENT
 from wsdino.tables.features import (
     feature_columns,
     features_of,
     metadata_of,
+    plate_keys,
     require_columns,
     say_averaged,
     split_labels,
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-METHODS = ("mean", "median")
-AGGREGATIONS = ("published", *METHODS)
+STATISTICS = ("mean", "median")
 ATTRIBUTE = "wsdino"
 
 
@@ -63,8 +64,8 @@ def aggregate(
         `;`, or as in :func:`wsdino.tables.features.features_of`.
     """
     by = [by] if isinstance(by, str) else list(by)
-    if method not in METHODS:
-        msg = f"aggregation method is {method!r}; expected one of {', '.join(METHODS)}"
+    if method not in STATISTICS:
+        msg = f"aggregation method is {method!r}; expected one of {', '.join(STATISTICS)}"
         raise TableError(msg)
     require_columns(table, by, purpose="aggregating")
     names = feature_columns(table)
@@ -76,18 +77,20 @@ def aggregate(
     return pd.concat([_group_metadata(metadata, codes, by), features], axis=1)
 
 
-def aggregate_published(table: pd.DataFrame) -> pd.DataFrame:
-    """Aggregate sites to treatment profiles as WS-DINO's paper does.
+def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published") -> pd.DataFrame:
+    """Aggregate sites to treatment profiles in one of the named ways.
 
-    Mean per (treatment, plate), then median per treatment, so that each plate counts alike however
-    many sites it has. The last step, division by the L2 norm, is part of the cosine similarity in
+    With `published`, WS-DINO's own, each plate counts alike, however many sites it has. The paper's
+    last step, division by the L2 norm, is part of the cosine similarity in
     :func:`wsdino.evaluate.matching.match_moa`.
 
     Parameters
     ----------
     table
-        Normalised sites or wells with `Metadata_Compound`, `Metadata_Concentration` and
-        `Metadata_Plate`.
+        Normalised sites or wells with `Metadata_Compound` and `Metadata_Concentration`, and
+        `Metadata_Plate` for `published`.
+    aggregation
+        Name of one of :data:`wsdino.profile.methods.AGGREGATIONS`.
 
     Returns
     -------
@@ -97,11 +100,34 @@ def aggregate_published(table: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TableError
-        See :func:`aggregate`.
+        If there is no such aggregation, a column is missing, or as in :func:`aggregate`.
     """
-    require_columns(table, [*TREATMENT, PLATE], purpose="the published aggregation")
-    plates = aggregate(table, by=[*TREATMENT, PLATE], method="mean")
-    return aggregate(plates, by=TREATMENT, method="median")
+    for statistic, group in find_aggregation(aggregation).steps:
+        by = [*TREATMENT, *(plate_keys(table) if group == "plate" else [])]
+        require_columns(table, by, purpose=f"aggregation {aggregation}")
+        table = aggregate(table, by=by, method=statistic)
+    return table
+
+
+def aggregate_published(table: pd.DataFrame) -> pd.DataFrame:
+    """Aggregate sites to treatment profiles as WS-DINO's paper does.
+
+    Parameters
+    ----------
+    table
+        See :func:`aggregate_treatments`.
+
+    Returns
+    -------
+    DataFrame
+        That of :func:`aggregate_treatments` with `published`.
+
+    Raises
+    ------
+    TableError
+        See :func:`aggregate_treatments`.
+    """
+    return aggregate_treatments(table, aggregation="published")
 
 
 def make_profiles(
@@ -109,9 +135,7 @@ def make_profiles(
     *,
     normalisation: str = "tvn",
     aggregation: str = "published",
-    num_components: int | None = None,
-    regularisation: float | None = None,
-    per_channel: bool = True,
+    **options: Any,
 ) -> pd.DataFrame:
     """Turn embeddings of sites (or wells) into treatment profiles: normalise, then aggregate.
 
@@ -120,11 +144,12 @@ def make_profiles(
     table
         Metadata and features.
     normalisation
-        See :data:`wsdino.profile.normalise.METHODS`.
+        Name of one of :data:`wsdino.profile.methods.NORMALISATIONS`.
     aggregation
-        `published` (see :func:`aggregate_published`), or `mean` or `median` of a treatment's rows.
-    num_components, regularisation, per_channel
-        See :func:`wsdino.profile.normalise.normalise`.
+        Name of one of :data:`wsdino.profile.methods.AGGREGATIONS`; `published` is what WS-DINO's
+        paper does.
+    **options
+        Of the normalisation, see :func:`wsdino.profile.normalise.fit_normalisation`.
 
     Returns
     -------
@@ -137,15 +162,9 @@ def make_profiles(
     TableError
         As the two steps do.
     """
-    _check_aggregation(aggregation)
+    find_aggregation(aggregation)
     require_columns(table, TREATMENT, purpose="making profiles")
-    normalised, info = normalise(
-        table,
-        method=normalisation,
-        num_components=num_components,
-        regularisation=regularisation,
-        per_channel=per_channel,
-    )
+    normalised, info = normalise(table, method=normalisation, **options)
     return profiles_of_normalised(normalised, info, aggregation=aggregation)
 
 
@@ -159,7 +178,7 @@ def profiles_of_normalised(
     normalised, info
         The table and how it was made.
     aggregation
-        `published`, `mean` or `median`.
+        Name of one of :data:`wsdino.profile.methods.AGGREGATIONS`.
 
     Returns
     -------
@@ -169,22 +188,12 @@ def profiles_of_normalised(
     Raises
     ------
     TableError
-        See :func:`aggregate`.
+        See :func:`aggregate_treatments`.
     """
-    _check_aggregation(aggregation)
     say_averaged(normalised, TREATMENT)
-    if aggregation == "published":
-        profiles = aggregate_published(normalised)
-    else:
-        profiles = aggregate(normalised, method=aggregation)
+    profiles = aggregate_treatments(normalised, aggregation=aggregation)
     profiles.attrs[ATTRIBUTE] = {"normalisation": info, "aggregation": aggregation}
     return profiles
-
-
-def _check_aggregation(aggregation: str) -> None:
-    if aggregation not in AGGREGATIONS:
-        msg = f"aggregation is {aggregation!r}; expected one of {', '.join(AGGREGATIONS)}"
-        raise TableError(msg)
 
 
 def _group_metadata(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsdino.errors import InputError
-from wsdino.profile.normalise import METHODS
+from wsdino.profile import methods
 from wsdino.report.figures import forest_svg, scatter_svg
 from wsdino.report.gallery import moas_of
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
@@ -108,7 +108,8 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     normalisation = results.get("normalisation")
     if isinstance(normalisation, dict):
         method = str(normalisation.get("method", "not stated"))
-        text = f"{method}: {METHODS[method]}" if method in METHODS else method
+        known = {entry.name: entry.help for entry in methods.NORMALISATIONS}
+        text = f"{method}: {known[method]}" if method in known else method
         if normalisation.get("fitted_on"):
             count = number(normalisation.get("num_fitted"))
             text += f"; fitted on {normalisation['fitted_on']}, {count} rows"

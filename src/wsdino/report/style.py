@@ -6,6 +6,9 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsdino import baselines
+from wsdino.runrecord import RUN
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -88,9 +91,10 @@ def moa_styles(moas: Iterable[str]) -> dict[str, MoaStyle]:
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
     """Give each run or baseline a colour; the same names always get the same ones."""
-    known = ["run", "dino", "classifier", "classical", "untrained", "frozen"]
-    order = known + sorted(set(names) - set(known))
-    return {name: COLOURS[order.index(name) % len(COLOURS)] for name in names}
+    known = {RUN: COLOURS[0]} | {entry.name: entry.colour for entry in baselines.BASELINES}
+    spare = itertools.cycle([colour for colour in COLOURS if colour not in known.values()])
+    known |= dict(zip(sorted(set(names) - set(known)), spare, strict=False))
+    return {name: known[name] for name in names}
 
 
 def channel_colours(channels: Sequence[str]) -> tuple[tuple[float, float, float], ...]:

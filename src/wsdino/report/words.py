@@ -6,20 +6,14 @@ import math
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from wsdino import baselines
+from wsdino.runrecord import RUN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Stands for what is absent.
 DASH = "-"
-
-NAMES = {
-    "run": "this run",
-    "classical": "classical statistics",
-    "untrained": "untrained network",
-    "frozen": "starting weights, frozen",
-    "classifier": "weak-label classifier",
-    "dino": "DINO without weak labels",
-}
 
 
 def is_number(value: Any) -> bool:
@@ -29,7 +23,8 @@ def is_number(value: Any) -> bool:
 
 def display_name(name: str) -> str:
     """Say in words which run or baseline a name stands for."""
-    return NAMES.get(name, name)
+    known = {RUN: "this run"} | {entry.name: entry.label for entry in baselines.BASELINES}
+    return known.get(name, name)
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -339,3 +339,8 @@ def _name_text(table: pd.DataFrame, origin: str) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(names[:6]) + more
+
+
+def plate_keys(table: pd.DataFrame) -> list[str]:
+    """Columns that tell plates apart: a plate is a plate within its batch, where that is known."""
+    return [*([BATCH] if BATCH in table else []), PLATE]

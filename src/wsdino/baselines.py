@@ -1,0 +1,213 @@
+"""The named baselines that a result stands beside.
+
+A new one is an entry of `BASELINES`; the choices of the config, the checks before a run, the stages
+of the pipeline, and the words and colours of a report follow from it.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wsdino.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pandas as pd
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.model.spec import ModelSpec
+    from wsdino.screen.store import Store
+    from wsdino.train.train import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the training of a baseline differs from that of the run.
+
+    Attributes
+    ----------
+    reads
+        Config keys of the training whose values stand under another key, such as
+        `{"train": "baselines.classifier"}`.
+    sets
+        Config keys of the training with a fixed value.
+    """
+
+    reads: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+    def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn the config of a run into that of the baseline's training.
+
+        Parameters
+        ----------
+        values
+            Sections of a config as nested dicts.
+
+        Returns
+        -------
+        dict
+            A copy with what differs.
+        """
+        result = deepcopy(dict(values))
+        for key, source in self.reads.items():
+            _put(result, key, deepcopy(_get(values, source)))
+        for key, value in self.sets.items():
+            _put(result, key, value)
+        return result
+
+    def key(self, key: str) -> str:
+        """Return the config key under which users find what the training reads under `key`."""
+        for read, source in self.reads.items():
+            if key == read or key.startswith(f"{read}."):
+                return source + key.removeprefix(read)
+        return key
+
+
+def _get(values: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for part in sections:
+        values = values[part]
+    values[last] = value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What a result stands beside, as one entry of `BASELINES`.
+
+    Exactly one of `training`, `networks` and `features` says where its embeddings come from.
+
+    Attributes
+    ----------
+    name
+        What users call it; the name of its folder.
+    help
+        What it is, in one line.
+    label
+        What tables and reports call it.
+    colour
+        Of its curves: hexadecimal RGB, another than those of the run and the other baselines.
+    needs_weights
+        Whether it makes sense only where `model.weights` says from what training starts.
+    training
+        It is a model that is trained, otherwise than the run's.
+    networks
+        Makes networks that aren't trained: called with the spec of the model, the seed, and the
+        weights that training starts from.
+    features
+        Makes the table of sites from the store without any network: called with the store and a
+        number of workers.
+    """
+
+    name: str
+    help: str
+    label: str
+    colour: str
+    needs_weights: bool = False
+    training: Training | None = None
+    networks: Callable[[ModelSpec, int, Weights], ChannelNetworks] | None = None
+    features: Callable[[Store, int], pd.DataFrame] | None = None
+
+    def __post_init__(self) -> None:
+        ways = (self.training, self.networks, self.features)
+        assert sum(way is not None for way in ways) == 1, f"baseline {self.name}: one way, please"
+
+
+def _classical(store: Store, workers: int) -> pd.DataFrame:
+    from wsdino.embed.classical import classical_table
+
+    return classical_table(store, workers=workers)
+
+
+def _untrained(spec: ModelSpec, seed: int, _weights: Weights) -> ChannelNetworks:
+    from wsdino.train.train import initial_networks
+
+    return initial_networks(spec, seed=seed)
+
+
+def _frozen(spec: ModelSpec, seed: int, weights: Weights) -> ChannelNetworks:
+    from wsdino.train.train import initial_networks
+
+    return initial_networks(spec, seed=seed, weights=weights)
+
+
+BASELINES: tuple[Baseline, ...] = (
+    Baseline(
+        name="classical",
+        help="statistics of intensity and texture, no network",
+        label="classical statistics",
+        colour="#ee3377",
+        features=_classical,
+    ),
+    Baseline(
+        name="untrained",
+        help="the network with random weights",
+        label="untrained network",
+        colour="#33bbee",
+        networks=_untrained,
+    ),
+    Baseline(
+        name="frozen",
+        help="the network as it starts, with model.weights and before any training",
+        label="starting weights, frozen",
+        colour="#cc3311",
+        needs_weights=True,
+        networks=_frozen,
+    ),
+    Baseline(
+        name="classifier",
+        help="the network trained by cross-entropy on the weak label",
+        label="weak-label classifier",
+        colour="#009988",
+        training=Training(
+            reads={
+                "train": "baselines.classifier",
+                "crops.global_views": "baselines.classifier_views",
+            }
+        ),
+    ),
+    Baseline(
+        name="dino",
+        help="the network trained by DINO, without weak labels",
+        label="DINO without weak labels",
+        colour="#ee7733",
+        training=Training(sets={"pairing.label": "none", "train.objective": "distill"}),
+    ),
+)
+
+
+def baseline_names() -> list[str]:
+    """Names of the baselines."""
+    return [entry.name for entry in BASELINES]
+
+
+def find_baseline(name: str) -> Baseline:
+    """Look up a baseline.
+
+    Parameters
+    ----------
+    name
+        Of an entry of :data:`BASELINES`.
+
+    Returns
+    -------
+    Baseline
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; names all.
+    """
+    for entry in BASELINES:
+        if entry.name == name:
+            return entry
+    raise ConfigError(f"baseline is {name!r}; expected one of {', '.join(baseline_names())}")

@@ -1,0 +1,229 @@
+"""A normalisation that has been fitted: it transforms tables, and is saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.atomic import writing
+from wsdino.errors import TableError
+from wsdino.profile.methods import find_normalisation, usable_normalisations
+from wsdino.tables.features import feature_columns, features_of, metadata_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from wsdino.profile.base import Normalisation, State
+
+FORMAT = 1
+_HEADER, _ARRAY = "header", "array"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted normalisation.
+
+    Attributes
+    ----------
+    normalisation
+        What was fitted.
+    features
+        Names of the features it was fitted on, in order.
+    state
+        All that transforming takes: arrays and plain values.
+    info
+        `method`, `options`, `fitted_on`, `num_fitted` (rows), `num_components` (whitened features
+        in all, or None) and `note`, as `results.json` holds it.
+    """
+
+    normalisation: Normalisation
+    features: tuple[str, ...]
+    state: State
+    info: dict[str, Any]
+
+    def transform(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Normalise a table with the same features, such as new plates of the screen.
+
+        What a normalisation takes from each plate (`plate`, `plate_controls`) it takes from the
+        plates of this table.
+
+        Parameters
+        ----------
+        table
+            Metadata and features.
+
+        Returns
+        -------
+        DataFrame
+            The same rows and metadata. Whitened features are named `emb_<channel>_<index>`
+            (`white_<index>` for features with other names), others keep their names.
+
+        Raises
+        ------
+        TableError
+            If the features are others, or the table lacks the plates or controls that are needed.
+        """
+        names = feature_columns(table)
+        for these, those, where in (
+            (self.features, names, "is missing in the table"),
+            (names, self.features, "was not there when it was fitted"),
+        ):
+            other = [name for name in these if name not in set(those)]
+            if other:
+                raise TableError(
+                    f"normalisation {self.normalisation.name} was fitted on other features: "
+                    f"{other[0]} {where} ({len(other)} in all)"
+                )
+        metadata = metadata_of(table)
+        if tuple(names) != self.features:
+            table = pd.concat([metadata, table[list(self.features)]], axis=1)
+        columns = self.normalisation.method().transform(table, self.state)
+        return pd.concat([metadata, columns], axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write an `.npz` that :func:`load` reads back exactly; nothing in it is pickled.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Raises
+        ------
+        TableError
+            If its name doesn't end in `.npz`.
+        OutputError
+            If the path can't be written.
+        """
+        path = _npz(path)
+        arrays: dict[str, NDArray[Any]] = {}
+        header = {
+            "format": FORMAT,
+            "method": self.normalisation.name,
+            "features": list(self.features),
+            "info": self.info,
+            "state": _without_arrays(self.state, arrays),
+        }
+        arrays[_HEADER] = np.array(json.dumps(header, allow_nan=False))
+
+        with writing(path) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str, Any]) -> Fitted:
+    """Fit a normalisation; see :meth:`wsdino.profile.base.Normalisation.fit`.
+
+    Parameters
+    ----------
+    normalisation
+        What to fit.
+    table
+        Metadata and features of sites or wells.
+    options
+        Value by name; None stands for the default.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    TableError
+        See :meth:`wsdino.profile.base.Normalisation.fit`.
+    """
+    resolved = normalisation.resolve(options)
+    features_of(table)
+    unmet = normalisation.unmet(table, resolved)
+    if unmet:
+        raise TableError(
+            f"normalisation {normalisation.name} {unmet}; use one of "
+            f"{', '.join(usable_normalisations(table))}"
+        )
+    found = normalisation.method().fit(table, resolved)
+    info = {
+        "method": normalisation.name,
+        "options": resolved,
+        "fitted_on": found.fitted_on,
+        "num_fitted": int(found.num_fitted),
+        "num_components": found.num_components,
+        "note": found.note,
+    }
+    return Fitted(normalisation, tuple(feature_columns(table)), found.state, info)
+
+
+def load_normalisation(path: str | Path) -> Fitted:
+    """Read what :meth:`Fitted.save` wrote.
+
+    Parameters
+    ----------
+    path
+        An `.npz`.
+
+    Returns
+    -------
+    Fitted
+        Transforms exactly as the one that was saved.
+
+    Raises
+    ------
+    TableError
+        If the file is missing, damaged, of another kind or of a later format, or its normalisation
+        is unknown.
+    """
+    path = _npz(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; expected a fitted normalisation (.npz)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop(_HEADER)))
+        found = header["format"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise TableError(f"{path}: holds no fitted normalisation: {error}") from error
+    if found != FORMAT:
+        raise TableError(f"{path}: has format {found}; this version reads {FORMAT}")
+    return Fitted(
+        find_normalisation(header["method"]),
+        tuple(header["features"]),
+        _with_arrays(header["state"], arrays),
+        header["info"],
+    )
+
+
+def _npz(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise TableError(f"{path}: a fitted normalisation is saved as .npz; give such a name")
+    return path
+
+
+def _without_arrays(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Return a value with a reference in place of each array, which goes to `arrays`."""
+    if isinstance(value, np.ndarray):
+        name = f"{_ARRAY}_{len(arrays)}"
+        arrays[name] = value
+        return {_ARRAY: name}
+    if isinstance(value, dict):
+        return {key: _without_arrays(entry, arrays) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_arrays(entry, arrays) for entry in value]
+    return value
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Put the arrays back; the inverse of `_without_arrays`."""
+    if isinstance(value, dict):
+        if set(value) == {_ARRAY}:
+            return arrays[value[_ARRAY]]
+        return {key: _with_arrays(entry, arrays) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_arrays(entry, arrays) for entry in value]
+    return value

@@ -1,0 +1,70 @@
+"""Which rows of a table a normalisation is fitted on, and their moments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsdino.tables.columns import CONTROL
+from wsdino.tables.features import plate_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CONSTANT = 1e-9
+
+
+def moments(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each feature.
+
+    Parameters
+    ----------
+    rows
+        (n, F) features.
+
+    Returns
+    -------
+    centre, deviation : ndarray
+        (F,) each; the deviation is 0 for a feature that only rounding moves.
+    """
+    centre, deviation = rows.mean(axis=0), rows.std(axis=0)
+    deviation[deviation <= CONSTANT * np.abs(centre)] = 0
+    return centre, deviation
+
+
+def control_rows(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which rows are controls; none where the table doesn't say.
+
+    Parameters
+    ----------
+    table
+        n rows.
+
+    Returns
+    -------
+    ndarray
+        (n,) bool.
+    """
+    if CONTROL not in table:
+        return np.zeros(len(table), dtype=bool)
+    controls: NDArray[np.bool_] = table[CONTROL].to_numpy(dtype=bool)
+    return controls
+
+
+def plate_rows(table: pd.DataFrame) -> list[NDArray[np.intp]]:
+    """Positions of each plate's rows, in order of first appearance.
+
+    Parameters
+    ----------
+    table
+        With a plate in every row.
+
+    Returns
+    -------
+    list of ndarray
+        (n_plate,) each.
+    """
+    plates = table.groupby(plate_keys(table), sort=False, dropna=False).ngroup().to_numpy()
+    return [np.flatnonzero(plates == plate) for plate in range(plates.max() + 1)]

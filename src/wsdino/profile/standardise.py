@@ -1,0 +1,153 @@
+"""Standard scores: plate by plate, on each plate's controls, or on all rows at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.profile.base import Fit, Needs
+from wsdino.profile.rows import CONSTANT, control_rows, moments, plate_rows
+from wsdino.tables.columns import PLATE
+from wsdino.tables.features import feature_columns, features_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from wsdino.profile.base import State
+
+
+class AllRows:
+    """Centre and scale on all rows that it was fitted on."""
+
+    def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
+        """Take the moments of all rows; see :class:`wsdino.profile.base.Method`."""
+        centre, deviation = moments(features_of(table))
+        kept, note = _varying(feature_columns(table), deviation)
+        state = {"kept": kept, "centre": centre, "deviation": deviation}
+        return Fit(state, "all", len(table), note)
+
+    def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
+        """Centre and scale; see :class:`wsdino.profile.base.Method`."""
+        return _scaled(table, state["kept"], state["centre"], state["deviation"])
+
+
+class PlateControls:
+    """Centre on each plate's controls, and scale by the deviation of all controls so centred."""
+
+    def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
+        """Take one deviation for all plates; see :class:`wsdino.profile.base.Method`."""
+        features, controls = features_of(table), control_rows(table)
+        centred = features - _centres_of_controls(table, features)
+        deviation = centred[controls].std(axis=0)
+        deviation[deviation <= CONSTANT * np.abs(features).max(axis=0)] = 0
+        kept, dropped = _varying(feature_columns(table), deviation)
+        note = "; ".join(filter(None, ["one deviation for all plates", dropped]))
+        state = {"kept": kept, "deviation": deviation}
+        return Fit(state, "controls of each plate", int(controls.sum()), note)
+
+    def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
+        """Centre each plate on its own controls; see :class:`wsdino.profile.base.Method`."""
+        _require(table, Needs(controls_per_plate=1), "plate_controls")
+        centre = _centres_of_controls(table, features_of(table))
+        return _scaled(table, state["kept"], centre, state["deviation"])
+
+
+class EachPlate:
+    """Centre and scale each plate on its own controls, or on all its rows."""
+
+    def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
+        """Choose controls or all rows, and the features; see the protocol `Method`."""
+        controls, plates = control_rows(table), plate_rows(table)
+        on_controls = all(controls[rows].sum() >= 2 for rows in plates)
+        _, deviation = _plate_moments(table, on_controls=on_controls)
+        kept, dropped = _varying(feature_columns(table), deviation)
+        state = {"kept": kept, "on_controls": on_controls}
+        if on_controls:
+            return Fit(state, "controls of each plate", int(controls.sum()), dropped)
+        note = "not every plate has two controls: each was standardised on all its rows"
+        note = "; ".join(filter(None, [note, dropped]))
+        return Fit(state, "all rows of each plate", len(table), note)
+
+    def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
+        """Standardise each plate on its own rows; see :class:`wsdino.profile.base.Method`."""
+        on_controls = state["on_controls"]
+        needs = Needs(controls_per_plate=2) if on_controls else Needs(rows_per_plate=2)
+        _require(table, needs, "plate")
+        centre, deviation = _plate_moments(table, on_controls=on_controls)
+        names = feature_columns(table)
+        for name in state["kept"]:
+            constant = np.flatnonzero(deviation[:, names.index(name)] == 0)
+            if len(constant):
+                raise TableError(
+                    f"normalisation plate: feature {name} is constant on plate "
+                    f"{table[PLATE].iloc[constant[0]]}, and was not where it was fitted"
+                )
+        return _scaled(table, state["kept"], centre, deviation)
+
+
+class Nothing:
+    """Leave the features as they are."""
+
+    def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
+        """Fit on nothing; see :class:`wsdino.profile.base.Method`."""
+        return Fit({}, "nothing", 0)
+
+    def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
+        """Return the features as float64; see :class:`wsdino.profile.base.Method`."""
+        return pd.DataFrame(features_of(table), columns=feature_columns(table), index=table.index)
+
+
+def _require(table: pd.DataFrame, needs: Needs, name: str) -> None:
+    unmet = needs.unmet(table)
+    if unmet:
+        raise TableError(f"normalisation {name} {unmet}")
+
+
+def _centres_of_controls(table: pd.DataFrame, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (n, F): the mean of the controls of each row's plate."""
+    controls, centre = control_rows(table), np.empty_like(features)
+    for rows in plate_rows(table):
+        centre[rows] = features[rows[controls[rows]]].mean(axis=0)
+    return centre
+
+
+def _plate_moments(
+    table: pd.DataFrame, *, on_controls: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (n, F) each: mean and deviation of each row's plate."""
+    features, controls = features_of(table), control_rows(table)
+    centre, deviation = np.empty_like(features), np.empty_like(features)
+    for rows in plate_rows(table):
+        own = rows[controls[rows]] if on_controls else rows
+        centre[rows], deviation[rows] = moments(features[own])
+    return centre, deviation
+
+
+def _varying(names: list[str], deviation: NDArray[np.float64]) -> tuple[list[str], str]:
+    """Return the features with a deviation everywhere, and what to say of the others."""
+    varies = np.flatnonzero(np.atleast_2d(deviation > 0).all(axis=0))
+    if len(varies) == 0:
+        raise TableError("every feature is constant where the normalisation was fitted")
+    note = ""
+    if len(varies) < len(names):
+        num_constant = len(names) - len(varies)
+        note = f"{num_constant} of {len(names)} features don't vary there and were dropped"
+    return [names[position] for position in varies], note
+
+
+def _scaled(
+    table: pd.DataFrame,
+    kept: list[str],
+    centre: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+) -> pd.DataFrame:
+    """Centre and scale the features that are kept."""
+    names = feature_columns(table)
+    positions = [names.index(name) for name in kept]
+    scaled = (features_of(table) - centre)[:, positions] / deviation[..., positions]
+    return pd.DataFrame(scaled, columns=kept, index=table.index)

@@ -1,0 +1,245 @@
+"""Whitening: typical variation normalisation, and the same fitted on all rows.
+
+Typical variation normalisation (TVN; Ando, McLean & Berndl 2017) whitens all features with the PCA
+of the negative controls, so that directions in which controls vary anyway count no more than any
+other. Where a screen has no controls, the same whitening can be fitted on everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.profile.base import Fit
+from wsdino.profile.rows import moments
+from wsdino.tables.columns import CONTROL
+from wsdino.tables.features import channel_of, feature_columns, features_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from wsdino.profile.base import State
+
+EIGENVALUE_FLOOR = 1e-10
+
+
+@dataclass(frozen=True)
+class TVN:
+    """A whitening fitted by :func:`fit_tvn`.
+
+    Attributes
+    ----------
+    mean
+        (F,) mean of the controls.
+    projection
+        (F, k): principal axes of the controls, each over the root of its eigenvalue.
+    eigenvalues
+        (k,) variances of the controls along the axes (`n - 1` in the denominator), decreasing.
+    num_fitted
+        Number of controls.
+    rank
+        Number of axes along which the controls vary at all; k is at most this.
+    """
+
+    mean: NDArray[np.float64]
+    projection: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    num_fitted: int
+    rank: int
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Whiten features.
+
+        Parameters
+        ----------
+        features
+            (m, F) in the features the whitening was fitted on.
+
+        Returns
+        -------
+        ndarray
+            (m, k) float64. The controls themselves get mean 0 and identity covariance.
+
+        Raises
+        ------
+        TableError
+            If the number of features is another.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            msg = (
+                f"features of shape {features.shape} can't be whitened; expected (rows, "
+                f"{len(self.mean)}) as at fitting"
+            )
+            raise TableError(msg)
+        result: NDArray[np.float64] = (features - self.mean) @ self.projection
+        return result
+
+
+def fit_tvn(
+    controls: NDArray[np.floating],
+    *,
+    num_components: int | None = None,
+    regularisation: float = 0.0,
+) -> TVN:
+    """Fit typical variation normalisation: PCA whitening of the controls.
+
+    n controls span at most n - 1 axes. Axes along which they don't vary (eigenvalue below 1e-10 of
+    the largest, which is where rounding of float32 features lies) can't be whitened and are left
+    out, whatever number of components is asked for.
+
+    Parameters
+    ----------
+    controls
+        (n, F) features of the control rows; they needn't be centred.
+    num_components
+        Number of axes to keep, the widest first; default all. The paper keeps 384 of 384.
+    regularisation
+        Added to each eigenvalue, in units of their mean, so that axes estimated from few controls
+        are not blown up. With 0 the controls' covariance becomes exactly the identity.
+
+    Returns
+    -------
+    TVN
+
+    Raises
+    ------
+    TableError
+        If there are fewer than two controls, the controls are all alike, a feature is not finite,
+        or an option is out of range.
+
+    Notes
+    -----
+    Ando, McLean & Berndl (2017), "Improving phenotypic measurements in high-content imaging
+    screens", doi:10.1101/161422; without that paper's second step (CORAL between batches).
+    """
+    matrix = np.asarray(controls, dtype=np.float64)
+    if matrix.ndim != 2 or len(matrix) < 2 or matrix.shape[1] == 0:
+        msg = f"whitening needs at least 2 rows to fit on and 1 feature; found shape {matrix.shape}"
+        raise TableError(msg)
+    if not np.isfinite(matrix).all():
+        msg = "whitening needs finite features; found missing or infinite values among the controls"
+        raise TableError(msg)
+    if num_components is not None and num_components < 1:
+        msg = f"num_components is {num_components}; expected at least 1"
+        raise TableError(msg)
+    if regularisation < 0:
+        msg = f"regularisation is {regularisation}; expected 0 or more"
+        raise TableError(msg)
+    mean = matrix.mean(axis=0)
+    _, singular, axes = np.linalg.svd(matrix - mean, full_matrices=False)
+    eigenvalues = singular**2 / (len(matrix) - 1)
+    scale = max(float(np.abs(mean).max()), 1e-300) * np.finfo(np.float64).eps * len(matrix)
+    if eigenvalues[0] <= scale**2:
+        msg = f"the {len(matrix)} rows to fit on are all alike: every feature is constant"
+        raise TableError(msg)
+    rank = int((eigenvalues > EIGENVALUE_FLOOR * eigenvalues[0]).sum())
+    kept = min(rank, num_components or rank)
+    widened = eigenvalues[:kept] + regularisation * eigenvalues[:rank].mean()
+    # The sign of an axis is arbitrary; fixing it makes results equal across LAPACK builds.
+    largest = np.abs(axes[:kept]).argmax(axis=1)
+    signs = np.sign(axes[np.arange(kept), largest])
+    projection = (axes[:kept] * (signs / np.sqrt(widened))[:, None]).T
+    return TVN(mean, projection, eigenvalues[:kept], len(matrix), rank)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Whiten the features, of each channel alone or all together.
+
+    Options: `num_components` and `regularisation` as in :func:`fit_tvn`, the first of each channel
+    where `per_channel` is true; `per_channel`: whiten the features `emb_<channel>_<index>` of each
+    channel alone and concatenate, as the paper does. Features with other names, which have units of
+    their own, are brought to the same deviation and whitened together.
+
+    Attributes
+    ----------
+    on_controls
+        Whether to fit on the controls, or on all rows.
+    """
+
+    on_controls: bool
+
+    def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:
+        """Fit a whitening for each channel, or one; see :class:`wsdino.profile.base.Method`."""
+        features, names = features_of(table), feature_columns(table)
+        fitted = table[CONTROL].to_numpy(bool) if self.on_controls else np.ones(len(table), bool)
+        num_components, regularisation = options["num_components"], options["regularisation"]
+        groups = channel_groups(names) if options["per_channel"] else {"": list(range(len(names)))}
+        state: list[dict[str, Any]] = []
+        notes: list[str] = []
+        for channel, positions in groups.items():
+            block, deviation = features[:, positions], None
+            if not channel:
+                # Features of other tools have units of their own; embeddings share one.
+                deviation = moments(block[fitted])[1]
+                deviation = np.where(deviation > 0, deviation, 1)
+                block = block / deviation
+            tvn = fit_tvn(
+                block[fitted], num_components=num_components, regularisation=regularisation
+            )
+            state.append(
+                {
+                    "channel": channel,
+                    "positions": positions,
+                    "deviation": deviation,
+                    "tvn": dict(vars(tvn)),
+                }
+            )
+            kept = tvn.projection.shape[1]
+            wanted = min(num_components or len(positions), len(positions))
+            if kept < wanted:
+                where = f"{channel}: " if channel else ""
+                notes.append(
+                    f"{where}{kept} components instead of {wanted}: the {tvn.num_fitted} rows "
+                    "fitted on vary along no more"
+                )
+        if regularisation:
+            notes.insert(0, f"regularisation {regularisation:g}")
+        if len(groups) > 1:
+            notes.insert(0, f"whitened per channel ({', '.join(filter(None, groups))})")
+        return Fit(
+            {"groups": state},
+            "controls" if self.on_controls else "all",
+            int(fitted.sum()),
+            "; ".join(notes),
+            num_components=sum(group["tvn"]["projection"].shape[1] for group in state),
+        )
+
+    def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
+        """Whiten the features of each group; see :class:`wsdino.profile.base.Method`."""
+        features = features_of(table)
+        blocks, names = [], []
+        for group in state["groups"]:
+            block = features[:, group["positions"]]
+            if group["deviation"] is not None:
+                block = block / group["deviation"]
+            blocks.append(TVN(**group["tvn"]).transform(block))
+            stem = f"emb_{group['channel']}" if group["channel"] else "white"
+            names += [f"{stem}_{index}" for index in range(blocks[-1].shape[1])]
+        return pd.DataFrame(np.concatenate(blocks, axis=1), columns=names, index=table.index)
+
+
+def channel_groups(names: list[str]) -> dict[str, list[int]]:
+    """Map each channel, in order of first appearance, to its features' positions.
+
+    Parameters
+    ----------
+    names
+        Of the features; those not of the form `emb_<channel>_<index>` are of channel `""`.
+
+    Returns
+    -------
+    dict
+        Positions by channel.
+    """
+    groups: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        channel = channel_of(name) if name.startswith("emb_") else ""
+        groups.setdefault(channel, []).append(position)
+    return groups
