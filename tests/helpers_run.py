@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from wsdino import cli
+from wsdino.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Run the command line in this process; return its exit status."""
     monkeypatch.setattr(sys, "argv", ["wsdino", *map(str, arguments)])
     try:
-        cli.main()
+        main()
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

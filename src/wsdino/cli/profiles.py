@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wsdino.errors import InputError
+from wsdino.errors import InputError, TableError
 
 commands = typer.Typer()
 
@@ -16,6 +19,18 @@ Normalise = Annotated[
     typer.Option(help="tvn, whiten_all, plate, plate_controls, standardise_all or none."),
 ]
 Aggregate = Annotated[str, typer.Option(help="published, mean or median.")]
+# None where it isn't given, which tells an option without effect from a default.
+NormaliseSites = Annotated[
+    str | None,
+    typer.Option(
+        help="With --from-sites: tvn (the default), whiten_all, plate, plate_controls, "
+        "standardise_all or none."
+    ),
+]
+AggregateSites = Annotated[
+    str | None,
+    typer.Option(help="With --from-sites: published (the default), mean or median."),
+]
 Design = Annotated[
     Path | None,
     typer.Option(help="Screen or manifest whose metadata is joined by plate and well."),
@@ -39,7 +54,8 @@ def profile_command(
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: only anndata is known")
     table = _read_table(embeddings, design)
-    profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
+    with _naming(embeddings):
+        profiles = make_profiles(table, normalisation=normalise, aggregation=aggregate)
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
 
@@ -50,33 +66,61 @@ def evaluate_command(
     from_sites: Annotated[
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
-    normalise: Normalise = "tvn",
-    aggregate: Aggregate = "published",
+    normalise: NormaliseSites = None,
+    aggregate: AggregateSites = None,
     design: Design = None,
     multi_batch: Annotated[
-        str, typer.Option(help="strict, or first-published: a treatment in several batches.")
-    ] = "strict",
-    seed: Annotated[int, typer.Option(help="Seed of the permutation null.")] = 0,
+        str | None,
+        typer.Option(
+            help="strict (the default), or first-published: a treatment in several batches."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of permutation nulls and bootstrap.")] = 0,
     json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
 ) -> None:
     """Judge profiles: NSC, NSCB and mAP with intervals."""
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
+    from wsdino.tables.columns import BATCH
 
+    if not from_sites:
+        for option, value in (("--normalise", normalise), ("--aggregate", aggregate)):
+            if value is not None:
+                raise InputError(
+                    f"{option} {value}: no effect on profiles of treatments; leave it out, or add "
+                    "--from-sites if the table holds sites or wells"
+                )
     table = _read_table(profiles, design)
-    if from_sites:
-        results = evaluate_sites(
-            table,
-            normalisation=normalise,
-            aggregation=aggregate,
-            multi_batch=multi_batch,
-            seed=seed,
+    if multi_batch is not None and BATCH not in table:
+        raise InputError(
+            f"--multi-batch {multi_batch}: no effect on {profiles}, which has no {BATCH}; leave "
+            "it out"
         )
-    else:
-        results = evaluate(table, multi_batch=multi_batch, seed=seed)
+    common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
+    with _naming(profiles):
+        if from_sites:
+            results = evaluate_sites(
+                table,
+                normalisation=normalise or "tvn",
+                aggregation=aggregate or "published",
+                **common,
+            )
+        else:
+            command = ["wsdino", "evaluate", str(profiles)]
+            command += ["--design", str(design)] if design else []
+            results = evaluate(table, command=shlex.join(command), **common)
     if json:
         write_results(results, json)
     print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors about a table say which one it is."""
+    try:
+        yield
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
 
 
 def _read_table(path: Path, design: Path | None) -> Any:

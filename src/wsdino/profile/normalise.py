@@ -20,8 +20,10 @@ from wsdino.tables.features import (
     feature_columns,
     features_of,
     metadata_of,
+    plate_keys,
     require_columns,
 )
+from wsdino.tables.lists import require_one_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -318,7 +320,9 @@ def _plate_rows(table: pd.DataFrame, method: str) -> list[NDArray[np.intp]]:
     if table[PLATE].isna().any():
         msg = f"normalisation {method}: {PLATE} is missing in {table[PLATE].isna().sum()} rows"
         raise TableError(msg)
-    codes = pd.factorize(table[PLATE])[0]
+    keys = plate_keys(table)
+    require_one_label(table, keys, purpose=f"normalisation {method}")
+    codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
 
 

@@ -7,4 +7,3 @@ PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
 MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
 TREATMENT = (COMPOUND, CONCENTRATION)
-SEPARATOR = ";"

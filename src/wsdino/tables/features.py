@@ -10,14 +10,14 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from wsdino.errors import TableError
-from wsdino.tables.columns import PREFIX, SEPARATOR
+from wsdino.tables.columns import BATCH, PLATE, PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
@@ -94,6 +94,6 @@ def channel_of(feature: str) -> str:
     return match["channel"] if match else ""
 
 
-def split_labels(value: object) -> list[str]:
-    """Labels in a cell that may hold several, joined by `;`; none in a missing one."""
-    return [] if pd.isna(value) else str(value).split(SEPARATOR)  # type: ignore[call-overload]
+def plate_keys(table: pd.DataFrame) -> list[str]:
+    """Columns that tell plates apart: a plate is a plate within its batch, where that is known."""
+    return [*([BATCH] if BATCH in table else []), PLATE]

@@ -5,8 +5,7 @@ it. Labels never enter the feature matrix, and neither do row numbers: on readin
 `Image_Metadata_*` and its `ImageNumber`, `ObjectNumber` and `TableNumber` become `Metadata_*`, and
 an unnamed index column is dropped.
 
-A group of several plates or batches (see :mod:`wsdino.profile.aggregate`) keeps them in one string,
-joined by `;`, which survives CSV and Parquet alike.
+The plates and batches of a treatment are lists (see :mod:`wsdino.tables.lists`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.tables.lists import LIST_COLUMNS, read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
 MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
 TREATMENT = (COMPOUND, CONCENTRATION)
-SEPARATOR = ";"
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 _TEXT_COLUMNS = (PLATE, WELL, BATCH, COMPOUND, MOA)
@@ -109,7 +108,9 @@ def tidy(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
         msg = f"{origin}: two columns are named {twice}; each name may occur once"
         raise TableError(msg)
     for name in _TEXT_COLUMNS:
-        if name in table:
+        if name in table and name in LIST_COLUMNS:
+            table[name] = read_labels(table[name], origin=origin)
+        elif name in table:
             table[name] = [None if pd.isna(value) else str(value) for value in table[name]]
     if WELL in table:
         table[WELL] = [None if well is None else _well_name(well) for well in table[WELL]]
