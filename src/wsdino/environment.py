@@ -16,7 +16,7 @@ def environment(*, seed: int, device: str) -> dict[str, Any]:
     """Say what a run ran on: versions, hardware, git commit, command and seed."""
     import torch
 
-    wanted = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
+    wanted = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr")
     git = subprocess.run(  # noqa: S603 fixed arguments
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
         capture_output=True,
