@@ -140,8 +140,12 @@ def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
     assert f"tvn: {METHODS['tvn']}; fitted on controls, 330 rows; 48 components" in text
     assert "chance 11.0 % (p = 0.001)" in text
     low, high = results["map_ci"]
-    assert f"{results['map']:.3f} {results['map_total']} 95 % CI [{low:.3f}, {high:.3f}]" in text
+    assert (
+        f"{results['map']:.3f} {results['map_total']} queries 95 % CI [{low:.3f}, {high:.3f}]"
+        in text
+    )
     assert "chance 0.234 (p = 0.001)" in text
+    assert "treatments: 9 in NSC, 6 in NSCB, 9 in mAP" in text
     assert "a note about <this>" in text
     assert "batch 41.2 % 10.0 % 72" in text
     assert "num controls 6" in text

@@ -112,7 +112,7 @@ def test_printed_lines_fit(capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert max(map(len, (out + err).splitlines())) <= WIDTH
     text = " ".join(out.split())
-    assert "gallery of NSC and mAP: 2 treatments; NSCB: 0 treatments" in text
-    assert "NSC and NSCB: Wilson's score interval; mAP: bootstrap over compounds" in text
+    assert "gallery: 2 treatments (NSC and mAP), 0 treatments (NSCB)" in text
+    assert "95 % CI: Wilson's score interval (NSC), bootstrap over compounds (mAP)" in text
     assert "NSCB was not computed: the profiles have no Metadata_Batch" in text
     assert "and 3 more" in err

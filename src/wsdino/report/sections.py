@@ -56,7 +56,7 @@ def headline(record: RunRecord) -> dict[str, Any]:
             "long_name": measure.long_name,
             "value": measure_text(results, measure.key),
             "interval": interval_text(results, measure.key),
-            "count": count_text(results, measure.key),
+            "count": _count_words(results, measure),
             "remark": _comparison(record, measure),
             "chance": _chance_text(results, measure),
         }
@@ -70,6 +70,12 @@ def headline(record: RunRecord) -> dict[str, Any]:
             "two differ (the gallery of mAP, what is left out), evaluating again gives the new"
         )
     return {"cards": cards, "method": _method(results), "notes": said}
+
+
+def _count_words(results: Mapping[str, Any], measure: Measure) -> str:
+    """Say how many queries a measure has, and how many are right; may be empty."""
+    count = count_text(results, measure.key)
+    return count if measure.is_share or not count else f"{count} queries"
 
 
 def _chance_text(results: Mapping[str, Any], measure: Measure) -> str:
@@ -122,6 +128,10 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         if results.get(key) is not None:
             rows.append((term, str(results[key])))
+    sizes = results.get("gallery")
+    if isinstance(sizes, dict):
+        known = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
+        rows.append(("Gallery", f"treatments: {', '.join(known)}"))
     return rows
 
 

@@ -149,24 +149,20 @@ def _shown(results: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]
 
 def _how(results: Mapping[str, Any]) -> list[str]:
     """Say how profiles, galleries and intervals came about."""
-    made, num_in = results["normalisation"], results["gallery"]
-    galleries, intervals = (
-        "; ".join(f"{_enumerated(names)}: {what}" for what, names in groups.items())
-        for groups in (
-            _grouped({m.name: f"{num_in[m.key]} treatments" for m in MEASURES}),
-            _grouped({m.name: m.interval for m in MEASURES}),
-        )
-    )
+    made, num_in = results["normalisation"], results.get("gallery", {})
+    sizes = {m.name: f"{num_in[m.key]} treatments" for m in MEASURES if m.key in num_in}
+    intervals = {m.name: m.interval for m in MEASURES if results.get(m.key) is not None}
     profiles = (
         f"{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
         f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
         f"batches: {results['multi_batch']}"
     )
-    return [
-        profiles,
-        f"gallery of {galleries}",
-        f"interval of {intervals}; chance: MoAs shuffled over compounds",
-    ]
+    lines = [profiles]
+    for term, named in (("gallery", sizes), ("95 % CI", intervals)):
+        if named:
+            groups = (f"{what} ({_enumerated(own)})" for what, own in _grouped(named).items())
+            lines.append(f"{term}: {', '.join(groups)}")
+    return lines
 
 
 def _grouped(names: Mapping[str, str]) -> dict[str, list[str]]:
