@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import time
@@ -18,6 +19,7 @@ from helpers_run import call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.tables.features import features_of
+from wsdino.tables.writing import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -458,6 +460,85 @@ def test_wrong_profiles(
     message = wsdino_("evaluate", tmp_path / "profiles.csv", *arguments, "--json", out).error
     assert named in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["as they are", "wells", "no controls", "no plates"])
+def test_sites_are_refused_with_the_command_that_is_right(
+    kind: str, sites: pd.DataFrame, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    table, results = tmp_path / "my sites.csv", tmp_path / "results.json"
+    changed = {
+        "as they are": sites,
+        "wells": sites.drop(columns="Metadata_Site"),
+        "no controls": sites[~sites["Metadata_Control"]],
+        "no plates": sites.drop(columns="Metadata_Plate"),
+    }[kind]
+    changed.to_csv(table, index=False)
+    message = wsdino_("evaluate", table, "--json", results).error
+    assert message.startswith(f"{table}: the rows are {'wells' if kind == 'wells' else 'sites'}, ")
+    assert not results.exists()
+    command, *words = shlex.split(message.partition("`")[2].partition("`")[0])
+    assert command == "wsdino"
+    assert words[:3] == ["evaluate", str(table), "--from-sites"]
+    done = wsdino_(*words, "--json", results)
+    assert done.status == 0, done.err
+    assert json.loads(results.read_text())["nsc_total"] == 12
+
+
+def test_the_right_command_keeps_the_design(
+    sites: pd.DataFrame, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    table, wells = tmp_path / "t.csv", tmp_path / "design.csv"
+    bare = sites.drop(columns=["Metadata_Compound", "Metadata_MoA", "Metadata_Batch"])
+    bare.to_csv(table, index=False)
+    design = sites.filter(regex="^Metadata_")
+    design.assign(FileName_DNA="x.tif", PathName_DNA=".").to_csv(wells, index=False)
+    message = wsdino_("evaluate", table, "--design", wells).error
+    words = shlex.split(message.partition("`")[2].partition("`")[0])
+    assert words == ["wsdino", "evaluate", str(table), "--design", str(wells), "--from-sites"]
+    assert wsdino_(*words[1:]).status == 0
+
+
+@pytest.mark.parametrize("option", ["--normalise", "--aggregate"])
+def test_an_option_without_effect_is_refused(
+    option: str, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    treatments().to_csv(tmp_path / "p.csv", index=False)
+    # Given is given, be it the default.
+    value = {"--normalise": "tvn", "--aggregate": "published"}[option]
+    message = wsdino_("evaluate", tmp_path / "p.csv", option, value).error
+    assert message.startswith(f"{option} {value}: no effect on profiles of treatments; ")
+    assert wsdino_("evaluate", tmp_path / "p.csv").status == 0
+
+
+def test_multi_batch_without_batches_is_refused(
+    tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    treatments().drop(columns="Metadata_Batch").to_csv(tmp_path / "p.csv", index=False)
+    message = wsdino_("evaluate", tmp_path / "p.csv", "--multi-batch", "strict").error
+    assert "--multi-batch strict: no effect on " in message
+    done = wsdino_("evaluate", tmp_path / "p.csv")
+    assert done.status == 0
+    assert "NSCB was not computed: the profiles have no Metadata_Batch" in done.out
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_batches_of_like_names_never_share(
+    suffix: str, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    """Names that hold what once separated several come to the same numbers as plain ones."""
+    design = synthetic_design(num_moas=4, num_compounds=12, num_treatments=24, num_batches=4)
+    sites, results = with_features(design), []
+    for stem in ("", "2019;"):
+        table = tmp_path / f"sites{len(results)}{suffix}"
+        write_table(sites.assign(Metadata_Batch=stem + sites["Metadata_Batch"]), table)
+        profiles = tmp_path / f"profiles{len(results)}{suffix}"
+        assert wsdino_("profile", table, "--out", profiles).status == 0
+        out = tmp_path / "results.json"
+        assert wsdino_("evaluate", profiles, "--json", out).status == 0
+        results.append(json.loads(out.read_text()))
+    assert results[0] == results[1]
+    assert 0 < results[0]["nscb_total"] < results[0]["nsc_total"]
 
 
 @pytest.mark.parametrize(

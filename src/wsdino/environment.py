@@ -12,7 +12,7 @@ from typing import Any
 
 from wsdino.device import resolve_device
 
-PACKAGES = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr", "copairs")
+PACKAGES = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr")
 
 
 def environment(*, seed: int, device: str) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
-from wsdino.evaluate.matching import match_moa
-from wsdino.profile.aggregate import aggregate, aggregate_published
-from wsdino.tables.features import feature_columns, split_labels
+from wsdino.evaluate.matching import match_moa, unannotated
+from wsdino.profile.aggregate import aggregate_published
+from wsdino.tables.features import feature_columns
+from wsdino.tables.lists import labels_of
 
 COLUMNS = ["compound", "concentration", "moa"]
 
@@ -29,7 +30,7 @@ def naive(profiles: pd.DataFrame, *, batches: bool, multi_batch: str) -> tuple[d
     rows = [row for row in rows if not row.get("Metadata_Control")]
     order: list[str] = []
     for row in rows:
-        for batch in split_labels(row.get("Metadata_Batch")):
+        for batch in labels_of(row.get("Metadata_Batch")):
             if batch not in order:
                 order.append(batch)
 
@@ -38,7 +39,7 @@ def naive(profiles: pd.DataFrame, *, batches: bool, multi_batch: str) -> tuple[d
         return dot / math.sqrt(sum(a[n] ** 2 for n in names) * sum(b[n] ** 2 for n in names))
 
     def shares(a: dict, b: dict) -> bool:
-        one, two = (split_labels(row["Metadata_Batch"]) for row in (a, b))
+        one, two = (labels_of(row["Metadata_Batch"]) for row in (a, b))
         if multi_batch == "strict":
             return any(batch in two for batch in one)
         medians = [np.median([order.index(batch) for batch in own]) for own in (one, two)]
@@ -126,19 +127,19 @@ def test_shared_batches_by_hand():
         ["a1", "a2", "a3", "b1", "b2"],
         ["a", "a", "a", "b", "b"],
         features,
-        Batch=["W1", "W1", "W2;W3", "W2", "W1"],
+        Batch=["W1", ["W1"], ["W2", "W3"], "W2", "W1"],
     )
     nsc = match_moa(table)
     assert nsc.neighbours["neighbour_compound"].tolist() == ["a2", "a1", "b2", "b2", "b1"]
     nscb = match_moa(table, exclude_shared_batch=True)
     assert nscb.neighbours["neighbour_compound"].tolist() == ["a3", "a3", "b2", "b2", "b1"]
-    # W2;W3 has median 1.5 and so shares with no one.
+    # W2 and W3 have median 1.5 and so shares with no one.
     loose = match_moa(table, exclude_shared_batch=True, multi_batch="first-published")
     assert loose.neighbours["neighbour_compound"].tolist() == ["a3", "a3", "b2", "b2", "b1"]
 
 
 def test_the_median_counts_plates():
-    batches = ["W1", "W2", "W3", "W1;W1;W1;W2;W3"]
+    batches = ["W1", "W2", "W3", ["W1", "W1", "W1", "W2", "W3"]]
     table = profile_table(
         ["a1", "a2", "a3", "a4"], ["a"] * 4, np.random.default_rng(0).normal(size=(4, 3)),
         Batch=batches,
@@ -240,12 +241,62 @@ def test_missing_columns_and_features_are_named(profiles):
         match_moa(zero)
 
 
-def test_wells_can_be_matched_too():
-    table = with_features(synthetic_design(num_treatments=20, num_compounds=10, num_moas=4))
-    wells = aggregate(table, by=["Metadata_Plate", "Metadata_Well"])
-    wells = wells.merge(
-        table.drop_duplicates(["Metadata_Plate", "Metadata_Well"])[
-            ["Metadata_Plate", "Metadata_Well"]
-        ]
+@pytest.mark.parametrize("multi_batch", ["strict", "first-published"])
+def test_batches_with_a_separator_in_their_names_are_two(multi_batch):
+    features = np.array([[1, 0], [1, 0.1], [0, 1.0], [0.1, 1]])
+    compounds, moas = ["a1", "a2", "b1", "b2"], ["a", "a", "b", "b"]
+    names = ["2019;A", "2019;B", "2019;A", "2019;B"]
+    plain = profile_table(compounds, moas, features, Batch=["A", "B", "A", "B"])
+    for batches in (names, [[name] for name in names]):
+        table = profile_table(compounds, moas, features, Batch=batches)
+        options = {"exclude_shared_batch": True, "multi_batch": multi_batch}
+        one, two = match_moa(table, **options), match_moa(plain, **options)
+        assert one.num_total == 4
+        pd.testing.assert_frame_equal(one.neighbours, two.neighbours)
+
+
+@pytest.mark.parametrize("multi_batch", ["strict", "first-published"])
+@pytest.mark.parametrize("unknown", [None, np.nan, ["W3", None]])
+def test_an_unknown_batch_is_no_other_batch(unknown, multi_batch):
+    features = np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1.0], [0.1, 1], [0.1, 1.1]])
+    table = profile_table(
+        ["a1", "a2", "a3", "b1", "b2", "b3"],
+        ["a", "a", "a", "b", "b", "b"],
+        features,
+        Batch=["W1", "W2", "W2", "W1", "W1", unknown],
     )
-    assert match_moa(wells).num_total > 20
+    result = match_moa(table, exclude_shared_batch=True, multi_batch=multi_batch)
+    reasons = dict(zip(result.left_out["compound"], result.left_out["reason"], strict=True))
+    shares = "every other compound with this MoA shares a batch with it"
+    assert reasons == {
+        "b1": f"{shares}, or has none that is known",
+        "b2": f"{shares}, or has none that is known",
+        "b3": "its batch isn't known",
+    }
+    assert not result.neighbours["neighbour_compound"].str.startswith("b").any()
+    assert match_moa(table).num_total == 6
+
+
+def test_the_gallery_is_counted():
+    features = np.random.default_rng(0).normal(size=(5, 3))
+    table = profile_table(
+        ["a1", "a2", "a3", "b1", "b2"],
+        list("aaabb"),
+        features,
+        Batch=["1", "2", ["1", "2"], "1", "1"],
+    )
+    assert (match_moa(table).num_gallery, match_moa(table).num_total) == (5, 5)
+    nscb = match_moa(table, exclude_shared_batch=True)
+    # a3 is no query, but its MoA has some; b has none.
+    assert (nscb.num_gallery, nscb.num_total) == (3, 2)
+
+
+def test_who_takes_no_part_is_named():
+    table = profile_table(
+        ["a1", "a2", "new", "DMSO", None], ["a", "a", None, None, "a"], np.eye(5),
+        Control=[False, False, False, True, False],
+    )  # fmt: skip
+    found = unannotated(table)
+    assert found["compound"].tolist() == ["new", None]
+    assert found["reason"].tolist() == ["it has no MoA", "it has no compound"]
+    assert match_moa(table).num_total == 2

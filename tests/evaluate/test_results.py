@@ -10,7 +10,8 @@ import pytest
 
 from helpers_tables import profile_table, real_design, synthetic_design, with_features
 from wsdino.errors import OutputError, TableError
-from wsdino.evaluate.matching import match_moa
+from wsdino.evaluate.intervals import average_precisions, clustered_interval, permutation_nulls
+from wsdino.evaluate.matching import make_gallery, match_moa
 from wsdino.evaluate.results import (
     evaluate,
     evaluate_leakage,
@@ -42,7 +43,7 @@ def results(sites) -> dict:
 
 
 def test_results_hold_what_the_contract_says(results):
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert set(results["normalisation"]) == {
         "method", "options", "fitted_on", "num_fitted", "num_components", "note",
     }  # fmt: skip
@@ -64,7 +65,13 @@ def test_results_hold_what_the_contract_says(results):
         assert np.trace(matrix) == results[f"{name}_correct"]
         assert results[f"{name}_null"]["num_permutations"] == 20
     assert set(results["left_out"]["nscb"][0]) == {"compound", "concentration", "moa", "reason"}
-    assert 0 < results["map"] <= 1
+    assert results["map_ci"][0] < results["map"] < results["map_ci"][1]
+    assert results["map_total"] == results["nsc_total"]
+    assert results["map_null"]["num_permutations"] == 20
+    assert set(results["map_per_moa"]) == set(results["confusion"]["labels"])
+    assert results["left_out"]["map"] == results["left_out"]["nsc"]
+    assert results["gallery"]["map"] == results["gallery"]["nsc"] == results["nsc_total"]
+    assert results["gallery"]["nscb"] >= results["nscb_total"]
     assert set(results["leakage"]) == {"batch", "plate"}
     assert results["notes"] == []
 
@@ -112,9 +119,9 @@ def test_results_that_can_not_be_read_are_named(tmp_path):
     path.write_text("{", encoding="utf-8")
     with pytest.raises(TableError, match="can't be read as JSON"):
         read_results(path)
-    for other in ({"schema": 99}, [1]):
+    for other in ({"schema": 99}, {"schema": 1}, [1]):
         path.write_text(json.dumps(other), encoding="utf-8")
-        with pytest.raises(TableError, match="this version reads 1"):
+        with pytest.raises(TableError, match="this version reads 2: evaluate again"):
             read_results(path)
 
 
@@ -162,13 +169,53 @@ def test_one_batch_leaves_everyone_out_of_nscb(sites):
     assert results["notes"] == ["NSCB is not defined: no treatment has a candidate with its MoA"]
 
 
+def test_where_no_mechanism_has_two_compounds_each_measure_says_so():
+    table = profile_table(["a", "b"], ["x", "y"], np.eye(2), Batch=["1", "2"])
+    results = evaluate(table, **FEW)
+    for name in ("nsc", "nscb", "map"):
+        assert results[name] is results[f"{name}_ci"] is results[f"{name}_null"] is None
+        assert [row["compound"] for row in results["left_out"][name]] == ["a", "b"]
+        assert results["gallery"][name] == 0
+    assert [note.split()[0] for note in results["notes"]] == ["NSC", "NSCB", "mAP"]
+
+
 def test_unannotated_treatments_are_counted(sites):
     some = sites.assign(
         Metadata_MoA=sites["Metadata_MoA"].where(sites["Metadata_Compound"] != "c01")
     )
     results = evaluate_sites(some, num_permutations=0)
     assert (results["num_treatments"], results["num_unannotated"]) == (48, 2)
-    assert results["nsc_null"] is None
+    assert results["nsc_null"] is results["nscb_null"] is results["map_null"] is None
+    assert results["notes"] == ["chance was not computed: no permutations were asked for"]
+    for name in ("nsc", "nscb", "map"):
+        rows = [row for row in results["left_out"][name] if row["compound"] == "c01"]
+        assert [(row["moa"], row["reason"]) for row in rows] == [(None, "it has no MoA")] * 2
+        assert results[f"{name}_total"] + len(results["left_out"][name]) == 50
+
+
+def test_every_measure_has_one_gallery_its_chance_and_its_interval(sites):
+    """Singletons leave the queries and the gallery of all, and with them the null's."""
+    odd = sites.assign(
+        Metadata_MoA=sites["Metadata_MoA"].where(sites["Metadata_Compound"] != "c01", "of its own")
+    )
+    results = evaluate_sites(odd, **FEW)
+    profiles = make_profiles(odd)
+    scores = average_precisions(profiles)
+    assert results["map"] == pytest.approx(scores["average_precision"].mean())
+    assert results["map_ci"] == pytest.approx(
+        clustered_interval(
+            scores["average_precision"].to_numpy(), scores["Metadata_Compound"].to_numpy()
+        )
+    )
+    nulls = permutation_nulls(make_gallery(profiles), num_permutations=20)
+    assert results["map_null"] == nulls["map"].as_dict()
+    assert results["nsc_null"] == nulls["accuracy"].as_dict()
+    for name in ("nsc", "nscb", "map"):
+        own = [row for row in results["left_out"][name] if row["moa"] == "of its own"]
+        assert [row["reason"] for row in own] == ["no other compound has this MoA"] * 2
+        assert results["gallery"][name] <= 48
+    queries = [row["compound"] for row in results["nsc_neighbours"]]
+    assert scores["Metadata_Compound"].tolist() == queries
 
 
 def test_missing_concentrations_become_null(tmp_path):
@@ -180,14 +227,18 @@ def test_missing_concentrations_become_null(tmp_path):
 
 
 def test_rows_for_people(results):
-    bare = results | {"nscb": None, "nsc_null": None, "map": None}
+    bare = results | {"nscb": None, "nsc_null": None, "map": None, "map_null": None}
     one, two = results_table({"wsdino": results, "bare": bare})
     assert one["name"] == "wsdino"
     counts = f"{results['nsc_correct']}/{results['nsc_total']} = "
     assert one["nsc"].startswith(counts)
     assert one["nsc"].endswith("]")
-    assert one["chance"].endswith("%")
-    assert (two["nscb"], two["chance"], two["map"]) == ("-", "-", "-")
+    low, high = results["map_ci"]
+    assert one["map"] == f"{results['map']:.3f} [{low:.2f}, {high:.2f}]"
+    null = results["nscb_null"]
+    assert one["nscb_chance"] == f"{100 * null['mean']:.0f} % (p = {null['p_value']:.2g})"
+    assert one["map_chance"].startswith(f"{results['map_null']['mean']:.3f} (p = ")
+    assert [two[key] for key in ("nscb", "nsc_chance", "map", "map_chance")] == ["-"] * 4
     published = {"nsc": 101 / 103, "nsc_correct": 101, "nsc_total": 103, "nsc_ci": [0.932, 0.9947]}
     assert results_table({"x": published})[0]["nsc"] == "101/103 = 98.1 % [93.2, 99.5]"
 
@@ -215,7 +266,10 @@ def test_reference_numbers_of_cellprofiler_s_features(ljosa, method, nsc, multi_
     assert (results["nscb_correct"], results["nscb_total"]) == (64, 92)
     left_out = {row["moa"] for row in results["left_out"]["nscb"]}
     assert left_out == {"Cholesterol-lowering", "Kinase inhibitors"}
-    assert results["left_out"]["nsc"] == []
+    assert results["left_out"]["nsc"] == results["left_out"]["map"] == []
+    assert results["gallery"] == {"nsc": 103, "nscb": 92, "map": 103}
+    if method == "plate_controls":
+        assert results["map"] == pytest.approx(0.755, abs=5e-4)
 
 
 def test_the_full_design_leaves_out_taxol_only_where_strict(real_data):

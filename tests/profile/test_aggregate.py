@@ -10,7 +10,7 @@ from helpers_tables import annotated_sites, real_design, synthetic_design, with_
 from wsdino.errors import TableError
 from wsdino.profile.aggregate import aggregate, aggregate_published, make_profiles
 from wsdino.profile.normalise import normalise
-from wsdino.tables.features import feature_columns, features_of, split_labels
+from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.reading import read_table
 from wsdino.tables.writing import write_table
 
@@ -75,12 +75,9 @@ def test_several_plates_and_batches_survive(sites, tmp_path, steps, suffix):
     for profile in back.to_dict("records"):
         own = grouped[tuple(profile[key] for key in TREATMENT)]
         plates = own.drop_duplicates("Metadata_Plate")
-        assert split_labels(profile["Metadata_Plate"]) == plates["Metadata_Plate"].tolist()
+        assert profile["Metadata_Plate"] == plates["Metadata_Plate"].tolist()
         batches = plates["Metadata_Batch"].tolist()
-        if len(set(batches)) == 1:
-            assert profile["Metadata_Batch"] == batches[0]
-        else:
-            assert split_labels(profile["Metadata_Batch"]) == batches
+        assert profile["Metadata_Batch"] == (batches[:1] if len(set(batches)) == 1 else batches)
         if own["Metadata_MoA"].notna().all():
             assert profile["Metadata_MoA"] == own["Metadata_MoA"].iloc[0]
         assert profile["Metadata_Control"] == own["Metadata_Control"].iloc[0]
@@ -98,12 +95,74 @@ def test_missing_values_make_a_group():
     )
     result = aggregate(table, by="Metadata_MoA")
     assert result["x"].tolist() == [1, 3]
-    assert result["Metadata_Batch"].tolist() == ["W1", "W1"]
+    assert result["Metadata_Batch"].tolist() == [["W1"], ["W1"]]
 
 
 def test_batches_without_plates():
     table = pd.DataFrame({"Metadata_Compound": "c", "Metadata_Batch": ["b", "a", "b"], "x": 1.0})
-    assert aggregate(table, by="Metadata_Compound")["Metadata_Batch"].tolist() == ["b;a"]
+    assert aggregate(table, by="Metadata_Compound")["Metadata_Batch"].tolist() == [["b", "a"]]
+
+
+def test_profiles_of_profiles_list_all_plates_and_batches():
+    """Two steps by way of (compound, dose) list what one step lists."""
+    rows = [("c", 1, "P1", "A"), ("c", 1, "P2", "B"), ("c", 2, "P3", "A"), ("d", 1, "P1", "A")]
+    names = ["Metadata_Compound", "Metadata_Concentration", "Metadata_Plate", "Metadata_Batch"]
+    sites = pd.DataFrame(rows, columns=names).assign(x=1.0)
+    one = aggregate(sites, by="Metadata_Compound")
+    two = aggregate(aggregate(sites), by="Metadata_Compound")
+    assert one["Metadata_Plate"].tolist() == [["P1", "P2", "P3"], ["P1"]]
+    assert one["Metadata_Batch"].tolist() == [["A", "B", "A"], ["A"]]
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_plate_is_a_plate_within_its_batch():
+    """The median over three plates, two of which share a name."""
+    sites = pd.DataFrame(
+        {
+            "Metadata_Compound": "c",
+            "Metadata_Concentration": 1.0,
+            "Metadata_Plate": ["P1", "P1", "P1", "P2"],
+            "Metadata_Batch": ["A", "A", "B", "B"],
+            "x": [1.0, 3.0, 10.0, 4.0],
+        }
+    )
+    (profile,) = aggregate_published(sites).to_dict("records")
+    assert profile["x"] == statistics.median([2.0, 10.0, 4.0])
+    assert profile["Metadata_Plate"] == ["P1", "P1", "P2"]
+    assert profile["Metadata_Batch"] == ["A", "B", "B"]
+    centred, _ = normalise(sites.assign(Metadata_Control=True), method="plate_controls")
+    assert centred["x"].iloc[2:].tolist() == [0.0, 0.0]
+
+
+def test_batches_that_are_not_known_keep_their_place():
+    sites = pd.DataFrame(
+        {
+            "Metadata_Compound": ["c", "c", "c", "d"],
+            "Metadata_Plate": ["P1", "P2", "P3", "P4"],
+            "Metadata_Batch": ["A", None, "B", None],
+            "x": 1.0,
+        }
+    )
+    profiles = aggregate(sites, by="Metadata_Compound")
+    assert profiles["Metadata_Batch"].tolist() == [["A", None, "B"], None]
+    assert profiles["Metadata_Plate"].tolist() == [["P1", "P2", "P3"], ["P4"]]
+
+
+def test_wells_and_sites_are_left_out_even_where_there_is_one():
+    sites = pd.DataFrame(
+        {
+            "Metadata_Compound": ["c", "d"],
+            "Metadata_Plate": "P1",
+            "Metadata_Well": ["B02", "B03"],
+            "Metadata_Site": 1,
+            "x": 1.0,
+        }
+    )
+    treatments = aggregate(sites, by="Metadata_Compound")
+    assert list(treatments) == ["Metadata_Compound", "Metadata_Plate", "x"]
+    wells = aggregate(sites, by=["Metadata_Plate", "Metadata_Well"])
+    assert wells["Metadata_Plate"].tolist() == ["P1", "P1"], "wells keep text"
+    assert "Metadata_Well" in wells
 
 
 def test_what_can_not_be_aggregated_is_named(sites):
@@ -113,11 +172,13 @@ def test_what_can_not_be_aggregated_is_named(sites):
         aggregate(sites, by="Metadata_Dose")
     with pytest.raises(TableError, match="aggregation published needs the column Metadata_Plate"):
         aggregate_published(sites.drop(columns="Metadata_Plate"))
-    odd = pd.DataFrame({"Metadata_Compound": "c", "Metadata_Plate": ["a;b", "d"], "x": 1.0}).assign(
-        Metadata_Batch=["1;2;3", "4"]
-    )
-    with pytest.raises(TableError, match="a;b and Metadata_Batch 1;2;3 don't fit"):
+    odd = pd.DataFrame({"Metadata_Compound": ["c", "c"], "x": 1.0})
+    odd["Metadata_Plate"] = [["a", "b"], ["d"]]
+    odd["Metadata_Batch"] = [["1", "2", "3"], ["4"]]
+    with pytest.raises(TableError, match=r"\['1', '2', '3'\] don't fit together"):
         aggregate(odd, by="Metadata_Compound")
+    with pytest.raises(TableError, match="aggregating needs one Metadata_Plate in each row"):
+        aggregate(odd, by=["Metadata_Compound", "Metadata_Plate"])
 
 
 @pytest.mark.parametrize("aggregation", ["published", "mean", "median"])
@@ -140,3 +201,5 @@ def test_make_profiles_names_what_is_wrong(sites):
         make_profiles(sites, aggregation="max")
     with pytest.raises(TableError, match="making profiles needs the column Metadata_Compound"):
         make_profiles(sites.drop(columns="Metadata_Compound"))
+    with pytest.raises(TableError, match="making profiles needs one Metadata_Plate in each row"):
+        make_profiles(make_profiles(sites, normalisation="none"))

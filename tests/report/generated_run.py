@@ -75,7 +75,7 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     labels = sorted(frame["Metadata_MoA"].unique())
     results: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "normalisation": {
             "method": "tvn",
             "fitted_on": "controls",
@@ -86,9 +86,13 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
         "aggregation": "mean per (treatment, plate), median per treatment",
         "multi_batch": "first-published",
         "num_treatments": len(frame),
+        "gallery": {"nsc": 9, "nscb": 6, "map": 9},
         "map": round(right * 0.8, 3),
+        "map_total": len(frame),
+        "map_ci": [round(right * 0.8 - 0.1, 3), round(right * 0.8 + 0.1, 3)],
+        "map_null": {"mean": 0.234, "p95": 0.3, "p_value": 0.000999},
         "confusion": {"labels": labels},
-        "left_out": {"nsc": [], "nscb": []},
+        "left_out": {"nsc": [], "nscb": [], "map": []},
         "map_per_moa": {label: 0.5 + 0.1 * (n % 4) for n, label in enumerate(labels)},
         "leakage": {"batch": {"accuracy": 0.4123, "chance": 0.1, "num_wells": 72}, "plate": None},
         "notes": ["a note about <this>"],

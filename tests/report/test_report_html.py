@@ -143,6 +143,13 @@ def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
         in text
     )
     assert "chance 11.0 % (p = 0.001)" in text
+    low, high = results["map_ci"]
+    assert (
+        f"{results['map']:.3f} {results['map_total']} queries 95 % CI [{low:.3f}, {high:.3f}]"
+        in text
+    )
+    assert "chance 0.234 (p = 0.001)" in text
+    assert "treatments: 9 in NSC, 6 in NSCB, 9 in mAP" in text
     assert "a note about <this>" in text
     assert "batch 41.2 % 10.0 % 72" in text
     assert "num controls 6" in text
@@ -209,8 +216,30 @@ def test_wrong_neighbours_and_left_out_queries_are_named(run: Path) -> None:
             entry["neighbour_moa"],
             f"{entry['similarity']:.3f}",
         ] in tables
+    assert "NSC: none; every treatment was a query." in Page(write_report(run)).text
     (row,) = [row for row in tables if row[-1].startswith("no treatment of the same mechanism")]
     assert all(q["compound"] in row[1] for q in results["left_out"]["nscb"])
+
+
+def test_of_many_left_out_the_first_are_named(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    new = [{"compound": f"new-{n}.", "moa": None, "reason": "it has no MoA"} for n in range(60)]
+    results |= {"left_out": {"nsc": new, "nscb": [], "map": new}, "nscb": None}
+    (run / "results.json").write_text(json.dumps(results))
+    page = Page(write_report(run))
+    rows = [row for table in page.tables.values() for row in table if row[-1] == "it has no MoA"]
+    assert len(rows) == 2, "NSC and mAP"
+    for row in rows:
+        assert "new-49. and 10 more (all are in results.json)" in row[1]
+        assert "new-50." not in row[1]
+    assert "NSCB was not taken." in page.text
+
+
+def test_results_of_another_version_are_said_to_be(run: Path) -> None:
+    assert "has schema" not in Page(write_report(run)).text
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"schema": 1}))
+    assert "results.json has schema 1, this version writes 2" in Page(write_report(run)).text
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_numbers_are_formatted_and_absent_ones_are_a_dash() -> None:
 
 def test_interval_is_in_percent_and_empty_where_malformed() -> None:
     assert interval_text({"nsc_ci": [0.932, 0.995]}, "nsc") == "[93.2, 99.5]"
+    assert interval_text({"map_ci": [0.5, 0.7049]}, "map") == "[0.500, 0.705]", "mAP is no share"
     for bad in (None, [0.1], [None, 0.3], "ab"):
         assert interval({"nsc_ci": bad}, "nsc") is None
     assert count_text({"nsc_correct": 3, "nsc_total": 4}, "nsc") == "3/4"

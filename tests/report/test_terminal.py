@@ -1,61 +1,118 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pytest
 from rich.console import Console
 
-from wsdino.report.terminal import summary_table
+from helpers_tables import profile_table
+from wsdino.evaluate.results import evaluate
+from wsdino.report.terminal import (
+    WIDTH,
+    left_out_lines,
+    missing_lines,
+    print_results,
+    summary_table,
+)
 
-PAPER = {
+PAPER: dict[str, Any] = {
     "nsc": 101 / 103,
     "nsc_correct": 101,
     "nsc_total": 103,
     "nsc_ci": [0.932, 0.995],
-    "nsc_null": {"mean": 0.11},
+    "nsc_null": {"mean": 0.11, "p_value": 0.000999},
     "nscb": None,
     "map": 0.61234,
+    "map_ci": [0.5, 0.7049],
+    "notes": ["NSCB was not computed: the profiles have no Metadata_Batch"],
 }
+UNTRAINED = {"nscb": 0.25, "nscb_correct": 1, "nscb_total": 4, "nscb_ci": [0.046, 0.7]}
 
 
-def printed(results: dict[str, object], name: str) -> list[str]:
-    console = Console(width=140, color_system=None)
+def printed(results: dict[str, Any], name: str, width: int = WIDTH) -> list[str]:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(summary_table(results, name=name))
-    return capture.get().splitlines()
+        console.print(summary_table(results, name=name, width=width))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def words(line: str) -> str:
+    return " ".join(line.split())
 
 
 def test_a_row_each_for_the_run_and_its_baselines() -> None:
-    baselines = {
-        "untrained": {"nscb": 0.25, "nscb_correct": 1, "nscb_total": 4, "nscb_ci": [0.046, 0.7]},
-        "mine": {},
-    }
-    _, run, untrained, mine = printed({**PAPER, "baselines": baselines}, "[red]run")
-    assert run.split() == [
-        "[red]run",
-        "101/103",
-        "=",
-        "98.1",
-        "%",
-        "[93.2,",
-        "99.5]",
-        "-",
-        "11",
-        "%",
-        "0.612",
-    ]
-    assert untrained.split() == [
-        "untrained",
-        "network",
-        "-",
-        "1/4",
-        "=",
-        "25.0",
-        "%",
-        "[4.6,",
-        "70.0]",
-        "-",
-        "-",
-    ]
-    assert mine.split() == ["mine", "-", "-", "-", "-"]
+    baselines = {"untrained": UNTRAINED, "mine": {}}
+    head, run, chance, untrained, mine = printed({**PAPER, "baselines": baselines}, "[red]run")
+    assert words(head) == "NSC [95 % CI] NSCB [95 % CI] mAP [95 % CI]"
+    assert words(run) == "[red]run 101/103 = 98.1 % [93.2, 99.5] - 0.612 [0.50, 0.70]"
+    assert words(chance) == "by chance 11 % (p = 0.001) - -"
+    assert words(untrained) == "untrained network - 1/4 = 25.0 % [4.6, 70.0] -"
+    assert mine.split() == ["mine", "-", "-", "-"]
 
 
 def test_empty_results_are_a_row_of_dashes() -> None:
-    assert printed({}, "run")[-1].split() == ["run", "-", "-", "-", "-"]
+    assert printed({}, "run")[-1].split() == ["run", "-", "-", "-"]
+
+
+def test_every_dash_has_its_reason() -> None:
+    baselines = {"untrained": UNTRAINED, "mine": {}}
+    assert missing_lines({**PAPER, "baselines": baselines}, name="it") == [
+        "it: NSCB was not computed: the profiles have no Metadata_Batch",
+        "untrained network: the results don't hold NSC and mAP",
+        "mine: the results don't hold NSC and NSCB and mAP",
+    ]
+    assert missing_lines(PAPER) == PAPER["notes"]
+    assert missing_lines({**PAPER, "baselines": {"dino": PAPER}}) == PAPER["notes"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_nothing_is_cut_where_the_terminal_is_narrow(width: int) -> None:
+    perfect = {"nscb": 1.0, "nscb_correct": 149, "nscb_total": 149, "nscb_ci": [0.927, 1.0]}
+    name = "a_table_of_profiles_with_a_long_name"
+    lines = printed({**PAPER, **perfect, "baselines": {"classifier": PAPER}}, name, width)
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines)
+    for number in ("101/103 = 98.1 %", "[93.2, 99.5]", "[92.7, 100.0]", "0.612", "[0.50, 0.70]"):
+        assert number in text
+    if width == 100:
+        assert any("149/149 = 100.0 % [92.7, 100.0]" in line for line in lines)
+
+
+def test_what_is_left_out_is_counted_and_named() -> None:
+    moas = [None] * 8 + ["own", "x", "x", "y", "y"]
+    compounds = [f"new{n}" for n in range(8)] + ["odd", "a", "b", "c", "d"]
+    table = profile_table(compounds, moas, np.eye(13), Batch=["1"] * 10 + ["2", "3", "3"])
+    single, new, shared = left_out_lines(evaluate(table, num_permutations=0))
+    everywhere = "left out of NSC, NSCB and mAP"
+    own = "no other compound has this MoA: odd 1 uM (own)"
+    assert single == f"{everywhere}: 1 of 13 treatments: {own}"
+    names = "new0 1 uM, new1 1 uM, new2 1 uM, new3 1 uM, new4 1 uM and 3 more"
+    assert new == f"{everywhere}: 8 of 13 treatments: it has no MoA: {names}"
+    reason = "every other compound with this MoA shares a batch with it"
+    assert shared == f"left out of NSCB: 2 of 13 treatments: {reason}: c 1 uM (y), d 1 uM (y)"
+
+
+def test_doses_and_compounds_that_are_not_known_are_not_made_up() -> None:
+    table = profile_table(
+        ["a", "b", "c", None], ["x", "x", None, None], np.eye(4), concentrations=[np.nan] * 4
+    )
+    lines = left_out_lines(evaluate(table, num_permutations=0))
+    assert lines == [
+        "left out of NSC and mAP: 1 of 4 treatments: it has no MoA: c",
+        "left out of NSC and mAP: 1 of 4 treatments: it has no compound: no compound",
+    ]
+
+
+def test_printed_lines_fit(capfd: pytest.CaptureFixture[str]) -> None:
+    moas = [None] * 8 + ["x", "x"]
+    names = [f"a compound with quite a long name, number {n}" for n in range(10)]
+    results = evaluate(profile_table(names, moas, np.eye(10)), num_permutations=9)
+    print_results(results, name="profiles")
+    out, err = capfd.readouterr()
+    assert max(map(len, (out + err).splitlines())) <= WIDTH
+    text = " ".join(out.split())
+    assert "gallery: 2 treatments (NSC and mAP), 0 treatments (NSCB)" in text
+    assert "95 % CI: Wilson's score interval (NSC), bootstrap over compounds (mAP)" in text
+    assert "NSCB was not computed: the profiles have no Metadata_Batch" in text
+    assert "and 3 more" in err

@@ -11,8 +11,8 @@ from wsdino.tables.features import (
     channel_of,
     feature_columns,
     features_of,
+    plate_keys,
     require_columns,
-    split_labels,
 )
 from wsdino.tables.reading import read_table
 from wsdino.tables.tidy import tidy
@@ -126,9 +126,10 @@ def test_channels_come_from_names():
     assert channel_of("Nuclei_Area") == ""
 
 
-def test_split_labels():
-    assert split_labels("W1;W2") == ["W1", "W2"]
-    assert split_labels(None) == split_labels(float("nan")) == []
+def test_a_plate_is_a_plate_within_its_batch():
+    table = pd.DataFrame({"Metadata_Plate": ["P"], "Metadata_Batch": ["W"]})
+    assert plate_keys(table) == ["Metadata_Batch", "Metadata_Plate"]
+    assert plate_keys(table[["Metadata_Plate"]]) == ["Metadata_Plate"]
 
 
 def test_anndata(table, tmp_path):

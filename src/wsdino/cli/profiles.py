@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from wsdino.cli.app import Columns, Controls, PlateMapOption, be_the_only_writer
-from wsdino.errors import InputError
+from wsdino.errors import InputError, TableError
 from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
 commands = typer.Typer()
@@ -48,6 +51,17 @@ PerChannel = Annotated[
     ),
 ]
 Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
+# None where it isn't given, which tells an option without effect from a default.
+NormaliseSites = Annotated[
+    str | None,
+    typer.Option(help=f"With --from-sites (default tvn): {alternatives(normalisation_names())}"),
+]
+AggregateSites = Annotated[
+    str | None,
+    typer.Option(
+        help=f"With --from-sites (default published): {alternatives(aggregation_names())}"
+    ),
+]
 To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
 
 
@@ -74,14 +88,15 @@ def profile_command(
         raise InputError(f"--to {to!r}: only anndata is known")
     be_the_only_writer(out)
     table = _read_table(embeddings, platemap, column, control, feature)
-    profiles = make_profiles(
-        table,
-        normalisation=normalise,
-        aggregation=aggregate,
-        num_components=num_components,
-        regularisation=regularisation,
-        per_channel=per_channel,
-    )
+    with _naming(embeddings):
+        profiles = make_profiles(
+            table,
+            normalisation=normalise,
+            aggregation=aggregate,
+            num_components=num_components,
+            regularisation=regularisation,
+            per_channel=per_channel,
+        )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
 
@@ -92,52 +107,75 @@ def evaluate_command(
     from_sites: Annotated[
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
-    normalise: Normalise = "tvn",
+    normalise: NormaliseSites = None,
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
-    aggregate: Aggregate = "published",
+    aggregate: AggregateSites = None,
     platemap: PlateMapOption = None,
     column: Columns = None,
     control: Controls = None,
     feature: Features = None,
     multi_batch: Annotated[
-        str, typer.Option(help="strict, or first-published: a treatment in several batches.")
-    ] = "strict",
-    seed: Annotated[int, typer.Option(help="Seed of the permutation null.")] = 0,
+        str | None,
+        typer.Option(
+            help="strict (the default), or first-published: a treatment in several batches."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of permutation nulls and bootstrap.")] = 0,
     json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
 ) -> None:
     """Judge profiles: NSC, NSCB and mAP with intervals."""
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
+    from wsdino.tables.columns import BATCH
 
     options: dict[str, Any] = {
         "num_components": num_components,
         "regularisation": regularisation,
         "per_channel": per_channel,
     }
-    given = [name for name, value in options.items() if value is not None]
-    if given and not from_sites:
-        raise InputError(
-            f"{given[0]} {options[given[0]]!r} has no effect on profiles, which are normalised "
-            "already; leave it out, or give --from-sites with a table of sites or wells"
-        )
+    made_by = {"normalise": normalise, **options, "aggregate": aggregate}
+    for option, value in made_by.items():
+        if value is not None and not from_sites:
+            flag = "--" + option.replace("_", "-")
+            raise InputError(
+                f"{flag} {value}: no effect on profiles of treatments; leave it out, or add "
+                "--from-sites if the table holds sites or wells"
+            )
     be_the_only_writer(json)
     table = _read_table(profiles, platemap, column, control, feature)
-    if from_sites:
-        results = evaluate_sites(
-            table,
-            normalisation=normalise,
-            aggregation=aggregate,
-            multi_batch=multi_batch,
-            seed=seed,
-            **options,
+    if multi_batch is not None and BATCH not in table:
+        raise InputError(
+            f"--multi-batch {multi_batch}: no effect on {profiles}, which has no {BATCH}; leave "
+            "it out"
         )
-    else:
-        results = evaluate(table, multi_batch=multi_batch, seed=seed)
+    common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
+    with _naming(profiles):
+        if from_sites:
+            results = evaluate_sites(
+                table,
+                normalisation=normalise or "tvn",
+                aggregation=aggregate or "published",
+                **options,
+                **common,
+            )
+        else:
+            command = ["wsdino", "evaluate", str(profiles)]
+            command += ["--platemap", str(platemap)] if platemap else []
+            results = evaluate(table, command=shlex.join(command), **common)
     if json:
         write_results(results, json)
     print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors about a table say which one it is."""
+    try:
+        yield
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
 
 
 def _read_table(

@@ -1,4 +1,4 @@
-"""How sure the numbers are: intervals, a permutation null, mean average precision."""
+"""How sure the numbers are: intervals and permutation nulls; mean average precision."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from wsdino.errors import TableError
-from wsdino.evaluate.matching import Gallery, annotated, make_gallery, nearest
+from wsdino.evaluate.matching import Gallery, make_gallery
+from wsdino.evaluate.ranking import rank
 from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
-from wsdino.tables.features import features_of, metadata_of, require_columns
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
+
+
+_DRAWN_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
 class PermutationNull:
-    """Accuracy by chance: MoAs shuffled over compounds; see :func:`permutation_null`.
+    """A measure by chance: MoAs shuffled over compounds; see :func:`permutation_nulls`.
 
     Attributes
     ----------
     num_permutations, seed
         As asked for.
     mean, p95
-        Mean and 95th percentile of the accuracy (fractions).
+        Mean and 95th percentile of the measure (fractions).
     p_value
-        `(1 + permutations at least as accurate as the truth) / (1 + permutations)`.
+        `(1 + permutations at least as good as the truth) / (1 + permutations)`.
     """
 
     num_permutations: int
@@ -78,19 +81,14 @@ def permutation_null(
     num_permutations: int = 1000,
     seed: int = 0,
 ) -> PermutationNull | None:
-    """NSC or NSCB when the compounds' MoAs are shuffled.
-
-    Whole compounds are shuffled, not treatments, so that the doses of a compound stay together as
-    they do in truth. The rule that leaves out queries is applied anew to each permutation.
+    """NSC or NSCB when the compounds' MoAs are shuffled: one of :func:`permutation_nulls`.
 
     Parameters
     ----------
     profiles, exclude_shared_batch, multi_batch
         See :func:`wsdino.evaluate.matching.match_moa`.
-    num_permutations
-        Number of shuffles.
-    seed
-        Of the shuffles.
+    num_permutations, seed
+        Number of shuffles, and their seed.
 
     Returns
     -------
@@ -100,36 +98,72 @@ def permutation_null(
     Raises
     ------
     TableError
-        As :func:`wsdino.evaluate.matching.match_moa` does, or if `num_permutations` is below 1.
+        As :func:`permutation_nulls` does.
+    """
+    gallery = make_gallery(
+        profiles, exclude_shared_batch=exclude_shared_batch, multi_batch=multi_batch
+    )
+    return permutation_nulls(gallery, num_permutations=num_permutations, seed=seed)["accuracy"]
+
+
+def permutation_nulls(
+    gallery: Gallery, *, num_permutations: int = 1000, seed: int = 0
+) -> dict[str, PermutationNull | None]:
+    """Accuracy and mean average precision when the compounds' MoAs are shuffled.
+
+    Whole compounds are shuffled, not treatments, so that the doses of a compound stay together as
+    they do in truth. The rule that decides on queries and gallery is applied anew to each
+    permutation. Both measures are taken on the same permutations.
+
+    Parameters
+    ----------
+    gallery
+        See :func:`wsdino.evaluate.matching.make_gallery`.
+    num_permutations, seed
+        Number of shuffles, and their seed.
+
+    Returns
+    -------
+    dict
+        `accuracy` (NSC or NSCB, as the gallery is) and `map`; None where the truth has no query.
+
+    Raises
+    ------
+    TableError
+        If `num_permutations` is below 1.
     """
     if num_permutations < 1:
         msg = f"number of permutations is {num_permutations}; expected at least 1"
         raise TableError(msg)
-    gallery = make_gallery(
-        profiles, exclude_shared_batch=exclude_shared_batch, multi_batch=multi_batch
-    )
-    _, moa = np.unique(gallery.moa.astype(str), return_inverse=True)
-    truth = _accuracy(gallery, moa)
-    if truth is None:
-        return None
+    moa = _codes(gallery)
+    ranking = rank(gallery.similarity, gallery.admissible)
+    truth = ranking.scores(moa[None])
+    if not truth.num_queries[0]:
+        return {"accuracy": None, "map": None}
     _, first, compound = np.unique(
         gallery.compound.astype(str), return_index=True, return_inverse=True
     )
-    of_compound = moa[first]
     generator = np.random.default_rng(seed)
-    shuffled = [
-        _accuracy(gallery, generator.permutation(of_compound)[compound])
-        for _ in range(num_permutations)
-    ]
-    # Without a query nothing was right either.
-    accuracies = np.array([0.0 if accuracy is None else accuracy for accuracy in shuffled])
-    return PermutationNull(
-        num_permutations=num_permutations,
-        seed=seed,
-        mean=float(accuracies.mean()),
-        p95=float(np.percentile(accuracies, 95)),
-        p_value=float((1 + (accuracies >= truth).sum()) / (1 + num_permutations)),
+    shuffled = np.stack(
+        [generator.permutation(moa[first])[compound] for _ in range(num_permutations)]
     )
+    chance = ranking.scores(shuffled)
+
+    def null(values: NDArray[np.float64], true: float) -> PermutationNull:
+        # A sum of the same numbers in another order may differ in the last bits.
+        at_least = int((values >= true - 1e-12).sum())
+        return PermutationNull(
+            num_permutations=num_permutations,
+            seed=seed,
+            mean=float(values.mean()),
+            p95=float(np.percentile(values, 95)),
+            p_value=(1 + at_least) / (1 + num_permutations),
+        )
+
+    return {
+        "accuracy": null(chance.accuracy, truth.accuracy[0]),
+        "map": null(chance.mean_precision, truth.mean_precision[0]),
+    }
 
 
 def clustered_interval(
@@ -173,19 +207,24 @@ def clustered_interval(
     if len(sizes) < 2:
         raise TableError(f"a clustered interval needs at least two clusters; found {len(sizes)}")
     sums = np.bincount(of, weights=np.asarray(values, dtype=np.float64))
-    drawn = np.random.default_rng(seed).integers(len(sizes), size=(num_resamples, len(sizes)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    generator, means = np.random.default_rng(seed), []
+    rows_at_once = max(1, _DRAWN_AT_ONCE // len(sizes))
+    for start in range(0, num_resamples, rows_at_once):
+        num = min(rows_at_once, num_resamples - start)
+        drawn = generator.integers(len(sizes), size=(num, len(sizes)))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
     return float(low), float(high)
 
 
 def average_precisions(profiles: pd.DataFrame) -> pd.DataFrame:
     """Average precision of finding treatments of the same MoA and another compound.
 
-    Each annotated treatment ranks all those of other compounds by cosine similarity; those of its
-    MoA are the right ones. Treatments whose MoA no other compound has are left out. Computed by
-    copairs (Kalinin et al. 2025, doi:10.1038/s41467-025-60306-2).
+    Queries and gallery are those of NSC (:mod:`wsdino.evaluate.matching`): each query ranks the
+    gallery's treatments of other compounds by cosine similarity, equal ones by name; those of its
+    MoA are the right ones. Where every MoA has two compounds this is what copairs computes (Kalinin
+    et al. 2025, doi:10.1038/s41467-025-60306-2), apart from ties.
 
     Parameters
     ----------
@@ -195,7 +234,7 @@ def average_precisions(profiles: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per treatment that counts: the metadata that `profiles` has of `Metadata_Compound`,
+        A row per query: the metadata that `profiles` has of `Metadata_Compound`,
         `Metadata_Concentration` and `Metadata_MoA`, and `average_precision`; empty where no MoA has
         two compounds.
 
@@ -204,28 +243,16 @@ def average_precisions(profiles: pd.DataFrame) -> pd.DataFrame:
     TableError
         As :func:`wsdino.evaluate.matching.match_moa` does.
     """
-    from copairs.map import average_precision
+    rows = precisions_of(make_gallery(profiles, purpose="mAP"))
+    return rows if CONCENTRATION in profiles else rows.drop(columns=CONCENTRATION)
 
-    require_columns(profiles, [COMPOUND, MOA], purpose="mAP")
-    rows = annotated(profiles)
-    kept = [name for name in (COMPOUND, CONCENTRATION, MOA) if name in rows]
-    num_compounds = rows.groupby(MOA)[COMPOUND].nunique()
-    if num_compounds.max() < 2:
-        return rows[kept].iloc[:0].assign(average_precision=pd.Series(dtype=np.float64))
-    if len(num_compounds) == 1:
-        return rows[kept].assign(average_precision=1.0)
-    scores = average_precision(
-        metadata_of(rows)[kept],
-        features_of(rows),
-        pos_sameby=[MOA],
-        pos_diffby=[COMPOUND],
-        neg_sameby=[],
-        neg_diffby=[MOA, COMPOUND],
-        progress_bar=False,
-    )
-    scores = scores[(scores["n_pos_pairs"] > 0) & scores["average_precision"].notna()]
-    found: pd.DataFrame = scores[[*kept, "average_precision"]]
-    return found
+
+def precisions_of(gallery: Gallery) -> pd.DataFrame:
+    """Average precision of each query of a gallery; see :func:`average_precisions`."""
+    ranking = rank(gallery.similarity, gallery.admissible)
+    queries, precisions = ranking.average_precisions(_codes(gallery))
+    rows: pd.DataFrame = gallery.metadata[[COMPOUND, CONCENTRATION, MOA]].take(queries)
+    return rows.assign(average_precision=precisions).reset_index(drop=True)
 
 
 def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[str, float]]:
@@ -238,7 +265,11 @@ def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[s
     per_moa : dict
         Mean over the treatments of each MoA.
     """
-    scores = average_precisions(profiles)
+    return mean_of_precisions(average_precisions(profiles))
+
+
+def mean_of_precisions(scores: pd.DataFrame) -> tuple[float | None, dict[str, float]]:
+    """Mean of what :func:`average_precisions` returns; see :func:`mean_average_precision`."""
     if scores.empty:
         return None, {}
     per_moa = scores.groupby(MOA)["average_precision"].mean()
@@ -247,8 +278,6 @@ def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[s
     }
 
 
-def _accuracy(gallery: Gallery, moa: NDArray[np.intp]) -> float | None:
-    queries, neighbours = nearest(gallery.similarity, gallery.admissible, moa)
-    if len(queries) == 0:
-        return None
-    return float((moa[queries] == moa[neighbours]).mean())
+def _codes(gallery: Gallery) -> NDArray[np.int32]:
+    """Return the number of each treatment's MoA."""
+    return np.unique(gallery.moa.astype(str), return_inverse=True)[1].astype(np.int32)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsdino.profile.aggregate import aggregate
 from wsdino.tables.columns import COMPOUND, PLATE, WELL
-from wsdino.tables.features import features_of, require_columns
+from wsdino.tables.features import features_of, plate_keys, require_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,11 +66,13 @@ def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
         If a column is missing, or as in :func:`wsdino.tables.features.features_of`.
     """
     require_columns(table, [PLATE, WELL, COMPOUND, label], purpose="leakage")
-    wells = aggregate(table, by=list(dict.fromkeys([PLATE, WELL, COMPOUND, label])))
+    wells = aggregate(table, by=list(dict.fromkeys([*plate_keys(table), WELL, COMPOUND, label])))
     features = features_of(wells)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     features = features / np.where(norms > 0, norms, 1)
-    labels = pd.factorize(wells[label])[0]
+    # A plate is a plate within its batch.
+    own = plate_keys(wells) if label == PLATE else [label]
+    labels = wells.groupby(own, sort=False, dropna=False).ngroup().to_numpy()
     compounds = pd.factorize(wells[COMPOUND])[0]
     found, chances, others = [], [], False
     for start in range(0, len(wells), _ROWS_AT_ONCE):

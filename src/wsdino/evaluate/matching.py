@@ -5,10 +5,13 @@ same compound) or of another compound and no shared batch (NSCB: not same compou
 right if its MoA is the same. Ljosa et al. (2013), doi:10.1177/1087057113503553; NSCB: Ando et al.
 (2017), doi:10.1101/161422.
 
-Which queries count. A query without any candidate of its own MoA can't be right; it is left out, by
-name. An MoA none of whose treatments is left as a query leaves the gallery too. In BBBC021 that
-takes Cholesterol-lowering and Kinase inhibitors out of NSCB: 92 of 103 treatments remain, as
-published.
+Queries and gallery, one rule for every measure. The treatments that take part have an MoA and are
+no controls. One of them is a query if it has a candidate of its own MoA; without any it can't be
+right, and is left out, by name. An MoA none of whose treatments is a query leaves the gallery too.
+NSC and mAP (:mod:`wsdino.evaluate.intervals`) have the same candidates, so their queries and their
+gallery are the same. NSCB has fewer candidates: in BBBC021 that takes Cholesterol-lowering and
+Kinase inhibitors out of it, and 92 of 103 treatments remain, as published. A treatment whose batch
+isn't known may share one with any other: in NSCB it is no query and no candidate.
 
 Treatments in several batches (BBBC021: taxol 0.3 uM, on all plates). `strict` (the default) takes
 two treatments to share a batch if they have any in common; taxol 0.3 uM then has no candidate and
@@ -27,8 +30,10 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
-from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA
-from wsdino.tables.features import features_of, metadata_of, require_columns, split_labels
+from wsdino.evaluate.level import is_control, require_treatments
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA
+from wsdino.tables.features import features_of, metadata_of, require_columns
+from wsdino.tables.lists import labels_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 MULTI_BATCH = ("strict", "first-published")
 # Cosines that differ by less are ties, decided by the treatments' names: rounding must not decide.
 _TIE_DECIMALS = 12
+NO_MOA, NO_COMPOUND = "it has no MoA", "it has no compound"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class MatchResult:
     left_out
         A row per treatment with an MoA that is no query: `compound`, `concentration`, `moa`,
         `reason`.
+    num_gallery
+        Number of treatments in the gallery: those whose MoA has a query.
     labels
         MoAs of the gallery, sorted.
     confusion
@@ -63,6 +71,7 @@ class MatchResult:
     num_total: int
     neighbours: pd.DataFrame
     left_out: pd.DataFrame
+    num_gallery: int
     labels: tuple[str, ...]
     confusion: NDArray[np.int64]
 
@@ -88,6 +97,8 @@ class Gallery:
         (n, n) cosines, rounded to 12 decimals.
     admissible
         (n, n) bool: row i may match row j.
+    batch_known
+        (n,) bool; None where batches play no part.
     """
 
     metadata: pd.DataFrame
@@ -96,6 +107,7 @@ class Gallery:
     features: NDArray[np.float64]
     similarity: NDArray[np.float64]
     admissible: NDArray[np.bool_]
+    batch_known: NDArray[np.bool_] | None = None
 
 
 def match_moa(
@@ -109,7 +121,7 @@ def match_moa(
     ----------
     profiles
         One row per treatment: `Metadata_Compound`, `Metadata_MoA`, features; for NSCB also
-        `Metadata_Batch` (several batches joined by `;`).
+        `Metadata_Batch` (a list where there are several).
     exclude_shared_batch
         False: NSC. True: NSCB.
     multi_batch
@@ -125,9 +137,13 @@ def match_moa(
     TableError
         See :func:`make_gallery`.
     """
-    gallery = make_gallery(
-        profiles, exclude_shared_batch=exclude_shared_batch, multi_batch=multi_batch
+    return match_gallery(
+        make_gallery(profiles, exclude_shared_batch=exclude_shared_batch, multi_batch=multi_batch)
     )
+
+
+def match_gallery(gallery: Gallery) -> MatchResult:
+    """Match the treatments of a gallery; see :func:`match_moa`."""
     queries, neighbours = nearest(gallery.similarity, gallery.admissible, gallery.moa)
     metadata, moa = gallery.metadata, gallery.moa
     treatments = pd.DataFrame(
@@ -140,17 +156,24 @@ def match_moa(
     table["correct"] = correct
     left = np.setdiff1d(np.arange(len(moa)), queries)
     left_out = treatments.take(left).reset_index(drop=True)
-    left_out["reason"] = [_reason(gallery, row, batches=exclude_shared_batch) for row in left]
+    left_out["reason"] = [_reason(gallery, row) for row in left]
     labels = tuple(sorted(set(moa[queries])))
+    num_gallery = int(np.isin(moa.astype(str), labels).sum()) if labels else 0
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
     position = {label: number for number, label in enumerate(labels)}
     for query, neighbour in zip(queries, neighbours, strict=True):
         confusion[position[moa[query]], position[moa[neighbour]]] += 1
-    return MatchResult(int(correct.sum()), len(queries), table, left_out, labels, confusion)
+    return MatchResult(
+        int(correct.sum()), len(queries), table, left_out, num_gallery, labels, confusion
+    )
 
 
 def make_gallery(
-    profiles: pd.DataFrame, *, exclude_shared_batch: bool = False, multi_batch: str = "strict"
+    profiles: pd.DataFrame,
+    *,
+    exclude_shared_batch: bool = False,
+    multi_batch: str = "strict",
+    purpose: str | None = None,
 ) -> Gallery:
     """Select the annotated treatments and work out who may match whom.
 
@@ -158,6 +181,8 @@ def make_gallery(
     ----------
     profiles, exclude_shared_batch, multi_batch
         See :func:`match_moa`.
+    purpose
+        What to call the measure in an error; default NSC or NSCB.
 
     Returns
     -------
@@ -166,16 +191,20 @@ def make_gallery(
     Raises
     ------
     TableError
-        If a needed column is missing, no treatment has an MoA, all are of one compound, a feature
-        is missing or infinite, every feature is constant, a profile is zero everywhere, or the
-        option is unknown.
+        If a needed column is missing, no treatment has an MoA, all are of one compound, the rows
+        are no treatments (:func:`wsdino.evaluate.level.require_treatments`), a feature is missing
+        or infinite, every feature is constant, a profile is zero everywhere, or the option is
+        unknown.
     """
     if multi_batch not in MULTI_BATCH:
         msg = f"multi-batch is {multi_batch!r}; expected one of {', '.join(MULTI_BATCH)}"
         raise TableError(msg)
     needed = [COMPOUND, MOA, *([BATCH] if exclude_shared_batch else [])]
-    require_columns(profiles, needed, purpose="NSCB" if exclude_shared_batch else "NSC")
+    require_columns(
+        profiles, needed, purpose=purpose or ("NSCB" if exclude_shared_batch else "NSC")
+    )
     rows = annotated(profiles)
+    require_treatments(profiles)
     features = features_of(rows)
     if (features == features[0]).all():
         msg = f"every feature is constant over the {len(rows)} treatments; nothing can be compared"
@@ -188,19 +217,22 @@ def make_gallery(
     features = features / norms
     compound = rows[COMPOUND].to_numpy(dtype=object)
     admissible = compound[:, None] != compound[None, :]
+    known = None
     if exclude_shared_batch:
-        batches = [frozenset(split_labels(value)) for value in rows[BATCH]]
+        batches = [labels_of(value) for value in rows[BATCH]]
+        known = np.array([bool(own) and None not in own for own in batches])
+        admissible &= known[:, None] & known[None, :]
         if multi_batch == "strict":
             admissible &= ~_share_any(batches)
         else:
-            median = _median_batch(profiles).loc[rows["_row"]].to_numpy()
+            median = _median_batch(batches, rows["_row"].to_numpy(dtype=np.intp))
             admissible &= median[:, None] != median[None, :]
     metadata = metadata_of(rows)
     if CONCENTRATION not in metadata:
         metadata = metadata.assign(**{CONCENTRATION: np.nan})
     similarity = np.round(features @ features.T, _TIE_DECIMALS)
     moa = rows[MOA].to_numpy(dtype=object)
-    return Gallery(metadata, compound, moa, features, similarity, admissible)
+    return Gallery(metadata, compound, moa, features, similarity, admissible, known)
 
 
 def annotated(profiles: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +254,7 @@ def annotated(profiles: pd.DataFrame) -> pd.DataFrame:
     TableError
         If no row has an MoA, or all that have one are of one compound.
     """
-    treated = ~profiles[CONTROL].to_numpy(dtype=bool) if CONTROL in profiles else True
+    treated = ~is_control(profiles)
     known = profiles[MOA].notna().to_numpy() & profiles[COMPOUND].notna().to_numpy() & treated
     rows = profiles[known].assign(_row=np.flatnonzero(known).astype(object))
     if rows.empty:
@@ -267,31 +299,63 @@ def nearest(
     return queries, candidates.argmax(axis=1)
 
 
-def _share_any(batches: list[frozenset[str]]) -> NDArray[np.bool_]:
+def unannotated(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Return the treatments that take part in no measure, because compound or MoA is not known.
+
+    Parameters
+    ----------
+    profiles
+        With `Metadata_Compound` and `Metadata_MoA`.
+
+    Returns
+    -------
+    DataFrame
+        A row each, in the order of `profiles`: `compound`, `concentration`, `moa`, `reason`.
+    """
+    no_moa, no_compound = (profiles[name].isna().to_numpy() for name in (MOA, COMPOUND))
+    rows = profiles[(no_moa | no_compound) & ~is_control(profiles)]
+    return pd.DataFrame(
+        {
+            "compound": rows[COMPOUND].to_numpy(dtype=object),
+            "concentration": rows[CONCENTRATION].to_numpy() if CONCENTRATION in rows else np.nan,
+            "moa": rows[MOA].to_numpy(dtype=object),
+            "reason": np.where(rows[COMPOUND].isna(), NO_COMPOUND, NO_MOA),
+        }
+    )
+
+
+def _share_any(batches: list[list[str | None]]) -> NDArray[np.bool_]:
     """Return (n, n): whether two treatments have a batch in common."""
-    names = sorted(frozenset().union(*batches))
-    member = np.array([[name in own for name in names] for own in batches], dtype=np.int64)
+    number = {name: i for i, name in enumerate(dict.fromkeys(n for own in batches for n in own))}
+    member = np.zeros((len(batches), len(number)), dtype=np.float32)
+    for row, own in enumerate(batches):
+        member[row, [number[name] for name in own]] = 1
     shared: NDArray[np.bool_] = (member @ member.T) > 0
     return shared
 
 
-def _median_batch(profiles: pd.DataFrame) -> pd.Series:
-    """Return each row's median batch number over its plates, as the published code has it.
+def _median_batch(
+    batches: list[list[str | None]], position: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return each treatment's median batch number over its plates, as the published code has it.
 
-    Batches are numbered in order of first appearance among the rows that take part.
+    Batches are numbered in order of first appearance among the treatments that take part;
+    `position` is where each of them stands in the table.
     """
-    rows = annotated(profiles)["_row"].astype(int).sort_values()
-    labels = {row: split_labels(profiles[BATCH].iloc[row]) for row in rows}
-    in_order = dict.fromkeys(name for own in labels.values() for name in own)
+    in_order = dict.fromkeys(name for row in np.argsort(position) for name in batches[row])
     number = {name: i for i, name in enumerate(in_order)}
-    medians = {row: np.median([number[name] for name in own]) for row, own in labels.items()}
-    return pd.Series(medians, dtype=np.float64)
+    # Without a batch there is no median, and no match either.
+    return np.array([np.median([number[name] for name in own]) if own else -1.0 for own in batches])
 
 
-def _reason(gallery: Gallery, row: int, *, batches: bool) -> str:
+def _reason(gallery: Gallery, row: int) -> str:
     """Say why a treatment is no query."""
     same = gallery.moa == gallery.moa[row]
-    if not (same & (gallery.compound != gallery.compound[row])).any():
+    others = same & (gallery.compound != gallery.compound[row])
+    if not others.any():
         return "no other compound has this MoA"
-    assert batches
-    return "every other compound with this MoA shares a batch with it"
+    assert gallery.batch_known is not None
+    if not gallery.batch_known[row]:
+        return "its batch isn't known"
+    reason = "every other compound with this MoA shares a batch with it"
+    return reason if gallery.batch_known[others].all() else f"{reason}, or has none that is known"

@@ -9,20 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
-from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
+from wsdino.evaluate.intervals import (
+    clustered_interval,
+    mean_of_precisions,
+    permutation_nulls,
+    precisions_of,
+    wilson_interval,
+)
 from wsdino.evaluate.leakage import label_leakage
-from wsdino.evaluate.matching import MatchResult, match_moa
+from wsdino.evaluate.level import is_control, joined_labels, require_treatments
+from wsdino.evaluate.matching import (
+    Gallery,
+    MatchResult,
+    annotated,
+    make_gallery,
+    match_gallery,
+    unannotated,
+)
+from wsdino.evaluate.measures import MEASURES
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.normalise import normalise
-from wsdino.tables.columns import BATCH, COMPOUND, CONTROL, MOA, PLATE, TREATMENT, WELL
+from wsdino.tables.columns import BATCH, COMPOUND, MOA, PLATE, TREATMENT, WELL
 from wsdino.tables.features import require_columns
+from wsdino.tables.lists import LIST_COLUMNS, require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
 
-SCHEMA = 1
+# 2: `left_out` names unannotated treatments and has mAP's, whose gallery is NSC's.
+SCHEMA = 2
 NUM_PERMUTATIONS = 1000
 _UNKNOWN = {
     "method": "unknown",
@@ -40,6 +57,7 @@ def evaluate(
     multi_batch: str = "strict",
     num_permutations: int = NUM_PERMUTATIONS,
     seed: int = 0,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate treatment profiles.
 
@@ -52,16 +70,21 @@ def evaluate(
     multi_batch
         `strict` or `first-published`, see :mod:`wsdino.evaluate.matching`.
     num_permutations, seed
-        Of the permutation null; 0 permutations: none.
+        Of the permutation nulls; 0 permutations: none. The seed is also that of the bootstrap.
+    command
+        The command line that evaluates these profiles, for the advice where they are no profiles.
 
     Returns
     -------
     dict
         Plain and ready for JSON. `schema`, `normalisation`, `aggregation`, `multi_batch`,
-        `num_treatments` (annotated), `num_controls`, `num_unannotated`; for each of `nsc` and
-        `nscb` the fraction itself (None without queries), `_correct`, `_total`, `_ci`, `_null`,
-        `_neighbours`; `confusion` (`labels`, `nsc`, `nscb`), `left_out` (`nsc`, `nscb`), `map`,
-        `map_per_moa` and `notes`. Without `Metadata_Batch` NSCB is None, and a note says so.
+        `num_treatments` (annotated), `num_controls`, `num_unannotated`; for each of `nsc`, `nscb`
+        and `map` the value itself (None without queries), `_total` (queries), `_ci` (at 95 %;
+        Wilson's, for mAP a bootstrap over compounds) and `_null`; for `nsc` and `nscb` also
+        `_correct` and `_neighbours`; `map_per_moa`; `gallery` (number of treatments) and `left_out`
+        (treatments that are no query, controls apart: `compound`, `concentration`, `moa`, `reason`)
+        of each measure; `confusion` (`labels`, `nsc`, `nscb`); and `notes`, which say why a number
+        is missing. Without `Metadata_Batch` NSCB is None.
 
     Raises
     ------
@@ -69,17 +92,23 @@ def evaluate(
         See :func:`wsdino.evaluate.matching.match_moa`.
     """
     made = profiles.attrs.get(ATTRIBUTE, {})
-    nsc = match_moa(profiles, multi_batch=multi_batch)
+    require_columns(profiles, [COMPOUND, MOA], purpose="NSC")
+    annotated(profiles)
+    require_treatments(profiles, command=command)
     has_batch = BATCH in profiles and bool(profiles[BATCH].notna().any())
-    nscb = (
-        match_moa(profiles, exclude_shared_batch=True, multi_batch=multi_batch)
-        if has_batch
-        else None
-    )
-    controls = (
-        profiles[CONTROL].astype(bool) if CONTROL in profiles else profiles[MOA].isna() & False
-    )
-    mean_precision, precision_per_moa = mean_average_precision(profiles)
+    galleries = {"nsc": make_gallery(profiles, multi_batch=multi_batch)}
+    if has_batch:
+        galleries["nscb"] = make_gallery(
+            profiles, exclude_shared_batch=True, multi_batch=multi_batch
+        )
+    matches = {name: match_gallery(gallery) for name, gallery in galleries.items()}
+    nsc, nscb = matches["nsc"], matches.get("nscb")
+    nulls = _nulls(galleries, num_permutations=num_permutations, seed=seed)
+    controls, unknown = is_control(profiles), unannotated(profiles).to_dict("records")
+    left_out = {
+        name: [*match.left_out.to_dict("records"), *unknown] for name, match in matches.items()
+    }
+    num_in_gallery = {name: match.num_gallery for name, match in matches.items()}
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "normalisation": made.get("normalisation", _UNKNOWN),
@@ -88,25 +117,16 @@ def evaluate(
         "num_treatments": nsc.num_total + len(nsc.left_out),
         "num_controls": int(controls.sum()),
         "num_unannotated": int((profiles[MOA].isna() & ~controls).sum()),
+        **_numbers("nsc", nsc),
+        **_numbers("nscb", nscb),
+        **_precision(galleries["nsc"], seed=seed),
+        **{f"{measure.key}_null": nulls.get(measure.key) for measure in MEASURES},
+        "confusion": _confusion(nsc, nscb),
+        # Queries and gallery of mAP are those of NSC.
+        "gallery": {"nscb": 0} | num_in_gallery | {"map": num_in_gallery["nsc"]},
+        "left_out": {"nscb": []} | left_out | {"map": left_out["nsc"]},
+        "notes": _notes(profiles, nsc, nscb, has_chance=num_permutations > 0),
     }
-    for name, match in (("nsc", nsc), ("nscb", nscb)):
-        null = None
-        if num_permutations and match:
-            null = permutation_null(
-                profiles,
-                exclude_shared_batch=name == "nscb",
-                multi_batch=multi_batch,
-                num_permutations=num_permutations,
-                seed=seed,
-            )
-        results |= _numbers(name, match) | {f"{name}_null": null.as_dict() if null else None}
-    results["confusion"] = _confusion(nsc, nscb)
-    results["left_out"] = {
-        "nsc": nsc.left_out.to_dict("records"),
-        "nscb": nscb.left_out.to_dict("records") if nscb else [],
-    }
-    results |= {"map": mean_precision, "map_per_moa": precision_per_moa}
-    results["notes"] = _notes(nsc, nscb, has_batch=has_batch)
     plain: dict[str, Any] = _plain(results)
     return plain
 
@@ -147,6 +167,7 @@ def evaluate_sites(
         See the functions named.
     """
     require_columns(table, [*TREATMENT, MOA], purpose="evaluating sites")
+    require_one_label(table, LIST_COLUMNS, purpose="evaluating sites")
     normalised, info = normalise(table, method=normalisation, **options)
     profiles = profiles_of_normalised(normalised, info, aggregation=aggregation)
     results = evaluate(
@@ -237,7 +258,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
         raise TableError(msg) from error
     found = results.get("schema") if isinstance(results, dict) else None
     if found != SCHEMA:
-        msg = f"{path}: results have schema {found}; this version reads {SCHEMA}"
+        msg = f"{path}: results have schema {found}; this version reads {SCHEMA}: evaluate again"
         raise TableError(msg)
     return dict(results)
 
@@ -253,27 +274,41 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, st
     Returns
     -------
     list of dict
-        `name`, `nsc` and `nscb` as `101/103 = 98.1 % [93.2, 99.5]`, `chance` (NSC's permutation
-        null, in %), `map`; `-` where there is no number.
+        `name`; for each measure (:data:`wsdino.evaluate.measures.MEASURES`) its `key` as
+        `101/103 = 98.1 % [93.2, 99.5]` or `0.755 [0.68, 0.82]`, and `key_chance` (its permutation
+        null) as `6 % (p = 0.001)`; `-` where there is no number.
     """
     return [
-        {
-            "name": name,
-            "nsc": _proportion(one, "nsc"),
-            "nscb": _proportion(one, "nscb"),
-            "chance": f"{100 * one['nsc_null']['mean']:.0f} %" if one.get("nsc_null") else "-",
-            "map": f"{one['map']:.3f}" if one.get("map") is not None else "-",
-        }
+        {"name": name}
+        | {measure.key: measure.value_text(one) for measure in MEASURES}
+        | {f"{measure.key}_chance": measure.chance_text(one) for measure in MEASURES}
         for name, one in results.items()
     ]
 
 
-def _proportion(results: Mapping[str, Any], name: str) -> str:
-    if results.get(name) is None:
-        return "-"
-    low, high = results[f"{name}_ci"]
-    counts = f"{results[f'{name}_correct']}/{results[f'{name}_total']}"
-    return f"{counts} = {100 * results[name]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def _nulls(
+    galleries: Mapping[str, Gallery], *, num_permutations: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return the permutation null of each measure that has queries; none if none was asked for."""
+    if not num_permutations:
+        return {}
+    taken = {
+        name: permutation_nulls(gallery, num_permutations=num_permutations, seed=seed)
+        for name, gallery in galleries.items()
+    }
+    nulls = {name: null["accuracy"] for name, null in taken.items()} | {"map": taken["nsc"]["map"]}
+    return {name: null.as_dict() for name, null in nulls.items() if null}
+
+
+def _precision(gallery: Gallery, *, seed: int) -> dict[str, Any]:
+    """Return the entries of mAP."""
+    scores = precisions_of(gallery)
+    mean, per_moa = mean_of_precisions(scores)
+    interval = None
+    if mean is not None:
+        values, clusters = scores["average_precision"], scores[COMPOUND]
+        interval = clustered_interval(values.to_numpy(), clusters.to_numpy(str), seed=seed)
+    return {"map": mean, "map_total": len(scores), "map_ci": interval, "map_per_moa": per_moa}
 
 
 def _numbers(name: str, match: MatchResult | None) -> dict[str, Any]:
@@ -303,13 +338,25 @@ def _confusion(nsc: MatchResult, nscb: MatchResult | None) -> dict[str, Any]:
     return confusion
 
 
-def _notes(nsc: MatchResult, nscb: MatchResult | None, *, has_batch: bool) -> list[str]:
+def _notes(
+    profiles: pd.DataFrame, nsc: MatchResult, nscb: MatchResult | None, *, has_chance: bool
+) -> list[str]:
+    """Say why numbers are missing, and what in the table may have been meant otherwise."""
     notes = []
-    if not has_batch:
-        notes.append(f"NSCB was not computed: the profiles have no {BATCH}")
-    for name, match in (("NSC", nsc), ("NSCB", nscb)):
+    if nscb is None:
+        has = "an empty" if BATCH in profiles else "no"
+        notes.append(f"NSCB was not computed: the profiles have {has} {BATCH}")
+    for name, match in (("NSC", nsc), ("NSCB", nscb), ("mAP", nsc)):
         if match and not match.num_total:
             notes.append(f"{name} is not defined: no treatment has a candidate with its MoA")
+    if not has_chance:
+        notes.append("chance was not computed: no permutations were asked for")
+    joined = joined_labels(profiles) if nscb else None
+    if joined:
+        notes.append(
+            f"NSCB takes {joined!r} for one batch; several batches of a treatment are a list, in "
+            'CSV ["A", "B"]'
+        )
     return notes
 
 

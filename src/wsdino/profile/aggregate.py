@@ -1,10 +1,10 @@
 """Aggregation of sites or wells to treatment profiles.
 
-A profile keeps what is constant within its group. Of what varies, the plates and batches are kept,
-because matching needs them: `Metadata_Plate` holds the distinct plates in order of first
-appearance, joined by `;`, and `Metadata_Batch` either the one batch or, where there are several,
-the batch of each of these plates, in the same order. Everything else that varies (well, site) is
-left out.
+A profile keeps what is constant within its group. Plates and batches are kept in any case, as lists
+(see :mod:`wsdino.tables.lists`), because matching needs them: `Metadata_Plate` lists the distinct
+plates in order of first appearance, and `Metadata_Batch` the one batch or, where there are several,
+the batch of each of these plates, in the same order. A plate is a plate within its batch: plates of
+the same name in two batches are two. Wells, sites and whatever else varies are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.profile.methods import find_aggregation
 from wsdino.profile.normalise import normalise
-from wsdino.tables.columns import BATCH, PLATE, SEPARATOR, TREATMENT
+from wsdino.tables.columns import BATCH, PLATE, SITE, TREATMENT, WELL
 from wsdino.tables.features import (
     feature_columns,
     features_of,
@@ -25,8 +25,8 @@ from wsdino.tables.features import (
     plate_keys,
     require_columns,
     say_averaged,
-    split_labels,
 )
+from wsdino.tables.lists import LIST_COLUMNS, is_list, labels_of, require_one_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,18 +56,20 @@ def aggregate(
     -------
     DataFrame
         One row per group in order of first appearance: metadata as said above, features float64.
+        Where `by` has the plate, plate and batch stay text.
 
     Raises
     ------
     TableError
-        If the method is unknown, a column of `by` is missing, a plate or batch is named with a
-        `;`, or as in :func:`wsdino.tables.features.features_of`.
+        If the method is unknown, a column of `by` is missing or holds lists, or as in
+        :func:`wsdino.tables.features.features_of`.
     """
     by = [by] if isinstance(by, str) else list(by)
     if method not in STATISTICS:
         msg = f"aggregation method is {method!r}; expected one of {', '.join(STATISTICS)}"
         raise TableError(msg)
     require_columns(table, by, purpose="aggregating")
+    require_one_label(table, by, purpose="aggregating")
     names = feature_columns(table)
     matrix = pd.DataFrame(features_of(table), columns=names)
     metadata = metadata_of(table).reset_index(drop=True)
@@ -164,6 +166,7 @@ def make_profiles(
     """
     find_aggregation(aggregation)
     require_columns(table, TREATMENT, purpose="making profiles")
+    require_one_label(table, LIST_COLUMNS, purpose="making profiles")
     normalised, info = normalise(table, method=normalisation, **options)
     return profiles_of_normalised(normalised, info, aggregation=aggregation)
 
@@ -202,49 +205,63 @@ def _group_metadata(
     """Return one row of metadata per group, in order of the groups' codes."""
     first = np.unique(codes, return_index=True)[1]
     grouped = metadata.groupby(codes, sort=True)
-    constant = {
-        str(name): name in by or bool((grouped[name].nunique(dropna=False) == 1).all())
-        for name in metadata.columns
-    }
-    kept = [name for name in constant if constant[name] or name in (PLATE, BATCH)]
+
+    def is_constant(name: str) -> bool:
+        try:
+            return bool((grouped[name].nunique(dropna=False) == 1).all())
+        except TypeError:  # another tool's cells that can't be compared, such as lists
+            return False
+
+    listed = [name for name in (PLATE, BATCH) if name in metadata and name not in by]
+    if PLATE in by:
+        listed = [name for name in listed if not is_constant(name)]
+    kept = [
+        name
+        for name in map(str, metadata.columns)
+        if name in by or name in listed or (name not in (WELL, SITE) and is_constant(name))
+    ]
     result: pd.DataFrame = metadata[kept].take(first).reset_index(drop=True)
-    several = [name for name in (PLATE, BATCH) if name in kept and not constant[name]]
-    if several:
-        joined = [_join_labels(group) for _, group in grouped]
-        for name in several:
-            result[name] = [labels[name] for labels in joined]
+    if listed:
+        lists = _plates_and_batches(metadata, codes)
+        for name in listed:
+            result[name] = pd.Series(lists[name], dtype=object)
     return result
 
 
-def _join_labels(group: pd.DataFrame) -> dict[str, str | None]:
-    """Join a group's plates, and its batches: the only one, or one for each plate."""
-    plates_of, batches_of = _labels_of(group, PLATE), _labels_of(group, BATCH)
-    pairs: dict[tuple[str, str], None] = {}
-    for plates, batches in zip(plates_of, batches_of, strict=True):
-        num = max(len(plates), len(batches))
-        if min(len(plates), len(batches)) > 1 and len(plates) != len(batches):
-            msg = (
-                f"{PLATE} {SEPARATOR.join(plates)} and {BATCH} {SEPARATOR.join(batches)} don't fit "
-                f"together; names may not contain {SEPARATOR!r}, which separates several"
-            )
-            raise TableError(msg)
-        pairs |= dict.fromkeys(zip(_spread(plates, num), _spread(batches, num), strict=True))
-    plates, batches = ([label for label in labels if label] for labels in zip(*pairs, strict=True))
-    return {PLATE: _one_or_all(plates, distinct=True), BATCH: _one_or_all(batches)}
+def _plates_and_batches(
+    metadata: pd.DataFrame, codes: NDArray[np.integer]
+) -> dict[str, list[list[str | None] | None]]:
+    """List each group's plates, and its batches: the only one, or one for each plate."""
+    rows = pd.DataFrame({name: metadata.get(name) for name in (PLATE, BATCH)}, dtype=object)
+    rows["code"] = codes
+    num_groups = int(codes.max()) + 1
+    # Rows of one plate are alike, and there are many; those with lists can't be told apart so.
+    is_plain = ~rows[[PLATE, BATCH]].map(is_list).any(axis=1)
+    rows = pd.concat([rows[is_plain].drop_duplicates(), rows[~is_plain]]).sort_index()
+    pairs: list[dict[tuple[str | None, str | None], None]] = [{} for _ in range(num_groups)]
+    for plate, batch, code in rows.itertuples(index=False, name=None):
+        pairs[code] |= dict.fromkeys(_pairs(labels_of(plate), labels_of(batch)))
+    plates = [[plate for plate, _ in own] for own in pairs]
+    batches = [[batch for _, batch in own] for own in pairs]
+    return {
+        PLATE: [own if any(own) else None for own in plates],
+        BATCH: [(own if len(set(own)) > 1 else own[:1]) if any(own) else None for own in batches],
+    }
 
 
-def _labels_of(group: pd.DataFrame, name: str) -> list[list[str]]:
-    """Return the labels in each row of a column; none where there is no such column."""
-    values = group[name] if name in group else [None] * len(group)
-    return [split_labels(value) for value in values]
-
-
-def _spread(labels: list[str], num: int) -> list[str]:
-    """Repeat an only label, or none at all, `num` times."""
-    return labels if len(labels) == num else (labels or [""]) * num
-
-
-def _one_or_all(labels: list[str], *, distinct: bool = False) -> str | None:
-    if distinct or len(set(labels)) == 1:
-        labels = list(dict.fromkeys(labels))
-    return SEPARATOR.join(labels) or None
+def _pairs(
+    plates: list[str | None], batches: list[str | None]
+) -> list[tuple[str | None, str | None]]:
+    """Pair the plates in a row with their batches; an only one, or none at all, goes with all."""
+    num = max(len(plates), len(batches))
+    if min(len(plates), len(batches)) > 1 and len(plates) != len(batches):
+        msg = (
+            f"{PLATE} {plates} and {BATCH} {batches} don't fit together; expected one batch, or "
+            "one for each plate"
+        )
+        raise TableError(msg)
+    if len(plates) < num:
+        plates = (plates or [None]) * num
+    if len(batches) < num:
+        batches = (batches or [None]) * num
+    return list(zip(plates, batches, strict=True))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsdino.evaluate.measures import MEASURES
 from wsdino.report.figures import curve_svg
-from wsdino.report.sections import MAX_ROWS, MEASURES
+from wsdino.report.sections import MAX_ROWS
 from wsdino.report.style import series_colours
 from wsdino.report.verdict import collapse_verdict
 from wsdino.report.words import DASH, display_name, number
@@ -27,7 +28,7 @@ CURVES = (
 )
 # Keys of the results that other sections show.
 _SHOWN = {
-    f"{measure}{end}"
+    f"{measure.key}{end}"
     for measure in MEASURES
     for end in ("", "_correct", "_total", "_ci", "_null", "_neighbours")
 } | {
@@ -37,8 +38,8 @@ _SHOWN = {
     "multi_batch",
     "num_treatments",
     "confusion",
+    "gallery",
     "left_out",
-    "map",
     "map_per_moa",
     "leakage",
     "notes",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.report.words import display_name
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from wsdino.model.spec import ModelSpec
     from wsdino.runrecord import RunRecord
 
-_COLUMNS = {"name": "", "nsc": "NSC [95 % CI]", "nscb": "NSCB [95 % CI]", "map": "mAP"}
+_COLUMNS = {"name": ""} | {measure.key: f"{measure.name} [95 % CI]" for measure in MEASURES}
 
 
 def model_card(record: RunRecord, spec: ModelSpec, *, num_features: int) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.report.style import (
     COLOURS,
     UNKNOWN_STYLE,
     MoaStyle,
 )
-from wsdino.report.words import DASH, decimal, display_name, interval, is_number, number, percent
+from wsdino.report.words import DASH, display_name, interval, is_number, measure_text, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +35,6 @@ _THEME = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER
 
 # One user unit of the SVG is one CSS pixel at the figure's natural width.
 _UNITS_PER_INCH = 72
-_MEASURES = {"nsc": "NSC", "nscb": "NSCB", "map": "mAP"}
 MAX_POINTS_PER_LINE = 300
 
 _STYLE: dict[Any, Any] = {
@@ -136,7 +136,7 @@ def forest_svg(results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     from matplotlib import rc_context
 
-    measures = [m for m in _MEASURES if any(is_number(r.get(m)) for r in results.values())]
+    measures = [m for m in MEASURES if any(is_number(r.get(m.key)) for r in results.values())]
     names = list(results)
     with rc_context(_STYLE):
         figure = _figure(1060, 74 + 40 * len(names))
@@ -151,31 +151,31 @@ def forest_svg(results: Mapping[str, Mapping[str, Any]]) -> str:
             label.set(color=INK, fontsize=12, fontweight=700 if name == names[0] else 400)
     alt = "; ".join(
         f"{display_name(name)}: "
-        + ", ".join(f"{_MEASURES[m]} {_value_text(result, m)}" for m in measures)
+        + ", ".join(f"{m.name} {measure_text(result, m.key)}" for m in measures)
         for name, result in results.items()
     )
     return to_svg(figure, "forest", f"Forest plot of the numbers in the table. {alt}")
 
 
-def _forest_panel(axes: Axes, measure: str, results: Mapping[str, Mapping[str, Any]]) -> None:
-    scale = 1.0 if measure == "map" else 100.0
-    axes.set(title=_MEASURES[measure], xlabel="" if measure == "map" else "%")
+def _forest_panel(axes: Axes, measure: Measure, results: Mapping[str, Mapping[str, Any]]) -> None:
+    scale = 100.0 if measure.is_share else 1.0
+    axes.set(title=measure.name, xlabel="%" if measure.is_share else "")
     axes.set_xlim(0, scale)
     axes.set_xticks(np.linspace(0, scale, 6))
     axes.tick_params(axis="both", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
-    null = next(iter(results.values())).get(f"{measure}_null")
+    null = next(iter(results.values())).get(f"{measure.key}_null")
     if isinstance(null, dict) and is_number(null.get("p95")):
         axes.axvspan(0, scale * null["p95"], color=GRID, alpha=0.55, linewidth=0)
     for row, (name, result) in enumerate(results.items()):
-        value: Any = result.get(measure)
+        value: Any = result.get(measure.key)
         if not is_number(value):
             axes.text(0.02 * scale, row, DASH, va="center", color=MUTED)
             continue
         first = name == next(iter(results))
         colour, x = (COLOURS[0] if first else MUTED), scale * float(value)
-        pair = interval(result, measure)
+        pair = interval(result, measure.key)
         if pair:
             ends = [scale * pair[0], scale * pair[1]]
             axes.plot(
@@ -195,14 +195,10 @@ def _forest_panel(axes: Axes, measure: str, results: Mapping[str, Mapping[str, A
             markeredgecolor=PAPER,
             markeredgewidth=1,
         )
-        axes.annotate(_value_text(result, measure), (x, row), (0, 9), textcoords="offset points",
+        text = measure_text(result, measure.key)
+        axes.annotate(text, (x, row), (0, 9), textcoords="offset points",
                       ha="right" if x > 0.93 * scale else "center", va="bottom", fontsize=10.5,
                       color=INK if first else MUTED, fontweight=700 if first else 400)  # fmt: skip
-
-
-def _value_text(result: Mapping[str, Any], measure: str) -> str:
-    value = result.get(measure)
-    return decimal(value) if measure == "map" else percent(value)
 
 
 def scatter_svg(

@@ -179,7 +179,7 @@ def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
     for frame in (record.profiles, None if store is None else store.manifest):
         if frame is not None:
             found |= set(gallery.moas_of(frame))
-    for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MEASURES):
+    for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MATCHED):
         for row in rows or []:
             found |= {row.get("moa"), row.get("neighbour_moa")}
     return {moa for moa in found if moa}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsdino.errors import InputError
+from wsdino.evaluate.measures import MEASURES, Measure
+from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
 from wsdino.report.figures import forest_svg, scatter_svg
 from wsdino.report.gallery import moas_of
@@ -24,6 +26,7 @@ from wsdino.report.words import (
     interval,
     interval_text,
     is_number,
+    measure_text,
     number,
     percent,
 )
@@ -35,11 +38,11 @@ if TYPE_CHECKING:
 
     from wsdino.report.style import MoaStyle
 
-MEASURES = {
-    "nsc": ("NSC", "not same compound"),
-    "nscb": ("NSCB", "not same compound and batch"),
-}
+# Key and name of the measures that match each query with one neighbour.
+MATCHED = {measure.key: measure.name for measure in MEASURES if measure.is_share}
 MAX_ROWS = 200
+MAX_NAMES = 50
+KEYS = [measure.key for measure in MEASURES]
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
@@ -49,54 +52,53 @@ def headline(record: RunRecord) -> dict[str, Any]:
         raise Omitted(record.problems.get("results.json", "results.json is empty"))
     cards = [
         {
-            "name": name,
-            "long_name": long_name,
-            "value": percent(results.get(measure)),
-            "interval": interval_text(results, measure),
-            "count": count_text(results, measure),
+            "name": measure.name,
+            "long_name": measure.long_name,
+            "value": measure_text(results, measure.key),
+            "interval": interval_text(results, measure.key),
+            "count": _count_words(results, measure),
             "remark": _comparison(record, measure),
             "chance": _chance_text(results, measure),
         }
-        for measure, (name, long_name) in MEASURES.items()
+        for measure in MEASURES
     ]
-    cards.append(
-        {
-            "name": "mAP",
-            "long_name": "mean average precision",
-            "value": decimal(results.get("map")),
-            "interval": "",
-            "count": "",
-            "remark": _comparison(record, "map"),
-            "chance": "",
-        }
-    )
     notes = results.get("notes")
-    return {
-        "cards": cards,
-        "method": _method(results),
-        "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
-    }
+    said = [str(note) for note in notes] if isinstance(notes, list) else []
+    if results.get("schema") not in (None, SCHEMA):
+        said.append(
+            f"results.json has schema {results['schema']}, this version writes {SCHEMA}; where the "
+            "two differ (the gallery of mAP, what is left out), evaluating again gives the new"
+        )
+    return {"cards": cards, "method": _method(results), "notes": said}
 
 
-def _chance_text(results: Mapping[str, Any], measure: str) -> str:
+def _count_words(results: Mapping[str, Any], measure: Measure) -> str:
+    """Say how many queries a measure has, and how many are right; may be empty."""
+    count = count_text(results, measure.key)
+    return count if measure.is_share or not count else f"{count} queries"
+
+
+def _chance_text(results: Mapping[str, Any], measure: Measure) -> str:
     """Say what shuffled mechanisms reach; may be empty."""
-    null = results.get(f"{measure}_null")
+    null = results.get(f"{measure.key}_null")
     if not isinstance(null, dict) or not is_number(null.get("mean")):
         return ""
-    return f"chance {percent(null['mean'])} (p = {number(null.get('p_value'), 2)})"
+    mean = percent(null["mean"]) if measure.is_share else decimal(null["mean"])
+    return f"chance {mean} (p = {number(null.get('p_value'), 2)})"
 
 
-def _comparison(record: RunRecord, measure: str) -> str:
+def _comparison(record: RunRecord, measure: Measure) -> str:
     """Say how a number of the run stands to that of the best baseline."""
-    mine = record.results.get(measure)
-    theirs = {n: r for n, r in record.baselines.items() if is_number(r.get(measure))}
+    key = measure.key
+    mine = record.results.get(key)
+    theirs = {n: r for n, r in record.baselines.items() if is_number(r.get(key))}
     if not is_number(mine) or not theirs:
         return ""
-    best = max(theirs, key=lambda name: float(theirs[name][measure]))
-    value = theirs[best][measure]
+    best = max(theirs, key=lambda name: float(theirs[name][key]))
+    value = theirs[best][key]
     order = "above" if mine > value else "below" if mine < value else "level with"
-    text = decimal(value) if measure == "map" else percent(value)
-    pair, other = interval(record.results, measure), interval(theirs[best], measure)
+    text = measure_text(theirs[best], key)
+    pair, other = interval(record.results, key), interval(theirs[best], key)
     overlap = pair and other and max(pair[0], other[0]) <= min(pair[1], other[1])
     doubt = "; the intervals overlap" if overlap and order != "level with" else ""
     return f"{order} the best baseline, {display_name(best)} ({text}){doubt}"
@@ -127,31 +129,33 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         if results.get(key) is not None:
             rows.append((term, str(results[key])))
+    sizes = results.get("gallery")
+    if isinstance(sizes, dict):
+        known = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
+        rows.append(("Gallery", f"treatments: {', '.join(known)}"))
     return rows
 
 
 def comparison(record: RunRecord) -> dict[str, Any]:
     """Set the run beside its baselines: rows of the table, and the forest plot."""
     everyone = record.everyone
-    if not any(is_number(r.get(m)) for r in everyone.values() for m in (*MEASURES, "map")):
+    if not any(is_number(r.get(m)) for r in everyone.values() for m in KEYS):
         raise Omitted("no results of the run or of a baseline")
     rows = [
         {
             "name": display_name(name),
             "is_run": name == RUN,
-            "measures": [
-                (percent(r.get(m)), interval_text(r, m), count_text(r, m)) for m in MEASURES
-            ],
-            "map": decimal(r.get("map")),
+            "measures": [(measure_text(r, m), interval_text(r, m), count_text(r, m)) for m in KEYS],
             "method": _normalisation_name(r),
         }
         for name, r in everyone.items()
     ]
     return {
         "rows": rows,
+        "measures": [measure.name for measure in MEASURES],
         "forest": forest_svg(everyone),
         "num_baselines": len(record.baselines),
-        "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in MEASURES),
+        "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in KEYS),
     }
 
 
@@ -217,7 +221,7 @@ def confusion(record: RunRecord) -> dict[str, Any]:
         raise Omitted("results.json has no confusion matrix")
     labels = [str(label) for label in found["labels"]]
     matrices: list[dict[str, Any]] = []
-    for measure, (name, _) in MEASURES.items():
+    for measure, name in MATCHED.items():
         counts = np.asarray(found.get(measure) or [], dtype=object)
         # Without queries there is nothing to confuse.
         if counts.shape != (len(labels), len(labels)) or not counts.sum():
@@ -265,7 +269,7 @@ def leakage(record: RunRecord) -> dict[str, Any]:
 def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
     """List the queries whose nearest neighbour has another mechanism."""
     tables = []
-    for measure, (name, _) in MEASURES.items():
+    for measure, name in MATCHED.items():
         rows = record.results.get(f"{measure}_neighbours")
         if not isinstance(rows, list):
             continue
@@ -293,14 +297,27 @@ def left_out(record: RunRecord) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Omitted("results.json doesn't list left-out queries")
     tables = []
-    for measure, (name, _) in MEASURES.items():
+    for measure in MEASURES:
         groups: dict[tuple[str, str], list[str]] = {}
-        for row in found.get(measure) or []:
+        for row in found.get(measure.key) or []:
             key = (str(row.get("moa") or DASH), str(row.get("reason", "no reason given")))
             groups.setdefault(key, []).append(" ".join(_treatment(row)).strip())
         rows = [
-            {"moa": moa, "reason": reason, "queries": queries}
+            {
+                "moa": moa,
+                "reason": reason,
+                "queries": queries[:MAX_NAMES],
+                "num_more": max(0, len(queries) - MAX_NAMES),
+            }
             for (moa, reason), queries in groups.items()
         ]
-        tables.append({"name": name, "rows": rows, "num": sum(len(r["queries"]) for r in rows)})
+        num = sum(map(len, groups.values()))
+        tables.append(
+            {
+                "name": measure.name,
+                "rows": rows,
+                "num": num,
+                "is_taken": is_number(record.results.get(measure.key)),
+            }
+        )
     return {"tables": tables}

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
 from wsdino.report.words import display_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-_COLUMNS = {"nsc": "NSC [95 % CI]", "nscb": "NSCB [95 % CI]", "chance": "chance", "map": "mAP"}
+# Lines are made for so many columns; on narrower terminals intervals get lines of their own.
+WIDTH = 100
+_MAX_NAMES = 5
 
 
-def summary_table(results: Mapping[str, Any], *, name: str = "this run") -> Table:
+def summary_table(
+    results: Mapping[str, Any], *, name: str = "this run", width: int = WIDTH
+) -> Table:
     """Set the numbers of a run beside those of its baselines.
 
     Parameters
@@ -28,23 +34,29 @@ def summary_table(results: Mapping[str, Any], *, name: str = "this run") -> Tabl
         Results of the run (contract 4.5), with those of its baselines under `baselines`.
     name
         What to call the run.
+    width
+        Columns to fit into.
 
     Returns
     -------
     rich.table.Table
-        A row each for the run and its baselines, with NSC and NSCB (right / queries, percent and
-        95 % confidence interval), NSC's permutation null and mAP; a dash for what is absent.
+        A row each for the run and its baselines, with each measure (right / queries, percent and
+        95 % confidence interval), below it a row of what chance reaches; a dash for what is absent.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("")
-    for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    baselines = results.get("baselines") or {}
-    shown = {name: results} | {display_name(key): value for key, value in baselines.items()}
-    for index, row in enumerate(results_table(shown)):
+    table.add_column("", overflow="ellipsis")
+    for measure in MEASURES:
+        table.add_column(f"{measure.name} [95 % CI]", justify="right", no_wrap=True)
+    for index, row in enumerate(results_table(_shown(results, name))):
+        values = [row[measure.key] for measure in MEASURES]
+        if width < WIDTH:
+            values = [value.replace(" [", "\n[") for value in values]
         # Text, not markup: a run may be called "[a]".
-        cells = [Text(row[key]) for key in ("name", *_COLUMNS)]
+        cells = [Text(cell) for cell in (row["name"], *values)]
         table.add_row(*cells, style="" if index else "bold")
+        chances = [row[f"{measure.key}_chance"] for measure in MEASURES]
+        if set(chances) != {NOTHING}:
+            table.add_row("  by chance", *chances, style="dim")
     return table
 
 
@@ -56,15 +68,122 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     results, name
         See :func:`summary_table`.
     """
-    # A pipe has no width: the table keeps its own there instead of being folded at 80 columns.
-    width = None if sys.stdout.isatty() else 160
-    Console(highlight=False, width=width).print(summary_table(results, name=name))
-    made = results["normalisation"]
-    how = (
-        f"\n{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    # A pipe has no width.
+    width = min(console.width, WIDTH) if sys.stdout.isatty() else WIDTH
+    table = summary_table(results, name=name, width=width)
+    Console(highlight=False, width=width).print(table)
+    console.print()
+    for line in (*_how(results), *missing_lines(results, name=name)):
+        console.print(textwrap.fill(line, width, break_on_hyphens=False))
+    for line in left_out_lines(results):
+        say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:
+    """Say why the table has dashes where it has them, and what else the evaluation noted.
+
+    Parameters
+    ----------
+    results, name
+        See :func:`summary_table`.
+
+    Returns
+    -------
+    list of str
+        The notes of the run and its baselines; with their names, where they don't hold for all.
+    """
+    shown = _shown(results, name)
+    said: dict[str, list[str]] = {}
+    for each, own in shown.items():
+        notes = [str(note) for note in own.get("notes") or []]
+        absent = [
+            measure.name
+            for measure in MEASURES
+            if own.get(measure.key) is None
+            and not any(note.startswith(f"{measure.name} ") for note in notes)
+        ]
+        if absent:
+            notes.append(f"the results don't hold {' and '.join(absent)}")
+        for note in notes:
+            said.setdefault(note, []).append(each)
+    return [
+        note if len(names) == len(shown) else f"{', '.join(names)}: {note}"
+        for note, names in said.items()
+    ]
+
+
+def left_out_lines(results: Mapping[str, Any]) -> list[str]:
+    """Say how many treatments each measure leaves out, why, and the names of the first.
+
+    Parameters
+    ----------
+    results
+        Results of a run (contract 4.5).
+
+    Returns
+    -------
+    list of str
+        A line for each reason and the measures that it holds for.
+    """
+    measures: dict[tuple[str, str], list[str]] = {}
+    for measure in MEASURES:
+        for row in results.get("left_out", {}).get(measure.key, []):
+            measures.setdefault((_treatment(row), str(row["reason"])), []).append(measure.name)
+    groups: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (treatment, reason), names in measures.items():
+        groups.setdefault((tuple(dict.fromkeys(names)), reason), []).append(treatment)
+    total = results.get("num_treatments", 0) + results.get("num_unannotated", 0)
+    return [
+        f"left out of {_enumerated(names)}: {len(treatments)} of {total} treatments: {reason}: "
+        f"{_some(treatments)}"
+        for (names, reason), treatments in groups.items()
+    ]
+
+
+def _shown(results: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
+    """Return the results of the run and its baselines by the names in the table."""
+    baselines = results.get("baselines") or {}
+    return {name: results} | {display_name(key): value for key, value in baselines.items()}
+
+
+def _how(results: Mapping[str, Any]) -> list[str]:
+    """Say how profiles, galleries and intervals came about."""
+    made, num_in = results["normalisation"], results.get("gallery", {})
+    sizes = {m.name: f"{num_in[m.key]} treatments" for m in MEASURES if m.key in num_in}
+    intervals = {m.name: m.interval for m in MEASURES if results.get(m.key) is not None}
+    profiles = (
+        f"{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
         f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
         f"batches: {results['multi_batch']}"
     )
-    Console(highlight=False, markup=False, soft_wrap=True).print(how)
-    for left in results["left_out"]["nscb"]:
-        say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
+    lines = [profiles]
+    for term, named in (("gallery", sizes), ("95 % CI", intervals)):
+        if named:
+            groups = (f"{what} ({_enumerated(own)})" for what, own in _grouped(named).items())
+            lines.append(f"{term}: {', '.join(groups)}")
+    return lines
+
+
+def _grouped(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of each value."""
+    groups: dict[str, list[str]] = {}
+    for name, value in names.items():
+        groups.setdefault(value, []).append(name)
+    return groups
+
+
+def _treatment(row: Mapping[str, Any]) -> str:
+    dose, moa = row.get("concentration"), row.get("moa")
+    named = str(row.get("compound") or "no compound") + ("" if dose is None else f" {dose:g} uM")
+    return f"{named} ({moa})" if moa else named
+
+
+def _some(names: list[str]) -> str:
+    shown, more = names[:_MAX_NAMES], len(names) - _MAX_NAMES
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _enumerated(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from wsdino import baselines
+from wsdino.evaluate.measures import BY_KEY
 from wsdino.runrecord import RUN
 
 if TYPE_CHECKING:
@@ -65,16 +66,30 @@ def interval(results: Mapping[str, Any], measure: str) -> tuple[float, float] | 
     return (float(pair[0]), float(pair[1])) if all(map(is_number, pair)) else None
 
 
+def measure_text(results: Mapping[str, Any], measure: str) -> str:
+    """Format a measure: a share in percent, another with three decimals; a dash without it."""
+    value = results.get(measure)
+    return percent(value) if BY_KEY[measure].is_share else decimal(value)
+
+
 def interval_text(results: Mapping[str, Any], measure: str) -> str:
-    """Format the confidence interval of a measure in percent, without a unit; may be empty."""
+    """Format the confidence interval of a measure in its units, without a name; may be empty."""
     pair = interval(results, measure)
-    return f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]" if pair else ""
+    if pair is None:
+        return ""
+    if BY_KEY[measure].is_share:
+        return f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]"
+    return f"[{pair[0]:.3f}, {pair[1]:.3f}]"
 
 
 def count_text(results: Mapping[str, Any], measure: str) -> str:
-    """Format right and all queries of a measure as `k/n`; may be empty."""
+    """Format the number of queries of a measure, `right/all` of a share; may be empty."""
     right, total = results.get(f"{measure}_correct"), results.get(f"{measure}_total")
-    return f"{right}/{total}" if is_number(right) and is_number(total) else ""
+    if not is_number(total):
+        return ""
+    if BY_KEY[measure].is_share:
+        return f"{right}/{total}" if is_number(right) else ""
+    return str(total)
 
 
 def concentration(value: Any) -> str:

@@ -24,7 +24,6 @@ MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
 TREATMENT = (COMPOUND, CONCENTRATION)
 METADATA = (PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, MOA, CONTROL)
 TEXT = (PLATE, WELL, BATCH, COMPOUND, MOA)
-SEPARATOR = ";"
 # Which map a plate follows; it is no plate, though CellProfiler's table of BBBC021 has names of
 # the same form (`Metadata_Plate_DAPI`).
 PLATE_MAP = "Metadata_Plate_Map_Name"

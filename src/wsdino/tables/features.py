@@ -23,7 +23,6 @@ from wsdino.tables.columns import (
     MOA,
     PLATE,
     PREFIX,
-    SEPARATOR,
     TREATMENT,
     WELL,
     ours_of,
@@ -146,11 +145,6 @@ def channel_of(feature: str) -> str:
     """Channel in a name such as `emb_<channel>_<index>`, or `""` in names of other tools."""
     match = _EMBEDDING_NAME.match(feature)
     return match["channel"] if match else ""
-
-
-def split_labels(value: object) -> list[str]:
-    """Labels in a cell that may hold several, joined by `;`; none in a missing one."""
-    return [] if pd.isna(value) else str(value).split(SEPARATOR)  # type: ignore[call-overload]
 
 
 # What CellProfiler and its relatives write beside their measurements, after any `Image_`.

@@ -320,7 +320,7 @@ def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     if PLATE not in table or BATCH not in table:
         return table
     is_one = [
-        isinstance(plate, str) and isinstance(batch, str) and ";" not in plate + batch
+        isinstance(plate, str) and isinstance(batch, str)
         for plate, batch in zip(table[PLATE], table[BATCH], strict=True)
     ]
     pairs = table.loc[is_one, [PLATE, BATCH]].drop_duplicates()

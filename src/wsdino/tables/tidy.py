@@ -36,6 +36,7 @@ from wsdino.tables.identity import (
     with_controls,
     with_plates_of_batches,
 )
+from wsdino.tables.lists import LIST_COLUMNS, read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +76,8 @@ def tidy(
     for name in TEXT:
         if name in table:
             table[name] = texts(table[name])
+        if name in table and name in LIST_COLUMNS:
+            table[name] = read_labels(table[name], origin=origin)
     if WELL in table:
         table[WELL] = wells(table[WELL], origin=origin)
     if SITE in table:

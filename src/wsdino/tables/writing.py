@@ -11,6 +11,7 @@ from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.tables.features import channel_of, feature_columns, features_of, metadata_of
 from wsdino.tables.files import suffix_of
+from wsdino.tables.lists import with_json
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
@@ -19,7 +20,8 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     Parameters
     ----------
     table
-        Metadata and features. `table.attrs` (how profiles were made) is kept by Parquet alone.
+        Metadata and features. Parquet keeps lists of plates and batches as they are and
+        `table.attrs` (how profiles were made); in CSV lists are JSON arrays.
     path
         `.parquet`, `.csv` or `.csv.gz`; its folder is made where it is missing.
 
@@ -39,7 +41,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         if suffix == ".parquet":
             ordered.to_parquet(partial, index=False)
         else:
-            ordered.to_csv(partial, index=False)
+            with_json(ordered).to_csv(partial, index=False)
 
 
 def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
@@ -51,7 +53,8 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
         Metadata and features.
     path
         `.h5ad`. The names of obs keep the whole `Metadata_` prefix; `var["channel"]` is the
-        channel in `emb_<channel>_<index>`, empty for features with other names.
+        channel in `emb_<channel>_<index>`, empty for features with other names. Lists of plates
+        and batches are JSON arrays.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
         msg = f"{path}: unknown format for AnnData; expected a name that ends in .h5ad"
         raise TableError(msg)
     names = feature_columns(table)
-    metadata = metadata_of(table)
+    metadata = with_json(metadata_of(table))
     text = metadata.select_dtypes(include="object").columns
     # HDF5 holds no mixture of text and missing values; a categorical does.
     metadata = metadata.astype(dict.fromkeys(text, "category"))

@@ -1,0 +1,124 @@
+"""Cells that hold several labels: the plates and the batches of a treatment.
+
+Such a cell is a list of strings: in memory a Python list, in Parquet a list column, in CSV and
+AnnData a JSON array (`["W1", "W2"]`). Text is one label, whatever it contains: batches named
+`2019;A` and `2019;B` are two batches. None in a list stands for a label that isn't known.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.tables.columns import BATCH, PLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LIST_COLUMNS = (PLATE, BATCH)
+
+
+def is_list(value: object) -> bool:
+    """Tell whether a cell holds a list; Parquet's come as arrays where pandas alone reads them."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def holds_lists(values: Iterable[object]) -> bool:
+    """Tell whether any of the cells holds a list."""
+    return any(is_list(value) for value in values)
+
+
+def labels_of(value: Any) -> list[str | None]:
+    """Labels of a cell: those of a list, the only one, or none where it is missing."""
+    if is_list(value):
+        return [None if pd.isna(label) else str(label) for label in value]
+    return [] if pd.isna(value) else [str(value)]
+
+
+def read_labels(column: pd.Series[Any], *, origin: str) -> pd.Series[Any]:
+    """Read a column whose cells may be lists.
+
+    Parameters
+    ----------
+    column
+        As pandas has it: text, numbers, lists or arrays, missing cells, or lists written as text (a
+        JSON array, or what Python prints).
+    origin
+        What to call the table in an error.
+
+    Returns
+    -------
+    Series
+        Object; in each cell text, a list of labels, or None where it is missing.
+
+    Raises
+    ------
+    TableError
+        If a text begins like a list but is none.
+    """
+    cells = [_read_cell(value, column=str(column.name), origin=origin) for value in column]
+    return pd.Series(cells, index=column.index, name=column.name, dtype=object)
+
+
+def _read_cell(value: Any, *, column: str, origin: str) -> str | list[str | None] | None:
+    if is_list(value):
+        return labels_of(value) or None
+    if pd.isna(value):
+        return None
+    text = str(value)
+    if not text.lstrip().startswith(('["', "['", "[null", "[None")):
+        return text
+    labels = _parsed(text.strip())
+    if labels is None:
+        msg = f'{origin}: {column} holds {text!r}; expected a name or a JSON array, ["A", "B"]'
+        raise TableError(msg)
+    return labels or None
+
+
+def _parsed(text: str) -> list[str | None] | None:
+    """Parse a list of labels written as JSON or by Python; None where it is neither."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return None
+        # NumPy prints ['A' 'B'], which Python would read as the one label AB.
+        if repr(found) != text:
+            return None
+    is_labels = isinstance(found, list) and all(
+        label is None or isinstance(label, str) for label in found
+    )
+    return found if is_labels else None
+
+
+def with_json(metadata: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its lists written as JSON arrays, for files that hold no lists."""
+    columns = [name for name in LIST_COLUMNS if name in metadata and holds_lists(metadata[name])]
+    return metadata.assign(
+        **{
+            name: [
+                json.dumps(labels_of(value), ensure_ascii=False) if is_list(value) else value
+                for value in metadata[name]
+            ]
+            for name in columns
+        }
+    )
+
+
+def require_one_label(table: pd.DataFrame, names: Iterable[str], *, purpose: str) -> None:
+    """Raise TableError if one of the columns holds lists, as those of treatment profiles do."""
+    for name in names:
+        if name in table and holds_lists(table[name]):
+            where = next(value for value in table[name] if is_list(value))
+            msg = (
+                f"{purpose} needs one {name} in each row, found {labels_of(where)}: the rows are "
+                "profiles of treatments; give the table of sites or wells that they were made from"
+            )
+            raise TableError(msg)
