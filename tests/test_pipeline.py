@@ -136,14 +136,16 @@ def test_results_hold_what_is_promised(place: Path) -> None:
     results = json.loads((place / "run" / "results.json").read_text())
     assert list(results["baselines"]) == list(BASELINES)
     for numbers in (results, *results["baselines"].values()):
-        assert numbers["schema"] == 1
+        assert numbers["schema"] == 2
         assert numbers["num_treatments"] == 12
         assert {"method", "fitted_on", "num_fitted", "num_components", "note"} <= set(
             numbers["normalisation"]
         )
         assert {"labels", "nsc", "nscb"} <= set(numbers["confusion"])
-        assert {"nsc", "nscb"} <= set(numbers["left_out"])
-        assert 0 <= numbers["map"] <= 1
+        assert set(numbers["left_out"]) == set(numbers["gallery"]) == {"nsc", "nscb", "map"}
+        low, high = numbers["map_ci"]
+        assert 0 <= low <= numbers["map"] <= high <= 1
+        assert 0 < numbers["map_null"]["mean"] < 1
         for name in ("nsc", "nscb"):
             assert numbers[name] == numbers[f"{name}_correct"] / numbers[f"{name}_total"]
             low, high = numbers[f"{name}_ci"]
