@@ -171,9 +171,7 @@ def test_names_with_equals_signs_are_files_where_they_are_there(
         assert weights_by_channel([name]) == name
 
 
-def test_others_may_read_a_model_as_the_umask_says(
-    go: Callable[..., int], place: Path, tmp_path: Path
-) -> None:
+def test_others_may_read_a_model_as_the_umask_says(go: Callable[..., int], tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         assert go("export", "run", "--out", tmp_path / "model") == 0

@@ -92,6 +92,8 @@ def test_who_holds_it_may_ask_again_but_not_another_thread(tmp_path: Path) -> No
 def test_a_folder_that_stays_empty_is_not_left_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"), one_writer(tmp_path / "a" / "b"):
         raise ValueError("refused")
+    with pytest.raises(ValueError, match="refused"), one_writer_of_file(tmp_path / "a" / "b"):
+        raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
     with one_writer(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "product").touch()
@@ -121,9 +123,9 @@ while done < 50:
 
 
 def test_of_a_job_the_first_process_holds_it(tmp_path: Path) -> None:
-    first = hold(tmp_path / "run", RANK="0")
+    first = hold(tmp_path / "run", RANK="0", WORLD_SIZE="2")
     try:
-        kill(hold(tmp_path / "run", RANK="1"))
+        kill(hold(tmp_path / "run", RANK="1", WORLD_SIZE="2"))
     finally:
         kill(first)
 

@@ -69,7 +69,7 @@ def prepare(
     store = open_store(path)
     # Found out before anything is trained: an image that was replaced in the store.
     job.only_first(lambda: store.pixels_digest)
-    text = _environment_of(resolved)
+    text = _environment_of(resolved, store)
     folder.before_work = lambda: folder.note(folder.paths.environment, text)
     return folder, store, resolved
 
@@ -98,12 +98,15 @@ def _check_and_note(
     folder.sweep()
     folder.note(folder.paths.config, resolved.to_yaml())
     if not folder.paths.environment.is_file():
-        folder.note(folder.paths.environment, _environment_of(resolved))
+        folder.note(folder.paths.environment, _environment_of(resolved, store))
     coverage(config, store, folder)
 
 
-def _environment_of(config: Config) -> str:
-    return json.dumps(environment(seed=config.seed, device=config.device), indent=1) + "\n"
+def _environment_of(config: Config, store: Store) -> str:
+    """Say what the run ran on: the machine, and the screen by what it holds."""
+    screen = {"pixels_digest": store.pixels_digest, "manifest_digest": store.manifest_digest}
+    made = environment(seed=config.seed, device=config.device) | {"screen": screen}
+    return json.dumps(made, indent=1) + "\n"
 
 
 def _refuse_other_training(config: Config, run: RunPaths) -> None:

@@ -40,21 +40,15 @@ class _State:
 def one_writer(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder; it is made where it is missing.
 
-    A folder that is still empty in the end is removed again if it was made here.
+    Folders that are made here, and still empty in the end, are removed again.
 
     Raises
     ------
     OutputError
         If another process holds the lock: names it.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with _held(folder / LOCK, folder):
-            yield
-    finally:
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
+    with _held(folder / LOCK, folder):
+        yield
 
 
 @contextmanager
@@ -67,9 +61,11 @@ def one_writer_of_file(path: Path) -> Iterator[None]:
 @contextmanager
 def _held(lock: Path, what: Path) -> Iterator[None]:
     key, thread = lock.absolute(), threading.get_ident()
-    if os.environ.get("RANK", "0") != "0" or _State.held.get(key) == thread:
+    is_job = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if (is_job and os.environ.get("RANK", "0") != "0") or _State.held.get(key) == thread:
         yield
         return
+    made = [path for path in lock.parents if not path.exists()]
     file = _acquire(lock, what)
     _State.held[key] = thread
     try:
@@ -81,6 +77,9 @@ def _held(lock: Path, what: Path) -> Iterator[None]:
             with suppress(OSError):
                 lock.unlink()
             file.close()
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _acquire(lock: Path, what: Path) -> TextIO | None:

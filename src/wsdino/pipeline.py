@@ -336,15 +336,14 @@ def report(config: Config, out: Path) -> Path:
     from wsdino.report.html import write_report
 
     store = _if_there(lambda: open_run_store(config, out))
-    with one_writer(out):
-        return write_report(
-            out,
-            store=store,
-            model=None if store is None else _if_there(lambda: load_model(out)),
-            num_example_fields=config.report.num_example_fields,
-            attention_sites=config.report.attention_sites,
-            seed=config.seed,
-        )
+    return write_report(
+        out,
+        store=store,
+        model=None if store is None else _if_there(lambda: load_model(out)),
+        num_example_fields=config.report.num_example_fields,
+        attention_sites=config.report.attention_sites,
+        seed=config.seed,
+    )
 
 
 def _if_there(get: Callable[[], T]) -> T | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import ConfigArgument, RunOption, Settings
+from wsdino.cli.app import ConfigArgument, RunOption, Settings, be_the_only_writer
 from wsdino.lock import one_writer
 from wsdino.runfolder import RunFolder, RunPaths
 
@@ -55,7 +55,10 @@ def report_command(
     from wsdino.config import load_config
     from wsdino.pipeline import report
 
-    typer.echo(report(load_config(RunPaths(run).config), run))
+    config = load_config(RunPaths(run).config)
+    # Not of the run: one that is on its way may be looked at.
+    be_the_only_writer(RunPaths(run).report)
+    typer.echo(report(config, run))
 
 
 def _run(config: Any, out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from wsdino.atomic import writing
+from wsdino.atomic import sweep, writing
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
 from wsdino.report.images import Fields, composite, stretch
@@ -266,6 +266,7 @@ def _save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: 
         words = [row.get(f"Metadata_{name}", "") for name in ("Plate", "Well", "Site")]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(map(str, [f"{site:06d}", *words])))
         path = out / f"{name}.png"
+        sweep(out, name=path.name)
         with writing(path) as partial:
             figure.savefig(partial, dpi=150)
         written.append(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -269,8 +270,10 @@ def _open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype
 def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
     """Map an array for writing; where there is none like it, begin with the one given."""
     if path.is_file():
+        # Of a store that can't be written nothing needs to be, where it is complete.
+        mode = "r+" if os.access(path, os.W_OK) else "c"
         try:
-            found = np.lib.format.open_memmap(path, mode="r+")
+            found = np.lib.format.open_memmap(path, mode=mode)
             if (found.shape, found.dtype) == (start.shape, start.dtype):
                 return found
         except (ValueError, EOFError):

@@ -342,7 +342,7 @@ class Trainer:
     def _other_training(self, fingerprint: str) -> ConfigError:
         before, now = json.loads(fingerprint), json.loads(self.fingerprint)
         differ = {key for key in before | now if before.get(key) != now.get(key)}
-        if differ <= {"images", "places"}:
+        if "images" in before and differ <= {"images", "places"}:
             folder = RunPaths(self.folder).checkpoints
             what = "images" if "images" in differ else "plates, wells or batches of the images"
             return ConfigError(
@@ -350,8 +350,8 @@ class Trainer:
                 f"now; give another output folder, or delete {folder} to train anew"
             )
         return ConfigError(
-            f"{self.folder}: its checkpoints were trained with other options or weak labels; "
-            "give those of its config.yaml, or another output folder"
+            f"{self.folder}: its checkpoints were trained with other options or weak labels, or by "
+            "an earlier version; give those of its config.yaml, or another output folder"
         )
 
     def _require_agreement(self, found: str, what: str) -> None:
