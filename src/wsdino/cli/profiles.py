@@ -21,7 +21,7 @@ def alternatives(names: list[str]) -> str:
 def takers(option: str) -> str:
     """Say which normalisations an option has an effect on."""
     names = [entry.name for entry in NORMALISATIONS if option in entry.options]
-    return f" ({', '.join(names)})"
+    return f" ({', '.join(names)})" if names else ""
 
 
 Normalise = Annotated[str, typer.Option(help=alternatives(normalisation_names()))]
@@ -37,6 +37,13 @@ PerChannel = Annotated[
     typer.Option(
         "--per-channel/--all-channels",
         help=f"Whiten each channel by itself, or all together{takers('per_channel')}.",
+    ),
+]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="Weak label that the normalisation uses: compound, treatment or a metadata column"
+        f"{takers('label')}."
     ),
 ]
 Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
@@ -55,6 +62,7 @@ def profile_command(
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
+    label: Label = None,
     aggregate: Aggregate = "published",
     design: Design = None,
     to: To = None,
@@ -73,6 +81,7 @@ def profile_command(
         num_components=num_components,
         regularisation=regularisation,
         per_channel=per_channel,
+        label=label,
     )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
@@ -88,6 +97,7 @@ def evaluate_command(
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
+    label: Label = None,
     aggregate: Aggregate = "published",
     design: Design = None,
     multi_batch: Annotated[
@@ -104,6 +114,7 @@ def evaluate_command(
         "num_components": num_components,
         "regularisation": regularisation,
         "per_channel": per_channel,
+        "label": label,
     }
     given = [name for name, value in options.items() if value is not None]
     if given and not from_sites:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import replace_file
 from wsdino.errors import TableError
+from wsdino.evaluate.heldout import held_out
 from wsdino.evaluate.intervals import mean_average_precision, permutation_null, wilson_interval
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import MatchResult, match_moa
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import BATCH, COMPOUND, CONTROL, MOA, PLATE, TREATMENT, WELL
 from wsdino.tables.features import require_columns
@@ -140,6 +142,8 @@ def evaluate_sites(
     dict
         As :func:`evaluate`, with `leakage`: for `batch` and `plate` what
         :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None.
+        Where the normalisation uses weak labels, `held_out` is what
+        :func:`wsdino.evaluate.heldout.held_out` finds.
 
     Raises
     ------
@@ -153,6 +157,15 @@ def evaluate_sites(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
     results["leakage"] = leakage_of_normalised(normalised)
+    if find_normalisation(normalisation).needs.label:
+        results["held_out"] = held_out(
+            table,
+            normalisation=normalisation,
+            aggregation=aggregation,
+            multi_batch=multi_batch,
+            seed=seed,
+            **options,
+        )
     return results
 
 

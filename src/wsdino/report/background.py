@@ -41,6 +41,7 @@ _SHOWN = {
     "map",
     "map_per_moa",
     "leakage",
+    "held_out",
     "notes",
 }
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
-from wsdino.report.words import display_name
+from wsdino.report.words import display_name, held_out_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +65,12 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
         f"batches: {results['multi_batch']}"
     )
-    Console(highlight=False, markup=False, soft_wrap=True).print(how)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(how)
+    if held_out := held_out_text(results):
+        console.print(
+            f"{made['note'].partition(';')[0]}; with the query's compound left out of the fit: "
+            f"{held_out}"
+        )
     for left in results["left_out"]["nscb"]:
         say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
