@@ -440,7 +440,7 @@ def treatments(**columns: list) -> pd.DataFrame:
         (treatments().assign(x0=1.0, x1=1.0), [], "every feature is constant"),
         (treatments(), ["--multi-batch", "lenient"], "multi-batch is 'lenient'"),
         (treatments(), ["--design", "nowhere"], "nowhere"),
-        (treatments(), ["--from-sites", "--normalise", "zscore"], "method is 'zscore'"),
+        (treatments(), ["--from-sites", "--normalise", "zscore"], "normalisation is 'zscore'"),
         (
             treatments(),
             ["--from-sites", "--normalise", "none", "--aggregate", "max"],

@@ -98,6 +98,8 @@ class ProfileSection(_Section):
     regularisation: Annotated[float, Ge(0)] | None = None
     # Whiten the features of each channel by themselves, as the paper does.
     per_channel: bool | None = None
+    # Weak label that the normalisation uses: compound, treatment or any metadata column.
+    label: str | None = None
     aggregate: Aggregation = "published"
 
     @property

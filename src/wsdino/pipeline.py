@@ -11,6 +11,7 @@ from wsdino.checks import plain, prepare, training_config, training_options
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
+from wsdino.profile.methods import find_normalisation
 from wsdino.progress import say
 from wsdino.runfolder import RunFolder, RunPaths
 
@@ -224,12 +225,14 @@ def _evaluate_stage(
     config: Config, folder: RunFolder, out: Path, *, name: str, baselines: tuple[str, ...] = ()
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
+    from wsdino.evaluate.heldout import held_out
     from wsdino.evaluate.results import evaluate, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.tables.reading import read_table
 
     paths = RunPaths(out)
     others = {each: paths.baseline(each).results for each in baselines}
+    uses_labels = find_normalisation(config.profile.normalise).needs.label
 
     def make_numbers() -> None:
         profiles = read_table(paths.profiles)
@@ -240,6 +243,15 @@ def _evaluate_stage(
             seed=config.seed,
         )
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
+        if uses_labels:
+            results["held_out"] = held_out(
+                read_table(paths.embeddings),
+                normalisation=config.profile.normalise,
+                aggregation=config.profile.aggregate,
+                multi_batch=config.evaluate.multi_batch,
+                seed=config.seed,
+                **config.profile.options,
+            )
         if baselines:
             results["baselines"] = {each: _read_json(path) for each, path in others.items()}
         write_results(results, paths.results)

@@ -16,12 +16,13 @@ from PIL import Image
 from wsdino.errors import InputError, OutputError
 from wsdino.evaluate.results import evaluate_sites, write_results
 from wsdino.profile.methods import find_normalisation
-from wsdino.report.html import TITLES, write_report
+from wsdino.report.html import SECTIONS, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+TITLES = {section.name: section.title for section in SECTIONS}
 VOID = {"br", "img", "link", "meta", "rect", "path", "circle", "use"}
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href"}
 

@@ -25,7 +25,7 @@ def alternatives(names: list[str]) -> str:
 def takers(option: str) -> str:
     """Say which normalisations an option has an effect on."""
     names = [entry.name for entry in NORMALISATIONS if option in entry.options]
-    return f" ({', '.join(names)})"
+    return f" ({', '.join(names)})" if names else ""
 
 
 Normalise = Annotated[str, typer.Option(help=alternatives(normalisation_names()))]
@@ -48,6 +48,13 @@ PerChannel = Annotated[
     typer.Option(
         "--per-channel/--all-channels",
         help=f"Whiten each channel by itself, or all together{takers('per_channel')}.",
+    ),
+]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="Weak label that the normalisation uses: compound, treatment or a metadata column"
+        f"{takers('label')}."
     ),
 ]
 Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
@@ -73,6 +80,7 @@ def profile_command(
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
+    label: Label = None,
     aggregate: Aggregate = "published",
     platemap: PlateMapOption = None,
     column: Columns = None,
@@ -96,6 +104,7 @@ def profile_command(
             num_components=num_components,
             regularisation=regularisation,
             per_channel=per_channel,
+            label=label,
         )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
@@ -111,6 +120,7 @@ def evaluate_command(
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
+    label: Label = None,
     aggregate: AggregateSites = None,
     platemap: PlateMapOption = None,
     column: Columns = None,
@@ -134,6 +144,7 @@ def evaluate_command(
         "num_components": num_components,
         "regularisation": regularisation,
         "per_channel": per_channel,
+        "label": label,
     }
     made_by = {"normalise": normalise, **options, "aggregate": aggregate}
     for option, value in made_by.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
+from wsdino.evaluate.heldout import held_out
 from wsdino.evaluate.intervals import (
     clustered_interval,
     mean_of_precisions,
@@ -28,6 +29,7 @@ from wsdino.evaluate.matching import (
 )
 from wsdino.evaluate.measures import MEASURES
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import BATCH, COMPOUND, MOA, PLATE, TREATMENT, WELL
 from wsdino.tables.features import require_columns
@@ -160,6 +162,8 @@ def evaluate_sites(
     dict
         As :func:`evaluate`, with `leakage`: for `batch` and `plate` what
         :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None.
+        Where the normalisation uses weak labels, `held_out` is what
+        :func:`wsdino.evaluate.heldout.held_out` finds.
 
     Raises
     ------
@@ -174,6 +178,15 @@ def evaluate_sites(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
     results["leakage"] = leakage_of_normalised(normalised)
+    if find_normalisation(normalisation).needs.label:
+        results["held_out"] = held_out(
+            table,
+            normalisation=normalisation,
+            aggregation=aggregation,
+            multi_batch=multi_batch,
+            seed=seed,
+            **options,
+        )
     return results
 
 

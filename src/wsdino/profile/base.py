@@ -75,7 +75,8 @@ class Needs:
     rows_per_plate
         Rows on every plate.
     label
-        Whether a weak label is used, which the option `label` names.
+        Whether a weak label is used, which the option `label` names. Results then say so, and give
+        a second number with the query's compound left out of the fit.
     """
 
     rows: int = 1
@@ -84,13 +85,15 @@ class Needs:
     rows_per_plate: int = 0
     label: bool = False
 
-    def unmet(self, table: pd.DataFrame) -> str:
+    def unmet(self, table: pd.DataFrame, *, label: str = "compound") -> str:
         """Say what a table lacks.
 
         Parameters
         ----------
         table
             Metadata of sites or wells: a manifest or a table of features.
+        label
+            Which weak label is used, see :func:`wsdino.profile.labels.label_columns`.
 
         Returns
         -------
@@ -104,6 +107,12 @@ class Needs:
         if num < self.controls:
             found = f"{num} in {len(table)} rows" if CONTROL in table else "no such column"
             return f"needs at least {self.controls} control rows ({CONTROL} true), found {found}"
+        if self.label:
+            from wsdino.profile.labels import label_problem
+
+            problem = label_problem(table, label)
+            if problem:
+                return problem
         if not (self.controls_per_plate or self.rows_per_plate):
             return ""
         if PLATE not in table:
@@ -151,6 +160,9 @@ class Normalisation:
     needs: Needs = Needs()
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        assert not self.needs.label or "label" in self.options, f"{self.name}: which label?"
+
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in the defaults of options; None stands for the default.
 
@@ -193,8 +205,9 @@ class Normalisation:
         str
             Empty where nothing is missing.
         """
-        self.resolve(options or {})
-        return self.needs.unmet(table)
+        resolved = self.resolve(options or {})
+        label = {"label": resolved["label"]} if self.needs.label else {}
+        return self.needs.unmet(table, **label)
 
     def fit(self, table: pd.DataFrame, **options: Any) -> Fitted:
         """Fit on a table of sites or wells.

@@ -148,13 +148,14 @@ def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str,
             f"{', '.join(usable_normalisations(table))}"
         )
     found = normalisation.method().fit(table, resolved)
+    labels = [f"weak labels ({resolved['label']}) were used"] if normalisation.needs.label else []
     info = {
         "method": normalisation.name,
         "options": resolved,
         "fitted_on": found.fitted_on,
         "num_fitted": int(found.num_fitted),
         "num_components": found.num_components,
-        "note": found.note,
+        "note": "; ".join(filter(None, [*labels, found.note])),
     }
     return Fitted(normalisation, tuple(feature_columns(table)), found.state, info)
 
@@ -182,20 +183,20 @@ def load_normalisation(path: str | Path) -> Fitted:
     if not path.is_file():
         raise TableError(f"{path}: no such file; expected a fitted normalisation (.npz)")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         header = json.loads(str(arrays.pop(_HEADER)))
         found = header["format"]
+        if found == FORMAT:
+            return Fitted(
+                find_normalisation(header["method"]),
+                tuple(header["features"]),
+                _with_arrays(header["state"], arrays),
+                header["info"],
+            )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise TableError(f"{path}: holds no fitted normalisation: {error}") from error
-    if found != FORMAT:
-        raise TableError(f"{path}: has format {found}; this version reads {FORMAT}")
-    return Fitted(
-        find_normalisation(header["method"]),
-        tuple(header["features"]),
-        _with_arrays(header["state"], arrays),
-        header["info"],
-    )
+    raise TableError(f"{path}: has format {found}; this version reads {FORMAT}")
 
 
 def _npz(path: str | Path) -> Path:

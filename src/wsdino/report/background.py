@@ -42,6 +42,7 @@ _SHOWN = {
     "left_out",
     "map_per_moa",
     "leakage",
+    "held_out",
     "notes",
 }
 

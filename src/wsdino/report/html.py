@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,78 @@ if TYPE_CHECKING:
 
 NUM_EXAMPLE_FIELDS = 3
 
-# Name in the template, heading, and what makes the section.
-TITLES = {
-    "headline": "Result",
-    "comparison": "Beside the baselines",
-    "treatment_map": "Map of treatments",
-    "confusion": "Confusion between mechanisms",
-    "wrong_neighbours": "Wrong neighbours",
-    "left_out": "Left-out queries",
-    "leakage": "Batch and plate in the profiles",
-    "further_numbers": "Further numbers",
-    "training": "Training",
-    "coverage": "Weak-label coverage",
-    "example_fields": "Example fields",
-    "attention": "Attention maps",
-    "config": "Config",
-    "environment": "Environment",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the sections of a report are made from.
+
+    Attributes
+    ----------
+    record
+        What the run folder holds.
+    store, model, num_example_fields, attention_sites, seed
+        See :func:`write_report`.
+    styles
+        Colour and shape by mechanism.
+    """
+
+    record: RunRecord
+    store: Fields | None
+    model: Attentive | None
+    styles: dict[str, MoaStyle]
+    num_example_fields: int
+    attention_sites: Sequence[int] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of a report.
+
+    Attributes
+    ----------
+    name
+        In the template.
+    title
+        Its heading.
+    make
+        Makes what the template shows; raises :class:`~wsdino.runrecord.Omitted` with the reason
+        where there is nothing to show.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Shown], dict[str, Any]]
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("headline", "Result", lambda s: sections.headline(s.record)),
+    Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
+    Section(
+        "treatment_map",
+        "Map of treatments",
+        lambda s: sections.treatment_map(s.record, s.styles, seed=s.seed),
+    ),
+    Section("confusion", "Confusion between mechanisms", lambda s: sections.confusion(s.record)),
+    Section("wrong_neighbours", "Wrong neighbours", lambda s: sections.wrong_neighbours(s.record)),
+    Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
+    Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
+    Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),
+    Section("training", "Training", lambda s: background.training(s.record)),
+    Section("coverage", "Weak-label coverage", lambda s: background.coverage(s.record)),
+    Section(
+        "example_fields",
+        "Example fields",
+        lambda s: gallery.example_fields(s.store, s.styles, num=s.num_example_fields),
+    ),
+    Section(
+        "attention",
+        "Attention maps",
+        lambda s: gallery.attention(s.store, s.model, s.attention_sites),
+    ),
+    Section("config", "Config", lambda s: _config(s.record)),
+    Section("environment", "Environment", lambda s: background.environment(s.record)),
+)
 
 
 def write_report(
@@ -93,42 +149,34 @@ def write_report(
     for site in attention_sites or ():
         if store is not None and not 0 <= site < len(store):
             raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
-    styles = moa_styles(_all_moas(record, store))
-    makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "headline": lambda: sections.headline(record),
-        "comparison": lambda: sections.comparison(record),
-        "treatment_map": lambda: sections.treatment_map(record, styles, seed=seed),
-        "confusion": lambda: sections.confusion(record),
-        "wrong_neighbours": lambda: sections.wrong_neighbours(record),
-        "left_out": lambda: sections.left_out(record),
-        "leakage": lambda: sections.leakage(record),
-        "further_numbers": lambda: background.further_numbers(record),
-        "training": lambda: background.training(record),
-        "coverage": lambda: background.coverage(record),
-        "example_fields": lambda: gallery.example_fields(store, styles, num=num_example_fields),
-        "attention": lambda: gallery.attention(store, model, attention_sites),
-        "config": lambda: _config(record),
-        "environment": lambda: background.environment(record),
-    }
-    write_text(path, _render(record, styles, makers))
+    page = _render(
+        Shown(
+            record=record,
+            store=store,
+            model=model,
+            styles=moa_styles(_all_moas(record, store)),
+            num_example_fields=num_example_fields,
+            attention_sites=attention_sites,
+            seed=seed,
+        )
+    )
+    write_text(path, page)
     return path
 
 
-def _render(
-    record: RunRecord, styles: dict[str, MoaStyle], makers: dict[str, Callable[[], dict[str, Any]]]
-) -> str:
+def _render(what: Shown) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     shown: dict[str, dict[str, Any]] = {}
     omitted: dict[str, str] = {}
-    for name, make in makers.items():
+    for section in SECTIONS:
         try:
-            shown[name] = make()
+            shown[section.name] = section.make(what)
         except Omitted as reason:
-            omitted[TITLES[name]] = str(reason)
+            omitted[section.title] = str(reason)
     omitted |= {
         f"Baseline {name.removeprefix('baselines/')}": reason
-        for name, reason in record.problems.items()
+        for name, reason in what.record.problems.items()
         if name.startswith("baselines/")
     }
     templates = Environment(
@@ -139,13 +187,13 @@ def _render(
         lstrip_blocks=True,
     )
     return templates.get_template("report.html").render(
-        name=record.name,
-        titles=TITLES,
+        name=what.record.name,
+        titles={section.name: section.title for section in SECTIONS},
         shown=shown,
         omitted=omitted,
-        styles=styles,
-        command=_command(record),
-        version=_version(record),
+        styles=what.styles,
+        command=_command(what.record),
+        version=_version(what.record),
         writer=metadata.version("wsdino"),
     )
 

@@ -23,6 +23,7 @@ from wsdino.report.words import (
     count_text,
     decimal,
     display_name,
+    held_out_text,
     interval,
     interval_text,
     is_number,
@@ -120,6 +121,8 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Normalisation", text))
         if normalisation.get("note"):
             rows.append(("Note", str(normalisation["note"])))
+        if held_out := held_out_text(results):
+            rows.append(("With the query's compound left out of the fit", held_out))
     elif normalisation:
         rows.append(("Normalisation", str(normalisation)))
     for key, term in (

@@ -162,6 +162,9 @@ def _how(results: Mapping[str, Any]) -> list[str]:
         if named:
             groups = (f"{what} ({_enumerated(own)})" for what, own in _grouped(named).items())
             lines.append(f"{term}: {', '.join(groups)}")
+    if held_out := held_out_text(results):
+        labels = made["note"].partition(";")[0]
+        lines.append(f"{labels}; with the query's compound left out of the fit: {held_out}")
     return lines
 
 

@@ -95,3 +95,19 @@ def count_text(results: Mapping[str, Any], measure: str) -> str:
 def concentration(value: Any) -> str:
     """Format a concentration in micromolar; empty where there is none."""
     return f"{value:g} µM" if is_number(value) else ""
+
+
+def held_out_text(results: Mapping[str, Any]) -> str:
+    """Say what remains where the query's compound is left out of a fit on labels; may be empty."""
+    found = results.get("held_out")
+    if not isinstance(found, dict):
+        return ""
+    numbers = ", ".join(
+        f"{name} {percent(found[key])} of {found[f'{key}_total']}"
+        for key, name in (("nsc", "NSC"), ("nscb", "NSCB"))
+        if is_number(found.get(key))
+    )
+    return (
+        f"{numbers or 'no queries'} (mean of {found.get('num_seeds')} seeds, "
+        f"{found.get('num_folds')} folds of compounds)"
+    )

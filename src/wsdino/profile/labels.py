@@ -1,0 +1,86 @@
+"""The weak label of each row of a table, for normalisations that use one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsdino.profile.rows import control_rows
+from wsdino.tables.columns import COMPOUND, PREFIX, TREATMENT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+def label_columns(label: str) -> list[str]:
+    """Columns that make up a weak label.
+
+    Parameters
+    ----------
+    label
+        `compound`, `treatment` (compound and concentration), or the name of any metadata column,
+        with or without `Metadata_`.
+
+    Returns
+    -------
+    list of str
+        Names of columns, which a table may lack.
+    """
+    named = {"compound": [COMPOUND], "treatment": list(TREATMENT)}
+    return named.get(label, [label if label.startswith(PREFIX) else PREFIX + label])
+
+
+def label_codes(table: pd.DataFrame, label: str) -> NDArray[np.int64]:
+    """Weak label of each row as a number; the controls are a label of their own.
+
+    Parameters
+    ----------
+    table
+        n rows with the columns of the label.
+    label
+        See :func:`label_columns`.
+
+    Returns
+    -------
+    ndarray
+        (n,) int64, the same for rows with the same label; -1 where a treated row has none. A
+        concentration may be missing: a compound without one is a treatment too.
+    """
+    columns = label_columns(label)
+    codes = table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy().astype(np.int64)
+    codes[table[columns[0]].isna().to_numpy()] = -1
+    codes[control_rows(table)] = codes.max() + 1
+    return codes
+
+
+def label_problem(table: pd.DataFrame, label: str) -> str:
+    """Say why a weak label can't be used on a table.
+
+    Parameters
+    ----------
+    table
+        Metadata of sites or wells.
+    label
+        See :func:`label_columns`.
+
+    Returns
+    -------
+    str
+        Such as `needs the column Metadata_Compound for label compound`; empty where it can.
+    """
+    missing = [name for name in label_columns(label) if name not in table]
+    if missing:
+        return f"needs the column {missing[0]} for label {label!r}, which the table doesn't have"
+    codes = label_codes(table, label)
+    known = codes[(codes >= 0) & ~control_rows(table)]
+    num_labels = len(np.unique(known))
+    if num_labels < 2:
+        return f"needs two labels or more, found {num_labels} for label {label!r}"
+    if len(known) == num_labels:
+        return (
+            f"needs rows that share a label, found {num_labels} values of label {label!r} in as "
+            "many rows"
+        )
+    return ""

@@ -1,0 +1,322 @@
+"""A normalisation and a baseline that somebody adds from outside are there wherever ours are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers_run import finish, start, write_tiny_config
+from helpers_screen import write_bbbc021_folder
+from helpers_tables import synthetic_design, with_features
+from wsdino.baselines import BASELINES, Baseline, Training
+from wsdino.errors import ConfigError, TableError
+from wsdino.evaluate.heldout import held_out
+from wsdino.profile.methods import AGGREGATIONS, NORMALISATIONS
+from wsdino.tables.reading import read_table
+
+if TYPE_CHECKING:
+    from wsdino.profile.fitted import Fitted
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = """
+import numpy as np
+import pandas as pd
+
+from wsdino import baselines
+from wsdino.baselines import Baseline
+from wsdino.profile import methods
+from wsdino.profile.base import Fit, Needs, Normalisation
+
+
+class Within:
+    '''Divide each feature by its deviation within labels.'''
+
+    def fit(self, table, options):
+        from wsdino.profile.labels import label_codes
+        from wsdino.tables.features import features_of
+
+        codes, features = label_codes(table, options["label"]), pd.DataFrame(features_of(table))
+        centred = features - features.groupby(codes).transform("mean")
+        deviation = centred.std(ddof=0).to_numpy()
+        return Fit({"deviation": deviation}, "rows around their label's mean", len(table))
+
+    def transform(self, table, state):
+        from wsdino.tables.features import feature_columns, features_of
+
+        scaled = features_of(table) / np.where(state["deviation"] > 0, state["deviation"], np.inf)
+        return pd.DataFrame(scaled, columns=feature_columns(table), index=table.index)
+
+
+def brightness(store, workers):
+    from wsdino.embed.classical import classical_table
+
+    table = classical_table(store, workers=workers)
+    names = [name for name in table if not name.startswith("classical_") or name.endswith("_p50")]
+    return table[names]
+
+
+methods.NORMALISATIONS += (
+    Normalisation(
+        name="within",
+        help="over the deviation within weak labels",
+        method=Within,
+        needs=Needs(label=True),
+        options={"label": "compound"},
+    ),
+)
+baselines.BASELINES += (
+    Baseline(
+        name="brightness",
+        help="the median of each channel",
+        label="median brightness",
+        colour="#123456",
+        features=brightness,
+    ),
+)
+"""
+MAIN = f"{OURS}\nfrom wsdino.cli.main import main\nmain()\n"
+
+
+def outside(*arguments: object) -> tuple[int, str, str]:
+    """The command line of somebody with entries of their own."""
+    status, out, err = finish(start(*arguments, code=MAIN))
+    return status, re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]", " ", out)), err
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    design = synthetic_design(num_moas=3, num_compounds=9, num_treatments=12, num_batches=3)
+    path = tmp_path_factory.mktemp("tables") / "sites.csv"
+    with_features(design).to_csv(path, index=False)
+    return path
+
+
+def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
+    for command in ("profile", "evaluate"):
+        status, out, _ = outside(command, "--help")
+        assert status == 0
+        assert "standardise_all, none or within." in out
+        assert "metadata column (within)." in out
+    status, _, err = outside("evaluate", sites, "--from-sites", "--normalise", "withn")
+    assert status == 2
+    assert "'withn'; expected one of tvn, " in err
+    assert ", none, within" in err
+    # And what another one lacks is what it offers.
+    table = pd.read_csv(sites)
+    table[~table["Metadata_Control"]].to_csv(tmp_path / "treated.csv", index=False)
+    status, _, err = outside("evaluate", tmp_path / "treated.csv", "--from-sites")
+    assert "use one of whiten_all, plate, standardise_all, none, within" in err
+    assert status == 2
+
+
+def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
+    status, out, err = outside(
+        *("evaluate", sites, "--from-sites", "--normalise", "within", "--label", "treatment"),
+        *("--aggregate", "mean", "--json", tmp_path / "results.json"),
+    )
+    assert status == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    made = results["normalisation"]
+    assert made["method"] == "within"
+    assert made["options"] == {"label": "treatment"}
+    assert made["note"] == "weak labels (treatment) were used"
+    found = results["held_out"]
+    assert found["nsc_total"] == results["nsc_total"]
+    assert found["nscb_total"] == results["nscb_total"]
+    assert f"left out of the fit: NSC {100 * found['nsc']:.1f} % of {found['nsc_total']}" in out
+    status, _, err = outside(
+        "evaluate", sites, "--from-sites", "--normalise", "within", "--label", "Shape"
+    )
+    assert status == 2
+    assert "needs the column Metadata_Shape for label 'Shape'" in err
+
+
+def test_an_option_without_effect_is_refused(sites: Path, tmp_path: Path) -> None:
+    for options, named in (
+        (("--normalise", "within", "--num-components", 3), "num_components 3 has no effect"),
+        (("--normalise", "within", "--all-channels"), "per_channel False has no effect"),
+        (("--normalise", "plate", "--regularisation", 0.0), "which takes no options"),
+        (("--label", "compound"), "label 'compound' has no effect with normalisation tvn"),
+    ):
+        status, _, err = outside("profile", sites, *options, "--out", tmp_path / "p.parquet")
+        assert (status, err.count("\n")) == (2, 1)
+        assert named in err
+        assert not (tmp_path / "p.parquet").exists()
+    profiles = tmp_path / "p.csv"
+    assert outside("profile", sites, "--out", profiles)[0] == 0
+    status, _, err = outside("evaluate", profiles, "--num-components", 3)
+    assert status == 2
+    assert "num_components 3 has no effect on profiles" in err
+
+
+def test_a_run_has_both(tmp_path: Path) -> None:
+    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1)
+    config = write_tiny_config(
+        tmp_path / "tiny.yaml",
+        profile={"normalise": "within"},
+        baselines={"names": ["brightness"]},
+    )
+    run, source = tmp_path / "run", f"screen.source={screen}"
+    status, out, err = outside("run", config, "--out", run, "--set", source)
+    assert status == 0, err
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["baselines"]) == ["brightness"]
+    for numbers in (results, *results["baselines"].values()):
+        assert numbers["normalisation"]["method"] == "within"
+        assert set(numbers["held_out"]) >= {"nsc", "nscb", "nsc_correct", "nsc_total"}
+    assert "median brightness" in out
+    embeddings = read_table(run / "baselines" / "brightness" / "embeddings.parquet")
+    features = [name for name in embeddings if not name.startswith("Metadata_")]
+    assert features
+    assert all(name.endswith("_p50") for name in features)
+    report = (run / "report.html").read_text()
+    assert "median brightness" in report
+    assert "within: over the deviation within weak labels" in report
+    assert "left out of the fit" in report
+
+
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same entries in this process."""
+    monkeypatch.setattr("wsdino.profile.methods.NORMALISATIONS", NORMALISATIONS)
+    monkeypatch.setattr("wsdino.baselines.BASELINES", BASELINES)
+    exec(OURS, {"__name__": "outside"})
+
+
+@pytest.mark.usefixtures("within")
+def test_config_and_checks_know_both(tmp_path: Path) -> None:
+    from wsdino.config import load_config
+    from wsdino.pipeline import run
+
+    config = write_tiny_config(tmp_path / "tiny.yaml", profile={"normalise": "within"})
+    with pytest.raises(ConfigError, match=r"'bright'; expected one of classical, .*, brightness$"):
+        load_config(config, ["baselines.names=[bright]"])
+    with pytest.raises(ConfigError, match=r"per_channel True has no effect with .* within"):
+        load_config(config, ["profile.per_channel=true"])
+    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1)
+    given = [f"screen.source={screen}", "baselines.names=[brightness]"]
+    assert load_config(config, given).baselines.names == ("brightness",)
+    with pytest.raises(TableError, match=r"within needs the column Metadata_Shape .*=tvn\|"):
+        run(load_config(config, [*given, "profile.label=Shape"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("within")
+def test_a_fit_never_sees_the_query_s_compound(sites: Path) -> None:
+    table = read_table(sites)
+    names = [name for name in table if name.startswith("emb_")]
+    given = {"normalisation": "within", "aggregation": "mean", "num_seeds": 2}
+    found = held_out(table, **given, num_folds=9)
+    # By hand, a fold for each compound: its own rows, however loud, are in no fit for it.
+    from wsdino.evaluate.matching import match_moa
+    from wsdino.profile.aggregate import aggregate_treatments
+
+    right, control = [], table["Metadata_Control"]
+    for compound in table["Metadata_Compound"][~control].unique():
+        fitted = table[(table["Metadata_Compound"] != compound) | control]
+        label = fitted["Metadata_Compound"].where(~fitted["Metadata_Control"], "control")
+        centred = fitted[names] - fitted.groupby(label)[names].transform("mean")
+        scaled = table.assign(**(table[names] / centred.std(ddof=0)))
+        neighbours = match_moa(aggregate_treatments(scaled, aggregation="mean")).neighbours
+        right.append(neighbours.loc[neighbours["compound"] == compound, "correct"].sum())
+    assert found["nsc_correct"] == [sum(right)] * 2
+    assert found["nsc"] == sum(right) / found["nsc_total"]
+
+
+@pytest.mark.usefixtures("within")
+def test_what_was_fitted_from_outside_is_saved_and_loaded(sites: Path, tmp_path: Path) -> None:
+    from wsdino import fit_normalisation, load_normalisation
+
+    table = read_table(sites)
+    fitted: Fitted = fit_normalisation(table, method="within")
+    fitted.save(tmp_path / "within.npz")
+    again = load_normalisation(tmp_path / "within.npz")
+    assert again.info == fitted.info
+    pd.testing.assert_frame_equal(again.transform(table), fitted.transform(table))
+
+
+def test_colours_and_names_are_told_apart() -> None:
+    for table in (NORMALISATIONS, AGGREGATIONS, BASELINES):
+        names = [entry.name for entry in table]
+        assert len(set(names)) == len(names)
+        assert all(entry.help and "\n" not in entry.help for entry in table)
+    assert len({entry.colour for entry in BASELINES}) == len(BASELINES)
+    assert len({entry.label for entry in BASELINES}) == len(BASELINES)
+
+
+def test_a_training_reads_and_sets_what_it_says() -> None:
+    training = Training(reads={"train": "own.classifier"}, sets={"pairing.label": "none"})
+    run = {"train": {"epochs": 1}, "own": {"classifier": {"epochs": 3}}, "pairing": {"label": "x"}}
+    assert training.applied(run) == {
+        "train": {"epochs": 3},
+        "own": {"classifier": {"epochs": 3}},
+        "pairing": {"label": "none"},
+    }
+    assert run["pairing"] == {"label": "x"}
+    assert training.key("train.epochs") == "own.classifier.epochs"
+    assert training.key("trainer.epochs") == "trainer.epochs"
+
+
+def test_a_baseline_has_one_origin() -> None:
+    words = {"name": "x", "help": "x", "label": "x", "colour": "#000000"}
+    with pytest.raises(AssertionError, match="baseline x"):
+        Baseline(**words)
+    with pytest.raises(AssertionError, match="baseline x"):
+        Baseline(**words, training=Training(), features=lambda *_: pd.DataFrame())
+
+
+def rows_of(text: str, heading: str) -> dict[str, list[str]]:
+    """Cells by name of the Markdown table below a line."""
+    lines = text[text.index(heading) :].splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("|---"))
+    found = {}
+    for line in lines[start + 1 :]:
+        if not line.startswith("| "):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        found[name.strip("`")] = cells
+    return found
+
+
+def test_the_readme_names_the_same() -> None:
+    text = (ROOT / "README.md").read_text()
+    expected = {
+        entry.name: [entry.help, ", ".join(f"`{name}`" for name in entry.options)]
+        for entry in NORMALISATIONS
+    }
+    assert rows_of(text, "### Normalisation") == expected
+    assert rows_of(text, "### Baselines") == {
+        entry.name: [entry.label, entry.help] for entry in BASELINES
+    }
+
+
+def test_labels_of_rows() -> None:
+    from wsdino.profile.labels import label_codes, label_problem
+
+    table = pd.DataFrame(
+        {
+            "Metadata_Compound": ["a", "a", None, "DMSO", "b", "a", "c"],
+            "Metadata_Concentration": [1.0, 2.0, 1.0, np.nan, np.nan, 1.0, 1.0],
+            "Metadata_Control": [False, False, False, True, False, False, True],
+        }
+    )
+    by = {name: label_codes(table, name) for name in ("compound", "treatment", "Compound")}
+    for name, pairs in (
+        ("compound", [(0, 1), (0, 5), (1, 5), (3, 6)]),
+        ("treatment", [(0, 5), (3, 6)]),
+    ):
+        codes = by[name]
+        same = {(i, j) for i in range(7) for j in range(i + 1, 7) if codes[i] == codes[j] >= 0}
+        assert same == set(pairs)
+        assert np.flatnonzero(codes < 0).tolist() == [2]
+    np.testing.assert_array_equal(by["Compound"], by["compound"])
+    table["Metadata_Row"] = list("abcdefg")
+    assert label_problem(table, "compound") == label_problem(table, "treatment") == ""
+    assert "found 5 values of label 'Row' in as many rows" in label_problem(table, "Row")
+    assert "found 0 for label" in label_problem(table[table["Metadata_Control"]], "compound")
