@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from wsdino.errors import InputError
+from wsdino.screen.simulate.difficulty import help_of_difficulties
 
 app = typer.Typer(
     name="wsdino",
@@ -97,7 +98,10 @@ def simulate_command(
     ] = 1.0,
     difficulty: Annotated[
         list[str] | None,
-        typer.Option(help="Change one number of the difficulty, as name=value; may be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help=f"{help_of_difficulties()}; or one number on top, as name=value; may be repeated.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     workers: Workers = None,
