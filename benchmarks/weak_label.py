@@ -15,10 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-
-from wsdino.evaluate.held_out import held_out
-from wsdino.evaluate.results import evaluate
-from wsdino.profile.aggregate import make_profiles, profiles_of_normalised
 from wsdino.profile.tables import (
     COMPOUND,
     CONTROL,
@@ -28,6 +24,10 @@ from wsdino.profile.tables import (
     metadata_of,
     read_table,
 )
+
+from wsdino.evaluate.held_out import held_out
+from wsdino.evaluate.results import evaluate
+from wsdino.profile.aggregate import make_profiles, profiles_of_normalised
 from wsdino.profile.weak_label import AUTO, WeakLabelWhitening, fit_weak_label
 from wsdino.screen.bbbc021 import read_bbbc021_tables
 

@@ -5,7 +5,6 @@ Only the entry modules see it; what does the work gets plain arguments.
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +22,7 @@ from pydantic import (
 )
 
 from wsdino.baselines import find_baseline
-from wsdino.errors import ConfigError, InputError
+from wsdino.errors import ConfigError, InputError, did_you_mean
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
@@ -199,7 +198,7 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise ConfigError(
-            f"preset {name!r}: no such preset{_nearest(name, preset_names())}; give one of "
+            f"preset {name!r}: no such preset{did_you_mean(name, preset_names())}; give one of "
             f"{', '.join(preset_names())}, or a YAML file"
         )
     return (resources.files("wsdino") / "presets" / f"{name}.yaml").read_text()
@@ -317,7 +316,7 @@ def _check_keys(given: dict[str, Any], origin: str) -> None:
         for key, value in values.items():
             if key not in known:
                 raise ConfigError(
-                    f"{origin}config key {prefix}{key}: unknown{_nearest(str(key), list(known))}; "
+                    f"{origin}config key {prefix}{key}: unknown{did_you_mean(str(key), known)}; "
                     f"known here: {', '.join(known)}"
                 )
             if isinstance(known[key], dict):
@@ -329,11 +328,6 @@ def _check_keys(given: dict[str, Any], origin: str) -> None:
                 check(value, known[key], f"{prefix}{key}.")
 
     check(given, Config().model_dump(), "")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from wsdino.profile.tables import feature_columns, features_of
 
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
@@ -10,7 +11,6 @@ from wsdino.evaluate.held_out import HeldOut, deal, held_out
 from wsdino.evaluate.intervals import mean_average_precision
 from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import aggregate_published
-from wsdino.profile.tables import feature_columns, features_of
 from wsdino.profile.weak_label import fit_weak_label
 
 
