@@ -15,21 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from wsdino.profile.tables import (
-    COMPOUND,
-    CONTROL,
-    PLATE,
-    attach_metadata,
-    features_of,
-    metadata_of,
-    read_table,
-)
 
 from wsdino.evaluate.held_out import held_out
 from wsdino.evaluate.results import evaluate
 from wsdino.profile.aggregate import make_profiles, profiles_of_normalised
 from wsdino.profile.weak_label import AUTO, WeakLabelWhitening, fit_weak_label
 from wsdino.screen.bbbc021 import read_bbbc021_tables
+from wsdino.tables.columns import COMPOUND, CONTROL, PLATE
+from wsdino.tables.features import features_of, metadata_of
+from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

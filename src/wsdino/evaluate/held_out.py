@@ -19,7 +19,8 @@ from wsdino.errors import TableError
 from wsdino.evaluate.intervals import average_precisions
 from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import profiles_of_normalised
-from wsdino.profile.tables import BATCH, COMPOUND, CONTROL, metadata_of, require_columns
+from wsdino.tables.columns import BATCH, COMPOUND, CONTROL
+from wsdino.tables.features import metadata_of, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

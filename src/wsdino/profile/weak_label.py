@@ -178,12 +178,23 @@ class WeakLabelWhitening:
                 raise TableError(msg)
         return centres
 
-    def describe(self) -> str:
-        """Say in words what was fitted, and that labels were used."""
+    def describe(self, column: str = "weak label") -> str:
+        """Say in words what was fitted, and that labels were used.
+
+        Parameters
+        ----------
+        column
+            Which labels, such as `Metadata_Compound`.
+
+        Returns
+        -------
+        str
+            One line; parts are separated by `; `.
+        """
+        controls = f" and {self.num_controls} controls" if self.num_controls else ", no controls"
+        fitted = f"whitened by the scatter within {self.num_replicated} labels with replicates"
         parts = [
-            f"labels were used (no MoA): whitened by the scatter within {self.num_replicated} "
-            f"labels with replicates"
-            + (f" and {self.num_controls} controls" if self.num_controls else ", no controls"),
+            f"labels were used ({column}): {fitted}{controls}",
             f"ridge {self.choice.value:g} ({self.choice.rule})",
         ]
         return "; ".join([*parts, *filter(None, [self.choice.note]), *self.notes])

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.profile.shrinkage import Choice
-from wsdino.profile.tables import replace_file
 from wsdino.profile.weak_label import WeakLabelWhitening
 
 SUFFIX = ".npz"
@@ -51,7 +51,8 @@ def save_weak_label(whitening: WeakLabelWhitening, path: str | Path) -> None:
     }
     arrays = {name: getattr(whitening, name) for name in _ARRAYS}
     arrays["header"] = np.array(json.dumps(header))
-    replace_file(path, SUFFIX, lambda partial: np.savez(partial, **arrays))
+    with writing(path) as partial:
+        np.savez(partial, **arrays)
 
 
 def load_weak_label(path: str | Path) -> WeakLabelWhitening:
