@@ -67,4 +67,6 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     )
     Console(highlight=False, markup=False, soft_wrap=True).print(how)
     for left in results["left_out"]["nscb"]:
-        say(f"left out of NSCB: {left['compound']} {left['concentration']:g} uM: {left['reason']}")
+        dose = left["concentration"]
+        treatment = left["compound"] + (f" {dose:g} uM" if dose is not None else "")
+        say(f"left out of NSCB: {treatment}: {left['reason']}")
