@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from wsdino.environment import environment
 from wsdino.errors import ConfigError, ModelError, TableError
 from wsdino.progress import say, show
 from wsdino.runfolder import CONFIG, RunFolder, write_text
+from wsdino.trainings import BASELINES, OWN, model_spec, training_options, trainings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from wsdino.config import Config
     from wsdino.model.model import Model
     from wsdino.screen.store import Store
-    from wsdino.train.pairing import Pairing
 
-TRAINING_SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "distill")
 NEED_CONTROLS = ("tvn", "plate_controls")
 
 
@@ -78,6 +76,7 @@ def _check_and_note(
     """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
+    from wsdino.tables.manifest import channels_of
 
     RunFolder(out)
     _refuse_other_training(config, out)
@@ -88,9 +87,25 @@ def _check_and_note(
             source, design=config.screen.design, controls=config.screen.controls
         )
         field = read_site(planes_of(manifest)[0])
-        check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
+        check(
+            config,
+            manifest,
+            field.shape[-2:],
+            channels=tuple(channels_of(manifest)),
+            origin=str(source),
+            out=out,
+            evaluated=evaluated,
+        )
     store = _store(config, path)
-    check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
+    check(
+        config,
+        store.manifest,
+        store.field_shape,
+        channels=store.channels,
+        origin=str(store.path),
+        out=out,
+        evaluated=evaluated,
+    )
     write_text(out / CONFIG, resolved.to_yaml())
     if not (out / "environment.json").is_file():
         write_text(
@@ -109,38 +124,26 @@ def _refuse_other_training(config: Config, out: Path) -> None:
     if not (out / CONFIG).is_file():
         return
     before = load_config(out / CONFIG)
-    for trained in (out, *(out / "baselines" / name for name in ("classifier", "dino"))):
+    folders = {out: OWN} | {out / "baselines" / name: own for name, own in BASELINES.items()}
+    for trained, training in folders.items():
         if not any((trained / "checkpoints").glob("*.pt")):
             continue
-        classifier = trained.name == "classifier"
-        options = [training_options(each, classifier=classifier) for each in (before, config)]
+        options = [training_options(each, training) for each in (before, config)]
         if options[0] != options[1]:
+            key, old, new = _difference("", *options)
             raise ConfigError(
-                f"{trained}: was trained with {_difference('', *options)}; give --out another "
+                f"{trained}: was trained with {training.key(key)} {json.dumps(old)}, and "
+                f"{json.dumps(new)} is wanted now; give --out another "
                 f"folder, or delete {trained / 'checkpoints'} to train anew"
             )
 
 
-def training_options(config: Config, *, classifier: bool = False) -> dict[str, Any]:
-    """Return what a training depends on: that of the run, or of the classifier beside it."""
-    from wsdino.train.options import decisive
-
-    options = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
-    options["train"] = decisive(config.train)
-    if classifier:
-        options["baselines"] = {
-            "classifier": decisive(config.baselines.classifier),
-            "classifier_views": plain(config.baselines.classifier_views),
-        }
-    return options
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
+def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     """Name the first option that differs, and both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         name = next(name for name in old | new if old.get(name) != new.get(name))
         return _difference(f"{key}.{name}".lstrip("."), old.get(name), new.get(name))
-    return f"{key} {json.dumps(old)}, and {json.dumps(new)} is wanted now"
+    return key, old, new
 
 
 def _store(config: Config, path: Path) -> Store:
@@ -163,10 +166,12 @@ def check(
     manifest: pd.DataFrame,
     field_shape: tuple[int, ...],
     *,
+    channels: tuple[str, ...],
     origin: str,
+    out: Path,
     evaluated: bool,
 ) -> None:
-    """Refuse what would fail hours later: normalisation, labels, crops and tiles.
+    """Refuse what would fail hours later: normalisation, labels, networks, crops and tiles.
 
     Parameters
     ----------
@@ -176,8 +181,12 @@ def check(
         Of the screen.
     field_shape
         Height and width of its fields in px.
+    channels
+        Their names.
     origin
         What to call the screen in an error.
+    out
+        Run folder.
     evaluated
         Whether mechanisms are to be matched in the end.
 
@@ -187,7 +196,6 @@ def check(
         The subclass that fits.
     """
     from wsdino.model.tiles import tile_starts
-    from wsdino.train.train import positives
 
     controls, method = manifest["Metadata_Control"], config.profile.normalise
     if method in NEED_CONTROLS and controls.sum() < 2:
@@ -209,26 +217,49 @@ def check(
             "baselines.names: frozen is the network before training, which without model.weights "
             "is the same as untrained; leave it out, or give model.weights"
         )
-    found = positives(manifest, config.pairing, objective=config.train.objective)
-    _check_crops(config, found.pairing, (field_shape[0], field_shape[1]))
+    for site in config.report.attention_sites or ():
+        if not 0 <= site < len(manifest):
+            raise ConfigError(
+                f"report.attention_sites {site}: {origin} has the sites 0 to {len(manifest) - 1}"
+            )
+    _check_trainings(config, manifest, (field_shape[0], field_shape[1]), channels, out)
     for side in field_shape if config.embed.tile else ():
         tile_starts(side, config.embed.tile or side)
 
 
-def _check_crops(config: Config, pairing: Pairing | None, field_shape: tuple[int, int]) -> None:
-    from wsdino.train.train import check_views, training_views
+def _check_trainings(
+    config: Config,
+    manifest: pd.DataFrame,
+    field_shape: tuple[int, int],
+    channels: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Refuse what a training would refuse: that of the run, and those of its baselines."""
+    from wsdino import job
+    from wsdino.train.objectives import objective_of
+    from wsdino.train.objectives.base import Given
+    from wsdino.train.train import (
+        VIEW_SECTIONS,
+        check_views,
+        initial_networks,
+        positives,
+        require_whole_patches,
+        training_views,
+    )
 
-    crops, goal = config.crops, config.train.objective
-    views = training_views(crops.global_views, crops.local_views, objective=goal)
-    check_views(views, config.pairing, pairing, objective=goal, field_shape=field_shape)
-    if "classifier" in config.baselines.names:
-        check_views(
-            [config.baselines.classifier_views],
-            config.pairing,
-            None,
-            objective="classify",
-            field_shape=field_shape,
-        )
+    # A finished model needs the weights that it started from no more.
+    weights = None if (out / "model" / "config.json").is_file() else config.model.weights
+    networks = initial_networks(model_spec(config, channels), seed=config.seed, weights=weights)
+    for training in trainings(config):
+        own, sections = training.config(config), [training.key(key) for key in VIEW_SECTIONS]
+        own.train.require_equal_parts(job.world_size(), section=training.key("train"))
+        kind = objective_of(own.objective)
+        found = positives(manifest, own.pairing, objective=kind)
+        views = training_views(own.crops.global_views, own.crops.local_views, objective=kind)
+        check_views(views, own.pairing, found.pairing, field_shape=field_shape, sections=sections)
+        section = training.key("objective")
+        kind.requires(own.objective, Given(views, epochs=own.train.epochs, section=section))
+        require_whole_patches(networks, views, tile=config.embed.tile, sections=sections)
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
@@ -256,9 +287,11 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
 def coverage(config: Config, store: Store, out: Path) -> None:
     """Print and write how many sites have partners, before training."""
     from wsdino.report.coverage import coverage_table, coverage_title
+    from wsdino.train.objectives import objective_of
     from wsdino.train.train import positives
 
-    found = positives(store.manifest, config.pairing, objective=config.train.objective)
+    kind = objective_of(config.objective)
+    found = positives(store.manifest, config.pairing, objective=kind)
     record = {
         "label": config.pairing.label,
         "num_labels": len(found.labels.names),
@@ -271,10 +304,3 @@ def coverage(config: Config, store: Store, out: Path) -> None:
     if record["rows"]:
         show(coverage_table(record))
     write_text(out / "coverage.json", json.dumps(record, indent=1) + "\n")
-
-
-def plain(section: Any) -> Any:
-    """Turn a section of the config, or any value of it, into what JSON holds."""
-    if hasattr(section, "model_dump"):
-        return section.model_dump(mode="json")
-    return asdict(section) if hasattr(section, "__dataclass_fields__") else section

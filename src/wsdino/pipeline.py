@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsdino.checks import plain, prepare, training_options
+from wsdino.checks import prepare
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.progress import say
 from wsdino.runfolder import CONFIG, RunFolder
+from wsdino.trainings import BASELINES, OWN, model_spec, plain, training_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsdino.config import Config
     from wsdino.model.model import Model
-    from wsdino.model.spec import ModelSpec
     from wsdino.screen.store import Store
-    from wsdino.train.options import Optimisation, WeakPositives
+    from wsdino.trainings import Training
 
 T = TypeVar("T")
 
@@ -65,21 +64,6 @@ def open_run_store(config: Config, out: Path) -> Store:
     return open_store(config.screen.store or out / "store")
 
 
-def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
-    """Describe the model that a config asks for on a screen's channels."""
-    from wsdino.model.spec import ModelSpec
-
-    return ModelSpec(
-        channels=channels,
-        mode=config.model.mode,
-        architecture=config.architecture,
-        scaling=config.input,
-        tile=config.embed.tile,
-        tile_grid=config.embed.tile_grid,
-        tile_summary=config.embed.tile_summary,
-    )
-
-
 def train_stage(config: Config, store: Store, folder: RunFolder) -> None:
     """Train the run's own model."""
     _train(config, store, folder, folder.path, name="train")
@@ -92,30 +76,27 @@ def _train(
     out: Path,
     *,
     name: str,
-    optimisation: Optimisation | None = None,
-    pairing: WeakPositives | None = None,
+    training: Training = OWN,
 ) -> None:
     from wsdino.train.train import train
 
-    classify = optimisation is not None and optimisation.objective == "classify"
-    views = config.baselines.classifier_views if classify else config.crops.global_views
+    own = training.config(config)
 
     def work() -> None:
         train(
             store,
             out,
-            spec=model_spec(config, store.channels),
-            optimisation=optimisation or config.train,
-            distillation=config.distill,
-            weak_positives=pairing or config.pairing,
-            global_views=views,
-            local_views=config.crops.local_views,
-            weights=config.model.weights,
-            seed=config.seed,
-            device=resolve_device(config.device),
+            spec=model_spec(own, store.channels),
+            optimisation=own.train,
+            objective=own.objective,
+            weak_positives=own.pairing,
+            global_views=own.crops.global_views,
+            local_views=own.crops.local_views,
+            weights=own.model.weights,
+            seed=own.seed,
+            device=resolve_device(own.device),
         )
 
-    options = training_options(config, classifier=classify) | {"own": plain(pairing)}
     folder.make(
         name,
         products=[
@@ -124,7 +105,7 @@ def _train(
             out / "model" / "model.safetensors",
         ],
         sources=[store.path / "manifest.parquet"],
-        options=options,
+        options=training_options(config, training),
         work=work,
         together=True,
     )
@@ -242,13 +223,8 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
     from wsdino.train.train import initial_networks
 
     out = folder.path / "baselines" / name
-    if name == "classifier":
-        own = config.baselines.classifier
-        _train(config, store, folder, out, name="classifier: train", optimisation=own)
-    elif name == "dino":
-        unpaired = replace(config.pairing, label="none")
-        own = replace(config.train, objective="distill")
-        _train(config, store, folder, out, name="dino: train", optimisation=own, pairing=unpaired)
+    if name in BASELINES:
+        _train(config, store, folder, out, name=f"{name}: train", training=BASELINES[name])
 
     def as_it_starts(path: Path) -> None:
         spec = model_spec(config, store.channels)

@@ -15,12 +15,12 @@ import torch
 
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
+from wsdino.embed import embed
 from wsdino.embed.embed import embed_store, write_embeddings
 from wsdino.errors import ModelError, OutputError, TableError
 from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, ModelSpec
-from wsdino.embed import embed
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import open_store
 from wsdino.tables.reading import read_table
