@@ -171,7 +171,10 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ("architecture.dim=0", "config key architecture.dim: found 0: "),
         ("device=gpu", "config key device: found 'gpu'; use auto, cpu, cuda or cuda:NUMBER"),
         ("objective.name=distil", "config key objective.name: found 'distil', did you mean dist"),
-        ("objective.name=null", "config key objective.name: found 'null'; use one of distill, "),
+        (
+            "objective.name=null",
+            "config key objective.name: found 'null'; use one of distill (",
+        ),
         ("baselines.dino.name=contrast", "config key baselines.dino.name: found 'contrast': "),
         ("seed=-1", "config key seed: found -1: "),
         (f"seed={2**63}", f"config key seed: found {2**63}: "),

@@ -294,8 +294,8 @@ def _objective_options(name: str) -> dict[str, Any]:
     found = next((each for each in OBJECTIVES if each.name == name), None)
     if found is None:
         names = [each.name for each in OBJECTIVES]
+        choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
         raise ConfigError(
-            f"config key objective.name: found {name!r}{nearest(name, names)}; use one of "
-            f"{', '.join(names)}"
+            f"config key objective.name: found {name!r}{nearest(name, names)}; use one of {choices}"
         )
     return {field.name: None for field in fields(found.options)}

@@ -76,38 +76,20 @@ class Stem:
     ----------
     name
         In the config.
-    help
-        What it is, in a line.
     embed_layer
         What timm's ``VisionTransformer`` builds; None for its own patch embedding.
     """
 
     name: str
-    help: str
     embed_layer: type[nn.Module] | None
 
 
-@dataclass(frozen=True)
-class Pool:
-    """A way of making one vector of the tokens.
-
-    Parameters
-    ----------
-    name
-        In the config, and timm's ``global_pool``.
-    help
-        What it is, in a line.
-    """
-
-    name: str
-    help: str
-
-
 STEMS = (
-    Stem("conv", "overlapping convolutions of stride 2", ConvStem),
-    Stem("linear", "one linear map of each patch", None),
+    Stem("conv", ConvStem),
+    Stem("linear", None),
 )
-POOLS = (Pool("token", "the class token"), Pool("avg", "the mean of the patch tokens"))
+POOLS = ("token", "avg")
+"""Ways of making one vector of the tokens, timm's ``global_pool``: [CLS], or their mean."""
 
 
 def small_vit(
@@ -137,7 +119,7 @@ def small_vit(
     stem
         Name of one of :data:`STEMS`.
     pool
-        Name of one of :data:`POOLS`.
+        One of :data:`POOLS`.
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero.
     """

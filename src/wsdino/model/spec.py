@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     PoolName = str
 else:
     StemName = Literal[tuple(stem.name for stem in STEMS)]
-    PoolName = Literal[tuple(pool.name for pool in POOLS)]
+    PoolName = Literal[POOLS]
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Architecture:
     patch_size, dim, depth, num_heads, stem
         See :func:`wsdino.model.backbone.small_vit`.
     pool
-        Name of one of :data:`~wsdino.model.backbone.POOLS`.
+        One of :data:`~wsdino.model.backbone.POOLS`.
 
     Raises
     ------

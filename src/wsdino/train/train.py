@@ -169,6 +169,11 @@ def check_views(
             f"pairing.partner_global_views {options.partner_global_views}: there are only "
             f"{num_global} global views"
         )
+    if options.num_partners > max(num_local, 1):
+        raise ConfigError(
+            f"pairing.num_partners {options.num_partners}: there are only {num_local} local views "
+            "to divide among them"
+        )
     if not num_local and not options.partner_global_views:
         raise ConfigError(
             f"pairing.label {options.label!r}: without local views and with "
@@ -259,8 +264,8 @@ def train(
     device, kind = numbered(device), objective_of(objective)
     wanted = positives(store.manifest, weak_positives, objective=kind)
     views = training_views(global_views, local_views, objective=kind)
-    check_views(views, weak_positives, wanted.pairing, field_shape=store.field_shape)
     kind.requires(objective, Given(views, epochs=optimisation.epochs))
+    check_views(views, weak_positives, wanted.pairing, field_shape=store.field_shape)
     planner = Planner(
         sampler=_sampler(wanted.labels, store.manifest, optimisation, seed=seed),
         pairing=wanted.pairing,
