@@ -78,6 +78,10 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = gzip.decompress(data)
+        if data[:4] == _ZIP:
+            raise TableError(
+                f"{path}: this is an archive or an Excel workbook; save the sheet as CSV"
+            )
         return _read_csv(_decoded(data, path), path, text)
     except TableError:
         raise
@@ -113,8 +117,6 @@ def _delimiter(content: str) -> str:
 
 
 def _decoded(data: bytes, path: Path) -> str:
-    if data[:4] == _ZIP:
-        raise TableError(f"{path}: this is an archive or an Excel workbook; save the sheet as CSV")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")
     if b"\0" in data[:100]:

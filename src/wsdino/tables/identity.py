@@ -1,7 +1,7 @@
 """What a plate, a well, a control and a compound are: one parser for each.
 
 Identifiers are text without blanks at either end. Wells are `B04`. Compounds that differ by case or
-blanks alone are named. A plate is a plate within its batch. Doses: :mod:`wsdino.tables.doses`.
+blanks alone are named. A plate is a plate within its batch. Doses are in :mod:`wsdino.tables.doses`.
 """
 
 from __future__ import annotations
