@@ -32,7 +32,7 @@ from wsdino.model.precision import autocast, uses_bfloat16
 from wsdino.model.spec import ModelSpec
 from wsdino.screen.ingest import ingest
 from wsdino.train.fields import Fields
-from wsdino.train.objectives import SelfDistillation
+from wsdino.train.objectives.distill import Options, SelfDistillation
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
 from wsdino.train.plan import Planner, cut_views
 from wsdino.train.sampler import Sampler
@@ -137,10 +137,11 @@ def consumer(config: Config, views: list[Tensor]) -> Callable[[], object]:
     device = views[0].device
     channels = tuple(map(str, range(views[0].shape[2])))
     spec = ModelSpec(channels=channels, mode="joint", architecture=config.architecture)
+    assert isinstance(config.objective, Options)
     module = SelfDistillation(
         initial_networks(spec, seed=0, drop_path=config.train.drop_path),
         initial_networks(spec, seed=0),
-        options=config.distill,
+        options=config.objective,
         epochs=100,
     )
     module = module.to(device).train()
@@ -169,9 +170,7 @@ def planner_of(config: Config, store: Store, batch_size: int) -> Planner:
         sampler=Sampler(wanted.labels, balance=config.train.balance, seed=0),
         pairing=wanted.pairing,
         weak_positives=config.pairing,
-        views=training_views(
-            config.crops.global_views, config.crops.local_views, objective="distill"
-        ),
+        views=training_views(config.crops.global_views, config.crops.local_views),
         batch_size=batch_size,
         field_shape=store.field_shape,
         num_channels=len(store.channels),

@@ -35,9 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from timing import machine, matrix_product, seconds, spread_of, take_turns
 from wsdino.model.precision import autocast
 from wsdino.model.spec import Architecture, ModelSpec
-from wsdino.train.objectives import COMPILED, SelfDistillation
+from wsdino.train.objectives.base import COMPILED
+from wsdino.train.objectives.distill import Options, SelfDistillation
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
-from wsdino.train.options import Distillation
 from wsdino.train.reading import Reading
 from wsdino.train.train import initial_networks
 
@@ -82,7 +82,7 @@ def ours(
     module = SelfDistillation(
         initial_networks(spec, seed=0, drop_path=0.1),
         initial_networks(spec, seed=0),
-        options=Distillation(
+        options=Options(
             num_prototypes=PROTOTYPES,
             head_hidden_dim=HIDDEN,
             head_bottleneck_dim=BOTTLENECK,

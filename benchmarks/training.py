@@ -64,6 +64,7 @@ def ours(
         batch_size=given.batch,
         # Half a step less than wanted, as it is rounded up.
         epochs=(steps - 0.5) * given.batch / labelled,
+        warmup_epochs=0.0,
         # A record's rate is that since the one before.
         log_every=given.warm_up,
         compile=compiled,
@@ -79,7 +80,7 @@ def ours(
         folder,
         spec=spec,
         optimisation=options,
-        distillation=config.distill,
+        objective=config.objective,
         weak_positives=config.pairing,
         global_views=config.crops.global_views,
         local_views=config.crops.local_views,

@@ -23,7 +23,7 @@ TINY = {
     "architecture": {"image_size": 16, "dim": 16, "depth": 1, "num_heads": 2},
     "crops": {"global_views": {"size": 16}, "local_views": {"num_views": 1, "size": 16}},
     "train": {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "log_every": 1},
-    "distill": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
+    "objective": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
     "embed": {"tile": 32},
     "profile": {"num_components": 4},
     "evaluate": {"num_permutations": 10},

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,7 +14,8 @@ import pandas as pd
 from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.screen.store import Store, open_store
 from wsdino.train.crops import ViewPlan
-from wsdino.train.options import Distillation, Optimisation, WeakPositives
+from wsdino.train.objectives import OBJECTIVES, distill
+from wsdino.train.options import Optimisation, WeakPositives
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -34,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
         checkpoint_minutes=60,
         precision="float32",
     ),
-    "distillation": Distillation(
+    "objective": distill.Options(
         num_prototypes=16,
         head_hidden_dim=16,
         head_bottleneck_dim=8,
@@ -56,10 +57,21 @@ def make_store(folder: Path, **options: Any) -> Store:
     return ingest(write_bbbc021_folder(folder / "screen", **given), folder / "store")
 
 
+def objective_options(*, name: str = "distill", **change: Any) -> Any:
+    """Options of an objective: small ones as far as it has them, with some changed."""
+    chosen = next(each.options for each in OBJECTIVES if each.name == name)
+    known = {field.name for field in fields(chosen)} - {"name"}
+    small = {key: value for key, value in asdict(DEFAULTS["objective"]).items() if key in known}
+    return chosen(**small | change)
+
+
 def options_of(**changes: Any) -> dict[str, Any]:
     """Return `train`'s options; each change is a value, or a dictionary of fields to replace."""
     options = dict(DEFAULTS)
     for name, change in changes.items():
+        if name == "objective":
+            options[name] = objective_options(**change)
+            continue
         known = isinstance(change, dict) and name in DEFAULTS
         options[name] = replace(DEFAULTS[name], **change) if known else change
     return options
@@ -138,7 +150,7 @@ def _train_in_process(
 
     from wsdino.errors import TrainingError
     from wsdino.job import finish
-    from wsdino.train.objectives import COMPILED
+    from wsdino.train.objectives.base import COMPILED
     from wsdino.train.train import train
 
     # What is compiled stays whole graphs, but without generated code, which takes minutes.

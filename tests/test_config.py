@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import typing
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from wsdino.baselines import BASELINES
-from wsdino.config import Config, load_config, preset_names, preset_text
+from wsdino.config import MOVED, RENAMED, Config, load_config, preset_names, preset_text
 from wsdino.errors import ConfigError
+from wsdino.train.objectives import OBJECTIVES, contrast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +60,7 @@ def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
         "screen.controls=[DMSO, water]",
         "crops.global_views.area=[0.1, 0.2]",
         "embed.tile_grid=[2, 3]",
-        "baselines.classifier.epochs=3",
+        "baselines.classifier.epochs=30",
         "report.attention_sites=[1, 5]",
     ]
     config = load_config(name, settings)
@@ -67,20 +69,20 @@ def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
 
 
 def test_later_wins(written: typing.Callable[[str], Path]) -> None:
-    path = written("preset: paper\ntrain:\n  epochs: 7\n  batch_size: 9\n")
-    config = load_config(path, ["train.epochs=8"])
+    path = written("preset: paper\ntrain:\n  epochs: 17\n  batch_size: 9\n")
+    config = load_config(path, ["train.epochs=18"])
     paper = load_config("paper")
-    assert (config.train.epochs, config.train.batch_size) == (8, 9)
+    assert (config.train.epochs, config.train.batch_size) == (18, 9)
     assert config.train.learning_rate == paper.train.learning_rate
-    assert config.distill == paper.distill
+    assert config.objective == paper.objective
 
 
 def test_the_classifier_trains_as_the_network_but_for_what_is_said_of_it() -> None:
-    settings = ["train.batch_size=24", "train.weight_decay=0.3", "baselines.classifier.epochs=3"]
+    settings = ["train.batch_size=24", "train.weight_decay=0.3", "baselines.classifier.epochs=6"]
     config = load_config("cpu", [*settings, "train.epochs=5"])
     assert config.baselines.classifier.batch_size == 24
     assert config.baselines.classifier.weight_decay == 0.3
-    assert (config.train.epochs, config.baselines.classifier.epochs) == (5, 3)
+    assert (config.train.epochs, config.baselines.classifier.epochs) == (5, 6)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +156,28 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ("train.learning_rate=-1e-3", "config key train.learning_rate: found -0.001: "),
         ("train.learning_rate=.nan", "config key train.learning_rate: found nan: "),
         ("train.drop_path=1.5", "config key train.drop_path: found 1.5: "),
-        ("distill.center_momentum=2", "config key distill.center_momentum: found 2: "),
-        ("distill.targets=centre", "config key distill.targets: found 'centre': "),
+        ("objective.center_momentum=2", "config key objective.center_momentum: found 2: "),
+        ("objective.targets=centre", "config key objective.targets: found 'centre': "),
         ("pairing.partner_global_views=-1", "config key pairing.partner_global_views: found -1: "),
         ("crops.local_views.size=0", "config key crops.local_views.size: found 0: "),
-        ("crops.global_views.area=[0.2, 0.1]", "config key crops.global_views: crops: area"),
+        ("crops.global_views.area=[0.2, 0.1]", "config key crops.global_views: area"),
         ("crops.global_views.area=[0, 0.1]", "config key crops.global_views.area.0: found 0: "),
         ("input.high=-1", "config key input: input.high -1.0 must exceed input.low 0.0"),
+        ("train.learning_rate=.inf", "config key train.learning_rate: found inf: "),
+        ("input.low=.nan", "config key input: input.high 10000.0 must exceed input.low nan"),
+        ("architecture.stem=convv", "config key architecture.stem: found 'convv': "),
+        ("architecture.pool=cls", "config key architecture.pool: found 'cls': "),
+        ("architecture.depth=-3", "config key architecture.depth: found -3: "),
+        ("architecture.dim=0", "config key architecture.dim: found 0: "),
+        ("device=gpu", "config key device: found 'gpu'; use auto, cpu, cuda or cuda:NUMBER"),
+        ("objective.name=distil", "config key objective.name: found 'distil', did you mean dist"),
+        (
+            "objective.name=null",
+            "config key objective.name: found 'null'; use one of distill (",
+        ),
+        ("baselines.dino.name=contrast", "config key baselines.dino.name: found 'contrast': "),
         ("seed=-1", "config key seed: found -1: "),
+        (f"seed={2**63}", f"config key seed: found {2**63}: "),
         ("embed.tile=0", "config key embed.tile: found 0: "),
         (
             "profile.normalise=TVN",
@@ -175,7 +191,7 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ),
         ("baselines.names=dino", "config key baselines.names: found 'dino': "),
         ("train.epochs.fast=1", "config key train.epochs: found {'fast': 1}: "),
-        ("model.mode=null", "config key model.mode: found None: "),
+        ("model.mode=null", "config key model.mode: found 'null': "),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(setting: str, named: str) -> None:
@@ -249,7 +265,8 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert (train["warmup_epochs"], train["drop_path"], train["balance"]) == (10, 0.1, "label")
     assert (train["weight_decay"], train["final_weight_decay"]) == (0, 0)
     assert train["clip_gradient"] is None
-    distill = paper.distill
+    distill = paper.objective
+    assert distill.name == "distill"
     assert (distill.num_prototypes, distill.norm_last_layer) == (65_536, False)
     assert (distill.targets, distill.center_momentum) == ("center", 0.8)
     assert (distill.student_temp, distill.warmup_teacher_temp, distill.teacher_temp) == (
@@ -274,6 +291,108 @@ def test_the_paper_preset_says_where_it_deviates() -> None:
         assert any(subject in line for line in deviations), subject
 
 
+def test_an_objective_has_its_own_options_and_no_others() -> None:
+    every = {field.name for each in OBJECTIVES for field in fields(each.options)}
+    for objective in OBJECTIVES:
+        own = {field.name for field in fields(objective.options)}
+        chosen = f"objective.name={objective.name}"
+        assert type(load_config("cpu", [chosen]).objective) is objective.options
+        for option in every - own:
+            message = refusal("cpu", chosen, f"objective.{option}=1")
+            assert message.startswith(
+                f"--set objective.{option}=1: config key objective.{option}: unknown to "
+                f"objective.name {objective.name}"
+            )
+
+
+def test_another_objective_keeps_what_it_shares_with_that_of_the_preset(
+    written: typing.Callable[[str], Path],
+) -> None:
+    path = written("preset: cpu\nobjective: {koleo_weight: 0.3, teacher_temp: 0.02}\n")
+    # In either order.
+    settings = ["objective.student_temp=0.2", "objective.name=contrast"]
+    for order in (settings, settings[::-1]):
+        config = load_config(path, order)
+        assert config.objective == contrast.Options(
+            head_hidden_dim=256,
+            head_bottleneck_dim=64,
+            student_temp=0.2,
+            teacher_momentum=0.99,
+            koleo_weight=0.3,
+        )
+        # Beside it DINO is trained as the file and the preset have it.
+        assert config.baselines.dino == load_config(path).objective
+
+
+def test_the_baseline_dino_follows_the_objective_but_for_what_is_said_of_it() -> None:
+    config = load_config("cpu", ["objective.student_temp=0.2", "baselines.dino.koleo_weight=0.3"])
+    assert config.baselines.dino == replace(config.objective, koleo_weight=0.3)
+    assert config.objective.student_temp == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("train: {objective: distill}\ndistill: {koleo_weight: 0.1}", "train.objective"),
+        ("distill: {koleo_weight: 0.1}", "distill"),
+        ("baselines: {classifier: {objective: classify}}", "baselines.classifier.objective"),
+    ],
+)
+def test_keys_of_earlier_versions_are_refused_with_their_new_place(
+    text: str, key: str, written: typing.Callable[[str], Path]
+) -> None:
+    path = written(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: config key {key}: ")
+    assert ("leave it out" if "classifier" in key else "section objective now") in message
+
+
+@pytest.mark.parametrize("text", ["demo #1", "a: b #1", "[x", "- a", "{b", "1e3", "no", "~", "'q'"])
+def test_paths_and_names_never_go_through_yaml(text: str) -> None:
+    keys = ("screen.source", "screen.design", "screen.store", "pairing.label")
+    config = load_config("cpu", [f"{key}={text}" for key in keys])
+    assert {config.screen.source, config.screen.platemap, config.screen.store} == {Path(text)}
+    assert config.pairing.label == text
+    assert load_config("cpu", [f"screen.design={text}"]).screen.platemap == Path(text)
+    channels = load_config("cpu", [f"model.weights.DAPI={text}"]).model.weights
+    assert channels == {"DAPI": text}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_warm_up_longer_than_the_run_is_refused(name: str) -> None:
+    epochs = load_config(name).train.warmup_epochs
+    longer = [f"train.epochs={epochs}", f"train.warmup_epochs={epochs + 1}"]
+    assert refusal(name, *longer).startswith(
+        f"config key train: warmup_epochs {epochs + 1:g}: the warm-up is longer than the run of "
+        f"epochs {epochs:g}"
+    )
+    assert load_config(name, [longer[0]]).train.epochs == epochs
+
+
+def known_keys(values: dict[str, typing.Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from known_keys(value, f"{prefix}{key}.")
+
+
+def test_messages_name_keys_that_exist() -> None:
+    known = {*known_keys(Config().model_dump()), *MOVED, *RENAMED}
+    known |= {f"objective.{field.name}" for each in OBJECTIVES for field in fields(each.options)}
+    key = re.compile(rf"(?<![\w./])(?:{'|'.join(Config.model_fields)})(?:\.[a-z_]+)+\b(?!\()")
+    files = re.compile(r"\.(json|safetensors|html|yaml|parquet|pt|partial)\b")
+    named: dict[str, Path] = {}
+    for module in SOURCE.rglob("*.py"):
+        # There the names are those of modules.
+        if module != SOURCE / "__init__.py":
+            for node in ast.walk(ast.parse(module.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    text = files.sub("", node.value)
+                    named |= dict.fromkeys((found[0] for found in key.finditer(text)), module)
+    assert {name: module for name, module in named.items() if name not in known} == {}
+    assert len(named) > 20
+
+
 def own_options(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Paths of the options that the config itself declares; option classes are single leaves."""
     for name, field in model.model_fields.items():
@@ -292,11 +411,10 @@ def attribute_paths(text: str) -> set[str]:
 
 def test_every_option_is_consumed() -> None:
     read = set()
-    for name in ("pipeline", "checks"):
-        text = (SOURCE / f"{name}.py").read_text()
-        # `crops = config.crops` shortens a path.
-        read |= {path.replace("crops.", "config.crops.", 1) for path in attribute_paths(text)}
-        read |= attribute_paths(text)
+    for name in ("pipeline", "checks", "trainings"):
+        # Each training has a config of its own.
+        paths = attribute_paths((SOURCE / f"{name}.py").read_text())
+        read |= {re.sub(r"^own\.", "config.", path) for path in paths}
     options = {".".join(path) for path in own_options(Config)}
     # What a baseline trains on is read by its entry; a normalisation takes its options by name.
     of_baselines = [entry.training.reads.values() for entry in BASELINES if entry.training]

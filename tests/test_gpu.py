@@ -47,11 +47,11 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"distillation": {"targets": "center", "norm_last_layer": False}},
-        {"distillation": {"targets": "sinkhorn", "koleo_weight": 0.1}, "spec": {"mode": "joint"}},
-        {"distillation": {"head_batch_norm": True}, "spec": {"mode": "per_channel"}},
-        {"optimisation": {"objective": "classify"}},
-        {"optimisation": {"objective": "contrast", "learning_rate": 1e-4}},
+        {"objective": {"targets": "center", "norm_last_layer": False}},
+        {"objective": {"targets": "sinkhorn", "koleo_weight": 0.1}, "spec": {"mode": "joint"}},
+        {"objective": {"head_batch_norm": True}, "spec": {"mode": "per_channel"}},
+        {"objective": {"name": "classify"}},
+        {"optimisation": {"learning_rate": 1e-4}, "objective": {"name": "contrast"}},
         {"optimisation": {"accumulate": 2, "residency": "stream"}},
         {"global_views": {"area": (0.2, 0.5), "contrast": 0.2, "brightness": 0.2}},
     ],
@@ -97,7 +97,7 @@ def test_a_bad_step_leaves_no_trace(
         return record
 
     monkeypatch.setattr(Trainer, "_step", step)
-    train(store, tmp_path, device=DEVICE, **options_of(distillation={"targets": "center"}))
+    train(store, tmp_path, device=DEVICE, **options_of(objective={"targets": "center"}))
     assert [record["applied"] for record in read_records(tmp_path)] == [1, 1, 0, 1, 1, 1, 1]
     for name, value in states[1].items():
         assert torch.equal(value, states[2][name]), name
@@ -127,7 +127,7 @@ def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
     monkeypatch.setattr(Trainer, "_step", step)
     options = {
         "optimisation": {"residency": "device", "log_every": 1000},
-        "distillation": {"targets": targets, "koleo_weight": 0.1},
+        "objective": {"targets": targets, "koleo_weight": 0.1},
         "global_views": {"area": (0.2, 0.5)},
     }
     train(store, tmp_path, device=DEVICE, **options_of(**options))
@@ -140,9 +140,11 @@ def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
 @pytest.mark.parametrize("objective", ["distill", "classify"])
 def test_compiled_training_equals_training(store: Store, tmp_path: Path, objective: str) -> None:
     for compiled in (False, True):
-        options = PLAIN | {"objective": objective, "compile": compiled, "precision": "float32"}
-        folder = tmp_path / str(compiled)
-        train(store, folder, device=DEVICE, **options_of(optimisation=options))
+        options = {
+            "optimisation": PLAIN | {"compile": compiled, "precision": "float32"},
+            "objective": {"name": objective},
+        }
+        train(store, tmp_path / str(compiled), device=DEVICE, **options_of(**options))
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=ROUNDED)
 
 

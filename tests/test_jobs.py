@@ -96,7 +96,7 @@ def test_two_processes_do_every_stage_and_one_speaks(place: Path, tmp_path: Path
         (["train", "tiny.yaml", "--outt", "x"], "No such option"),
         (
             ["train", "tiny.yaml", "--set", "train.batch_size=9", "--out", "x"],
-            "train.batch_size 9 is not a multiple of the 2 parts",
+            "train.batch_size 9: not a multiple of the 2 parts",
         ),
     ],
     ids=["option", "usage", "on all ranks"],

@@ -20,6 +20,7 @@ LAYERS = (
     ("cli",),
     ("exchange",),
     ("pipeline", "checks"),
+    ("trainings",),
     ("report",),
     ("evaluate", "baselines"),
     ("profile",),
@@ -30,10 +31,11 @@ LAYERS = (
     ("runfolder", "tables"),
     ("job", "environment", "lock"),
     ("device", "atomic", "contents"),
+    ("settings",),
     ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}
-SEES_CONFIG = {"__init__", "cli", "config", "exchange", "pipeline", "checks"}
+SEES_CONFIG = {"__init__", "cli", "config", "exchange", "pipeline", "checks", "trainings"}
 HEAVY = {"torch", "torchvision", "timm", "umap", "matplotlib"}
 
 
@@ -88,7 +90,7 @@ def test_every_part_has_a_layer() -> None:
 def test_imports_point_downwards(module: Path) -> None:
     part, used = part_of(module), ours(imports_of(module))
     if part == "config":
-        assert used <= {"errors", "model", "progress", "train", "profile", "baselines"}
+        assert used <= {"errors", "model", "progress", "settings", "train", "profile", "baselines"}
         return
     assert "config" not in used or part in SEES_CONFIG
     upwards = {other for other in used - {"config"} if HEIGHT[other] > HEIGHT[part]}

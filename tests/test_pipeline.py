@@ -18,17 +18,26 @@ import yaml
 
 from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
+from wsdino.checks import prepare
 from wsdino.config import load_config
 from wsdino.embed.embed import embed_store
-from wsdino.errors import ConfigError, ImageError, OutputError, StoreError, TableError
+from wsdino.errors import (
+    ConfigError,
+    ImageError,
+    ModelError,
+    OutputError,
+    StoreError,
+    TableError,
+)
 from wsdino.evaluate.results import evaluate_leakage
 from wsdino.model.model import Model
-from wsdino.pipeline import model_spec, run
+from wsdino.pipeline import run
 from wsdino.runfolder import RunFolder
 from wsdino.screen.store import open_store
 from wsdino.tables.features import feature_columns
 from wsdino.tables.reading import read_table
 from wsdino.train.train import initial_networks
+from wsdino.trainings import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,6 +277,10 @@ def test_another_normalisation_remakes_the_profiles(finished: Path, again: Calla
         ("crops.local_views.size=24", "crops.local_views.size 16, and 24 is wanted now"),
         ("model.weights=x.pth", 'was trained with model.weights null, and "x.pth" is wanted now'),
         (
+            "objective.name=classify",
+            'run: was trained with objective.name "distill", and "classify" is wanted now',
+        ),
+        (
             "baselines.classifier.epochs=3",
             "classifier: was trained with baselines.classifier.epochs 1.0, and 3.0 is wanted now",
         ),
@@ -289,12 +302,12 @@ def test_training_anew_where_the_checkpoints_were_deleted(
 ) -> None:
     for folder in (finished, *(finished / "baselines" / name for name in ("classifier", "dino"))):
         shutil.rmtree(folder / "checkpoints")
-    changed, stages = again("distill.student_temp=0.2")
+    changed, stages = again("objective.student_temp=0.2")
     # The classical statistics depend on no network; the untrained one is of another shape at most.
     assert "baselines/classical/embeddings.parquet" not in changed
     assert {"model/model.safetensors", "metrics.jsonl", "embeddings.parquet"} < changed
     assert "train" in stages
-    assert load_config(finished / "config.yaml") == load(place, "distill.student_temp=0.2")
+    assert load_config(finished / "config.yaml") == load(place, "objective.student_temp=0.2")
 
 
 def test_the_screens_corrected_metadata_are_followed(
@@ -483,6 +496,17 @@ def untouched(folder: Path) -> None:
         (untouched, ["baselines.classifier_views.size=100"], ConfigError, "100"),
         (untouched, ["pairing.partner_global_views=3"], ConfigError, "partner_global_views"),
         (untouched, ["device=cuda:77"], ConfigError, "device"),
+        (untouched, ["model.weights=no such.pth"], ModelError, "no such.pth: no such weight file"),
+        (untouched, ["architecture.num_heads=3"], ModelError, "architecture.num_heads 3"),
+        (untouched, ["architecture.backbone=vitt"], ModelError, "architecture.backbone 'vitt'"),
+        (untouched, ["architecture.patch_size=12"], ModelError, "architecture.patch_size 12"),
+        (untouched, ["crops.local_views.size=20"], ModelError, "crops.local_views.size 20 px"),
+        (untouched, ["baselines.classifier_views.size=20"], ModelError, "classifier_views.size 20"),
+        (untouched, ["train.accumulate=3"], ConfigError, "16: not a multiple of the 3 parts"),
+        (untouched, ["baselines.classifier.accumulate=3"], ConfigError, "classifier.batch_size 16"),
+        (untouched, ["report.attention_sites=[0, 99]"], ConfigError, "report.attention_sites 99"),
+        (untouched, ["objective.name=contrast", "pairing.label=none"], ConfigError, "share a"),
+        (untouched, ["objective.teacher_temp_warmup_epochs=2"], ConfigError, "train.epochs 1;"),
         (untouched, ["screen.source=null"], ConfigError, "screen.source: empty"),
     ],
 )  # fmt: skip
@@ -501,6 +525,15 @@ def test_what_would_fail_later_is_refused_before_anything_is_written(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_screen_may_lie_in_any_folder(place: Path, tmp_path: Path) -> None:
+    screen = shutil.copytree(place / "screen", tmp_path / "a: b #1")
+    _, store, config = prepare(load(place, f"screen.source={screen}"), tmp_path / "out #2")
+    assert config.screen.source == screen
+    assert len(store) == len(open_store(place / "run" / "store"))
+    again = load_config(tmp_path / "out #2" / "config.yaml")
+    assert again.screen.source == screen
 
 
 def test_a_stage_that_was_stopped_is_not_done(tmp_path: Path) -> None:

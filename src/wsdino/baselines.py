@@ -56,7 +56,7 @@ class Training:
         for key, source in self.reads.items():
             _put(result, key, deepcopy(_get(values, source)))
         for key, value in self.sets.items():
-            _put(result, key, value)
+            _put(result, key, deepcopy(value))
         return result
 
     def key(self, key: str) -> str:
@@ -172,7 +172,8 @@ BASELINES: tuple[Baseline, ...] = (
             reads={
                 "train": "baselines.classifier",
                 "crops.global_views": "baselines.classifier_views",
-            }
+            },
+            sets={"objective": {"name": "classify"}},
         ),
     ),
     Baseline(
@@ -180,7 +181,7 @@ BASELINES: tuple[Baseline, ...] = (
         help="the network trained by DINO, without weak labels",
         label="DINO without weak labels",
         colour="#ee7733",
-        training=Training(sets={"pairing.label": "none", "train.objective": "distill"}),
+        training=Training(reads={"objective": "baselines.dino"}, sets={"pairing.label": "none"}),
     ),
 )
 

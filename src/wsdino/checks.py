@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,19 @@ from wsdino.errors import ConfigError, ModelError, TableError
 from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.progress import say, show
 from wsdino.runfolder import RunFolder, RunPaths
+from wsdino.trainings import (
+    OWN,
+    model_spec,
+    training_config,
+    training_options,
+    trainings,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from wsdino.baselines import Baseline
     from wsdino.model.model import Model
     from wsdino.screen.store import Store
-
-TRAINING_SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "distill")
 
 
 def prepare(
@@ -80,6 +83,7 @@ def _check_and_note(
     """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
+    from wsdino.tables.manifest import channels_of
 
     _refuse_other_training(config, folder.paths)
     source = config.screen.source
@@ -92,9 +96,25 @@ def _check_and_note(
             columns=config.screen.columns,
         )
         field = read_site(planes_of(manifest)[0])
-        check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
+        check(
+            config,
+            manifest,
+            field.shape[-2:],
+            channels=tuple(channels_of(manifest)),
+            origin=str(source),
+            run=folder.paths,
+            evaluated=evaluated,
+        )
     store = _store(config, path)
-    check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
+    check(
+        config,
+        store.manifest,
+        store.field_shape,
+        channels=store.channels,
+        origin=str(store.path),
+        run=folder.paths,
+        evaluated=evaluated,
+    )
     folder.sweep()
     folder.note(folder.paths.config, resolved.to_yaml())
     if not folder.paths.environment.is_file():
@@ -114,37 +134,22 @@ def _refuse_other_training(config: Config, run: RunPaths) -> None:
     if not run.config.is_file():
         return
     before = load_config(run.config)
-    trained: list[tuple[RunPaths, Baseline | None]] = [(run, None)]
-    trained += [
-        (run.baseline(entry.name), entry) for entry in baselines.BASELINES if entry.training
+    trained = [(run, OWN)] + [
+        (run.baseline(entry.name), entry.training)
+        for entry in baselines.BASELINES
+        if entry.training
     ]
-    for paths, baseline in trained:
+    for paths, training in trained:
         if not any(paths.checkpoints.glob("*.pt")):
             continue
-        options = [training_options(training_config(each, baseline)) for each in (before, config)]
+        options = [training_options(each, training) for each in (before, config)]
         if options[0] != options[1]:
             key, old, new = _difference("", *options)
-            key = baseline.training.key(key) if baseline and baseline.training else key
             raise ConfigError(
-                f"{paths.folder}: was trained with {key} {json.dumps(old)}, and {json.dumps(new)} "
-                f"is wanted now; give --out another folder, or delete {paths.checkpoints} to train "
-                "anew"
+                f"{paths.folder}: was trained with {training.key(key)} {json.dumps(old)}, and "
+                f"{json.dumps(new)} is wanted now; give --out another folder, or delete "
+                f"{paths.checkpoints} to train anew"
             )
-
-
-def training_config(config: Config, baseline: Baseline | None) -> Config:
-    """Return the config of what a baseline trains; without one, or without training, the run's."""
-    if baseline is None or baseline.training is None:
-        return config
-    return Config.model_validate(baseline.training.applied(config.model_dump()))
-
-
-def training_options(config: Config) -> dict[str, Any]:
-    """Return what the training of a config depends on."""
-    from wsdino.train.options import decisive
-
-    options = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
-    return options | {"train": decisive(config.train)}
 
 
 def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
@@ -181,10 +186,12 @@ def check(
     manifest: pd.DataFrame,
     field_shape: tuple[int, ...],
     *,
+    channels: tuple[str, ...],
     origin: str,
+    run: RunPaths,
     evaluated: bool,
 ) -> None:
-    """Refuse what would fail hours later: normalisation, labels, crops and tiles.
+    """Refuse what would fail hours later: normalisation, labels, networks, crops and tiles.
 
     Parameters
     ----------
@@ -194,8 +201,12 @@ def check(
         Of the screen.
     field_shape
         Height and width of its fields in px.
+    channels
+        Their names.
     origin
         What to call the screen in an error.
+    run
+        Paths of the run folder.
     evaluated
         Whether mechanisms are to be matched in the end.
 
@@ -222,30 +233,59 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
-    wanted = [baselines.find_baseline(name) for name in config.baselines.names]
-    for baseline in wanted:
+    for name in config.baselines.names:
+        baseline = baselines.find_baseline(name)
         if baseline.needs_weights and config.model.weights is None:
             raise ConfigError(
                 f"baselines.names: {baseline.name} is {baseline.help}; there are none, so leave it "
                 "out, or give model.weights"
             )
-    for each in (None, *(baseline for baseline in wanted if baseline.training)):
-        _check_training(training_config(config, each), manifest, field_shape)
+    for site in config.report.attention_sites or ():
+        if not 0 <= site < len(manifest):
+            raise ConfigError(
+                f"report.attention_sites {site}: {origin} has the sites 0 to {len(manifest) - 1}"
+            )
+    _check_trainings(config, manifest, (field_shape[0], field_shape[1]), channels, run)
     for side in field_shape if config.embed.tile else ():
         tile_starts(side, config.embed.tile or side)
 
 
-def _check_training(config: Config, manifest: pd.DataFrame, field_shape: tuple[int, ...]) -> None:
-    from wsdino.train.train import check_views, positives, training_views
-
-    crops, goal = config.crops, config.train.objective
-    check_views(
-        training_views(crops.global_views, crops.local_views, objective=goal),
-        config.pairing,
-        positives(manifest, config.pairing, objective=goal).pairing,
-        objective=goal,
-        field_shape=(field_shape[0], field_shape[1]),
+def _check_trainings(
+    config: Config,
+    manifest: pd.DataFrame,
+    field_shape: tuple[int, int],
+    channels: tuple[str, ...],
+    run: RunPaths,
+) -> None:
+    """Refuse what a training would refuse: that of the run, and those of its baselines."""
+    from wsdino import job
+    from wsdino.train.objectives import objective_of
+    from wsdino.train.objectives.base import Given
+    from wsdino.train.train import (
+        VIEW_SECTIONS,
+        check_partners,
+        check_views,
+        initial_networks,
+        positives,
+        require_whole_patches,
+        training_views,
     )
+
+    # A finished model needs the weights that it started from no more.
+    weights = None if run.model.config.is_file() else config.model.weights
+    networks = initial_networks(model_spec(config, channels), seed=config.seed, weights=weights)
+    for training in trainings(config):
+        own = training_config(config, training)
+        sections = [training.key(key) for key in VIEW_SECTIONS]
+        own.train.require_equal_parts(job.world_size(), section=training.key("train"))
+        kind = objective_of(own.objective)
+        found = positives(manifest, own.pairing, objective=kind)
+        views = training_views(own.crops.global_views, own.crops.local_views, objective=kind)
+        check_views(views, field_shape=field_shape, sections=sections)
+        section = training.key("objective")
+        kind.requires(own.objective, Given(views, epochs=own.train.epochs, section=section))
+        check_partners(views, own.pairing, found.pairing)
+        require_whole_patches(networks, views, tile=config.embed.tile, sections=sections)
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
@@ -273,9 +313,11 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
 def coverage(config: Config, store: Store, folder: RunFolder) -> None:
     """Print and write how many sites have partners, before training."""
     from wsdino.report.coverage import coverage_table, coverage_title
+    from wsdino.train.objectives import objective_of
     from wsdino.train.train import positives
 
-    found = positives(store.manifest, config.pairing, objective=config.train.objective)
+    kind = objective_of(config.objective)
+    found = positives(store.manifest, config.pairing, objective=kind)
     record = {
         "label": config.pairing.label,
         "num_labels": len(found.labels.names),
@@ -288,10 +330,3 @@ def coverage(config: Config, store: Store, folder: RunFolder) -> None:
     if record["rows"]:
         show(coverage_table(record))
     folder.note(folder.paths.coverage, json.dumps(record, indent=1) + "\n")
-
-
-def plain(section: Any) -> Any:
-    """Turn a section of the config, or any value of it, into what JSON holds."""
-    if hasattr(section, "model_dump"):
-        return section.model_dump(mode="json")
-    return asdict(section) if hasattr(section, "__dataclass_fields__") else section

@@ -5,14 +5,17 @@ Only the entry modules see it; what does the work gets plain arguments.
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import (
     AfterValidator,
+    AllowInfNan,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,9 +31,24 @@ from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
 from wsdino.profile.methods import find_aggregation, find_normalisation
 from wsdino.progress import say
+from wsdino.settings import check_keys, merge, parse_setting
 from wsdino.train.crops import ViewPlan
-from wsdino.train.options import Distillation, Optimisation, WeakPositives
+from wsdino.train.objectives import OBJECTIVES, AnyOptions, distill
+from wsdino.train.objectives.distill import DISTILL
+from wsdino.train.options import Optimisation, WeakPositives
 
+# Keys of earlier versions that are still read, and what they are called now, in the same section.
+RENAMED = {"screen.design": "screen.platemap"}
+# Keys of earlier versions that are refused, and where what they said is now.
+_OBJECTIVE_NOW = (
+    "an objective and its options are the section objective now, such as "
+    "objective: {name: distill, koleo_weight: 0.1}"
+)
+MOVED = {
+    "train.objective": _OBJECTIVE_NOW,
+    "distill": _OBJECTIVE_NOW,
+    "baselines.classifier.objective": "the classifier needs none now; leave it out",
+}
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
 Aggregation = Annotated[str, AfterValidator(lambda name: find_aggregation(name).name)]
@@ -94,7 +112,7 @@ class ProfileSection(_Section):
     # Whitened features to keep (of each channel, if per_channel); by default all.
     num_components: Annotated[int, Gt(0)] | None = None
     # Floor added to the variances when whitening.
-    regularisation: Annotated[float, Ge(0)] | None = None
+    regularisation: Annotated[float, Ge(0), AllowInfNan(False)] | None = None
     # Whiten the features of each channel by themselves, as the paper does.
     per_channel: bool | None = None
     # Weak label that the normalisation uses: compound, treatment or any metadata column.
@@ -129,16 +147,12 @@ class BaselinesSection(_Section):
     # See wsdino.baselines.BASELINES. "frozen" takes model.weights.
     names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
     # The classifier's own training; what is not given here is as under `train`.
-    classifier: Optimisation = Field(default_factory=lambda: Optimisation(objective="classify"))
+    classifier: Optimisation = Field(default_factory=Optimisation)
     # The classifier's crops.
     classifier_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=1, size=64))
-
-    @field_validator("classifier")
-    @classmethod
-    def _classifies(cls, value: Optimisation) -> Optimisation:
-        if value.objective != "classify":
-            raise ValueError("the objective of this baseline is always classify")
-        return value
+    # The options of DINO without weak labels; what is not given here is as under `objective`, or,
+    # where that is another one, as in the preset.
+    dino: distill.Options = Field(default_factory=distill.Options)
 
 
 class ReportSection(_Section):
@@ -159,8 +173,8 @@ class Config(_Section):
     """
 
     preset: str = "default"
-    seed: Annotated[int, Ge(0)] = 0
-    # "auto" is "cuda" where there is one, else "cpu".
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    # "auto" is "cuda" where there is one, else "cpu"; "cuda:1" is the second GPU.
     device: str = "auto"
     screen: ScreenSection = Field(default_factory=ScreenSection)
     model: ModelSection = Field(default_factory=ModelSection)
@@ -169,12 +183,20 @@ class Config(_Section):
     pairing: WeakPositives = Field(default_factory=WeakPositives)
     crops: CropsSection = Field(default_factory=CropsSection)
     train: Optimisation = Field(default_factory=Optimisation)
-    distill: Distillation = Field(default_factory=Distillation)
+    # What is minimised: its `name`, one of wsdino.train.objectives.OBJECTIVES, and its options.
+    objective: AnyOptions = Field(default_factory=distill.Options)
     embed: EmbedSection = Field(default_factory=EmbedSection)
     profile: ProfileSection = Field(default_factory=ProfileSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     baselines: BaselinesSection = Field(default_factory=BaselinesSection)
     report: ReportSection = Field(default_factory=ReportSection)
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ConfigError(f"found {value!r}; use auto, cpu, cuda or cuda:NUMBER")
+        return value
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, which :func:`load_config` reads back as it was."""
@@ -214,7 +236,8 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     source
         Preset or file.
     settings
-        ``a.b=value`` strings, the value in YAML.
+        ``a.b=value`` strings: paths, names and other text as they are (``null`` for none where
+        that may be), all else in YAML.
 
     Raises
     ------
@@ -226,18 +249,39 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
         given, origin = _with_new_names(_read_yaml(path), f"{path}: "), f"{path}: "
     else:
         given, origin = {"preset": str(source)}, ""
-    _check_keys(given, origin)
+    changes: dict[str, Any] = {}
+    parsed = []
     for setting in settings or []:
-        changes = _with_new_names(_parse_setting(setting), f"--set {setting}: ")
-        _check_keys(changes, f"--set {setting}: ")
-        _merge(given, changes)
-    preset = given.get("preset", "default")
-    values = _parse(preset_text(str(preset)), f"preset {preset}")
-    _merge(values, given)
-    # The classifier trains as the network does, but for what is said of it.
-    own = values.get("baselines", {}).get("classifier", {})
-    inherited = values.get("train", {}) | {"objective": "classify"}
-    values.setdefault("baselines", {})["classifier"] = inherited | own
+        where, each = f"--set {setting}: ", parse_setting(setting, Config, renamed=RENAMED)
+        parsed.append((where, _with_new_names(each, where)))
+    for _, each in parsed:
+        merge(changes, each)
+    preset = str(changes.get("preset", given.get("preset", "default")))
+    layers = [_parse(preset_text(preset), f"preset {preset}"), given, changes]
+    origins = [[], [(origin, given)], parsed]
+    everything, values = Config().model_dump(), dict[str, Any]()
+    # What the layers say of self-distillation, which a baseline needs beside another objective.
+    of_distill: dict[str, Any] = {}
+    for layer, checked in zip(layers, origins, strict=True):
+        name = _objective_name(layer, values)
+        options = _objective_options(name)
+        for where, part in checked:
+            check_keys(
+                part,
+                everything | {"objective": options},
+                where,
+                moved=MOVED,
+                choices={"objective.": f"objective.name {name}"},
+            )
+        kept = values.get("objective", {})
+        values["objective"] = {key: value for key, value in kept.items() if key in options}
+        merge(values, layer | {"objective": layer.get("objective", {}) | {"name": name}})
+        if name == DISTILL.name:
+            of_distill = dict(values["objective"])
+    own = values.setdefault("baselines", {})
+    # The classifier trains as the network does, but for what is said of it; so does DINO.
+    own["classifier"] = values.get("train", {}) | own.get("classifier", {})
+    own["dino"] = of_distill | own.get("dino", {})
     try:
         return Config.model_validate(values | {"preset": preset})
     except ValidationError as error:
@@ -246,7 +290,9 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
 
 def _first_problem(error: ValidationError, origin: str) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    parts = [str(part) for part in first["loc"]]
+    # Pydantic puts the name of the objective between its section and its options.
+    key = ".".join(parts[:1] + parts[2:] if parts[0] == "objective" else parts)
     reason = first.get("ctx", {}).get("error")
     if isinstance(reason, InputError):
         return f"{origin}config key {key}: {reason}"
@@ -266,13 +312,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _with_new_names(given: dict[str, Any], origin: str) -> dict[str, Any]:
     """Read keys that have been renamed by their new names."""
-    screen = given.get("screen")
-    if not isinstance(screen, dict) or "design" not in screen:
-        return given
-    if screen["design"] is not None:
-        say(f"{origin}config key screen.design is called screen.platemap now")
-    values = {name: value for name, value in screen.items() if name != "design"}
-    return given | {"screen": {"platemap": screen["design"]} | values}
+    for before, now in RENAMED.items():
+        (section, old), new = before.split("."), now.split(".")[1]
+        values = given.get(section)
+        if not isinstance(values, dict) or old not in values:
+            continue
+        if values[old] is not None:
+            say(f"{origin}config key {before} is called {now} now")
+        others = {name: value for name, value in values.items() if name != old}
+        given = given | {section: {new: values[old]} | others}
+    return given
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -285,54 +334,20 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     return values
 
 
-def _parse_setting(setting: str) -> dict[str, Any]:
-    """Turn ``a.b=value`` into ``{"a": {"b": value}}``."""
-    key, equals, text = setting.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {setting!r}: use the form a.b=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting!r}: the value is not YAML") from error
-    if isinstance(value, str):
-        value = _number(value)
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
+def _objective_name(layer: dict[str, Any], below: dict[str, Any]) -> str:
+    """Name the objective that is in force after a layer."""
+    section = layer.get("objective")
+    named = section.get("name") if isinstance(section, dict) else None
+    return str(named or below.get("objective", {}).get("name", DISTILL.name))
 
 
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _check_keys(given: dict[str, Any], origin: str) -> None:
-    """Refuse keys that no section knows; pydantic would pass over those of dataclasses."""
-
-    def check(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if key not in known:
-                raise ConfigError(
-                    f"{origin}config key {prefix}{key}: unknown{did_you_mean(str(key), known)}; "
-                    f"known here: {', '.join(known)}"
-                )
-            if isinstance(known[key], dict):
-                if not isinstance(value, dict):
-                    raise ConfigError(
-                        f"{origin}config key {prefix}{key}: found {value!r}; it is a section with "
-                        f"{', '.join(known[key])}"
-                    )
-                check(value, known[key], f"{prefix}{key}.")
-
-    check(given, Config().model_dump(), "")
-
-
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
+def _objective_options(name: str) -> dict[str, Any]:
+    found = next((each for each in OBJECTIVES if each.name == name), None)
+    if found is None:
+        names = [each.name for each in OBJECTIVES]
+        choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
+        raise ConfigError(
+            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; "
+            f"use one of {choices}"
+        )
+    return {field.name: None for field in fields(found.options)}

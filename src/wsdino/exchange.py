@@ -75,7 +75,7 @@ def import_model(
     """
     from wsdino.model.model import Model
     from wsdino.model.spec import build_networks
-    from wsdino.pipeline import model_spec
+    from wsdino.trainings import model_spec
 
     if isinstance(weights, dict):
         channels = _require_same_channels(channels, weights)

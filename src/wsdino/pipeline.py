@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsdino.baselines import find_baseline
-from wsdino.checks import plain, prepare, training_config, training_options
+from wsdino.checks import prepare
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
 from wsdino.profile.methods import find_normalisation
 from wsdino.progress import say
 from wsdino.runfolder import RunFolder, RunPaths
+from wsdino.trainings import OWN, model_spec, plain, training_config, training_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsdino.baselines import Baseline
+    from wsdino.baselines import Baseline, Training
     from wsdino.config import Config
     from wsdino.model.model import Model
-    from wsdino.model.spec import ModelSpec
     from wsdino.runfolder import ModelPaths
     from wsdino.screen.store import Store
 
@@ -95,42 +95,37 @@ def open_run_store(config: Config, out: Path) -> Store:
     return open_store(config.screen.store or RunPaths(out).store)
 
 
-def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
-    """Describe the model that a config asks for on a screen's channels."""
-    from wsdino.model.spec import ModelSpec
-
-    return ModelSpec(
-        channels=channels,
-        mode=config.model.mode,
-        architecture=config.architecture,
-        scaling=config.input,
-        tile=config.embed.tile,
-        tile_grid=config.embed.tile_grid,
-        tile_summary=config.embed.tile_summary,
-    )
-
-
 def _train_stage(config: Config, store: Store, folder: RunFolder) -> None:
     _train(config, store, folder, folder.path, name="train")
 
 
-def _train(config: Config, store: Store, folder: RunFolder, out: Path, *, name: str) -> None:
-    """Train what a config asks for, that of the run or of a baseline."""
+def _train(
+    config: Config,
+    store: Store,
+    folder: RunFolder,
+    out: Path,
+    *,
+    name: str,
+    training: Training = OWN,
+) -> None:
+    """Train the model of a run or of a baseline."""
     from wsdino.train.train import train
+
+    own = training_config(config, training)
 
     def work() -> None:
         train(
             store,
             out,
-            spec=model_spec(config, store.channels),
-            optimisation=config.train,
-            distillation=config.distill,
-            weak_positives=config.pairing,
-            global_views=config.crops.global_views,
-            local_views=config.crops.local_views,
-            weights=config.model.weights,
-            seed=config.seed,
-            device=resolve_device(config.device),
+            spec=model_spec(own, store.channels),
+            optimisation=own.train,
+            objective=own.objective,
+            weak_positives=own.pairing,
+            global_views=own.crops.global_views,
+            local_views=own.crops.local_views,
+            weights=own.model.weights,
+            seed=own.seed,
+            device=resolve_device(own.device),
         )
 
     paths = RunPaths(out)
@@ -138,7 +133,7 @@ def _train(config: Config, store: Store, folder: RunFolder, out: Path, *, name: 
         name,
         products=[paths.metrics, paths.model.config, paths.model.weights],
         sources=[],
-        options=training_options(config) | _screen_of(store),
+        options=training_options(config, training) | _screen_of(store),
         work=work,
         together=True,
     )
@@ -269,8 +264,7 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
     """Train a baseline where it is trained, then embed, profile and evaluate as for the run."""
     baseline, out = find_baseline(name), folder.paths.baseline(name).folder
     if baseline.training:
-        own = training_config(config, baseline)
-        _train(own, store, folder, out, name=f"{name}: train")
+        _train(config, store, folder, out, name=f"{name}: train", training=baseline.training)
     _profile_stages(
         config,
         store,

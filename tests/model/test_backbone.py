@@ -100,9 +100,9 @@ def test_a_view_is_embedded_by_itself() -> None:
 
 
 def test_wrong_shapes_are_refused_in_one_line() -> None:
-    with pytest.raises(ModelError, match=r"model.patch_size 6: .* power of two"):
+    with pytest.raises(ModelError, match=r"architecture.patch_size 6: .* power of two"):
         vit_of(patch_size=6)
-    with pytest.raises(ModelError, match=r"model.dim 16 is not a multiple of model.num_heads 3"):
+    with pytest.raises(ModelError, match=r"dim 16: not a multiple of architecture.num_heads 3"):
         vit_of(num_heads=3)
 
 
@@ -177,7 +177,7 @@ def test_timm_models_take_other_sizes_and_channels() -> None:
 
 
 def test_unknown_names_are_refused_in_one_line() -> None:
-    with pytest.raises(ModelError, match=r"model.backbone 'vit_gigantic'.*list_models") as caught:
+    with pytest.raises(ModelError, match=r"backbone 'vit_gigantic'.*list_models") as caught:
         timm_backbone(
             "vit_gigantic",
             in_channels=1,
@@ -191,7 +191,7 @@ def test_unknown_names_are_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("name", ["vit_relpos_small_patch16_224", "vit_medium_patch16_gap_256"])
 def test_models_that_can_t_be_built_so_are_refused_in_one_line(name: str) -> None:
-    with pytest.raises(ModelError, match=f"model.backbone '{name}': takes no") as caught:
+    with pytest.raises(ModelError, match=f"architecture.backbone '{name}': takes no") as caught:
         timm_backbone(
             name, in_channels=1, image_size=32, pool="token", drop_path=0.0, pretrained=False
         )

@@ -115,7 +115,7 @@ def test_images_alone_have_no_plate() -> None:
 
 
 def test_wrong_scaling_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"input.scaling 'max': use one of fixed, plate, field"):
+    with pytest.raises(ModelError, match=r"input.method 'max': use one of fixed, plate, field"):
         InputScaling("max")
     with pytest.raises(ModelError, match=r"input.high 5 must exceed input.low 5"):
         InputScaling("fixed", low=5, high=5)

@@ -10,7 +10,7 @@ import torch
 from helpers_train import options_of, read_records
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.loop import Trainer
-from wsdino.train.objectives import COMPILED
+from wsdino.train.objectives.base import COMPILED
 from wsdino.train.train import train
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     from wsdino.screen.store import Store
 
+MOVING = {
+    "koleo_weight": 0.1,
+    "warmup_teacher_temp": 0.02,
+    "teacher_temp_warmup_epochs": 1,
+    "norm_last_layer": False,
+}
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -45,17 +51,11 @@ def test_compiled_training_equals_training(
     """Every schedule moves; the first step compiles whole graphs, and no later one anything."""
     options: dict[str, Any] = {
         "optimisation": {
-            "objective": objective,
             "precision": precision,
             "drop_path": 0.0,
             "accumulate": 2,
         },
-        "distillation": {
-            "koleo_weight": 0.1,
-            "warmup_teacher_temp": 0.02,
-            "teacher_temp_warmup_epochs": 1,
-            "norm_last_layer": False,
-        },
+        "objective": {"name": objective} | (MOVING if objective == "distill" else {}),
         "spec": {"mode": "per_channel"},
     }
     train(store, tmp_path / "eager", **options_of(**options))

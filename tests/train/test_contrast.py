@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
-from wsdino.train.contrast import Contrast, label_logits, label_prototypes
-from wsdino.train.options import Distillation
+from wsdino.train.objectives.contrast import Contrast, Options, label_logits, label_prototypes
 from wsdino.train.train import initial_networks
 
 CHANNELS = ("a", "b", "c")
@@ -63,9 +62,7 @@ def test_logits_are_cosines_to_the_prototypes_of_the_channel() -> None:
 def module_of(mode: str = "shared", **options: float) -> Contrast:
     torch.manual_seed(0)
     spec = ModelSpec(CHANNELS, mode=mode, architecture=TINY)
-    settings = Distillation(
-        head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.5, **options
-    )
+    settings = Options(head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.5, **options)
     student, teacher = (initial_networks(spec, seed=seed) for seed in (0, 1))
     return Contrast(student, teacher, options=settings, epochs=2, num_labels=9)
 
@@ -123,7 +120,7 @@ def test_parts_of_a_batch_have_the_same_gradient() -> None:
 
 def test_it_learns_labels_that_can_be_seen() -> None:
     """Images of a label share a pattern; after some steps images find their label."""
-    module, rng = module_of(freeze_last_layer_epochs=0), np.random.default_rng(0)
+    module, rng = module_of(), np.random.default_rng(0)
     labels = torch.arange(12) % 4
     optimiser = torch.optim.AdamW(module.trainable.parameters(), lr=3e-3)
     losses = []

@@ -25,9 +25,9 @@ from wsdino.model.networks import ChannelMode
 from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.model.upload import numbered
 from wsdino.train.crops import ViewPlan, cut, draw_crops
-from wsdino.train.objectives import Classification, SelfDistillation
+from wsdino.train.objectives.classify import Classification
+from wsdino.train.objectives.distill import Options, SelfDistillation
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
-from wsdino.train.options import Distillation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def objective(kind: str, mode: ChannelMode) -> SelfDistillation | Classification
     student, teacher = build_networks(spec, drop_path=0.1), build_networks(spec)
     if kind == "classify":
         return Classification(student, num_labels=3)
-    options = Distillation(
+    options = Options(
         num_prototypes=16,
         head_hidden_dim=16,
         head_bottleneck_dim=8,

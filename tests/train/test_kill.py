@@ -28,7 +28,7 @@ CHANGES: dict[str, Any] = {
         "checkpoint_minutes": 1e-4,
         "precision": "bfloat16",
     },
-    "distillation": {"targets": "center"},
+    "objective": {"targets": "center"},
     "weak_positives": {"num_partners": 2, "partner_global_views": 1},
     "global_views": {"contrast": 0.2, "brightness": 0.2, "area": [0.2, 0.5]},
 }

@@ -95,8 +95,9 @@ def test_tensorboard_shows_the_same_numbers(store: Store, tmp_path: Path) -> Non
 
 
 def test_classification_is_recorded_with_its_accuracy(store: Store, tmp_path: Path) -> None:
-    changes = {"objective": "classify", "epochs": 12, "learning_rate": 3e-3, "clip_gradient": None}
-    train(store, tmp_path, **options_of(optimisation=changes))
+    changes = {"epochs": 12, "learning_rate": 3e-3, "clip_gradient": None}
+    objective = {"name": "classify"}
+    train(store, tmp_path, **options_of(optimisation=changes, objective=objective))
     records = read_records(tmp_path)
     assert records[-1].keys() >= {
         "loss",
@@ -188,7 +189,7 @@ def test_a_partial_checkpoint_is_not_there(tmp_path: Path) -> None:
     "changes",
     [
         {"optimisation": {"learning_rate": 1e-2}},
-        {"distillation": {"student_temp": 0.2}},
+        {"objective": {"student_temp": 0.2}},
         {"weak_positives": {"label": "treatment"}},
         {"local_views": {"num_views": 3}},
         {"spec": {"mode": "joint"}},
@@ -197,8 +198,9 @@ def test_a_partial_checkpoint_is_not_there(tmp_path: Path) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_options_do_not_go_on(store: Store, tmp_path: Path, changes: dict[str, Any]) -> None:
-    train(store, tmp_path, **options_of(optimisation={"epochs": 0.1}))
-    changes["optimisation"] = {"epochs": 0.1, **changes.get("optimisation", {})}
+    short = {"epochs": 0.1, "warmup_epochs": 0.1}
+    train(store, tmp_path, **options_of(optimisation=short))
+    changes["optimisation"] = short | changes.get("optimisation", {})
     with pytest.raises(ConfigError, match="trained with other options") as caught:
         train(store, tmp_path, **options_of(**changes))
     assert str(tmp_path) in str(caught.value)
@@ -217,7 +219,7 @@ def test_training_that_explodes_stops_and_keeps_the_last_good_state(
             "max_bad_steps": 3,
             "checkpoint_minutes": 1e-9,
         },
-        "distillation": {"targets": targets, "teacher_momentum": 0.0},
+        "objective": {"targets": targets, "teacher_momentum": 0.0},
     }
     with pytest.raises(TrainingError, match=r"for 3 steps in a row.*lower train.learning_rate"):
         train(store, tmp_path, **options_of(**changes))
@@ -274,7 +276,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(
         return record
 
     monkeypatch.setattr(Trainer, "_step", step)
-    train(store, tmp_path, **options_of(distillation={"targets": "center"}))
+    train(store, tmp_path, **options_of(objective={"targets": "center"}))
     assert [applied for applied, _ in states.values()] == [1, 1, 0, 1, 1, 1, 1]
     for name, value in states[1][1].items():
         assert torch.equal(value, states[2][1][name]), name
@@ -318,7 +320,7 @@ def test_deleted_records_come_back_from_the_checkpoint(store: Store, tmp_path: P
 
 
 def test_a_batch_that_can_t_be_divided_is_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.batch_size 8 is not a multiple of the 3 parts"):
+    with pytest.raises(ConfigError, match=r"train.batch_size 8: not a multiple of the 3 parts"):
         train(store, tmp_path, **options_of(optimisation={"accumulate": 3}))
 
 
@@ -331,9 +333,10 @@ def test_a_batch_that_can_t_be_divided_is_refused(store: Store, tmp_path: Path) 
                 "global_views": ViewPlan(num_views=1, size=24),
                 "local_views": ViewPlan(num_views=0, size=16),
             },
-            "one view in all",
+            "there is one in all",
         ),
         ({"weak_positives": {"partner_global_views": 3}}, "only 2 global views"),
+        ({"weak_positives": {"num_partners": 3}}, "num_partners 3: there are only 2 local views"),
         ({"local_views": ViewPlan(num_views=0, size=16)}, "no view comes from a partner"),
         ({"local_views": ViewPlan(num_views=2, size=48)}, "does not fit fields of 32 x 40 px"),
     ],
@@ -349,7 +352,10 @@ def test_views_that_make_no_sense_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"local_views": ViewPlan(num_views=2, size=20)}, "crops: size 20 px: not a multiple"),
+        (
+            {"local_views": ViewPlan(num_views=2, size=20)},
+            "crops.local_views.size 20 px: not a multiple",
+        ),
         ({"spec": {"tile": 12}}, "embed.tile 12 px: not a multiple of the backbone's patch of 8"),
     ],
 )

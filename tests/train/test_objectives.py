@@ -14,12 +14,13 @@ from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
 from wsdino.train.head import logits
 from wsdino.train.loss import koleo_loss
-from wsdino.train.objectives import Classification, HeadedNetworks, SelfDistillation
-from wsdino.train.options import Distillation
+from wsdino.train.objectives.classify import Classification
+from wsdino.train.objectives.distill import Options, SelfDistillation
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
+    from wsdino.train.objectives.base import HeadedNetworks
 
 CHANNELS = ("a", "b", "c")
 HEAD = {"num_prototypes": 12, "head_hidden_dim": 16, "head_bottleneck_dim": 8}
@@ -32,7 +33,7 @@ def networks_of(mode: str, channels: tuple[str, ...] = CHANNELS, seed: int = 0) 
 def distillation(mode: str = "joint", **options: Any) -> SelfDistillation:
     torch.manual_seed(5)
     student, teacher = networks_of(mode), networks_of(mode)
-    settings = Distillation(**{**HEAD, "norm_last_layer": False, **options})
+    settings = Options(**{**HEAD, "norm_last_layer": False, **options})
     module = SelfDistillation(student, teacher, options=settings, epochs=10)
     # A teacher that is not the student, sharper logits, and a centre that is not zero.
     generator = torch.Generator().manual_seed(6)
@@ -184,7 +185,7 @@ def test_the_teacher_starts_as_the_student_and_never_drops_paths() -> None:
     module = SelfDistillation(
         initial_networks(spec, seed=0, drop_path=0.5),
         initial_networks(spec, seed=1),
-        options=Distillation(**HEAD),
+        options=Options(**HEAD),
         epochs=1,
     ).train()
     student, teacher = module.trainable.state_dict(), module.teacher.state_dict()

@@ -17,8 +17,9 @@ from wsdino.errors import TrainingError
 from wsdino.model.precision import uses_bfloat16
 from wsdino.train.checkpoint import checkpoints
 from wsdino.train.crops import ViewPlan
-from wsdino.train.objectives import HeadedNetworks
-from wsdino.train.options import Distillation, Optimisation, WeakPositives
+from wsdino.train.objectives import OBJECTIVES, classify, contrast, distill
+from wsdino.train.objectives.base import HeadedNetworks
+from wsdino.train.options import Optimisation, WeakPositives
 from wsdino.train.train import train
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def column(key: str) -> Callable[[Observed], list[float]]:
 
 def losses(seen: Observed) -> list[float]:
     return column("loss")(seen)
+
+
+def kinds_of_record(seen: Observed) -> list[str]:
+    return sorted(seen["records"][0])
 
 
 def num_records(seen: Observed) -> int:
@@ -56,13 +61,14 @@ EXPLODING = {"optimisation": {"learning_rate": 1e38, "warmup_epochs": 0, "epochs
 # Stochastic depth draws for each part anew.
 WHOLE_PATHS = {"optimisation": {"drop_path": 0.0}}
 WARMING = {
-    "distillation": {
+    "objective": {
         "warmup_teacher_temp": 0.02,
         "teacher_temp": 0.06,
         "teacher_temp_warmup_epochs": 0.5,
     }
 }
-CENTERED = {"distillation": {"targets": "center"}}
+CENTERED = {"objective": {"targets": "center"}}
+OF_CONTRAST = {"objective": {"name": "contrast"}}
 # Controls lie in both batches, every compound in one only.
 SOME_LACK_PARTNERS = {"weak_positives": {"partner_from": "batch", "include_controls": True}}
 
@@ -77,7 +83,6 @@ VIEW_CASES = {
 }
 CASES: dict[str, dict[str, Case]] = {
     "optimisation": {
-        "objective": Case("classify", lambda seen: sorted(seen["records"][0])),
         "epochs": Case(2, num_records),
         "batch_size": Case(4, column("samples")),
         "accumulate": Case(2, lambda seen: seen["parts"], WHOLE_PATHS, same_weights=True),
@@ -99,7 +104,8 @@ CASES: dict[str, dict[str, Case]] = {
         "checkpoint_minutes": Case(1e-9, lambda seen: seen["checkpoints"], same_weights=True),
         "max_bad_steps": Case(2, num_records, EXPLODING),
     },
-    "distillation": {
+    "distill": {
+        "name": Case("classify", kinds_of_record),
         "num_prototypes": Case(8, column("teacher_entropy_max")),
         "head_hidden_dim": Case(32),
         "head_bottleneck_dim": Case(4),
@@ -114,8 +120,19 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, column("teacher_entropy")),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum")),
         "freeze_last_layer_epochs": Case(0.0),
-        "koleo_weight": Case(0.1, lambda seen: sorted(seen["records"][0])),
+        "koleo_weight": Case(0.1, kinds_of_record),
     },
+    "contrast": {
+        "name": Case("distill", kinds_of_record, OF_CONTRAST),
+        "head_hidden_dim": Case(32, losses, OF_CONTRAST),
+        "head_bottleneck_dim": Case(4, losses, OF_CONTRAST),
+        "head_batch_norm": Case(value=True, base=OF_CONTRAST),
+        "student_temp": Case(0.2, losses, OF_CONTRAST),
+        "teacher_momentum": Case(0.5, losses, OF_CONTRAST),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_CONTRAST),
+        "koleo_weight": Case(0.1, kinds_of_record, OF_CONTRAST),
+    },
+    "classify": {"name": Case("distill", kinds_of_record, {"objective": {"name": "classify"}})},
     "weak_positives": {
         "label": Case("treatment"),
         "include_controls": Case(value=True, shows=num_records),
@@ -129,7 +146,9 @@ CASES: dict[str, dict[str, Case]] = {
 }
 SECTIONS = {
     "optimisation": Optimisation,
-    "distillation": Distillation,
+    "distill": distill.Options,
+    "contrast": contrast.Options,
+    "classify": classify.Options,
     "weak_positives": WeakPositives,
     "global_views": ViewPlan,
     "local_views": ViewPlan,
@@ -137,6 +156,7 @@ SECTIONS = {
 
 
 def merged(base: dict[str, Any], section: str, name: str, value: Any) -> dict[str, Any]:
+    section = "objective" if section in {each.name for each in OBJECTIVES} else section
     return base | {section: base.get(section, {}) | {name: value}}
 
 
@@ -171,6 +191,10 @@ def observe(store: Store, out: Path, changes: dict[str, Any], said: Callable[[],
         "parts": parts,
         "graphs": counters["stats"]["unique_graphs"],
     }
+
+
+def test_every_objective_has_cases() -> None:
+    assert {each.options for each in OBJECTIVES} <= set(SECTIONS.values())
 
 
 @pytest.mark.parametrize("section", CASES)
@@ -226,9 +250,12 @@ def test_accumulated_parts_are_of_equal_size(store: Store, tmp_path: Path) -> No
     assert set(observe(store, tmp_path, halves, str)["parts"]) == {2}
 
 
+SHORT = {"epochs": 0.1, "warmup_epochs": 0.0}
+
+
 def test_bfloat16_is_close_to_float32(store: Store, tmp_path: Path) -> None:
     runs = [
-        observe(store, tmp_path / p, {"optimisation": {"precision": p, "epochs": 0.1}}, str)
+        observe(store, tmp_path / p, {"optimisation": SHORT | {"precision": p}}, str)
         for p in ("float32", "bfloat16", "auto")
     ]
     exact, rounded, auto = (losses(run)[0] for run in runs)

@@ -26,36 +26,40 @@ if TYPE_CHECKING:
 # neighbours among a rank's own images.
 PLAIN = {"epochs": 3, "drop_path": 0.0, "learning_rate": 1e-3}
 # Its gradients are a hundred times as large here, and rounding grows with every step.
-GENTLE = PLAIN | {"objective": "contrast", "learning_rate": 1e-4}
+GENTLE = PLAIN | {"learning_rate": 1e-4}
+CONTRAST = {"name": "contrast"}
 CHANGES: dict[str, dict[str, Any]] = {
     "center": {
         "optimisation": PLAIN,
-        "distillation": {"targets": "center", "norm_last_layer": False},
+        "objective": {"targets": "center", "norm_last_layer": False},
         "spec": {"mode": "per_channel"},
     },
     "center, accumulated": {
         "optimisation": PLAIN | {"accumulate": 2},
-        "distillation": {"targets": "center"},
+        "objective": {"targets": "center"},
     },
     "batch norm": {
         "optimisation": PLAIN | {"learning_rate": 1e-4},
-        "distillation": {"head_batch_norm": True},
+        "objective": {"head_batch_norm": True},
     },
     "compiled": {
         "optimisation": PLAIN | {"compile": True, "accumulate": 2},
-        "distillation": {"targets": "center", "norm_last_layer": False},
+        "objective": {"targets": "center", "norm_last_layer": False},
     },
     "batch norm, compiled": {
         "optimisation": PLAIN | {"compile": True, "learning_rate": 1e-4},
-        "distillation": {"head_batch_norm": True},
+        "objective": {"head_batch_norm": True},
         "spec": {"mode": "per_channel"},
     },
-    "sinkhorn": {"optimisation": PLAIN, "distillation": {"targets": "sinkhorn"}},
-    "contrast": {"optimisation": GENTLE},
-    "contrast, accumulated": {"optimisation": GENTLE | {"accumulate": 2}},
+    "sinkhorn": {"optimisation": PLAIN, "objective": {"targets": "sinkhorn"}},
+    "contrast": {"optimisation": GENTLE, "objective": CONTRAST},
+    "contrast, accumulated": {
+        "optimisation": GENTLE | {"accumulate": 2},
+        "objective": CONTRAST,
+    },
     "sinkhorn, accumulated": {
         "optimisation": PLAIN | {"accumulate": 2},
-        "distillation": {"targets": "sinkhorn"},
+        "objective": {"targets": "sinkhorn"},
     },
 }
 NUM_STEPS = 21

@@ -135,8 +135,8 @@ def test_broken_features_are_passed_over() -> None:
 
 @pytest.mark.parametrize("objective", ["distill", "classify"])
 def test_training_records_it(store: Store, tmp_path: Path, objective: str) -> None:
-    changes = {"objective": objective, "epochs": 3, "accumulate": 2}
-    train(store, tmp_path, **options_of(optimisation=changes))
+    changes = {"epochs": 3, "accumulate": 2}
+    train(store, tmp_path, **options_of(optimisation=changes, objective={"name": objective}))
     records = read_records(tmp_path)
     assert all(-1 <= record["plate_clustering"] <= 1 for record in records[-5:])
     state = load_newest(tmp_path / "checkpoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -40,7 +41,7 @@ class ConvStem(nn.Module):
         num_halvings = patch_size.bit_length() - 1
         if 2**num_halvings != patch_size or num_halvings < 1:
             raise ModelError(
-                f"model.patch_size {patch_size}: the convolutional stem needs a power of two"
+                f"architecture.patch_size {patch_size}: architecture.stem conv needs a power of two"
             )
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
@@ -65,6 +66,30 @@ class ConvStem(nn.Module):
         """Map (N, C, H, W) images to (N, H / patch, W / patch, D) tokens."""
         tokens: Tensor = self.proj(images)
         return tokens.permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A way of making tokens of an image.
+
+    Parameters
+    ----------
+    name
+        In the config.
+    embed_layer
+        What timm's ``VisionTransformer`` builds; None for its own patch embedding.
+    """
+
+    name: str
+    embed_layer: type[nn.Module] | None
+
+
+STEMS = (
+    Stem("conv", ConvStem),
+    Stem("linear", None),
+)
+POOLS = ("token", "avg")
+"""Ways of making one vector of the tokens, timm's ``global_pool``: [CLS], or their mean."""
 
 
 def small_vit(
@@ -92,17 +117,23 @@ def small_vit(
     dim, depth, num_heads
         Features of a token, transformer blocks, and attention heads in each.
     stem
-        ``conv`` (:class:`ConvStem`) or ``linear`` (timm's patch embedding).
+        Name of one of :data:`STEMS`.
     pool
-        ``token`` ([CLS]) or ``avg`` (mean of the patch tokens).
+        One of :data:`POOLS`.
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     if dim % num_heads:
-        raise ModelError(f"model.dim {dim} is not a multiple of model.num_heads {num_heads}")
-    options: dict[str, Any] = {"embed_layer": ConvStem} if stem == "conv" else {}
+        raise ModelError(
+            f"architecture.dim {dim}: not a multiple of architecture.num_heads {num_heads}"
+        )
+    row = next((each for each in STEMS if each.name == stem), None)
+    if row is None:
+        known = ", ".join(each.name for each in STEMS)
+        raise ModelError(f"architecture.stem {stem!r}: use one of {known}")
+    options = {} if row.embed_layer is None else {"embed_layer": row.embed_layer}
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch_size,
@@ -150,12 +181,13 @@ def timm_backbone(
         if "Unknown model" not in str(error) and not pretrained:
             raise
         raise ModelError(
-            f"model.backbone {name!r}: {str(error).splitlines()[0]}; use 'vit' or a name from "
-            "timm.list_models()"
+            f"architecture.backbone {name!r}: {str(error).splitlines()[0]}; use 'vit' or a name "
+            "from timm.list_models()"
         ) from error
     except (TypeError, AssertionError) as error:
         raise ModelError(
-            f"model.backbone {name!r}: takes no image_size {image_size} or pool {pool!r} "
+            f"architecture.backbone {name!r}: takes no architecture.image_size {image_size} or "
+            f"architecture.pool {pool!r} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     except (OSError, ValueError) as error:

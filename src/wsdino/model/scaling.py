@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -41,9 +42,9 @@ class InputScaling:
     def __post_init__(self) -> None:
         if self.method not in get_args(ScalingMethod):
             raise ModelError(
-                f"input.scaling {self.method!r}: use one of {', '.join(get_args(ScalingMethod))}"
+                f"input.method {self.method!r}: use one of {', '.join(get_args(ScalingMethod))}"
             )
-        if self.high <= self.low:
+        if not -math.inf < self.low < self.high < math.inf:
             raise ModelError(f"input.high {self.high} must exceed input.low {self.low}")
 
     @property

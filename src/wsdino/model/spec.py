@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import pydantic
+from annotated_types import Gt
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import SMALL_VIT, small_vit, timm_backbone
+from wsdino.model.backbone import POOLS, SMALL_VIT, STEMS, small_vit, timm_backbone
 from wsdino.model.networks import ChannelMode, ChannelNetworks
 from wsdino.model.scaling import InputScaling
 from wsdino.model.weights import (
@@ -31,9 +34,18 @@ STARTER_TILE = 64
 """Side in px of the tiles by which the starter sees fields, near that of its training crops."""
 
 
-@dataclass(frozen=True)
+Count = Annotated[int, Gt(0)]
+if TYPE_CHECKING:
+    StemName = str
+    PoolName = str
+else:
+    StemName = Literal[tuple(stem.name for stem in STEMS)]
+    PoolName = Literal[POOLS]
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a backbone looks like; all but `backbone` and `pool` shape the small ViT alone.
+    """What a backbone looks like; `patch_size` to `stem` shape the small ViT alone.
 
     Parameters
     ----------
@@ -44,17 +56,22 @@ class Architecture:
     patch_size, dim, depth, num_heads, stem
         See :func:`wsdino.model.backbone.small_vit`.
     pool
-        ``token`` or ``avg``.
+        One of :data:`~wsdino.model.backbone.POOLS`.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a value is out of range or unknown.
     """
 
     backbone: str = SMALL_VIT
-    image_size: int = 64
-    patch_size: int = 8
-    dim: int = 192
-    depth: int = 6
-    num_heads: int = 3
-    stem: str = "conv"
-    pool: str = "token"
+    image_size: Count = 64
+    patch_size: Count = 8
+    dim: Count = 192
+    depth: Count = 6
+    num_heads: Count = 3
+    stem: StemName = "conv"
+    pool: PoolName = "token"
 
 
 @dataclass(frozen=True)

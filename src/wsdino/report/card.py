@@ -89,11 +89,11 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
 
 def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequence[str]]:
     facts: list[Sequence[str]] = []
-    train, pairing = config.get("train") or {}, config.get("pairing") or {}
-    if train and pairing:
+    goal, pairing = config.get("objective") or {}, config.get("pairing") or {}
+    if goal and pairing:
         label = pairing.get("label")
         facts.append(
-            ("trained by", f"{train.get('objective')}, weak label {label}, from {_start(config)}")
+            ("trained by", f"{goal.get('name')}, weak label {label}, from {_start(config)}")
         )
     metrics = record.metrics.get("run")
     if metrics is not None and {"step", "samples"} <= set(metrics):

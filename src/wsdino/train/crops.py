@@ -13,8 +13,9 @@ from torch import Tensor
 
 from wsdino.errors import ConfigError
 from wsdino.model.scaling import as_float
+from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
 from wsdino.model.upload import send
-from wsdino.train.options import Count, NonNegative  # noqa: TC001 pydantic reads them
+from wsdino.train.options import NonNegative  # noqa: TC001 pydantic reads it
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,7 @@ class ViewPlan:
     def __post_init__(self) -> None:
         if self.area and self.area[0] > self.area[1]:
             raise ConfigError(
-                f"crops: area {list(self.area)}: the smallest share comes first, then the largest"
+                f"area {list(self.area)}: the smallest share comes first, then the largest"
             )
 
     def largest_side(self, field_shape: tuple[int, int]) -> int:
@@ -96,7 +97,9 @@ class CropDraw:
         return CropDraw(*(getattr(self, name)[:, images] for name in self.__dataclass_fields__))
 
 
-def require_fit(plan: ViewPlan, field_shape: tuple[int, int]) -> None:
+def require_fit(
+    plan: ViewPlan, field_shape: tuple[int, int], *, section: str = "crops.global_views"
+) -> None:
     """Refuse crops that don't fit: not what is drawn but what could be, at any step of a run.
 
     Parameters
@@ -105,6 +108,8 @@ def require_fit(plan: ViewPlan, field_shape: tuple[int, int]) -> None:
         What the views look like.
     field_shape
         Height and width of a field in px.
+    section
+        Where the config has the views.
 
     Raises
     ------
@@ -114,8 +119,8 @@ def require_fit(plan: ViewPlan, field_shape: tuple[int, int]) -> None:
     largest = plan.largest_side(field_shape)
     if largest > min(field_shape):
         raise ConfigError(
-            f"crops: a crop of {largest} px does not fit fields of {field_shape[0]} x "
-            f"{field_shape[1]} px; lower {'size' if plan.area is None else 'area'}"
+            f"{section}: a crop of {largest} px does not fit fields of {field_shape[0]} x "
+            f"{field_shape[1]} px; lower {section}.{'size' if plan.area is None else 'area'}"
         )
 
 

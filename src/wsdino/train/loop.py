@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from wsdino.train.fields import Fields
     from wsdino.train.journal import Record
-    from wsdino.train.objectives import Measured, Metrics, TrainingObjective
+    from wsdino.train.objectives.base import Measured, Metrics, TrainingObjective
     from wsdino.train.options import Optimisation
     from wsdino.train.plan import Planner, StepPlan
     from wsdino.train.watch import PlateWatch
@@ -53,7 +53,7 @@ class Trainer:
     Parameters
     ----------
     objective
-        A module that is also a :class:`~wsdino.train.objectives.TrainingObjective`.
+        A module that is also a :class:`~wsdino.train.objectives.base.TrainingObjective`.
     planner
         Draws what each step does.
     fields
@@ -92,6 +92,7 @@ class Trainer:
         fingerprint: str,
     ) -> None:
         assert isinstance(objective, nn.Module)
+        options.require_equal_parts(job.world_size())
         self.module: nn.Module = objective.to(device)
         self.objective, self.planner, self.fields = objective, planner, fields
         self.label_codes, self.clip, self.options = label_codes, clip, options
@@ -108,12 +109,6 @@ class Trainer:
         self.total_steps = max(1, math.ceil(options.epochs * self.steps_per_epoch))
         self.bfloat16 = uses_bfloat16(options.precision, device)
         self.share = options.batch_size // job.world_size()
-        parts = job.world_size() * options.accumulate
-        if options.batch_size % parts:
-            raise ConfigError(
-                f"train.batch_size {options.batch_size} is not a multiple of the {parts} parts it "
-                "is divided into (processes x train.accumulate)"
-            )
 
     def run(self) -> None:
         """Train to the end, or until a signal asks to stop.

@@ -1,4 +1,7 @@
-"""The options of training, each with its range; the config is made of these."""
+"""The options of training, whatever the objective, each with its range.
+
+Those of an objective are in its module, see :mod:`wsdino.train.objectives`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
+from pydantic import AllowInfNan
 
+from wsdino.errors import ConfigError
 from wsdino.model.precision import Precision  # noqa: TC001 pydantic reads it
+from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
 
-Count = Annotated[int, Gt(0)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0), AllowInfNan(False)]
+NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
-Objective = Literal["distill", "contrast", "classify"]
 Residency = Literal["auto", "device", "stream"]
 
 
@@ -24,10 +28,6 @@ class Optimisation:
 
     Parameters
     ----------
-    objective
-        ``distill`` (DINO; with partners WS-DINO), ``contrast`` (an image against what a teacher
-        makes of each weak label, :class:`~wsdino.train.contrast.Contrast`), or ``classify``
-        (cross-entropy on the weak label).
     epochs
         Length of the run; an epoch is as many samples as there are images to train on.
     batch_size
@@ -42,7 +42,7 @@ class Optimisation:
     learning_rate, final_learning_rate
         AdamW, cosine from the first to the second after the warm-up.
     warmup_epochs
-        Epochs of linear rise of the learning rate.
+        Epochs of linear rise of the learning rate, at most `epochs`.
     weight_decay, final_weight_decay
         Cosine from the first to the second; none on biases, norms and gains.
     clip_gradient
@@ -63,9 +63,13 @@ class Optimisation:
         Minutes between two checkpoints.
     max_bad_steps
         Steps in a row with a non-finite loss or gradient after which training stops.
+
+    Raises
+    ------
+    ConfigError
+        If the warm-up is longer than the run.
     """
 
-    objective: Objective = "distill"
     epochs: Positive = 100.0
     batch_size: Count = 32
     accumulate: Count = 1
@@ -85,46 +89,35 @@ class Optimisation:
     checkpoint_minutes: Positive = 5.0
     max_bad_steps: Count = 20
 
+    def __post_init__(self) -> None:
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs {self.warmup_epochs:g}: the warm-up is longer than the run of "
+                f"epochs {self.epochs:g}; give at most that"
+            )
 
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """Head, targets and teacher of self-distillation (arXiv 2104.14294).
+    def require_equal_parts(self, num_processes: int, *, section: str = "train") -> None:
+        """Refuse a batch that can't be divided among processes and their parts.
 
-    Parameters
-    ----------
-    num_prototypes, head_hidden_dim, head_bottleneck_dim, head_batch_norm, norm_last_layer
-        See :class:`~wsdino.train.head.DINOHead`.
-    targets
-        ``center``: centring and sharpening; ``sinkhorn``: Sinkhorn-Knopp.
-    student_temp
-        Temperature of the student.
-    warmup_teacher_temp, teacher_temp, teacher_temp_warmup_epochs
-        Temperature of the teacher: linear from the first to the second.
-    center_momentum
-        Momentum of the centre (`targets` = ``center`` only).
-    teacher_momentum, final_teacher_momentum
-        Momentum of the teacher's moving average, cosine from the first to the second.
-    freeze_last_layer_epochs
-        Epochs during which the prototypes stay as they were drawn.
-    koleo_weight
-        Weight of :func:`~wsdino.train.loss.koleo_loss` of each global view; 0: not used.
-    """
+        Parameters
+        ----------
+        num_processes
+            How many processes train together.
+        section
+            Where the config has these options.
 
-    num_prototypes: Count = 4096
-    head_hidden_dim: Count = 512
-    head_bottleneck_dim: Count = 128
-    head_batch_norm: bool = False
-    norm_last_layer: bool = True
-    targets: Literal["center", "sinkhorn"] = "sinkhorn"
-    student_temp: Positive = 0.1
-    warmup_teacher_temp: Positive = 0.04
-    teacher_temp: Positive = 0.04
-    teacher_temp_warmup_epochs: NonNegative = 0.0
-    center_momentum: Fraction = 0.9
-    teacher_momentum: Fraction = 0.996
-    final_teacher_momentum: Fraction = 1.0
-    freeze_last_layer_epochs: NonNegative = 1.0
-    koleo_weight: NonNegative = 0.0
+        Raises
+        ------
+        ConfigError
+            If the batch is no multiple of them.
+        """
+        parts = num_processes * self.accumulate
+        if self.batch_size % parts:
+            raise ConfigError(
+                f"{section}.batch_size {self.batch_size}: not a multiple of the {parts} parts it "
+                f"is divided into ({num_processes} processes x {section}.accumulate "
+                f"{self.accumulate})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,13 @@ from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.model.upload import numbered
 from wsdino.runfolder import RunPaths
-from wsdino.train.contrast import Contrast
 from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
-from wsdino.train.objectives import Classification, SelfDistillation, TrainingObjective
+from wsdino.train.objectives import objective_of
+from wsdino.train.objectives.base import Given, Parts
+from wsdino.train.objectives.distill import DISTILL
 from wsdino.train.options import decisive
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
     from wsdino.screen.store import Store
     from wsdino.train.crops import ViewPlan
-    from wsdino.train.options import Distillation, Objective, Optimisation, WeakPositives
+    from wsdino.train.objectives.base import Objective, Options
+    from wsdino.train.options import Optimisation, WeakPositives
 
+VIEW_SECTIONS = ("crops.global_views", "crops.local_views")
 Weights = str | Path | Mapping[str, str | Path] | None
 
 
@@ -49,8 +52,8 @@ class Positives:
     labels
         Weak labels; sites that are not trained on have code -1.
     pairing
-        Draws partners; None for plain DINO, contrast and classification, where every crop is the
-        anchor's.
+        Draws partners; None where every crop is the anchor's: for plain DINO, and for objectives
+        that take no partners.
     """
 
     labels: WeakLabels
@@ -58,9 +61,18 @@ class Positives:
 
 
 def positives(
-    manifest: pd.DataFrame, options: WeakPositives, *, objective: Objective = "distill"
+    manifest: pd.DataFrame, options: WeakPositives, *, objective: Objective = DISTILL
 ) -> Positives:
-    """Read weak labels off a manifest and index the partners.
+    """Read weak labels off a manifest and, if the objective takes partners, index these.
+
+    Parameters
+    ----------
+    manifest
+        Contract 4.1.
+    options
+        What the weak label is and from where partners come.
+    objective
+        What is minimised.
 
     Raises
     ------
@@ -68,12 +80,12 @@ def positives(
         If the weak label is absent or constant, or partners are lacking and that is refused.
     """
     labels = weak_labels(manifest, options.label, include_controls=options.include_controls)
-    if objective == "contrast" and options.label == "none":
+    if objective.needs_label and np.bincount(labels.codes[labels.sites]).max() < 2:
         raise ConfigError(
-            "pairing.label 'none': train.objective contrast needs a weak label that images share, "
-            "such as compound"
+            f"pairing.label {options.label!r}: no two of the images to train on share a value, and "
+            f"objective.name {objective.name} needs a label that images share, such as compound"
         )
-    if objective != "distill" or options.label == "none":
+    if not objective.takes_partners or options.label == "none":
         return Positives(labels, None)
     pairing = Pairing(
         manifest, labels, partner_from=options.partner_from, fallback=options.fallback
@@ -119,23 +131,46 @@ def _sampler(
 
 
 def training_views(
-    global_views: ViewPlan, local_views: ViewPlan, *, objective: Objective
+    global_views: ViewPlan, local_views: ViewPlan, *, objective: Objective = DISTILL
 ) -> list[ViewPlan]:
-    """Return the views that are cut: a classifier sees global ones alone."""
-    if objective == "classify" or not local_views.num_views:
+    """Return the views that are cut: local ones only where the objective takes them."""
+    if not objective.takes_local_views or not local_views.num_views:
         return [global_views]
     return [global_views, local_views]
 
 
 def check_views(
-    views: list[ViewPlan],
-    options: WeakPositives,
-    pairing: Pairing | None,
+    views: Sequence[ViewPlan],
     *,
-    objective: Objective,
     field_shape: tuple[int, int],
+    sections: Sequence[str] = VIEW_SECTIONS,
 ) -> None:
-    """Refuse views that make no sense together, or don't fit the fields.
+    """Refuse views that don't fit the fields, and training without a global one.
+
+    Parameters
+    ----------
+    views
+        Global views, then local views where there are any.
+    field_shape
+        Height and width of a field in px.
+    sections
+        Where the config has the views.
+
+    Raises
+    ------
+    ConfigError
+        Names the option, and what would be right.
+    """
+    for view, section in zip(views, sections, strict=False):
+        require_fit(view, field_shape, section=section)
+    if not views[0].num_views:
+        raise ConfigError(f"{sections[0]}.num_views 0: at least one is needed")
+
+
+def check_partners(
+    views: Sequence[ViewPlan], options: WeakPositives, pairing: Pairing | None
+) -> None:
+    """Refuse partners that no view comes from.
 
     Parameters
     ----------
@@ -143,29 +178,24 @@ def check_views(
         Global views, then local views where there are any.
     options, pairing
         Weak positives, and the pairing that follows from them.
-    objective
-        What is minimised.
-    field_shape
-        Height and width of a field in px.
 
     Raises
     ------
     ConfigError
         Names the option, and what would be right.
     """
-    for view in views:
-        require_fit(view, field_shape)
-    num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
-    if not num_global:
-        raise ConfigError("crops.global_views.num_views 0: at least one is needed")
-    if objective == "distill" and num_global + num_local < 2:
-        raise ConfigError("crops: one view in all; distillation compares at least two")
     if pairing is None:
         return
+    num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
     if options.partner_global_views > num_global:
         raise ConfigError(
             f"pairing.partner_global_views {options.partner_global_views}: there are only "
             f"{num_global} global views"
+        )
+    if options.num_partners > max(num_local, 1):
+        raise ConfigError(
+            f"pairing.num_partners {options.num_partners}: there are only {num_local} local views "
+            "to divide among them"
         )
     if not num_local and not options.partner_global_views:
         raise ConfigError(
@@ -175,13 +205,43 @@ def check_views(
         )
 
 
+def require_whole_patches(
+    networks: ChannelNetworks,
+    views: Sequence[ViewPlan],
+    *,
+    tile: int | None,
+    sections: Sequence[str] = VIEW_SECTIONS,
+) -> None:
+    """Refuse crops and tiles whose side is not a multiple of the patch.
+
+    Parameters
+    ----------
+    networks
+        Who sees them.
+    views
+        What is cut for training.
+    tile
+        Side in px of the tiles that fields are embedded by, None for whole fields.
+    sections
+        Where the config has the views.
+
+    Raises
+    ------
+    ModelError
+        Names the option.
+    """
+    for view, section in zip(views, sections, strict=False):
+        networks.require_whole_patches(view.size, option=f"{section}.size")
+    networks.require_whole_patches(tile or 0, option="embed.tile")
+
+
 def train(
     store: Store,
     folder: Path,
     *,
     spec: ModelSpec,
     optimisation: Optimisation,
-    distillation: Distillation,
+    objective: Options,
     weak_positives: WeakPositives,
     global_views: ViewPlan,
     local_views: ViewPlan,
@@ -200,8 +260,10 @@ def train(
         ``model/``.
     spec, weights
         Shape and start of the networks.
-    optimisation, distillation, weak_positives, global_views, local_views
+    optimisation, weak_positives, global_views, local_views
         See :mod:`wsdino.train.options` and :class:`~wsdino.train.crops.ViewPlan`.
+    objective
+        Options of one of :data:`~wsdino.train.objectives.OBJECTIVES`: they say which.
     seed
         Seed of everything that is drawn.
     device
@@ -210,7 +272,7 @@ def train(
     Returns
     -------
     Model
-        The teacher (distill) or the network (classify), for embedding.
+        The networks that embed: those of the teacher where the objective has one.
 
     Raises
     ------
@@ -222,16 +284,12 @@ def train(
         If another process of the job is gone.
     """
     job.start()
-    device, objective = numbered(device), optimisation.objective
-    wanted = positives(store.manifest, weak_positives, objective=objective)
-    views = training_views(global_views, local_views, objective=objective)
-    check_views(
-        views,
-        weak_positives,
-        wanted.pairing,
-        objective=objective,
-        field_shape=store.field_shape,
-    )
+    device, kind = numbered(device), objective_of(objective)
+    wanted = positives(store.manifest, weak_positives, objective=kind)
+    views = training_views(global_views, local_views, objective=kind)
+    check_views(views, field_shape=store.field_shape)
+    kind.requires(objective, Given(views, epochs=optimisation.epochs))
+    check_partners(views, weak_positives, wanted.pairing)
     planner = Planner(
         sampler=_sampler(wanted.labels, store.manifest, optimisation, seed=seed),
         pairing=wanted.pairing,
@@ -243,26 +301,23 @@ def train(
         seed=seed,
     )
     student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
-    for size, option in [*((v.size, "crops: size") for v in views), (spec.tile, "embed.tile")]:
-        student.require_whole_patches(size or 0, option=option)
-    module: TrainingObjective
+    require_whole_patches(student, views, tile=spec.tile)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        if objective == "classify":
-            module = Classification(student, num_labels=len(wanted.labels.names))
-        else:
-            teacher = initial_networks(spec, seed=seed)
-            given: dict[str, Any] = {"options": distillation, "epochs": optimisation.epochs}
-            if objective == "contrast":
-                num_labels = len(wanted.labels.names)
-                module = Contrast(student, teacher, num_labels=num_labels, **given)
-            else:
-                module = SelfDistillation(student, teacher, **given)
+        module = kind.build(
+            objective,
+            Parts(
+                student=student,
+                teacher=lambda: initial_networks(spec, seed=seed),
+                num_labels=len(wanted.labels.names),
+                epochs=optimisation.epochs,
+            ),
+        )
     options = {
         # Tiles are how a trained network looks at fields; training sees crops.
         "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},
         "optimisation": decisive(optimisation),
-        "distillation": asdict(distillation),
+        "objective": asdict(objective),
         "weak_positives": asdict(weak_positives),
         "views": [asdict(view) for view in views],
         "weights": str(weights),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import pydantic
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from wsdino.job import all_reduce_sum
-from wsdino.train.objectives import SelfDistillation, by_image, spread_and_rank
+from wsdino.train.objectives.base import (
+    STRICT,
+    Objective,
+    StudentOptions,
+    StudentTeacher,
+    spread_and_rank,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,26 +24,34 @@ if TYPE_CHECKING:
     from torch import nn
 
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives import Measured, Metrics
-    from wsdino.train.options import Distillation
+    from wsdino.train.objectives.base import Measured, Metrics, Parts
 
 
-class Contrast(SelfDistillation):
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options(StudentOptions):
+    """Contrast has no options beyond those of head, student and teacher."""
+
+    name: Literal["contrast"] = "contrast"
+
+
+class Contrast(StudentTeacher):
     """A student's image must match what a teacher makes of other images with its weak label.
 
-    Self-distillation without prototypes of its own: the teacher is the student's moving average
-    (DINO, arXiv 2104.14294), the mean of its vectors over a label's images is that label's
-    prototype, and the student's image, the mean over its views as an embedding is the mean over
-    tiles, must be nearer to the prototype of its own label than to any other of the batch. That is
-    the supervised contrastive loss (arXiv 2004.11362) with a momentum teacher (MoCo, arXiv
-    1911.05722). The image itself is left out of its label's prototype, so that only what images of
-    a label share helps.
+    The teacher is the student's moving average (DINO, arXiv 2104.14294), the mean of its vectors
+    over a label's images is that label's prototype, and the student's image, the mean over its
+    views as an embedding is the mean over tiles, must be nearer to the prototype of its own label
+    than to any other of the batch. That is the supervised contrastive loss (arXiv 2004.11362) with
+    a momentum teacher (MoCo, arXiv 1911.05722). The image itself is left out of its label's
+    prototype, so that only what images of a label share helps.
 
     Parameters
     ----------
-    student, teacher, options, epochs
-        See :class:`~wsdino.train.objectives.SelfDistillation`; the options that concern prototypes,
-        the teacher's temperature and the centre have no part.
+    student, teacher
+        Networks of the same shape; the teacher starts as a copy of the student.
+    options
+        Head, student and teacher.
+    epochs
+        Length of the run, for the schedules.
     num_labels
         Number of weak labels.
     """
@@ -47,17 +61,18 @@ class Contrast(SelfDistillation):
         student: ChannelNetworks,
         teacher: ChannelNetworks,
         *,
-        options: Distillation,
+        options: Options,
         epochs: float,
         num_labels: int,
     ) -> None:
-        # The weak labels are the prototypes: the head has none.
-        super().__init__(
-            student, teacher, options=replace(options, num_prototypes=0), epochs=epochs
-        )
+        # The weak labels are the prototypes: the heads have none.
+        heads = [options.head(student.dim) for _ in student.networks]
+        super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
+        self.options = options
         self.num_labels = num_labels
+        # Nothing is in it, but checkpoints have the name.
+        self.register_buffer("center", torch.zeros(len(heads), 0))
         self._prototypes: list[Tensor] = []
-        self._features: list[Tensor] = []
 
     @torch.no_grad()
     def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
@@ -88,17 +103,13 @@ class Contrast(SelfDistillation):
             logits = label_logits(image, means, own[0], rows[0], temp=self.options.student_temp)
             losses.append(functional.cross_entropy(logits, rows[0]))
             right.append((logits.detach().argmax(dim=-1) == rows[0]).float().mean())
-        total, metrics = self._with_koleo(torch.stack(losses).sum(), features)
+        total, metrics = self.with_koleo(torch.stack(losses).sum(), features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
     def diagnostics(self) -> Metrics:
         """Accuracy by chance, spread and rank of the embedding."""
         chance = 1 / len(self._prototypes[0])
         return {"accuracy_by_chance": chance} | spread_and_rank(self._features)
-
-    def image_features(self) -> Tensor:
-        """Return the teacher's features (V0, B, F) of the last batch."""
-        return by_image(self._features, self.teacher.networks)
 
 
 @torch.no_grad()
@@ -165,3 +176,23 @@ def label_logits(
         cosines = torch.einsum("bcd,lcd->bcl", by_channel, prototypes).flatten(0, 1)
     positive = (vectors * own).sum(dim=-1, keepdim=True)
     return cosines.scatter(-1, rows[:, None], positive) / temp
+
+
+def _build(options: Options, parts: Parts) -> Contrast:
+    return Contrast(
+        parts.student,
+        parts.teacher(),
+        options=options,
+        epochs=parts.epochs,
+        num_labels=parts.num_labels,
+    )
+
+
+CONTRAST = Objective(
+    help="an image against what a teacher makes of each weak label",
+    options=Options,
+    build=_build,
+    needs_label=True,
+    takes_partners=False,
+    takes_local_views=True,
+)

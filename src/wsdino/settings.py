@@ -1,0 +1,145 @@
+"""Keys and values of a config as they are given: ``a.b=value`` settings, and layers of them."""
+
+from __future__ import annotations
+
+import copy
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from wsdino.errors import ConfigError, did_you_mean
+
+TEXT = {str, Path}
+
+
+def parse_setting(
+    setting: str, config: type, *, renamed: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Turn ``a.b=value`` into ``{"a": {"b": value}}``.
+
+    Parameters
+    ----------
+    setting
+        Key and value. Where the option holds text (a path, a name), this is the text as it is, with
+        ``null`` for none where that may be: a path may hold what means something in YAML, such as
+        ``demo #1``. All else is YAML.
+    config
+        The config's class, whose annotations say what an option holds.
+    renamed
+        Keys of earlier versions, and what they are called in `config`; the result keeps the key.
+
+    Raises
+    ------
+    ConfigError
+        If it has another form, or its value is not YAML where it must be.
+    """
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting!r}: use the form a.b=value")
+    kinds = _kinds(config, (renamed or {}).get(key, key).split("."))
+    value: Any
+    if kinds and kinds <= TEXT | {dict, types.NoneType} and not (dict in kinds and text[:1] == "{"):
+        # A path may hold what means something in YAML: "demo #1", "a: b".
+        value = None if text == "null" and types.NoneType in kinds else text
+    else:
+        value = _yaml_value(setting, text)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _yaml_value(setting: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting!r}: the value is not YAML") from error
+    return _number(value) if isinstance(value, str) else value
+
+
+def _kinds(annotation: Any, key: list[str]) -> set[Any]:
+    """Types that the option at a key may have, without what restricts them; empty if unknown."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _kinds(arguments[0], key)
+    if origin in {typing.Union, types.UnionType}:
+        return set().union(*(_kinds(each, key) for each in arguments))
+    if origin is Literal and not key:
+        return {type(each) for each in arguments}
+    if origin is dict:
+        return _kinds(arguments[1], key[1:]) if key else {dict}
+    if not key:
+        return {origin or annotation}
+    if not isinstance(annotation, type):
+        return set()
+    hints = typing.get_type_hints(annotation, include_extras=True)
+    return _kinds(hints[key[0]], key[1:]) if key[0] in hints else set()
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def check_keys(
+    given: dict[str, Any],
+    known: dict[str, Any],
+    origin: str,
+    *,
+    moved: dict[str, str],
+    choices: dict[str, str],
+) -> None:
+    """Refuse keys that no section knows; pydantic would pass over those of dataclasses.
+
+    Parameters
+    ----------
+    given
+        What is given, sections as mappings.
+    known
+        Every key that there is, sections as mappings.
+    origin
+        What an error begins with: from where it is given.
+    moved
+        Keys of earlier versions, and where what they said is now.
+    choices
+        What decides which keys a section knows, by the section with its dot.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, and the nearest that there is.
+    """
+
+    def check(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if f"{prefix}{key}" in moved:
+                raise ConfigError(f"{origin}config key {prefix}{key}: {moved[f'{prefix}{key}']}")
+            if key not in known:
+                by = f" to {choices[prefix]}" if prefix in choices else ""
+                raise ConfigError(
+                    f"{origin}config key {prefix}{key}: unknown{by}"
+                    f"{did_you_mean(str(key), known)}; known here: {', '.join(known)}"
+                )
+            if isinstance(known[key], dict):
+                if not isinstance(value, dict):
+                    raise ConfigError(
+                        f"{origin}config key {prefix}{key}: found {value!r}; it is a section with "
+                        f"{', '.join(known[key])}"
+                    )
+                check(value, known[key], f"{prefix}{key}.")
+
+    check(given, known, "")
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change values in place, sections key by key."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = copy.deepcopy(value)

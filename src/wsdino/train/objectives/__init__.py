@@ -1,0 +1,33 @@
+"""What is minimised: each objective has a module of its own, and a row in the table here.
+
+A new one is a module with its options, what it requires and how it is built, and a row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Discriminator
+
+from wsdino.train.objectives.classify import CLASSIFY
+from wsdino.train.objectives.contrast import CONTRAST
+from wsdino.train.objectives.distill import DISTILL
+
+if TYPE_CHECKING:
+    from wsdino.train.objectives.base import Objective, Options
+
+OBJECTIVES: tuple[Objective, ...] = (DISTILL, CONTRAST, CLASSIFY)
+
+if TYPE_CHECKING:
+    AnyOptions = Options
+else:
+    AnyOptions = Annotated[
+        Union[tuple(each.options for each in OBJECTIVES)],  # noqa: UP007 made from the table
+        Discriminator("name"),
+    ]
+"""The options of any objective: which ones, their ``name`` says."""
+
+
+def objective_of(options: Options) -> Objective:
+    """Return the row of the table that options belong to."""
+    return next(each for each in OBJECTIVES if each.name == options.name)

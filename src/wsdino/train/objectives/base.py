@@ -1,0 +1,350 @@
+"""What every objective is: its options, what it needs, and what the training loop asks of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from wsdino.job import gather
+from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
+from wsdino.train.head import ProjectionHead
+from wsdino.train.loss import koleo_loss
+from wsdino.train.metrics import effective_rank, spread
+from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 pydantic reads it
+from wsdino.train.schedules import cosine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.train.crops import ViewPlan
+
+Metrics = dict[str, float]
+# What would break a graph fails instead of being slow without a word; shapes never change.
+COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+Measured = dict[str, Tensor]
+"""Metrics that are still on the device: reading them would make it wait."""
+STRICT = pydantic.ConfigDict(extra="forbid")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options:
+    """Base of the options of an objective."""
+
+    # Which objective; each has a name of its own as the default.
+    name: str
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class StudentOptions(Options):
+    """Options of every objective in which a student follows a teacher."""
+
+    # Widths of the projection head's MLP and of the vector that it gives.
+    head_hidden_dim: Count = 512
+    head_bottleneck_dim: Count = 128
+    # Batch normalisation in the head: unsticks a small network that starts from scratch.
+    head_batch_norm: bool = False
+    # Temperature of the student.
+    student_temp: Positive = 0.1
+    # Momentum of the teacher's moving average, cosine from the first to the second.
+    teacher_momentum: Fraction = 0.996
+    final_teacher_momentum: Fraction = 1.0
+    # Weight of wsdino.train.loss.koleo_loss of each global view; 0: not used.
+    koleo_weight: NonNegative = 0.0
+
+    def head(self, dim: int) -> ProjectionHead:
+        """Build a head without prototypes for features of a length."""
+        return ProjectionHead(
+            dim,
+            hidden_dim=self.head_hidden_dim,
+            bottleneck_dim=self.head_bottleneck_dim,
+            batch_norm=self.head_batch_norm,
+        )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an objective is built from.
+
+    Parameters
+    ----------
+    student
+        The networks to train.
+    teacher
+        Builds networks of the same shape, for objectives that have a teacher.
+    num_labels
+        Number of weak labels.
+    epochs
+        Length of the run, for schedules.
+    """
+
+    student: ChannelNetworks
+    teacher: Callable[[], ChannelNetworks]
+    num_labels: int
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an objective is to be trained on, so that it can refuse.
+
+    Parameters
+    ----------
+    views
+        Global views, then local views where there are any.
+    epochs
+        Length of the run.
+    section
+        Where the config has the objective's options.
+    """
+
+    views: Sequence[ViewPlan]
+    epochs: float
+    section: str = "objective"
+
+
+def nothing_more(options: Options, given: Given) -> None:
+    """Require nothing beyond what an :class:`Objective` declares."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A row of the table of objectives.
+
+    Parameters
+    ----------
+    help
+        What it is, in a line.
+    options
+        Its class of options; the default of their ``name`` is the objective's name.
+    build
+        Makes the module that is trained, from the options and the :class:`Parts`.
+    needs_label
+        Whether it needs a weak label that images share.
+    takes_partners
+        Whether views come from partners; else each comes from the anchor.
+    takes_local_views
+        Whether it is shown local views; else global ones alone.
+    requires
+        Raises :class:`~wsdino.errors.ConfigError` where its options and what it is :class:`Given`
+        make no sense together.
+    """
+
+    help: str
+    options: type[Options]
+    build: Callable[[Any, Parts], TrainingObjective]
+    needs_label: bool
+    takes_partners: bool
+    takes_local_views: bool
+    requires: Callable[[Any, Given], None] = nothing_more
+
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
+        return self.options.name
+
+
+class HeadedNetworks(nn.Module):
+    """Backbones, each with a head of its own.
+
+    Parameters
+    ----------
+    networks
+        The backbones.
+    heads
+        One for each of them.
+    """
+
+    def __init__(self, networks: ChannelNetworks, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks, self.heads = networks, nn.ModuleList(heads)
+
+    def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
+        """Run each resolution once through each network.
+
+        Parameters
+        ----------
+        views
+            One (V, B, C, h, w) tensor for each resolution.
+
+        Returns
+        -------
+        features, scores
+            For each network: features (V0, N, D) of the first resolution, and what its head makes
+            of all (V, N, D), where N = B, or B * C for the shared network.
+        """
+        parts = [self.networks.split(x.flatten(0, 1)) for x in views]
+        all_features, all_scores = [], []
+        for index, (network, head) in enumerate(
+            zip(self.networks.networks, self.heads, strict=True)
+        ):
+            features = [
+                network(part[index]).unflatten(0, (len(x), -1))
+                for part, x in zip(parts, views, strict=True)
+            ]
+            all_features.append(features[0])
+            all_scores.append(head(torch.cat(features)))
+        return all_features, all_scores
+
+
+class TrainingObjective(Protocol):
+    """What the training loop asks of an objective, which is also a module."""
+
+    trainable: HeadedNetworks
+
+    def compile_parts(self) -> None:
+        """Compile, in place, what a step computes; names in the state stay as they are."""
+
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """Targets of a process's share of the batch, without gradient."""
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Measured]:
+        """Scalar loss of a part of the batch, and what to log of it."""
+
+    def before_step(self, epoch: float) -> Metrics:
+        """Set what follows a schedule; return it for the log."""
+
+    def after_backward(self, epoch: float) -> None:
+        """Alter gradients before they are clipped and applied."""
+
+    def after_step(self) -> None:
+        """Follow the trainable weights once they have changed."""
+
+    def diagnostics(self) -> Metrics:
+        """Slower measures of the last batch, for the log."""
+
+    def image_features(self) -> Tensor:
+        """Embedding (V, n, F) of the first resolution's views of the last n images."""
+
+    def exported(self) -> ChannelNetworks:
+        """Return the networks that embed."""
+
+
+class StudentTeacher(nn.Module):
+    """A student, and a teacher that is the student's moving average (arXiv 2104.14294).
+
+    Every network has its own teacher and heads, and the losses add up, so that ``per_channel``
+    networks train as if alone.
+
+    Parameters
+    ----------
+    student, teacher
+        Networks of the same shape; the teacher starts as a copy of the student.
+    heads
+        The student's, one for each network.
+    options
+        Teacher's momentum and weight of KoLeo.
+    epochs
+        Length of the run, for the schedules.
+    """
+
+    def __init__(
+        self,
+        student: ChannelNetworks,
+        teacher: ChannelNetworks,
+        *,
+        heads: Sequence[ProjectionHead],
+        options: StudentOptions,
+        epochs: float,
+    ) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self.trainable = HeadedNetworks(student, heads)
+        self.teacher = HeadedNetworks(teacher, copy.deepcopy(list(heads)))
+        self.teacher.load_state_dict(self.trainable.state_dict())
+        self.teacher.requires_grad_(requires_grad=False)
+        # Stochastic depth is for the student alone.
+        self.teacher.eval()
+        self._shared = options
+        self._momentum = options.teacher_momentum
+        # The teacher's features of the last batch, (V, N, D) of each network.
+        self._features: list[Tensor] = []
+
+    def compile_parts(self) -> None:
+        """Compile student and teacher."""
+        for headed in (self.trainable, self.teacher):
+            headed.compile(**COMPILED)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the student's mode; the teacher always evaluates."""
+        self.trainable.train(mode)
+        return self
+
+    def before_step(self, epoch: float) -> Metrics:
+        """Set the teacher's momentum."""
+        step, total = thousandths(epoch), thousandths(self.epochs)
+        start, end = self._shared.teacher_momentum, self._shared.final_teacher_momentum
+        self._momentum = cosine(step, start=start, end=end, total=total)
+        return {"teacher_momentum": self._momentum}
+
+    def with_koleo(self, total: Tensor, features: list[Tensor]) -> tuple[Tensor, Measured]:
+        """Add KoLeo's loss of the global views to a loss, and measure both.
+
+        Parameters
+        ----------
+        total
+            Scalar: the sum over the networks.
+        features
+            The student's (V, N, D) of each network.
+        """
+        # Logged per network, so that channel modes compare.
+        metrics = {"loss": total.detach() / len(features)}
+        if self._shared.koleo_weight:
+            koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
+            total = total + self._shared.koleo_weight * koleo
+            metrics["koleo"] = koleo.detach() / sum(len(views) for views in features)
+        return total, metrics
+
+    def after_backward(self, epoch: float) -> None:
+        """Leave the gradients as they are."""
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the teacher towards the student."""
+        update_ema(self.teacher, self.trainable, momentum=self._momentum)
+
+    def image_features(self) -> Tensor:
+        """Teacher's embedding (V, n, F) of the global views of the last batch."""
+        return by_image(self._features, self.teacher.networks)
+
+    def exported(self) -> ChannelNetworks:
+        """Return the teacher's backbones."""
+        return self.teacher.networks
+
+
+def thousandths(epoch: float) -> int:
+    """Count schedules in thousandths of an epoch, so that they don't hang on the batch size."""
+    return round(epoch * 1000)
+
+
+def spread_and_rank(features: Sequence[Tensor]) -> Metrics:
+    """Measure the embedding (V, N, D) of each network over all processes; average the networks."""
+    flat = [gather(x.float().flatten(0, 1)) for x in features]
+    return {
+        "embedding_std": sum(float(spread(x)) for x in flat) / len(flat),
+        "embedding_rank": sum(float(effective_rank(x)) for x in flat) / len(flat),
+    }
+
+
+def by_image(features: Sequence[Tensor], networks: ChannelNetworks) -> Tensor:
+    """One vector per image, from one (V, N, D) tensor for each network: (V, n, F)."""
+    inputs = networks.views_per_image
+    return torch.cat([x.unflatten(1, (-1, inputs)).flatten(2) for x in features], dim=2)
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, current: nn.Module, *, momentum: float) -> None:
+    """Set average <- momentum * average + (1 - momentum) * current, for all parameters.
+
+    Buffers are copied.
+    """
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - momentum)
+    for ours, theirs in zip(average.buffers(), current.buffers(), strict=True):
+        ours.copy_(theirs)

@@ -1,0 +1,212 @@
+"""Self-distillation: DINO, and with partners in the views WS-DINO."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
+import torch
+from torch import Tensor
+
+from wsdino.errors import ConfigError
+from wsdino.job import all_reduce_mean
+from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
+from wsdino.train.head import DINOHead, logits
+from wsdino.train.loss import (
+    centered_targets,
+    factored_cross_view_entropy,
+    sinkhorn_targets,
+    updated_center,
+)
+from wsdino.train.metrics import entropy
+from wsdino.train.objectives.base import (
+    COMPILED,
+    STRICT,
+    Objective,
+    StudentOptions,
+    StudentTeacher,
+    spread_and_rank,
+    thousandths,
+)
+from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 pydantic reads it
+from wsdino.train.schedules import linear_then_constant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from wsdino.model.networks import ChannelNetworks
+    from wsdino.train.objectives.base import Given, Measured, Metrics, Parts
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class Options(StudentOptions):
+    """Head, targets and teacher of self-distillation (arXiv 2104.14294)."""
+
+    name: Literal["distill"] = "distill"
+    # Outputs of the head (the paper: 65,536).
+    num_prototypes: Count = 4096
+    # Whether each prototype's gain stays at one; the paper's code lets it learn.
+    norm_last_layer: bool = True
+    # "center": centring and sharpening; "sinkhorn": Sinkhorn-Knopp.
+    targets: Literal["center", "sinkhorn"] = "sinkhorn"
+    # Temperature of the teacher: linear from the first to the second over so many epochs.
+    warmup_teacher_temp: Positive = 0.04
+    teacher_temp: Positive = 0.04
+    teacher_temp_warmup_epochs: NonNegative = 0.0
+    # Momentum of the centre; it has no part in Sinkhorn-Knopp.
+    center_momentum: Fraction = 0.9
+    # Epochs during which the prototypes stay as they were drawn.
+    freeze_last_layer_epochs: NonNegative = 1.0
+
+
+class SelfDistillation(StudentTeacher):
+    """DINO: a student learns to predict a teacher that is its own moving average.
+
+    With partners in the views it is WS-DINO (arXiv 2209.07819). Every network has its own centre.
+
+    Parameters
+    ----------
+    student, teacher
+        Networks of the same shape; the teacher starts as a copy of the student.
+    options
+        Head, targets and teacher.
+    epochs
+        Length of the run, for the schedules.
+    """
+
+    def __init__(
+        self,
+        student: ChannelNetworks,
+        teacher: ChannelNetworks,
+        *,
+        options: Options,
+        epochs: float,
+    ) -> None:
+        heads = [
+            DINOHead(
+                student.dim,
+                options.num_prototypes,
+                hidden_dim=options.head_hidden_dim,
+                bottleneck_dim=options.head_bottleneck_dim,
+                batch_norm=options.head_batch_norm,
+                norm_last_layer=options.norm_last_layer,
+            )
+            for _ in student.networks
+        ]
+        super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
+        self.options = options
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(len(heads), options.num_prototypes))
+        self._teacher_temp = options.teacher_temp
+        self._next_center = self.center
+        # The targets of the last batch, (T, N, K) of each network.
+        self._targets: list[Tensor] = []
+        self._cross_entropy = factored_cross_view_entropy
+
+    def compile_parts(self) -> None:
+        """Compile student, teacher and loss; schedules change, so their numbers stay outside."""
+        super().compile_parts()
+        self._cross_entropy = torch.compile(factored_cross_view_entropy, **COMPILED)
+
+    def before_step(self, epoch: float) -> Metrics:
+        """Set teacher temperature and momentum."""
+        opt = self.options
+        self._teacher_temp = linear_then_constant(
+            thousandths(epoch),
+            start=opt.warmup_teacher_temp,
+            end=opt.teacher_temp,
+            warmup=thousandths(opt.teacher_temp_warmup_epochs),
+        )
+        return {"teacher_temp": self._teacher_temp} | super().before_step(epoch)
+
+    @torch.no_grad()
+    def target(self, views: Sequence[Tensor], labels: Tensor) -> list[Tensor]:  # noqa: ARG002
+        """Teacher's targets (T, N, K) of the global views, one tensor for each network."""
+        self._features, scores = self.teacher(views[:1])
+        targets, centers = [], []
+        for index, factors in enumerate(scores):
+            z = logits(*factors)
+            if self.options.targets == "sinkhorn":
+                p = sinkhorn_targets(z, temp=self._teacher_temp)
+            else:
+                p = centered_targets(z, self.center[index], temp=self._teacher_temp)
+                centers.append(
+                    updated_center(self.center[index], z, momentum=self.options.center_momentum)
+                )
+            targets.append(p)
+        # Taken over with the step: one that is skipped must not leave its NaN in the centre.
+        self._next_center = torch.stack(centers) if centers else self.center
+        self._targets = targets
+        return targets
+
+    def loss(
+        self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
+    ) -> tuple[Tensor, Measured]:
+        """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
+        features, scores = trainable(views)
+        losses = [
+            self._cross_entropy(
+                vectors, prototypes, gain, p, student_temp=self.options.student_temp
+            )
+            for (vectors, prototypes, gain), p in zip(scores, targets, strict=True)
+        ]
+        return self.with_koleo(torch.stack(losses).sum(), features)
+
+    def after_backward(self, epoch: float) -> None:
+        """Keep the prototypes as they are during the first epochs."""
+        if epoch < self.options.freeze_last_layer_epochs:
+            for head in self.trainable.heads:
+                for parameter in head.last_layer:  # type: ignore[union-attr]
+                    parameter.grad = None
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the teacher towards the student, and the centre towards the last batch."""
+        self.center.copy_(self._next_center)
+        super().after_step()
+
+    def diagnostics(self) -> Metrics:
+        """Entropy of the targets, use of the prototypes, spread and rank of the embedding."""
+        per_network = []
+        for features, p in zip(self._features, self._targets, strict=True):
+            assigned = all_reduce_mean(p.flatten(0, 1).mean(dim=0))
+            per_network.append(
+                {
+                    "teacher_entropy": float(all_reduce_mean(entropy(p).mean())),
+                    "assignment_entropy": float(entropy(assigned)),
+                    **spread_and_rank([features]),
+                }
+            )
+        mean = {key: sum(m[key] for m in per_network) / len(per_network) for key in per_network[0]}
+        return mean | {"teacher_entropy_max": math.log(self.options.num_prototypes)}
+
+
+def _build(options: Options, parts: Parts) -> SelfDistillation:
+    return SelfDistillation(parts.student, parts.teacher(), options=options, epochs=parts.epochs)
+
+
+def _requires(options: Options, given: Given) -> None:
+    if sum(view.num_views for view in given.views) < 2:
+        raise ConfigError(
+            f"{given.section}.name distill: compares at least two views of an image, and there is "
+            "one in all; raise crops.global_views.num_views or crops.local_views.num_views"
+        )
+    if options.teacher_temp_warmup_epochs > given.epochs:
+        raise ConfigError(
+            f"{given.section}.teacher_temp_warmup_epochs {options.teacher_temp_warmup_epochs:g}: "
+            f"longer than the run of train.epochs {given.epochs:g}; give at most that"
+        )
+
+
+DISTILL = Objective(
+    help="self-distillation: DINO, with partners WS-DINO",
+    options=Options,
+    build=_build,
+    needs_label=False,
+    takes_partners=True,
+    takes_local_views=True,
+    requires=_requires,
+)

@@ -1,0 +1,71 @@
+"""The trainings of a run: its own and those of its baselines, each as a config of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from wsdino.baselines import Training, find_baseline
+from wsdino.config import Config
+
+if TYPE_CHECKING:
+    from wsdino.model.spec import ModelSpec
+
+# The objective stands before the crops, of which it decides what counts: a refusal names the first
+# difference.
+SECTIONS = ("seed", "model", "architecture", "input", "objective", "pairing", "crops", "train")
+# The run's own training differs from it in nothing.
+OWN = Training()
+
+
+def trainings(config: Config) -> list[Training]:
+    """All trainings of a run, its own first."""
+    wanted = [find_baseline(name).training for name in config.baselines.names]
+    return [OWN, *(training for training in wanted if training)]
+
+
+def training_config(config: Config, training: Training = OWN) -> Config:
+    """Make the config of a training from that of its run."""
+    return Config.model_validate(training.applied(config.model_dump()))
+
+
+def training_options(config: Config, training: Training = OWN) -> dict[str, Any]:
+    """Return what a training depends on, by section of its own config.
+
+    Parameters
+    ----------
+    config
+        The run's config.
+    training
+        Which of its trainings.
+    """
+    from wsdino.train.objectives import objective_of
+    from wsdino.train.options import decisive
+
+    own = training_config(config, training)
+    options = {key: plain(getattr(own, key)) for key in SECTIONS} | {"train": decisive(own.train)}
+    if not objective_of(own.objective).takes_local_views:
+        del options["crops"]["local_views"]
+    return options
+
+
+def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
+    """Describe the model that a config asks for on a screen's channels."""
+    from wsdino.model.spec import ModelSpec
+
+    return ModelSpec(
+        channels=channels,
+        mode=config.model.mode,
+        architecture=config.architecture,
+        scaling=config.input,
+        tile=config.embed.tile,
+        tile_grid=config.embed.tile_grid,
+        tile_summary=config.embed.tile_summary,
+    )
+
+
+def plain(section: Any) -> Any:
+    """Turn a section of the config, or any value of it, into what JSON holds."""
+    if hasattr(section, "model_dump"):
+        return section.model_dump(mode="json")
+    return asdict(section) if hasattr(section, "__dataclass_fields__") else section
