@@ -61,7 +61,9 @@ def test_controls_are_named_else_flagged_else_dmso(capsys: pytest.CaptureFixture
     found = read_table(given_)
     assert found["Metadata_Control"].tolist() == [True, True, False, False]
     assert found["Metadata_Compound"].tolist() == ["DMSO", "DMSO", "water", "x"]
-    assert "controls named dmso count as DMSO" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "controls named dmso count as DMSO" in said
+    assert "no column Metadata_Control, so DMSO counts as negative control (2 of 4 rows)" in said
     assert found["Metadata_MoA"].tolist() == [None, None, None, "m"]
     named = read_table(given_, controls=["Water"])
     assert named["Metadata_Control"].tolist() == [False, False, True, False]
