@@ -10,6 +10,7 @@ import pytest
 
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
+from wsdino.profile.aggregate import make_profiles
 from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.reading import read_table
 
@@ -198,3 +199,13 @@ def test_what_the_user_names_wins() -> None:
     assert found["Metadata_Compound"].tolist() == list("efgh")
     with pytest.raises(TableError, match="Metadata_Compound is to be read from nothing, and there"):
         read_table(own, platemap=wells, columns={"Metadata_Compound": "nothing"})
+
+
+def test_a_plate_map_without_doses_makes_each_compound_one_treatment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wells = pd.DataFrame({"Metadata_Well": WELLS, "Metadata_Compound": ["DMSO", "a", "a", "b"]})
+    profiles = make_profiles(read_table(features(["P"]), platemap=wells), normalisation="none")
+    assert profiles["Metadata_Compound"].tolist() == ["DMSO", "a", "b"]
+    assert profiles["Metadata_Concentration"].isna().all()
+    assert "so each compound counts as one treatment" in capsys.readouterr().err

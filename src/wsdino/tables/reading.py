@@ -8,7 +8,7 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.progress import say
-from wsdino.tables.columns import CONTROL
+from wsdino.tables.columns import CONTROL, PREFIX
 from wsdino.tables.features import without_labels
 from wsdino.tables.files import read_file
 from wsdino.tables.identity import DEFAULT_CONTROLS
@@ -74,4 +74,6 @@ def read_table(
             f"{origin}: no column {CONTROL}, so {', '.join(DEFAULT_CONTROLS)} counts as negative "
             f"control ({int(table[CONTROL].sum())} of {len(table)} rows)"
         )
+    metadata = [name for name in table.columns if str(name).startswith(PREFIX)]
+    table = table[metadata + [name for name in table.columns if name not in metadata]]
     return without_labels(table, origin=origin, keep=features)
