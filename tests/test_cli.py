@@ -217,7 +217,7 @@ def no_rows(screen: Path) -> str:
 
 def no_table(screen: Path) -> str:
     plates(screen).unlink()
-    return "this folder has neither BBBC021_v1_image.csv nor OME-Zarr plates"
+    return "this folder is no screen; a screen is a folder with BBBC021_v1_image.csv"
 
 
 def no_folder(screen: Path) -> str:
@@ -394,7 +394,7 @@ SPOILT_TABLES = {
         "normalisation tvn needs at least 2 control rows",
     ),
     "no control column": (
-        lambda t: t.drop(columns="Metadata_Control"),
+        lambda t: t.drop(columns="Metadata_Control").replace("DMSO", "vehicle 7"),
         "normalisation tvn needs at least 2 control rows",
     ),
     "no compound": (lambda t: t.drop(columns="Metadata_Compound"), "column Metadata_Compound"),
@@ -439,7 +439,7 @@ def treatments(**columns: list) -> pd.DataFrame:
         (treatments().assign(x0=np.nan), [], "feature x0 is missing or infinite in 4 of 4 rows"),
         (treatments().assign(x0=1.0, x1=1.0), [], "every feature is constant"),
         (treatments(), ["--multi-batch", "lenient"], "multi-batch is 'lenient'"),
-        (treatments(), ["--design", "nowhere"], "nowhere"),
+        (treatments(), ["--platemap", "nowhere"], "nowhere"),
         (treatments(), ["--from-sites", "--normalise", "zscore"], "normalisation is 'zscore'"),
         (
             treatments(),
@@ -546,10 +546,10 @@ def test_batches_of_like_names_never_share(
     [
         ("no.csv", None, "no such file"),
         ("table.xlsx", b"x", "unknown table format"),
-        ("table.parquet", b"PAR1 torn", "can't be read as .parquet"),
-        ("table.csv.gz", b"no gzip", "can't be read as .csv.gz"),
-        ("table.csv", b"", "can't be read as .csv"),
-        ("table.csv", b"\xff\xfe\x00", "can't be read as .csv"),
+        ("table.parquet", b"PAR1 torn", "can't be read as a table"),
+        ("table.csv.gz", b"no gzip", "can't be read as a table"),
+        ("table.csv", b"", "can't be read as a table"),
+        ("table.csv", b"\xff\xfe\x00", "can't be read as a table"),
     ],
 )
 def test_a_table_that_can_not_be_read(
@@ -668,7 +668,7 @@ def test_the_real_wells_give_the_published_floor(
         "evaluate",
         folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz",
         "--from-sites",
-        *("--design", tmp_path, "--normalise", "plate_controls", "--aggregate", "mean"),
+        *("--platemap", tmp_path, "--normalise", "plate_controls", "--aggregate", "mean"),
         *("--json", tmp_path / "results.json"),
     )
     assert done.status == 0, done.err
