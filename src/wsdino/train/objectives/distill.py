@@ -176,8 +176,10 @@ class SelfDistillation(StudentTeacher):
             The teacher's (T, N, K) for each network.
         """
         losses = [
-            self._cross_entropy(*factors[:NUM_FACTORS], p, student_temp=self.options.student_temp)
-            for factors, p in zip(scores, targets, strict=True)
+            self._cross_entropy(
+                vectors, prototypes, gain, p, student_temp=self.options.student_temp
+            )
+            for (vectors, prototypes, gain, *_), p in zip(scores, targets, strict=True)
         ]
         return torch.stack(losses).sum()
 
