@@ -88,7 +88,8 @@ __all__ = [
     "write_table",
 ]
 
-# Two names differ from the functions' own: wsdino.evaluate and wsdino.train are folders of modules.
+# Three names differ from the functions' own: wsdino.evaluate, wsdino.simulate and wsdino.train are
+# folders of modules.
 _HOMES = {
     "Config": "config:Config",
     "MatchResult": "evaluate.matching:MatchResult",

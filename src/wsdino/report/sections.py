@@ -134,8 +134,8 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append((term, str(results[key])))
     sizes = results.get("gallery")
     if isinstance(sizes, dict):
-        known = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
-        rows.append(("Gallery", f"treatments: {', '.join(known)}"))
+        asked = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
+        rows.append(("Gallery", f"treatments: {', '.join(asked)}"))
     return rows
 
 
