@@ -122,7 +122,7 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         if normalisation.get("note"):
             rows.append(("Note", str(normalisation["note"])))
         if held_out := held_out_text(results):
-            rows.append(("With the query's compound left out of the fit", held_out))
+            rows.append(("Weak labels", held_out))
     elif normalisation:
         rows.append(("Normalisation", str(normalisation)))
     for key, term in (
