@@ -84,11 +84,11 @@ class WeakLabel:
         return pd.DataFrame(white, columns=columns, index=table.index)
 
 
-def _plates(table: pd.DataFrame) -> NDArray[np.int64] | None:
+def _plates(table: pd.DataFrame) -> NDArray[np.integer[Any]] | None:
     """Return a number for each row's plate; None unless every row has one."""
     if PLATE not in table or table[PLATE].isna().any():
         return None
-    codes: NDArray[np.int64] = (
+    codes: NDArray[np.integer[Any]] = (
         table.groupby(plate_keys(table), sort=False, dropna=False).ngroup().to_numpy()
     )
     return codes
