@@ -1,10 +1,11 @@
 """How hard the simulated screen is, and how fast it is drawn.
 
 `python benchmarks/simulated.py --out DIR --seeds 1 2 3` simulates the large layout once for each
-seed, profiles it by random features, an untrained network, statistics, and a small network that is
-trained on mechanisms and asked about compounds that it never saw, and writes `DIR/simulated.md`.
-What is there is not computed again. `python benchmarks/simulated.py --out DIR --speed` times
-`wsdino simulate` instead.
+seed, profiles it by random features, statistics, an untrained and the starter's network, and a
+small network that is trained on mechanisms and asked about compounds that it never saw, and writes
+`DIR/simulated.md`. What is there is not computed again. `--difficulty` is that of
+`wsdino simulate`. `python benchmarks/simulated.py --out DIR --speed` times `wsdino simulate`
+instead.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ import pandas as pd
 from heldout import STEPS, heldout_predictions
 from wsdino.device import num_cpus
 from wsdino.embed.classical import PERCENTILES, classical_table
-from wsdino.evaluate.intervals import wilson_interval
+from wsdino.embed.embed import embed_store
+from wsdino.evaluate.intervals import mean_average_precision, wilson_interval
 from wsdino.evaluate.matching import match_moa
+from wsdino.model.model import Model
+from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import Store, open_store
 from wsdino.simulate import Difficulty, simulate
+from wsdino.simulate.difficulty import help_of_difficulties
+from wsdino.train.train import initial_networks
 
+# (right, asked) or (a share,) for each kind of features and measure
+Results = dict[str, list[float]]
 MOMENTS = ("cv", "skewness", "kurtosis")
 INTENSITY = (*MOMENTS, *(f"p{percentile:02d}" for percentile in PERCENTILES))
 NUM_RANDOM = 54  # as many as there are classical statistics
@@ -45,8 +53,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--layout", default="bbbc021")
-    parser.add_argument("--sites", type=int, help="sites per well; default: the layout's four")
-    parser.add_argument("--difficulty", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--sites", type=int, default=1, help="sites per well")
+    parser.add_argument("--size", type=int, default=192, help="side of a field in px")
+    parser.add_argument("--difficulty", action="append", default=[], help=help_of_difficulties())
     parser.add_argument("--steps", type=int, default=STEPS, help="of the supervised network")
     parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
@@ -61,12 +70,13 @@ def main() -> None:
     print(text)
 
 
-def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dict[str, list[int]]:
-    """Return (right, asked) for each kind of features and measure, of one simulator seed."""
+def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> Results:
+    """Measure the screen of one simulator seed."""
     folder: Path = given.out / f"seed_{seed}"
     done = folder / "results.json"
     asked = {
-        "layout": given.layout, "seed": seed, "sites": given.sites, "steps": given.steps,
+        "layout": given.layout, "seed": seed, "sites": given.sites, "size": given.size,
+        "steps": given.steps,
         "difficulty": asdict(difficulty),
     }  # fmt: skip
     if done.is_file():
@@ -84,9 +94,11 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
             folder / "screen",
             layout=given.layout,
             sites=given.sites,
+            size=given.size,
             seed=seed,
             difficulty=difficulty,
         )
+        shutil.rmtree(folder / "partial", ignore_errors=True)
         ingest(screen, folder / "partial", workers=num_cpus())
         (folder / "partial").rename(store_path)
         shutil.rmtree(screen)
@@ -101,7 +113,8 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
     metadata = [name for name in classical if str(name).startswith("Metadata_")]
     tables["intensity statistics"] = classical[metadata + intensity]
     tables["classical statistics"] = classical
-    results = {}
+    tables["starter, frozen"] = starter_table(store)
+    results: Results = {}
     for name, table in tables.items():
         profiles = make_profiles(table, normalisation="tvn")
         nsc, nscb = (match_moa(profiles, exclude_shared_batch=strict) for strict in (False, True))
@@ -113,6 +126,8 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> dic
             len(both),
         ]
         results[f"{name}: NSCB"] = [nscb.num_correct, nscb.num_total]
+        results[f"{name}: mAP"] = [mean_average_precision(profiles)[0] or 0.0]
+    print(markdown({seed: results}), flush=True)
     predictions = folder / "heldout.csv"
     if not predictions.is_file():
         heldout_predictions(store, seed=seed, steps=given.steps).to_csv(predictions, index=False)
@@ -132,31 +147,39 @@ def random_table(store: Store, seed: int) -> pd.DataFrame:
 
 
 def untrained_table(store: Store, seed: int) -> pd.DataFrame:
-    """Embed by the demo's small vision transformer with its initial weights."""
-    from wsdino.embed.embed import embed_store
-    from wsdino.model.model import Model
-    from wsdino.model.spec import Architecture, ModelSpec
-    from wsdino.train.train import initial_networks
-
-    vit = Architecture(image_size=48, patch_size=8, dim=96, depth=3, num_heads=3)
-    spec = ModelSpec(channels=store.channels, mode="joint", architecture=vit, tile=64)
+    """Embed by a network of the starter's shape with initial weights."""
+    spec = starter_spec(store.channels)
     return embed_store(Model(spec, initial_networks(spec, seed=seed)), store)
 
 
-def markdown(results: dict[int, dict[str, list[int]]]) -> str:
+def starter_table(store: Store) -> pd.DataFrame:
+    """Embed by the starter backbone, as it is."""
+    spec = starter_spec(store.channels)
+    return embed_store(Model(spec, build_networks(spec, weights="starter")), store)
+
+
+def markdown(results: dict[int, Results]) -> str:
     """Set the numbers of every seed side by side: percent with Wilson's 95 % interval."""
     lines = [
-        "| | " + " | ".join(f"seed {seed}" for seed in results) + " |",
-        "|---" * (len(results) + 1) + "|",
+        "| | " + " | ".join(f"seed {seed}" for seed in results) + " | all |",
+        "|---" * (len(results) + 2) + "|",
     ]
     for name in next(iter(results.values())):
-        cells = []
-        for one in results.values():
-            right, asked = one[name]
-            low, high = wilson_interval(right, asked) or (0.0, 1.0)
-            cells.append(f"{100 * right / asked:.0f} ({100 * low:.0f} to {100 * high:.0f})")
+        cells, each = [], [one[name] for one in results.values()]
+        for numbers in each:
+            cell = f"{100 * share_of(numbers):.0f}"
+            if len(numbers) == 2:
+                low, high = wilson_interval(*map(int, numbers)) or (0.0, 1.0)
+                cell += f" ({100 * low:.0f} to {100 * high:.0f})"
+            cells.append(cell)
+        cells.append(f"{100 * statistics.mean(map(share_of, each)):.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def share_of(numbers: list[float]) -> float:
+    """Right of asked, or the share itself."""
+    return numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
 
 
 def speed(out: Path) -> str:

@@ -24,7 +24,8 @@ from wsdino.model.model import Model
 from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
-from wsdino.simulate import simulate
+from wsdino.simulate import Difficulty, simulate
+from wsdino.simulate.difficulty import help_of_difficulties
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
@@ -52,13 +53,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="of screens")
     parser.add_argument("--layout", default="bbbc021", help="of the simulated screens")
     parser.add_argument("--sites", type=int, default=1, help="sites per well of these")
+    parser.add_argument("--difficulty", action="append", default=[], help=help_of_difficulties())
     parser.add_argument("--untrained", type=int, default=5, help="number of untrained networks")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args()
     simulated = [
         ingest(
             simulate(
-                given.out / f"screen_{seed}", layout=given.layout, sites=given.sites, seed=seed
+                given.out / f"screen_{seed}",
+                layout=given.layout,
+                sites=given.sites,
+                seed=seed,
+                difficulty=Difficulty.of(given.difficulty),
             ),
             given.out / f"store_{seed}",
         )
@@ -70,7 +76,8 @@ def main() -> None:
         screens += [Screen(f"real fields, {how}", (store,), how) for how in ("whiten_all", "plate")]
     real = f" --real {given.real.name}" if given.real else ""
     seeds = " ".join(map(str, given.seeds))
-    command = f"python benchmarks/starter.py --out DIR{real} --seeds {seeds} --layout"
+    hardness = "".join(f" --difficulty {setting}" for setting in given.difficulty)
+    command = f"python benchmarks/starter.py --out DIR{real}{hardness} --seeds {seeds} --layout"
     lines = [
         "# The starter backbone, frozen",
         "",

@@ -54,7 +54,11 @@ NAMES = [
     "write_report",
     "write_table",
 ]
-ALIASES = {"evaluate_profiles": "evaluate", "train_model": "train"}
+ALIASES = {
+    "evaluate_profiles": "evaluate",
+    "train_model": "train",
+    "ManifestError": "TableError",  # its former name
+}
 
 
 def test_the_api_is_pinned() -> None:

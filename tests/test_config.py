@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from wsdino.baselines import BASELINES
-from wsdino.config import MOVED, Config, load_config, preset_names, preset_text
+from wsdino.config import MOVED, RENAMED, Config, load_config, preset_names, preset_text
 from wsdino.errors import ConfigError
 from wsdino.train.objectives import OBJECTIVES, contrast
 
@@ -376,7 +376,7 @@ def known_keys(values: dict[str, typing.Any], prefix: str = "") -> Iterator[str]
 
 
 def test_messages_name_keys_that_exist() -> None:
-    known = {*known_keys(Config().model_dump()), *MOVED}
+    known = {*known_keys(Config().model_dump()), *MOVED, *RENAMED}
     known |= {f"objective.{field.name}" for each in OBJECTIVES for field in fields(each.options)}
     key = re.compile(rf"(?<![\w./])(?:{'|'.join(Config.model_fields)})(?:\.[a-z_]+)+\b(?!\()")
     files = re.compile(r"\.(json|safetensors|html|yaml|parquet|pt|partial)\b")

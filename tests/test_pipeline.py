@@ -138,6 +138,11 @@ def test_the_environment_says_what_it_ran_on(place: Path) -> None:
     assert {"command", "python", "platform", "processor", "num_threads", "git_commit"} <= set(
         record
     )
+    store = open_store(place / "run" / "store")
+    assert record["screen"] == {
+        "pixels_digest": store.pixels_digest,
+        "manifest_digest": store.manifest_digest,
+    }
 
 
 def test_results_hold_what_is_promised(place: Path) -> None:
@@ -360,9 +365,9 @@ def test_images_replaced_under_a_trained_model_are_refused_and_the_advice_works(
     config = load(place, f"screen.source={screen}", "baselines.names=[]")
     run(config, out)
     weights = (out / "model" / "model.safetensors").read_bytes()
-    image = min(screen.rglob("*.tif"))
-    tifffile.imwrite(image, 2 * tifffile.imread(image))
-    os.utime(image, ns=(0, 0))
+    for image in screen.rglob("*.tif"):
+        tifffile.imwrite(image, tifffile.imread(image)[::-1])
+        os.utime(image, ns=(0, 0))
     for _ in range(2):
         with pytest.raises(ConfigError, match="trained on other images than the store") as caught:
             run(config, out)

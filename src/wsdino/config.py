@@ -25,13 +25,13 @@ from pydantic import (
 )
 
 from wsdino.baselines import find_baseline
-from wsdino.errors import ConfigError, InputError
+from wsdino.errors import ConfigError, InputError, did_you_mean
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
 from wsdino.profile.methods import find_aggregation, find_normalisation
 from wsdino.progress import say
-from wsdino.settings import check_keys, merge, nearest, parse_setting
+from wsdino.settings import check_keys, merge, parse_setting
 from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import OBJECTIVES, AnyOptions, distill
 from wsdino.train.objectives.distill import DISTILL
@@ -220,7 +220,7 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise ConfigError(
-            f"preset {name!r}: no such preset{nearest(name, preset_names())}; give one of "
+            f"preset {name!r}: no such preset{did_you_mean(name, preset_names())}; give one of "
             f"{', '.join(preset_names())}, or a YAML file"
         )
     return (resources.files("wsdino") / "presets" / f"{name}.yaml").read_text()
@@ -347,6 +347,7 @@ def _objective_options(name: str) -> dict[str, Any]:
         names = [each.name for each in OBJECTIVES]
         choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
         raise ConfigError(
-            f"config key objective.name: found {name!r}{nearest(name, names)}; use one of {choices}"
+            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; use one of "
+            f"{choices}"
         )
     return {field.name: None for field in fields(found.options)}

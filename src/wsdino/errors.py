@@ -4,6 +4,14 @@ An :class:`InputError` is something the user can mend; the command line prints i
 exits with status 2. Any other :class:`WsdinoError` is work that failed: status 1.
 """
 
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class WsdinoError(Exception):
     """Base of every error that wsdino raises on purpose."""
@@ -56,3 +64,9 @@ class JobError(WsdinoError):
         super().__init__(
             "another process of this job is gone; the same command goes on from what is saved"
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Name the nearest of the known names for a message; nothing if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

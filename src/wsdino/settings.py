@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import types
 import typing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, did_you_mean
 
 TEXT = {str, Path}
 
@@ -124,7 +123,7 @@ def check_keys(
                 by = f" to {choices[prefix]}" if prefix in choices else ""
                 raise ConfigError(
                     f"{origin}config key {prefix}{key}: unknown{by}"
-                    f"{nearest(str(key), list(known))}; known here: {', '.join(known)}"
+                    f"{did_you_mean(str(key), known)}; known here: {', '.join(known)}"
                 )
             if isinstance(known[key], dict):
                 if not isinstance(value, dict):
@@ -135,12 +134,6 @@ def check_keys(
                 check(value, known[key], f"{prefix}{key}.")
 
     check(given, known, "")
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Say which known name is nearest to another, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +94,35 @@ def test_nuisance_is_relative_to_what_the_starter_saw() -> None:
         assert difficulty.batch_response == 0
         low, high = (share * USUAL.batch_biology for share in NUISANCE)
         assert low <= difficulty.batch_biology <= high
+
+
+def test_the_starters_screens_stay_as_they_are_drawn() -> None:
+    """A screen of the starter's pretraining, beside what was noted of it in those days.
+
+    Whatever the simulated screen's difficulties become, these numbers stay.
+    """
+    assert asdict(USUAL) == {
+        "effect": 1.7, "penetrance": 0.9, "lean": 0.15, "signature": 0.5,
+        "compound_density": 0.25, "compound_staining": 1.2,
+        "batch_biology": 0.6, "plate_biology": 0.25, "well_biology": 0.8, "batch_response": 0.0,
+        "batch_density": 0.1, "plate_density": 0.06, "well_density": 0.12,
+        "batch_gain": 0.15, "plate_gain": 0.08, "well_gain": 0.08,
+        "batch_blur": 0.08, "plate_blur": 0.06, "well_blur": 0.15,
+        "batch_staining": 0.7, "plate_staining": 0.25, "well_staining": 0.6,
+        "batch_background": 0.15, "plate_background": 0.08, "well_background": 0.15,
+        "plate_shade": 0.06, "edge": 1.0, "defocus_rate": 0.02, "debris_rate": 0.25,
+        "mottle": 1.0, "texture": 1.0, "bleed": 1.0, "precipitate": 1.0,
+    }  # fmt: skip
+    screen = draw_screen(7, seed=5000, size=96, num_phenotypes=32)
+    assert screen.difficulty.batch_biology == pytest.approx(0.55254, abs=1e-5)
+    assert screen.difficulty.debris_rate == pytest.approx(0.232661, abs=1e-5)
+    assert (screen.zoom, screen.squeeze) == pytest.approx((1.097344, 0.827398), abs=1e-5)
+    number, site = screen_sites(screen, fields_per_plate=1)[5]
+    assert number == 5
+    image = render_randomised(screen, site).astype(float)
+    # rounding in other versions of the libraries may move a pixel, not a mean
+    assert image.mean(axis=(1, 2)) == pytest.approx([607.827, 1218.948, 947.169], rel=1e-3)
+    assert image.std(axis=(1, 2)) == pytest.approx([519.941, 851.156, 624.262], rel=1e-3)
 
 
 def test_no_phenotype_is_one_of_the_named_mechanisms() -> None:

@@ -10,6 +10,7 @@ import typer
 from wsdino.cli.app import Columns, Controls, PlateMapOption, Workers
 from wsdino.errors import InputError
 from wsdino.screen.readers import accepted
+from wsdino.simulate.difficulty import help_of_difficulties
 
 commands = typer.Typer()
 
@@ -29,7 +30,10 @@ def simulate_command(
     ] = 1.0,
     difficulty: Annotated[
         list[str] | None,
-        typer.Option(help="Change one number of the difficulty, as name=value; may be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help=f"{help_of_difficulties()}; or one number on top, as name=value; may be repeated.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     workers: Workers = None,

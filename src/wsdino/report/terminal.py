@@ -13,7 +13,7 @@ from rich.text import Text
 from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
-from wsdino.report.words import display_name
+from wsdino.report.words import display_name, held_out_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ class Folders:
         if folder is None:
             return None
         names = self._names(folder)
-        name = names.get(path.name) or names.get(path.name.casefold())
+        name = names.get(path.name) or names.get(_folded(path.name))
         return folder / name if name else None
 
     def _folder(self, folder: Path) -> Path | None:
@@ -45,10 +46,15 @@ class Folders:
         if folder not in self._listings:
             names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
             # An exact name wins over one that differs in case.
-            self._listings[folder] = {name.casefold(): name for name in names} | {
+            self._listings[folder] = {_folded(name): name for name in names} | {
                 name: name for name in names
             }
         return self._listings[folder]
+
+
+def _folded(name: str) -> str:
+    """Return a name without case, and with accents as file systems of other kinds write them."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def resolve_files(

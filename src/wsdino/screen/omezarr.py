@@ -5,6 +5,7 @@ Source: https://ngff.openmicroscopy.org/0.5/ ("plate", "well", "multiscales", "o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import pandas as pd
 import zarr
 
 from wsdino.errors import TableError
-from wsdino.progress import Meter
+from wsdino.progress import Meter, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+# What a channel without a label of its own is called, with its number.
+UNNAMED = "channel"
+_SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
 METADATA_FILES = ("zarr.json", ".zattrs")
 # An axis that the specification knows, as the letter that tifffile has for it.
 _AXES = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
@@ -55,51 +59,121 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
     Raises
     ------
     TableError
-        Metadata are missing or damaged, a plate has several acquisitions, or images have other
-        channels than the first.
+        Metadata are missing or damaged, two plates have one name, a plate has several
+        acquisitions, or images have other channels than the first.
     """
     rows: list[dict[str, Any]] = []
     channels: list[str] = []
     first = Path()
+    names = _plate_names(plates)
+    copies: list[str] = []
     with Meter("plates", len(plates), last_line=False) as meter:
-        for plate in plates:
-            for row, image in _sites(plate):
-                found = _channels(image)
+        for plate, name in zip(plates, names, strict=True):
+            for row, image in _sites(plate, name, copies):
+                found, is_named = _channels(image)
                 if not channels:
                     channels, first = found, image
-                if found != channels:
+                    if not is_named:
+                        say(
+                            f"{image}: its OME-Zarr metadata (omero) don't give every channel a "
+                            f"name of its own; they are called {', '.join(channels)}"
+                        )
+                if sorted(found) != sorted(channels):
                     raise TableError(
                         f"{image}: its channels are {', '.join(found)}, but those of {first} are "
                         f"{', '.join(channels)}; all images of a screen must have the same"
                     )
-                for frame, channel in enumerate(channels):
+                for channel in channels:
                     row |= {
                         f"PathName_{channel}": str(image.parent),
                         f"FileName_{channel}": image.name,
-                        f"Frame_{channel}": frame,
+                        f"Frame_{channel}": found.index(channel),
                     }
                 rows.append(row)
             meter.advance()
+    if copies:
+        say(
+            f"{plates[0].parent}: {len(copies)} images are derived from another of their well and "
+            f"left out, such as {copies[0]}"
+        )
     return pd.DataFrame(rows)
 
 
-def _sites(plate: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+def _plate_names(plates: Sequence[Path]) -> list[str]:
+    """Return what each plate is called: by its metadata, else by its folder.
+
+    Instruments give every plate one name, so names that several share are those of the folders.
+    """
+    folders = [_SUFFIX.sub("", plate.name) for plate in plates]
+    given = [str(_metadata(plate)["plate"].get("name") or "").strip() for plate in plates]
+    shared = {name for name in given if name and given.count(name) > 1}
+    if shared:
+        name = min(shared)
+        say(
+            f"{plates[0].parent}: {given.count(name)} plates are all named '{name}', so they go by "
+            "the names of their folders"
+        )
+    names = [
+        name if name and name not in shared else folder
+        for name, folder in zip(given, folders, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(f"{plates[0].parent}: two plates are named '{name}'; rename a folder")
+    return names
+
+
+def _sites(plate: Path, name: str, copies: list[str]) -> Iterator[tuple[dict[str, Any], Path]]:
+    """List a plate's fields; the paths of copies that were made of another go to `copies`."""
     described = _metadata(plate)["plate"]
     acquisitions = described.get("acquisitions") or []
     if len(acquisitions) > 1:
         raise TableError(
             f"{plate}: has {len(acquisitions)} acquisitions; a screen has one, so split the plate"
         )
-    name = str(described.get("name") or plate.name.split(".", maxsplit=1)[0])
-    for well in _listed(described, "wells", plate):
+    entries = described.get("wells")
+    for index, well in enumerate(_listed(described, "wells", plate)):
         folder = plate / well
-        place = "".join(Path(well).parts)
-        for index, image in enumerate(
-            _listed(_part(_metadata(folder), "well", folder), "images", folder)
-        ):
-            site = int(image) if image.isdecimal() else index
-            row = {"Metadata_Plate": name, "Metadata_Well": place, "Metadata_Site": site}
+        place = _place(described, (entries or [])[index], well, plate)
+        images = _listed(_part(_metadata(folder), "well", folder), "images", folder)
+        fields = [image for image in images if not _is_copy(image, images)]
+        copies += [str(folder / image) for image in images if image not in fields]
+        for number, image in enumerate(fields):
+            digits = re.match(r"\d+", image)
+            row = {
+                "Metadata_Plate": name,
+                "Metadata_Well": place,
+                "Metadata_Site": int(digits[0]) if digits else number,
+            }
             yield row, folder / image
+
+
+def _is_copy(image: str, images: Sequence[str]) -> bool:
+    """Whether an image, such as Fractal's `0_illum_corr`, was made of another in its well."""
+    return any(image.startswith(f"{other}_") for other in images)
+
+
+def _place(described: dict[str, Any], entry: dict[str, Any], well: str, plate: Path) -> str:
+    """Return the well's name by its path, or by its indices where the path holds these."""
+    parts = Path(well).parts
+    names = [
+        [str(line.get("name")) for line in described.get(key) or []] for key in ("rows", "columns")
+    ]
+    is_named = not parts[0].isdecimal() if parts else False
+    if is_named:
+        return "".join(parts)
+    indices = [entry.get("rowIndex"), entry.get("columnIndex")]
+    if [str(index) for index in indices] != list(parts) or not all(
+        isinstance(index, int) and index < len(lines)
+        for index, lines in zip(indices, names, strict=True)
+    ):
+        raise TableError(
+            f"{plate}: the path {well} of a well names no row and column, and its rowIndex "
+            f"{indices[0]} and columnIndex {indices[1]} don't fit it; correct the plate's metadata"
+        )
+    return "".join(
+        lines[index] for index, lines in zip(indices, names, strict=True) if index is not None
+    )
 
 
 def _listed(described: dict[str, Any], key: str, folder: Path) -> list[str]:
@@ -112,18 +186,45 @@ def _listed(described: dict[str, Any], key: str, folder: Path) -> list[str]:
     return [entry["path"] for entry in entries]
 
 
-def _channels(image: Path) -> list[str]:
+def _channels(image: Path) -> tuple[list[str], bool]:
+    """Return the names of an image's channels, and whether these are its labels alone.
+
+    A label that is missing or doubled gets the channel's number.
+    """
     metadata = _metadata(image)
-    labels = [
-        str(channel.get("label") or "").strip()
-        for channel in _part(metadata, "omero", image).get("channels") or []
-    ]
-    if not labels or not all(labels) or len(set(labels)) < len(labels):
+    omero = metadata.get("omero")
+    listed = omero.get("channels") if isinstance(omero, dict) else None
+    labels = [str(channel.get("label") or "").strip() for channel in listed or []]
+    num_channels = _num_channels(image, metadata)
+    if len(labels) > num_channels:
         raise TableError(
-            f"{image}: its channels are {labels}; OME-Zarr metadata must give each a label of its "
-            "own under omero"
+            f"{image}: has {num_channels} channels, and its metadata name {', '.join(labels)}"
         )
-    return labels
+    labels += [""] * (num_channels - len(labels))
+    names = [
+        label if label and labels.count(label) == 1 else f"{label or UNNAMED}_{number}"
+        for number, label in enumerate(labels)
+    ]
+    return names, names == labels
+
+
+def _num_channels(image: Path, metadata: dict[str, Any]) -> int:
+    scales = metadata.get("multiscales")
+    if not scales:
+        raise TableError(f"{image}: no OME-Zarr image (there are no multiscales)")
+    try:
+        shape = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r").shape
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TableError(f"{image}: damaged OME-Zarr image: {reason}") from error
+    names = _axis_names(scales[0])
+    return int(shape[names.index("c")]) if "c" in names and len(names) == len(shape) else 1
+
+
+def _axis_names(scale: dict[str, Any]) -> list[str]:
+    """Return the names of an image's axes; before version 0.3 they were always the same five."""
+    axes = scale.get("axes") or list("tczyx")
+    return [str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes]
 
 
 def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
@@ -149,7 +250,7 @@ def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
     scales = _metadata(image).get("multiscales")
     if not scales:
         raise ValueError("no OME-Zarr image (there are no multiscales)")
-    names = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0]["axes"]]
+    names = _axis_names(scales[0])
     array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
     pixels = np.asarray(array[...])
     axes = "".join(_AXES.get(name, "?") for name in names)

@@ -76,7 +76,7 @@ def _read_plates(path: Path, text: Collection[str]) -> RawTable:
     from wsdino.screen.omezarr import find_plates, read_plates
 
     del text
-    return RawTable(read_plates(find_plates(path)), path)
+    return RawTable(read_plates(find_plates(path.absolute())), path)
 
 
 def _is_table(path: Path) -> bool:

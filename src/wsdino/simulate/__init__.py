@@ -1,11 +1,27 @@
 """A simulated screen: cells under twelve mechanisms, in BBBC021's own file layout.
 
 Made from scratch, so that the whole chain can be tried, tested and measured where no data set
-is at hand, and where the truth behind each image is known.
+is at hand, and where the truth behind each image is known. The functions are imported when they
+are first used: the command line's help needs the difficulties' names and nothing that draws.
 """
 
-from .layouts import layout_table
-from .plates import Difficulty
-from .write import simulate
+from __future__ import annotations
 
-__all__ = ["Difficulty", "layout_table", "simulate"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .difficulty import DIFFICULTIES, Difficulty
+
+if TYPE_CHECKING:
+    from .layouts import layout_table
+    from .write import simulate
+
+__all__ = ["DIFFICULTIES", "Difficulty", "layout_table", "simulate"]
+
+_HOMES = {"layout_table": "layouts", "simulate": "write"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

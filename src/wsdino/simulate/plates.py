@@ -1,4 +1,4 @@
-"""What else makes fields differ: batches, plates, wells, and how hard the screen is.
+"""What else makes fields differ: batches, plates and wells.
 
 Every effect is drawn from a generator of its own key, so that it is the same for a seed whatever
 else is on the plates.
@@ -6,13 +6,11 @@ else is on the plates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-
-from wsdino.errors import InputError
 
 from .handling import ROW, SHAPE, STAINING_ROWS, handling_of
 from .keys import generator
@@ -22,124 +20,15 @@ from .phenotypes import Compound, hill, make_compound
 from .traits import BASE, INDEX, NAMES, SPREAD, apply_effects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
+
+    from .difficulty import Difficulty
 
     Vector = NDArray[np.float64]
 
 EDGE_ROWS, EDGE_COLUMNS = "ABGH", (1, 2, 11, 12)  # outermost wells in use, and the unused rim
 SHADE = (0.0, 0.0, 0.25)  # slopes along y and x, fall towards the corners
 DEFOCUS = (1.5, 3.5)  # additional blur of a field out of focus, pixels
-
-
-@dataclass(frozen=True)
-class Difficulty:
-    """How hard the screen is; every number can be zero.
-
-    Parameters
-    ----------
-    effect
-        Multiplies what mechanisms change.
-    penetrance
-        Share of the cells that respond at full activity, at most 1.
-    lean, signature, compound_density, compound_staining
-        How much compounds of one mechanism differ; see :func:`.phenotypes.make_compound`.
-    batch_biology, plate_biology, well_biology
-        Natural variation of all traits at each level, in units of their spread.
-    batch_response
-        How differently the cells of each batch respond, being of another passage or another day's
-        making: standard deviation of the log factor on each trait's change by any compound. What
-        a whitening on controls can't see.
-    batch_density, plate_density, well_density
-        Standard deviation of the log number of cells.
-    batch_gain, plate_gain, well_gain
-        Standard deviation of each channel's log brightness.
-    batch_blur, plate_blur, well_blur
-        Standard deviation of the log width of the point spread.
-    batch_staining, plate_staining, well_staining
-        Variation of how stains take and what else shines: haze, saturation, mottling, textured
-        background, precipitate, bleed-through; in units of the spreads in :mod:`.handling`.
-    batch_background, plate_background, well_background
-        Standard deviation of each channel's log background.
-    plate_shade
-        Standard deviation of the illumination's slopes and fall, by plate and channel.
-    edge
-        Strength of the edge effect: fewer and smaller cells, dimmer actin in outer wells.
-    defocus_rate, debris_rate
-        Probability that a field is out of focus; mean number of bits of debris in 256 x 256.
-    mottle, texture, bleed, precipitate
-        Multiply how unevenly stains take, the textured background, the channels' bleed-through
-        and the number of crystals of unbound stain.
-    """
-
-    effect: float = 1.7
-    penetrance: float = 0.9
-    lean: float = 0.15
-    signature: float = 0.5
-    compound_density: float = 0.25
-    compound_staining: float = 1.1
-    batch_biology: float = 1.0
-    plate_biology: float = 0.25
-    well_biology: float = 0.8
-    batch_response: float = 0.6
-    batch_density: float = 0.10
-    plate_density: float = 0.06
-    well_density: float = 0.12
-    batch_gain: float = 0.15
-    plate_gain: float = 0.08
-    well_gain: float = 0.08
-    batch_blur: float = 0.08
-    plate_blur: float = 0.06
-    well_blur: float = 0.15
-    batch_staining: float = 0.7
-    plate_staining: float = 0.25
-    well_staining: float = 0.6
-    batch_background: float = 0.15
-    plate_background: float = 0.08
-    well_background: float = 0.15
-    plate_shade: float = 0.06
-    edge: float = 1.0
-    defocus_rate: float = 0.02
-    debris_rate: float = 0.25
-    mottle: float = 1.0
-    texture: float = 1.0
-    bleed: float = 1.0
-    precipitate: float = 1.0
-
-    @classmethod
-    def of(cls, settings: Sequence[str]) -> Difficulty:
-        """Change the defaults by settings of the form ``name=value``.
-
-        Raises
-        ------
-        InputError
-            A setting has another form, names no parameter, or its value is out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        changes = {}
-        for setting in settings:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise InputError(f"difficulty: {setting!r}; name=value would be right")
-            if name not in known:
-                raise InputError(f"difficulty: {name!r} is none of {', '.join(known)}")
-            try:
-                changes[name] = float(value)
-            except ValueError:
-                raise InputError(
-                    f"{name}: {value!r}; a number of at least 0 would be right"
-                ) from None
-        return cls(**changes)
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (isinstance(value, int | float) and 0 <= value < float("inf")):
-                raise InputError(f"{field.name}: {value!r}; a number of at least 0 would be right")
-        for name in ("penetrance", "defocus_rate"):
-            if getattr(self, name) > 1:
-                raise InputError(f"{name}: {getattr(self, name)}; at most 1 would be right")
 
 
 @dataclass(frozen=True)

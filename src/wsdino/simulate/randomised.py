@@ -26,11 +26,12 @@ from wsdino.progress import Meter
 from wsdino.stopping import end_with_parent
 
 from .cells import draw, seed_cells
+from .difficulty import Difficulty
 from .keys import generator
 from .layouts import CONTROL
 from .optics import Optics, expose
 from .phenotypes import Compound
-from .plates import Difficulty, Site, describe_sites
+from .plates import Site, describe_sites
 from .render import add_artefacts
 from .traits import INDEX, NAMES, SPREAD, TRAITS, apply_effects
 
@@ -49,10 +50,11 @@ WELLS_A_ROW = 12
 LOG_CHANGE, LINEAR_CHANGE = (0.2, 0.6), (0.3, 0.9)
 CHANGED_TRAITS = (6, 16)  # of a phenotype, at least and less than
 PENETRANCE = (0.7, 1.0)
-# What the screens' own draws are relative to. Apart from the simulated screen's defaults, so that
-# these can change and the starter's screens stay as they are. A phenotype has no batches to respond
-# in: each screen is one.
-USUAL = Difficulty(batch_biology=0.6, batch_response=0.0, compound_staining=1.2)
+# What the screens' own draws are relative to; a test holds it, for the starter was pretrained on
+# screens that were drawn so. A phenotype has no batches to respond in: each screen is one.
+USUAL = replace(
+    Difficulty.of(["hard"]), batch_biology=0.6, batch_response=0.0, compound_staining=1.2
+)
 NUISANCE = (0.2, 1.0)  # of batches, plates and wells, relative to the usual
 CELL_LINE = 1.5  # how far cell lines differ, in units of the traits' natural spread
 ZOOM = (0.7, 1.7)

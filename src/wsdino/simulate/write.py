@@ -8,6 +8,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tifffile
@@ -20,8 +21,9 @@ from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
 from wsdino.stopping import end_with_parent
 
+from .difficulty import DEFAULT, Difficulty
 from .layouts import CHANNELS, layout_table, treatments_of
-from .plates import Difficulty, Site, describe_sites, truth_table
+from .plates import Site, describe_sites, truth_table
 from .render import render
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
@@ -40,7 +42,7 @@ def simulate(
     seed: int = 0,
     sites: int | None = None,
     zoom: float = 1.0,
-    difficulty: Difficulty | None = None,
+    difficulty: Difficulty | str = DEFAULT,
     workers: int | None = None,
 ) -> Path:
     """Write a simulated screen: three 16-bit TIFFs per site, tables as BBBC021's, and the truth.
@@ -62,7 +64,7 @@ def simulate(
     zoom
         Magnification; at 1 a nucleus is about 12 pixels wide.
     difficulty
-        How hard the screen is; None: the defaults.
+        How hard the screen is: the name of a difficulty, or its numbers.
     workers
         Processes; None: one for each CPU that may be used.
 
@@ -79,7 +81,8 @@ def simulate(
         `out` holds another screen, or something else.
     """
     _check(size, zoom, workers)
-    folder, hardness = Path(out), difficulty or Difficulty()
+    folder = Path(out)
+    hardness = Difficulty.of([difficulty]) if isinstance(difficulty, str) else difficulty
     table = layout_table(layout, sites=sites)
     described = describe_sites(table, hardness, seed=seed, size=size)
     spec = {
@@ -150,15 +153,22 @@ def _require_room(folder: Path, spec: dict[str, object]) -> None:
             found = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise OutputError(f"{path}: not the JSON that a simulation writes") from error
-        for name, wanted in spec.items():
-            if found.get(name) != json.loads(json.dumps(wanted)):
+        here, asked = _flat(found), _flat(json.loads(json.dumps(spec)))
+        for name, wanted in asked.items():
+            if here.get(name) != wanted:
                 raise OutputError(
-                    f"{folder}: holds a screen simulated with {name} {found.get(name)}, not "
+                    f"{folder}: holds a screen simulated with {name} {here.get(name)}, not "
                     f"{wanted}; give another folder or delete it"
                 )
         return
     if folder.exists() and (not folder.is_dir() or visible(folder)):
         raise OutputError(f"{folder}: exists and holds no simulated screen; give a new folder")
+
+
+def _flat(spec: dict[str, Any]) -> dict[str, Any]:
+    """Put the difficulty's numbers beside the rest, so that a message names what differs."""
+    rest = {name: value for name, value in spec.items() if name != "difficulty"}
+    return rest | {f"difficulty {n}": value for n, value in spec.get("difficulty", {}).items()}
 
 
 def _render_all(

@@ -47,7 +47,9 @@ def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     TableError
         A unit is unknown.
     """
-    column = next((name for name in table if plain_name(name) in UNIT_COLUMNS), None)
+    column = next(
+        (name for name in map(str, table.columns) if plain_name(name) in UNIT_COLUMNS), None
+    )
     if column is None or CONCENTRATION not in table:
         return table
     units = texts(table[column])
@@ -149,5 +151,6 @@ def require_one_moa(
 
 def treatment_name(compound: object, concentration: object) -> str:
     """Return `taxol at 0.3 uM`, or the compound alone where the concentration is missing."""
-    is_known = isinstance(concentration, (int, float, np.number)) and not pd.isna(concentration)
-    return f"{compound} at {concentration:g} uM" if is_known else str(compound)
+    if isinstance(concentration, (int, float)) and not np.isnan(concentration):
+        return f"{compound} at {concentration:g} uM"
+    return str(compound)

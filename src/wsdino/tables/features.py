@@ -8,7 +8,7 @@ feature, whatever tool wrote it. What could be a label instead is found on readi
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -265,7 +265,7 @@ def _numbers_rows(values: NDArray[np.float64]) -> bool:
     return len(values) > 3 and bool((np.diff(ordered) == 1).all())
 
 
-def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[np.intp], bool]]:
+def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[Any], bool]]:
     """Return what repeats in a table: a word for it, (n,) codes (-1: missing), whether of any kind.
 
     In plates and batches with several compounds no measurement of any kind is constant.
@@ -298,7 +298,7 @@ _LABELLED = {
 }
 
 
-def _is_constant_within(values: NDArray[np.float64], codes: NDArray[np.intp]) -> bool:
+def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> bool:
     """Whether values differ between groups and not within any, for which there is some evidence.
 
     The evidence is in rows beyond the first of their group.

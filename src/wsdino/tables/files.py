@@ -7,7 +7,7 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -78,11 +78,7 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = gzip.decompress(data)
-        if data[:4] == _ZIP:
-            raise TableError(
-                f"{path}: this is an archive or an Excel workbook; save the sheet as CSV"
-            )
-        return _read_csv(_decoded(data, path), path, text)
+        return _read_csv(data, path, text)
     except TableError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zlib.error, csv.Error) as error:
@@ -133,7 +129,10 @@ def _decoded(data: bytes, path: Path) -> str:
             return data.decode("latin-1")
 
 
-def _read_csv(content: str, path: Path, text: Collection[str]) -> pd.DataFrame:
+def _read_csv(data: bytes, path: Path, text: Collection[str]) -> pd.DataFrame:
+    if data[:4] == _ZIP:
+        raise TableError(f"{path}: this is an archive or an Excel workbook; save the sheet as CSV")
+    content = _decoded(data, path)
     content = io.StringIO(content, newline=None).read().lstrip("\n")
     first = content.split("\n", 1)[0]
     if first.strip().strip('"').lower().startswith("sep=") and len(first.strip().strip('"')) == 5:
@@ -145,6 +144,9 @@ def _read_csv(content: str, path: Path, text: Collection[str]) -> pd.DataFrame:
     is_name = [is_text(name) or name in text for name in names]
     # Numbers as names: two columns may have none, and none may turn into another's.
     columns = range(len(names))
+    missing: dict[Any, list[str]] = {
+        column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
+    }
     table = pd.read_csv(
         io.StringIO(content),
         sep=delimiter,
@@ -154,9 +156,7 @@ def _read_csv(content: str, path: Path, text: Collection[str]) -> pd.DataFrame:
         index_col=False,
         dtype={column: str for column in columns if is_name[column]},
         keep_default_na=False,
-        na_values={
-            column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
-        },
+        na_values=missing,
         low_memory=False,
     )
     table.columns = pd.Index(names, dtype=object)

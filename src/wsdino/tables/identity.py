@@ -1,7 +1,8 @@
 """What a plate, a well, a control and a compound are: one parser for each.
 
 Identifiers are text without blanks at either end. Wells are `B04`. Compounds that differ by case or
-blanks alone are named. A plate is a plate within its batch. Doses are in :mod:`wsdino.tables.doses`.
+blanks alone are named. A plate is a plate within its batch. For doses there is
+:mod:`wsdino.tables.doses`.
 """
 
 from __future__ import annotations
@@ -297,8 +298,9 @@ def _one_name_for_each_control(
 def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
     """Name compounds, mechanisms, plates and batches that differ by case or blanks alone."""
     for column in (COMPOUND, MOA, PLATE, BATCH):
-        values = table[column].dropna() if column in table else []
-        names = dict.fromkeys(value for value in values if isinstance(value, str))
+        if column not in table:
+            continue
+        names = dict.fromkeys(name for name in table[column].dropna() if isinstance(name, str))
         spellings: dict[str, list[str]] = {}
         for name in names:
             spellings.setdefault(" ".join(name.casefold().split()), []).append(name)

@@ -108,8 +108,10 @@ def validate_manifest(
     source = identify(source, origin=origin, controls=controls)
     _say_missing_doses(source, origin)
 
-    others = [name for name in source if name.startswith(PREFIX) and name not in METADATA]
-    table = source[[*METADATA]].assign(**{name: _storable(source[name]) for name in others})
+    table = source[[*METADATA]].copy()
+    for name in map(str, source.columns):
+        if name.startswith(PREFIX) and name not in METADATA:
+            table[name] = _storable(source[name])
     for channel in channels:
         _require_filled(source[f"FileName_{channel}"], origin)
         table[f"FileName_{channel}"] = source[f"FileName_{channel}"].astype(str).str.strip()

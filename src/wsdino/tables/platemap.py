@@ -98,7 +98,8 @@ def read_platemap(
     is_screen = any(FILE_COLUMN.fullmatch(str(name)) for name in wells)
     if not is_screen:
         # All that stands in a table of wells is metadata of wells.
-        named = {n: PREFIX + n for n in wells if not n.startswith(PREFIX)}
+        plain = [name for name in map(str, wells.columns) if not name.startswith(PREFIX)]
+        named = {name: PREFIX + name for name in plain}
         wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
     wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
     wells = wells[[name for name in wells.columns if says(wells, name)]]
@@ -117,7 +118,7 @@ def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
     table = read_file(path, text=text)
     plain = {plain_name(name): name for name in table.columns}
     is_list = _BARCODE in plain and _MAP_NAME in plain
-    if not is_list or any(plain_name(name) in ("well_position", "well") for name in table):
+    if not is_list or any(name in ("well_position", "well") for name in plain):
         return table
     maps = []
     barcodes, names = texts(table[plain[_BARCODE]]), texts(table[plain[_MAP_NAME]])
@@ -127,7 +128,7 @@ def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
             continue
         if name not in read:
             read[name] = read_file(_map_file(path, name), text=text)
-        theirs = [n for n in read[name] if plain_name(n) in (_BARCODE, "plate", _MAP_NAME)]
+        theirs = [n for n in read[name].columns if plain_name(n) in (_BARCODE, "plate", _MAP_NAME)]
         one = read[name].drop(columns=theirs)
         maps.append(one.assign(**{PLATE: barcode, PLATE_MAP: name}))
     if not maps:

@@ -151,7 +151,8 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     _require_unique(table, origin)
     is_screen = any(str(name).startswith("Image_FileName_") for name in table)
     prefix = "Image_" if is_screen else f"Image_{PREFIX}"
-    plain = {name: name.removeprefix("Image_") for name in table if name.startswith(prefix)}
+    names = [name for name in map(str, table.columns) if name.startswith(prefix)]
+    plain = {name: name.removeprefix("Image_") for name in names}
     for name, short in plain.items():
         if short in table and not _agree(table[name], table[short]):
             raise TableError(
@@ -177,7 +178,7 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
     """Give columns our names as :mod:`wsdino.tables.columns` decides, and say which had others."""
     taken: dict[str, str] = {}
     for ours, theirs in columns.items():
-        found = find_column(theirs, table)
+        found = find_column(theirs, [*table.columns])
         if found is not None:
             taken[ours] = found
     table = _of_all_channels(table, origin)

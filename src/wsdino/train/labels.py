@@ -83,7 +83,8 @@ def _label_values(manifest: pd.DataFrame, label: str) -> tuple[NDArray[np.int64]
         doses, concentrations = pd.factorize(manifest["Metadata_Concentration"])
         pairs, found = pd.factorize(compounds * (len(concentrations) + 1) + doses + 1)
         parts = [divmod(pair, len(concentrations) + 1) for pair in found.tolist()]
-        both = [f"{names[i]} {concentrations[j - 1] if j else np.nan:g} uM" for i, j in parts]
+        # A missing concentration is no number to show, and a treatment like any other.
+        both = [f"{names[i]} {concentrations[j - 1]:g} uM" if j else names[i] for i, j in parts]
         return _sorted(np.where(compounds < 0, -1, pairs), both)
     wanted = {label, f"Metadata_{label}", f"Metadata_{label.capitalize()}"}
     column = next((name for name in manifest.columns if name in wanted), None)

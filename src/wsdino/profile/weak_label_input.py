@@ -1,0 +1,136 @@
+"""What a whitening by weak label is fitted on: the input checked, plates' centres, features in use.
+
+Every error is a :class:`wsdino.errors.TableError` of one line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_CONSTANT = 1e-9
+
+
+def plate_centres(
+    matrix: NDArray[np.float64],
+    control: NDArray[np.bool_],
+    plates: NDArray[Any] | None,
+    centre: bool | None,
+) -> tuple[NDArray[np.str_], NDArray[np.float64], list[str]]:
+    """Return the plates' names, sorted, and their controls' means; empty ones without centring."""
+    none = np.empty(0, dtype=np.str_), np.empty((0, matrix.shape[1]))
+    if plates is None:
+        if centre:
+            msg = "plates can't be centred on their controls: no plates were given"
+            raise TableError(msg)
+        return *none, ["plates not centred: none are known"] if centre is None else []
+    names = plate_names(plates, len(matrix))
+    if centre is False:
+        return *none, []
+    distinct = np.unique(names)
+    without = np.setdiff1d(distinct, names[control])
+    if len(without):
+        found = f"{len(without)} of {len(distinct)} plates have no controls (such as {without[0]})"
+        if centre:
+            msg = f"plates can't be centred on their controls: {found}"
+            raise TableError(msg)
+        return *none, [f"plates not centred: {found}"]
+    centres = np.stack([matrix[control & (names == name)].mean(axis=0) for name in distinct])
+    return distinct, centres, [f"{len(distinct)} plates each centred on their controls' means"]
+
+
+def varying_features(
+    matrix: NDArray[np.float64],
+    centred: NDArray[np.float64],
+    fitted: NDArray[np.bool_],
+    blocks: Sequence[Sequence[int]] | None,
+) -> tuple[NDArray[np.intp], list[NDArray[np.intp]]]:
+    """Return the positions of the features to use, and for each block where they are in that."""
+    varies = centred[fitted].std(axis=0) > _CONSTANT * np.abs(matrix[fitted]).max(axis=0)
+    chosen = [list(range(matrix.shape[1]))] if blocks is None else [list(b) for b in blocks]
+    flat = [position for block in chosen for position in block]
+    if len(set(flat)) != len(flat) or not set(flat) <= set(range(matrix.shape[1])):
+        msg = f"blocks must hold each of {matrix.shape[1]} features' positions at most once"
+        raise TableError(msg)
+    kept = np.array(sorted(position for position in flat if varies[position]), dtype=np.intp)
+    if len(kept) == 0:
+        msg = "every feature is constant over the rows that weak_label is fitted on"
+        raise TableError(msg)
+    groups = [
+        np.searchsorted(kept, [position for position in sorted(block) if varies[position]])
+        for block in chosen
+    ]
+    return kept, [group for group in groups if len(group)]
+
+
+def finite_matrix(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return features as a float64 matrix; TableError unless all are finite and there are some."""
+    matrix = np.asarray(features, dtype=np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        msg = f"weak_label needs a matrix of rows and features; found shape {matrix.shape}"
+        raise TableError(msg)
+    if not np.isfinite(matrix).all():
+        bad = int((~np.isfinite(matrix)).any(axis=0).sum())
+        msg = (
+            f"weak_label needs finite features; {bad} of {matrix.shape[1]} have missing or "
+            "infinite values; drop or fill these before"
+        )
+        raise TableError(msg)
+    return matrix
+
+
+def check_replicates(codes: NDArray[np.intp], control: NDArray[np.bool_]) -> None:
+    """Raise TableError unless there are two labels and one of them has two rows."""
+    sizes = np.bincount(codes) if len(codes) else np.zeros(0, dtype=np.intp)
+    if len(sizes) < 2 or not (sizes > 1).any():
+        msg = (
+            f"weak_label needs at least two labels, one of them with replicates; found "
+            f"{len(sizes)} (controls count as one), {int((sizes > 1).sum())} with replicates, in "
+            f"{len(codes)} labelled rows of which {int(control.sum())} are controls"
+        )
+        raise TableError(msg)
+
+
+def check_scatter(covariance: NDArray[np.float64], groups: Sequence[NDArray[np.intp]]) -> None:
+    """Raise TableError if replicates don't differ in a whole block of features."""
+    variances = covariance.diagonal()
+    for group in groups:
+        if not variances[group].sum() > 0:
+            msg = (
+                f"weak_label can't whiten {len(group)} features in which no label's replicates "
+                "differ; are rows repeated, or profiles given where sites or wells belong?"
+            )
+            raise TableError(msg)
+
+
+def control_mask(controls: NDArray[np.bool_] | None, num_rows: int) -> NDArray[np.bool_]:
+    """Return which of the rows are controls: none where `controls` is None."""
+    mask = np.zeros(num_rows, dtype=bool) if controls is None else np.asarray(controls, dtype=bool)
+    if len(mask) != num_rows:
+        msg = (
+            f"{len(mask)} entries say which of {num_rows} rows are controls; expected one for each"
+        )
+        raise TableError(msg)
+    return mask
+
+
+def plate_names(plates: NDArray[Any] | None, num_rows: int) -> NDArray[np.str_]:
+    """Return each row's plate as text; TableError where one is missing."""
+    assert plates is not None
+    if len(plates) != num_rows:
+        msg = f"{len(plates)} plates for {num_rows} rows; expected one for each"
+        raise TableError(msg)
+    missing = int(pd.isna(pd.Series(plates, dtype=object)).sum())
+    if missing:
+        msg = f"the plate is missing in {missing} of {num_rows} rows; weak_label needs each or none"
+        raise TableError(msg)
+    return np.array([str(value) for value in plates], dtype=np.str_)
