@@ -252,7 +252,8 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert (distill.teacher_momentum, distill.final_teacher_momentum) == (0.99, 1)
     assert distill.freeze_last_layer_epochs == 1
     embed = paper.embed
-    assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, (2, 2), "median")
+    assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, "paper", "median")
+    assert paper.architecture.positions == "dino"
     profile = paper.profile
     assert (profile.normalise, profile.num_components, profile.per_channel) == ("tvn", 384, True)
     assert profile.aggregate == "published"

@@ -18,6 +18,7 @@ from wsdino.errors import ConfigError, InputError
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
+from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.train.crops import ViewPlan
 from wsdino.train.options import Distillation, Optimisation, WeakPositives
 
@@ -65,8 +66,9 @@ class EmbedSection(_Section):
 
     # Side of the tiles in px, None for the whole field at once.
     tile: Annotated[int, Gt(0)] | None = None
-    # Rows and columns of tiles; None for as few as cover the field.
-    tile_grid: tuple[int, int] | None = None
+    # Rows and columns of tiles, None for as few as cover the field, or "paper" for the four boxes of
+    # the WS-DINO code, in fields of 512 x 640 px.
+    tile_grid: TileGrid | None = None
     tile_summary: TileSummary = "mean"
     # Fields per forward pass; has no influence on the result.
     batch_size: Annotated[int, Gt(0)] = 16

@@ -182,7 +182,7 @@ def check(
     InputError
         The subclass that fits.
     """
-    from wsdino.model.tiles import tile_starts
+    from wsdino.model.tiles import tile_boxes
     from wsdino.train.train import positives
 
     controls, method = manifest["Metadata_Control"], config.profile.normalise
@@ -206,9 +206,9 @@ def check(
             "is the same as untrained; leave it out, or give model.weights"
         )
     found = positives(manifest, config.pairing, objective=config.train.objective)
-    _check_crops(config, found.pairing, (field_shape[0], field_shape[1]))
-    for side in field_shape if config.embed.tile else ():
-        tile_starts(side, config.embed.tile or side)
+    height, width = field_shape
+    _check_crops(config, found.pairing, (height, width))
+    tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
 
 
 def _check_crops(config: Config, pairing: Pairing | None, field_shape: tuple[int, int]) -> None:
