@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from wsdino.errors import InputError
+from wsdino.screen.illumination import DEFAULT, described_methods
 
 app = typer.Typer(
     name="wsdino",
@@ -153,6 +154,12 @@ def ingest_command(
     control: Annotated[
         list[str] | None, typer.Option(help="Compound that is a negative control; default DMSO.")
     ] = None,
+    illumination: Annotated[
+        str, typer.Option(help=f"Correction of uneven illumination. {described_methods()}.")
+    ] = DEFAULT,
+    scale: Annotated[
+        float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
+    ] = 1.0,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
@@ -161,7 +168,16 @@ def ingest_command(
     """Convert a screen into a store; goes on where it was stopped."""
     from wsdino.screen.ingest import ingest
 
-    store = ingest(source, out, design=design, controls=control, workers=workers, dask=dask)
+    store = ingest(
+        source,
+        out,
+        design=design,
+        controls=control,
+        workers=workers,
+        dask=dask,
+        illumination=illumination,
+        scale=scale,
+    )
     manifest = store.manifest
     height, width = store.field_shape
     typer.echo(

@@ -79,6 +79,7 @@ def _check_and_note(
     config: Config, resolved: Config, out: Path, path: Path, evaluated: bool
 ) -> None:
     """Check config, folder and screen; make the store; write config, environment and coverage."""
+    from wsdino.screen.correction import Correction
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
 
@@ -91,7 +92,8 @@ def _check_and_note(
             source, design=config.screen.design, controls=config.screen.controls
         )
         field = read_site(planes_of(manifest)[0])
-        check(config, manifest, field.shape[-2:], origin=str(source), evaluated=evaluated)
+        shape = Correction(config.screen.illumination, config.screen.scale).shape(field.shape)
+        check(config, manifest, shape, origin=str(source), evaluated=evaluated)
     store = _store(config, path)
     check(config, store.manifest, store.field_shape, origin=str(store.path), evaluated=evaluated)
     write_text(out / CONFIG, resolved.to_yaml())
@@ -140,18 +142,34 @@ def _difference(key: str, old: Any, new: Any) -> str:
 
 
 def _store(config: Config, path: Path) -> Store:
-    from wsdino.screen.ingest import ingest
+    from wsdino.screen.correction import Correction
+    from wsdino.screen.ingest import correction_of, ingest
     from wsdino.screen.store import open_store
 
     screen = config.screen
     if screen.source is not None:
-        return ingest(screen.source, path, design=screen.design, controls=screen.controls)
+        return ingest(
+            screen.source,
+            path,
+            design=screen.design,
+            controls=screen.controls,
+            illumination=screen.illumination,
+            scale=screen.scale,
+        )
     if screen.store is None and not path.exists():
         raise ConfigError(
             "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "
             "finished store (--set screen.store=STORE)"
         )
-    return open_store(path)
+    store = open_store(path)
+    made, wanted = correction_of(store.attributes), Correction(screen.illumination, screen.scale)
+    if made != wanted and wanted != Correction():
+        say(
+            f"{path}: was made with illumination {made.illumination} and scale {made.scale:g}; "
+            f"screen.illumination {wanted.illumination} and screen.scale {wanted.scale:g} are for "
+            "a screen.source"
+        )
+    return store
 
 
 def check(

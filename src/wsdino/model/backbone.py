@@ -185,8 +185,8 @@ def _require_native_size(name: str, image_size: int) -> None:
     native = known.input_size[-1] if known else image_size
     if native != image_size:
         raise ModelError(
-            f"architecture.image_size {image_size}: with architecture.positions dino the weights of "
-            f"{name} keep their own grid, which is that of images of {native} px; give {native} "
+            f"architecture.image_size {image_size}: with architecture.positions dino the weights "
+            f"of {name} keep their own grid, which is that of images of {native} px; give {native} "
             "(crops and tiles may have any size)"
         )
 

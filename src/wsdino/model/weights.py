@@ -155,9 +155,10 @@ def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) ->
     if isinstance(backbone, DinoPositions) and side.is_integer() and side != native:
         patch = int(backbone.patch_embed.patch_size[0])
         raise ModelError(
-            f"{origin}: does not fit this backbone: its positions are a grid of {side:g} x {side:g} "
-            f"patches, which architecture.positions dino keeps as it is; for patches of {patch} px "
-            f"give architecture.image_size {side * patch:g} (crops and tiles may have any size)"
+            f"{origin}: does not fit this backbone: its positions are a grid of {side:g} x "
+            f"{side:g} patches, which architecture.positions dino keeps as it is; for patches of "
+            f"{patch} px give architecture.image_size {side * patch:g} (crops and tiles may have "
+            "any size)"
         )
     try:
         return resample_abs_pos_embed(  # type: ignore[no-any-return]

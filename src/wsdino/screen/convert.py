@@ -9,17 +9,22 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from wsdino.errors import ImageError, InputError, WsdinoError
+from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.statistics import site_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     import numpy as np
     import zarr
     from numpy.typing import NDArray
 
+    from wsdino.screen.correction import Shadings
+
+    Job = tuple[Any, ...]
+    Convert = Callable[..., tuple[int, NDArray[np.float32]]]
     Converted = Generator[tuple[int, NDArray[np.float32]]]
 
 CONNECT_WITHIN_S = 10
@@ -39,14 +44,19 @@ class Conversion:
         Size and type of every image, see :func:`~wsdino.screen.images.describe`.
     example
         The file that says so, for messages.
+    scale
+        As in :class:`~wsdino.screen.correction.Correction`.
     """
 
     images: zarr.Array[Any]
     expected: str
     example: Path
+    scale: float = 1.0
 
-    def __call__(self, site: int, planes: Sequence[Plane]) -> tuple[int, NDArray[np.float32]]:
-        """Write the pixels of a site; return its number and its (C, 5) statistics.
+    def __call__(
+        self, site: int, planes: Sequence[Plane], shadings: Shadings
+    ) -> tuple[int, NDArray[np.float32]]:
+        """Write the corrected pixels of a site; return its number and its (C, 5) statistics.
 
         Raises
         ------
@@ -55,13 +65,12 @@ class Conversion:
         """
         pixels = read_site(planes)
         require_alike(describe(pixels), planes[0].path, self.expected, self.example)
+        pixels = corrected(pixels, shadings, scale=self.scale)
         self.images[site] = pixels
         return site, site_statistics(pixels)
 
 
-def in_threads(
-    convert: Conversion, jobs: Sequence[tuple[int, Sequence[Plane]]], *, num_threads: int
-) -> Converted:
+def in_threads(convert: Convert, jobs: Sequence[Job], *, num_threads: int) -> Converted:
     """Convert sites in threads of this process, in whatever order they are done.
 
     Where an image is damaged, those on their way are finished before that is raised.
@@ -71,7 +80,7 @@ def in_threads(
     convert
         What is done with each.
     jobs
-        Sites and their planes.
+        What it is called with: sites, their planes and so on.
     num_threads
         Threads.
     """
@@ -100,7 +109,7 @@ def in_threads(
 
 def on_dask(
     convert: Conversion,
-    jobs: Sequence[tuple[int, Sequence[Plane]]],
+    jobs: Sequence[Job],
     *,
     scheduler: str,
 ) -> Converted:

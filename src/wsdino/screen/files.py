@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from wsdino.errors import ImageError, ManifestError
-from wsdino.screen.schema import KEY, channels_of
+from wsdino.screen.schema import KEY, channels_of, illuminations_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def resolve_files(
     folder = folder.absolute()
     lookup = Folders()
     missing: list[str] = []
-    channels = channels_of(table)
+    channels = [*channels_of(table), *illuminations_of(table)]
     for channel in channels:
         paths = [
             path and _normal(folder / path) for path in _relative_paths(table, channel, origin)

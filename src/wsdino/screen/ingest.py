@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +18,17 @@ from zarr.codecs import BloscCodec
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import Conversion, in_threads, on_dask
+from wsdino.screen.correction import Correction
+from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest
+from wsdino.screen.shading import (
+    effective,
+    functions_of,
+    given_functions,
+    known_shadings,
+    prepare_shadings,
+)
 from wsdino.screen.store import (
     FORMAT,
     FORMAT_KEY,
@@ -34,7 +44,11 @@ from wsdino.screen.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from wsdino.screen.correction import Shadings
+
+CORRECTION = "correction"
 
 
 def ingest(
@@ -45,6 +59,8 @@ def ingest(
     workers: int | None = None,
     dask: str | None = None,
     controls: Sequence[str] | None = None,
+    illumination: str = DEFAULT,
+    scale: float = 1.0,
 ) -> Store:
     """Convert a screen into a store, or go on where an earlier call was stopped.
 
@@ -68,6 +84,11 @@ def ingest(
     controls
         Compounds that are negative controls; None: `Metadata_Control` where there is such a column,
         else DMSO.
+    illumination
+        How uneven illumination is corrected, a name in
+        :data:`~wsdino.screen.illumination.METHODS`.
+    scale
+        Size of a field in the store relative to its images, more than 0 and at most 1.
 
     Returns
     -------
@@ -84,7 +105,7 @@ def ingest(
     OutputError
         `out` holds something else.
     """
-    out = Path(out)
+    out, wanted = Path(out), Correction(illumination, scale)
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
     if workers is not None and dask is not None:
@@ -93,22 +114,35 @@ def ingest(
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
         manifest = read_manifest(source, design=design, controls=controls, check_files=False)
-        _require_same_images(images, manifest, out)
-        if not len(_sites_to_do(out, planes_of(manifest), _open_statistics(out, images))):
+        correction = effective(wanted, manifest)
+        _require_same_images(images, manifest, correction, out)
+        shadings = known_shadings(out, manifest, correction)
+        statistics = _open_statistics(out, images)
+        if not len(_sites_to_do(out, planes_of(manifest), shadings, statistics)):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return open_store(out)
     manifest = read_manifest(source, design=design, controls=controls)
-    planes = planes_of(manifest)
+    planes, correction = planes_of(manifest), effective(wanted, manifest)
     if images is None:
         origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
-        images = _create_images(out, manifest, read_site(planes[0]), origin)
-    _require_same_images(images, manifest, out)
+        images = _create_images(out, manifest, read_site(planes[0]), correction, origin)
+    _require_same_images(images, manifest, correction, out)
     images = images.update_attributes({"complete": False})
     for remnant in (out / IMAGES).glob("*.partial"):
         remnant.unlink()
     _write_manifest(out, manifest)
-    _write_sites(images, planes, out, workers or num_cpus(), dask)
+    height, width = _field_shape(images)
+    shadings = prepare_shadings(
+        out,
+        manifest,
+        planes,
+        correction,
+        field_shape=(height, width),
+        expected=f"{width} x {height} {np.dtype(images.dtype).name}",
+        num_threads=workers or num_cpus(),
+    )
+    _write_sites(images, planes, shadings, out, workers or num_cpus(), dask)
     images.update_attributes({"complete": True})
     return open_store(out)
 
@@ -131,7 +165,11 @@ def _existing_images(out: Path) -> zarr.Array[Any] | None:
 
 
 def _create_images(
-    out: Path, manifest: pd.DataFrame, first: np.ndarray[Any, np.dtype[Any]], origin: str
+    out: Path,
+    manifest: pd.DataFrame,
+    first: np.ndarray[Any, np.dtype[Any]],
+    correction: Correction,
+    origin: str,
 ) -> zarr.Array[Any]:
     """Write the array's description, which makes `out` an unfinished store."""
     out.mkdir(parents=True, exist_ok=True)
@@ -140,17 +178,19 @@ def _create_images(
         "complete": False,
         "channels": channels_of(manifest),
         "pixel_scaling": {"applied": "none", "dtype_max": int(np.iinfo(first.dtype).max)},
+        CORRECTION: {**asdict(correction), "images": [int(side) for side in first.shape[1:]]},
         "provenance": {
             "source": origin,
-            "images_sha256": _fingerprint(manifest),
+            "images_sha256": _fingerprint(manifest, correction),
             "wsdino": version("wsdino"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+    shape = (len(first), *correction.shape(first.shape))
     return zarr.create_array(
         out / IMAGES,
-        shape=(len(manifest), *first.shape),
-        chunks=(1, *first.shape),
+        shape=(len(manifest), *shape),
+        chunks=(1, *shape),
         dtype=first.dtype,
         # One chunk is one site. LZ4 on bit planes costs a millisecond for a megapixel either way
         # and takes a quarter off camera noise; stronger codecs gain little more.
@@ -161,18 +201,44 @@ def _create_images(
     )
 
 
-def _fingerprint(manifest: pd.DataFrame) -> str:
+def _fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
     """Return a digest of which images make up the sites, whatever the case of their names."""
     digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
     for site in planes_of(manifest):
         for plane in site:
             digest.update(f"\0{plane.path}\0{plane.frame}".casefold().encode())
+    for name in filter(None, given_functions(manifest).values()):
+        if correction.method.uses_given:
+            for column in (f"PathName_{name}", f"FileName_{name}"):
+                digest.update("\0".join([column, *manifest[column]]).casefold().encode())
     return digest.hexdigest()
 
 
-def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: Path) -> None:
+def _field_shape(images: zarr.Array[Any]) -> tuple[int, int]:
+    """Height and width of the images that a store is made from, px."""
+    made: Any = images.attrs.get(CORRECTION, {})
+    height, width = made.get("images", images.shape[2:])
+    return int(height), int(width)
+
+
+def correction_of(attributes: Mapping[str, Any]) -> Correction:
+    """Return how the images of a store were corrected, by the array's attributes."""
+    made = attributes.get(CORRECTION, {})
+    return Correction(made.get("illumination", "none"), made.get("scale", 1.0))
+
+
+def _require_same_images(
+    images: zarr.Array[Any], manifest: pd.DataFrame, correction: Correction, out: Path
+) -> None:
     provenance: Any = images.attrs["provenance"]
-    if provenance["images_sha256"] != _fingerprint(manifest):
+    made = correction_of(images.attrs)
+    if made != correction:
+        raise OutputError(
+            f"{out}: holds a store made with illumination {made.illumination} and scale "
+            f"{made.scale:g}, and {correction.illumination} and {correction.scale:g} are wanted; "
+            "name another folder, or delete this one"
+        )
+    if provenance["images_sha256"] != _fingerprint(manifest, correction):
         raise OutputError(
             f"{out}: holds a store of other images, from {provenance['source']}; name another "
             "folder, or delete this one"
@@ -182,21 +248,23 @@ def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: P
 def _write_sites(
     images: zarr.Array[Any],
     planes: Sequence[Sequence[Plane]],
+    shadings: Sequence[Shadings],
     out: Path,
     num_workers: int,
     dask: str | None,
 ) -> None:
     """Read each site that isn't done, and write its pixels, then its statistics."""
     statistics = _open_statistics(out, images)
-    sites = _sites_to_do(out, planes, statistics)
+    sites = _sites_to_do(out, planes, shadings, statistics)
     statistics[sites] = np.nan
-    height, width = images.shape[2:]
+    height, width = _field_shape(images)
     expected = f"{width} x {height} {np.dtype(images.dtype).name}"
     # Workers elsewhere have other working directories.
     here = open_images(out.absolute(), mode="r+")
     assert here is not None, "the store was made before"
-    convert = Conversion(here, expected, planes[0][0].path)
-    jobs = [(site, planes[site]) for site in sites.tolist()]
+    scale = correction_of(images.attrs).scale
+    convert = Conversion(here, expected, planes[0][0].path, scale)
+    jobs = [(site, planes[site], shadings[site]) for site in sites.tolist()]
     if dask is not None and jobs:
         converted = on_dask(convert, jobs, scheduler=dask)
     else:
@@ -233,13 +301,16 @@ def _open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dt
 def _sites_to_do(
     out: Path,
     planes: Sequence[Sequence[Plane]],
+    shadings: Sequence[Shadings] | None,
     statistics: np.ndarray[Any, np.dtype[np.float32]],
 ) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return the sites that aren't done, or whose images have changed since."""
+    """Return the sites that aren't done, or whose images or functions have changed since."""
     done = np.isfinite(statistics).all(axis=(1, 2))
     for site in np.flatnonzero(done).tolist():
         written = _modified(chunk_path(out, site))
         sources = dict.fromkeys(plane.path for plane in planes[site])
+        if shadings is not None:
+            sources |= dict.fromkeys(functions_of(shadings[site]))
         done[site] = written is not None and all(
             (_modified(path) or 0) <= written for path in sources
         )

@@ -27,6 +27,7 @@ METADATA = (
 )
 KEY = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
 TREATMENT = ["Metadata_Compound", "Metadata_Concentration"]
+ILLUMINATION = "Illum"
 DEFAULT_CONTROLS = ("DMSO",)
 
 # 1536-well plates, the largest in use, have rows A to AF and columns 1 to 48.
@@ -40,13 +41,23 @@ def channels_of(manifest: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     manifest
-        Table with `FileName_<Channel>` (or `URL_<Channel>`) columns.
+        Table with `FileName_<Channel>` (or `URL_<Channel>`) columns. `FileName_Illum<Channel>` is
+        no channel (:func:`illuminations_of`).
 
     Returns
     -------
     list of str
         In order of first appearance.
     """
+    return [name for name in _files_of(manifest) if not name.startswith(ILLUMINATION)]
+
+
+def illuminations_of(manifest: pd.DataFrame) -> list[str]:
+    """Return the names of a manifest's illumination functions, `Illum<Channel>`, in their order."""
+    return [name for name in _files_of(manifest) if name.startswith(ILLUMINATION)]
+
+
+def _files_of(manifest: pd.DataFrame) -> list[str]:
     prefixed = (str(column).partition("_") for column in manifest.columns)
     return list(
         dict.fromkeys(name for prefix, _, name in prefixed if prefix in {"FileName", "URL"})
@@ -85,7 +96,7 @@ def validate_manifest(
     -------
     pandas.DataFrame
         All `Metadata_*` columns, the contract's first, then `FileName_`, `PathName_` and, where
-        given, `Frame_<Channel>` for each channel.
+        given, `Frame_<Channel>` for each channel, then those of illumination functions.
 
     Raises
     ------
@@ -114,7 +125,7 @@ def validate_manifest(
     for column in source.columns:
         if str(column).startswith("Metadata_") and column not in METADATA:
             table[column] = _storable(source[column])
-    for channel in channels:
+    for channel in [*channels, *illuminations_of(source)]:
         table[f"FileName_{channel}"] = _text(source, f"FileName_{channel}", origin)
         path = f"PathName_{channel}"
         table[path] = source[path].fillna("").astype(str) if path in source else ""
