@@ -90,6 +90,9 @@ def simulate_command(
         str, typer.Option(help="small, bbbc021, or a BBBC021 image table or manifest.")
     ] = "small",
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 256,
+    height: Annotated[
+        int | None, typer.Option(help="Rows of each field that are kept; default: all.")
+    ] = None,
     sites: Annotated[
         int | None, typer.Option(help="Sites per well; default: the layout's.")
     ] = None,
@@ -110,6 +113,7 @@ def simulate_command(
         out,
         layout=layout,
         size=size,
+        height=height,
         sites=sites,
         zoom=zoom,
         difficulty=Difficulty.of(difficulty or []),

@@ -17,6 +17,7 @@ from wsdino.errors import ManifestError
 from wsdino.screen.files import resolve_files
 from wsdino.screen.loaddata import read_plate_table, without_image_prefix
 from wsdino.screen.schema import channels_of, require_one_moa, validate_manifest
+from wsdino.screen.unpacked import relocated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,8 @@ def read_bbbc021_tables(
 
     The batch is the week (`Week4` of `Week4/Week4_27481`; of folders with other names, the first),
     the site the number after `_s` in the file name. `Replicate` becomes `Metadata_Replicate` and
-    any other `Image_Metadata_<Name>` becomes `Metadata_<Name>`.
+    any other `Image_Metadata_<Name>` becomes `Metadata_<Name>`. Folders that are not where the
+    table says are looked for where archives may have been unpacked (:func:`.unpacked.relocated`).
 
     Parameters
     ----------
@@ -104,6 +106,8 @@ def read_bbbc021_tables(
     if moa_csv is not None:
         table["Metadata_MoA"] = _moa_of(table, read_moa_table(moa_csv))
     root = Path(images_root) if images_root is not None else path.parent
+    if root.is_dir():
+        table = relocated(table, root, origin=origin)
     table = resolve_files(table, root, origin=origin, check_files=check_files)
     return validate_manifest(table, origin=origin, controls=controls)
 

@@ -238,11 +238,24 @@ def _require_same_images(
             f"{made.scale:g}, and {correction.illumination} and {correction.scale:g} are wanted; "
             "name another folder, or delete this one"
         )
-    if provenance["images_sha256"] != _fingerprint(manifest, correction):
+    same = provenance["images_sha256"] == _fingerprint(manifest, correction)
+    if not same and not _same_names_gone(out, manifest):
         raise OutputError(
             f"{out}: holds a store of other images, from {provenance['source']}; name another "
             "folder, or delete this one"
         )
+
+
+def _same_names_gone(out: Path, manifest: pd.DataFrame) -> bool:
+    """Whether a store is of images of the same names, which are nowhere any more.
+
+    A table whose folders had been found elsewhere names the ones of its own again then.
+    """
+    names = [f"FileName_{channel}" for channel in channels_of(manifest)]
+    if not (out / MANIFEST).is_file() or any(s[0].path.exists() for s in planes_of(manifest)):
+        return False
+    stored = pd.read_parquet(out / MANIFEST)
+    return set(names) <= set(stored) and stored[names].equals(manifest[names])
 
 
 def _write_sites(

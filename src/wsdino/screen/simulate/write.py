@@ -36,6 +36,7 @@ def simulate(
     *,
     layout: str | Path = "small",
     size: int = 256,
+    height: int | None = None,
     seed: int = 0,
     sites: int | None = None,
     zoom: float = 1.0,
@@ -56,6 +57,8 @@ def simulate(
         See :func:`wsdino.screen.simulate.layouts.layout_table`.
     size
         Edge of the square fields, pixels.
+    height
+        Rows in the middle of each that are kept, pixels; None: all.
     seed
         Of everything that is drawn.
     zoom
@@ -77,7 +80,7 @@ def simulate(
     OutputError
         `out` holds another screen, or something else.
     """
-    _check(size, zoom, workers)
+    _check(size, height, zoom, workers)
     folder, hardness = Path(out), difficulty or Difficulty()
     table = layout_table(layout, sites=sites)
     described = describe_sites(table, hardness, seed=seed, size=size)
@@ -86,6 +89,7 @@ def simulate(
         "layout": _digest(table),
         "num_sites": len(table),
         "size": size,
+        "height": height,
         "seed": seed,
         "zoom": zoom,
         "difficulty": asdict(hardness),
@@ -104,7 +108,7 @@ def simulate(
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(TEMPORARY):  # by a run that was killed
             left.unlink()
-    _render_all(jobs, len(table), seed, size, zoom, workers)
+    _render_all(jobs, len(table), seed, (height or size, size), zoom, workers)
     with replacing(folder / TRUTH) as temporary:
         truth_table(table, described).to_parquet(temporary, index=False)
     with replacing(folder / MOA_TABLE) as temporary:
@@ -114,9 +118,13 @@ def simulate(
     return folder
 
 
-def _check(size: int, zoom: float, workers: int | None) -> None:
+def _check(size: int, height: int | None, zoom: float, workers: int | None) -> None:
     if size < MIN_SIZE:
         raise InputError(f"size: {size} pixels; at least {MIN_SIZE} would be right")
+    if height is not None and not MIN_SIZE <= height <= size:
+        raise InputError(
+            f"height: {height} pixels; from {MIN_SIZE} to {size}, the size, would be right"
+        )
     if not 0.25 <= zoom <= 8:
         raise InputError(f"zoom: {zoom}; a number from 0.25 to 8 would be right")
     if workers is not None and workers < 1:
@@ -153,13 +161,13 @@ def _render_all(
     jobs: list[Job],
     total: int,
     seed: int,
-    size: int,
+    shape: tuple[int, int],
     zoom: float,
     workers: int | None,
 ) -> None:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     processes = min(workers or num_cpus(), len(chunks))
-    options = (seed, size, zoom)
+    options = (seed, shape, zoom)
     with Meter("simulating", total, done=total - len(jobs)) as meter:
         if processes <= 1:
             for chunk in chunks:
@@ -178,9 +186,11 @@ def _render_all(
                 raise
 
 
-def _render_chunk(chunk: list[Job], seed: int, size: int, zoom: float) -> int:
+def _render_chunk(chunk: list[Job], seed: int, shape: tuple[int, int], zoom: float) -> int:
+    height, size = shape
+    top = (size - height) // 2
     for site, files in chunk:
-        image = render(site, seed=seed, size=size, zoom=zoom)
+        image = render(site, seed=seed, size=size, zoom=zoom)[:, top : top + height]
         for plane, file in zip(image, files, strict=True):
             with replacing(file) as temporary:
                 # uncompressed: the noise leaves deflate a fifth to save, at five times the cost
