@@ -254,6 +254,7 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     embed = paper.embed
     assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, "paper", "median")
     assert paper.architecture.positions == "dino"
+    assert (paper.screen.illumination, paper.screen.scale) == ("paper", 0.5)
     profile = paper.profile
     assert (profile.normalise, profile.num_components, profile.per_channel) == ("tvn", 384, True)
     assert profile.aggregate == "published"
@@ -263,8 +264,15 @@ def test_the_paper_preset_says_where_it_deviates() -> None:
     header = [line for line in preset_text("paper").splitlines() if line.startswith("#")]
     assert any("deviates" in line for line in header)
     deviations = [line for line in header if line.startswith("# - ")]
-    for subject in ("crop areas", "sampling", "partner", "rank", "evaluation crops", "epoch"):
-        assert any(subject in line for line in deviations), subject
+    subjects = (
+        "crop areas", "bicubic", "sampling", "partner", "rank", "An epoch", "mechanism", "head",
+        "bfloat16", "evaluation crops", "picks the epoch", "compound's index", "literal",
+    )  # fmt: skip
+    text = "\n".join(header)
+    bullets = [" ".join(part.split("\n# ")) for part in text.split("\n# - ")[1:]]
+    assert len(bullets) == len(deviations)
+    for subject in subjects:
+        assert any(subject in " ".join(bullet.split()) for bullet in bullets), subject
 
 
 def own_options(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -174,7 +174,7 @@ def _profile_stages(
         write_table(made, profiles)
 
     # A network that was not trained has no file that would tell when its shape changes.
-    network = [plain(part) for part in (config.model, config.architecture, config.input)]
+    network = [plain(config.model), config.architecture.identity(), plain(config.input)]
     folder.make(
         f"{name}: embed",
         products=[embeddings],

@@ -124,6 +124,7 @@ def training_options(config: Config, *, classifier: bool = False) -> dict[str, A
     from wsdino.train.options import decisive
 
     options = {key: plain(getattr(config, key)) for key in TRAINING_SECTIONS}
+    options["architecture"] = config.architecture.identity()
     options["train"] = decisive(config.train)
     if classifier:
         options["baselines"] = {

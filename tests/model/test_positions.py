@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -262,3 +262,8 @@ def test_only_the_paper_preset_asks_for_dinos_rule_and_boxes() -> None:
     spec = model_spec(load_config("paper"), ("a",))
     assert (spec.architecture.positions, spec.tile, spec.tile_grid) == ("dino", 224, "paper")
     assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_trainings_of_before_the_option_are_known_for_what_they_are() -> None:
+    assert "positions" not in Architecture().identity()
+    assert DINO_VIT.identity() == asdict(DINO_VIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsdino.errors import ModelError
 from wsdino.model.backbone import SMALL_VIT, small_vit, timm_backbone
@@ -62,6 +62,17 @@ class Architecture:
     stem: str = "conv"
     pool: str = "token"
     positions: PositionRule = "timm"
+
+    def identity(self) -> dict[str, Any]:
+        """Return all options by name, to tell trainings apart.
+
+        `positions` came later: at its default it is left out, so that trainings of before are
+        still known for what they are.
+        """
+        options = asdict(self)
+        if self.positions == "timm":
+            del options["positions"]
+        return options
 
 
 @dataclass(frozen=True)

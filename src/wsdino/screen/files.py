@@ -117,8 +117,13 @@ def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[Path
     if path_column not in table:
         return [Path(_slashes(name)) if name else None for name in names]
     folders = table[path_column].fillna("").astype(str).str.strip()
+    where = f"{origin}: {path_column}"
+    known = {
+        folder: _path_of_url(folder, where) if "://" in folder else Path(_slashes(folder))
+        for folder in folders.unique()
+    }
     return [
-        Path(_slashes(folder), _slashes(name)) if name else None
+        known[folder] / _slashes(name) if name else None
         for folder, name in zip(folders, names, strict=True)
     ]
 

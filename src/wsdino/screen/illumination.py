@@ -36,8 +36,9 @@ MAX_DEGREE, NUM_ROUNDS = 6, 8
 EVEN, LEAST_SLOPE = 0.005, 1.05
 # Largest offset, as a share of the dimmest block.
 DARK = 0.98
-# A higher degree must foretell better by more than this.
-NO_WORSE = 1.02
+# A higher degree must foretell better by more than a tenth.
+NO_WORSE = 1.1
+LAMP_DEGREE, MANY_SITES = 2, 16
 SMALLEST, TINY = 0.05, 1e-9
 
 
@@ -259,7 +260,10 @@ def _shading(relative: Floats, level: int) -> tuple[Floats, float]:
 
 
 def _best_degree(relative: Floats, level: int) -> int:
-    """Choose the least degree at which each half of the sites foretells the other well."""
+    """Choose the least degree at which each half of the sites foretells the other well.
+
+    That a lamp tilts and falls off is known before: of many sites the degree is two at least.
+    """
     if len(relative) == 1:
         return 0
     first, second = (_typical(relative[half::2])[level] for half in (0, 1))
@@ -269,8 +273,11 @@ def _best_degree(relative: Floats, level: int) -> int:
         gaps = [_relief(_coefficients(a, degree), a.shape) - b / b.mean() for a, b in pairs]
         return float(np.square(gaps).mean())
 
-    errors = [error(degree) for degree in range(min(MAX_DEGREE + 1, *first.shape))]
-    return next(i for i, found in enumerate(errors) if found <= NO_WORSE * min(errors))
+    highest = min(MAX_DEGREE, *(side - 1 for side in first.shape))
+    lowest = min(LAMP_DEGREE, highest) if len(relative) >= MANY_SITES else 0
+    errors = {degree: error(degree) for degree in range(lowest, highest + 1)}
+    enough = NO_WORSE * min(errors.values())
+    return next(degree for degree, found in errors.items() if found <= enough)
 
 
 def _places(num: int) -> Floats:

@@ -120,7 +120,7 @@ def prepare_shadings(
         An image or a given function can't be read, or is unlike the others.
     """
     method, given = correction.method, given_functions(manifest)
-    _say_what_is_left_out(manifest, given, method)
+    _say_what_is_applied(manifest, given, method)
     names = [name for name in given.values() if name is not None and method.uses_given]
     for name in names:
         files = manifest[[f"PathName_{name}", f"FileName_{name}"]].drop_duplicates()
@@ -165,14 +165,17 @@ class _Reader:
         return site, np.empty(0, np.float32)
 
 
-def _say_what_is_left_out(
+def _say_what_is_applied(
     manifest: pd.DataFrame, given: dict[str, str | None], method: IlluminationMethod
 ) -> None:
     named = illuminations_of(manifest)
     if named and not method.uses_given:
         say(f"illumination {method.name}: {', '.join(named)} of the table are not applied")
         return
-    idle = [name for name in named if name not in given.values()]
+    used = [name for name in named if name in given.values()]
+    if used:
+        say(f"illumination: {', '.join(used)} of the table are applied")
+    idle = [name for name in named if name not in used]
     if idle:
         say(f"{', '.join(idle)}: an illumination function of no channel here, not applied")
 

@@ -252,7 +252,8 @@ def train(
                 module = SelfDistillation(student, teacher, **given)
     options = {
         # Tiles are how a trained network looks at fields; training sees crops.
-        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},
+        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")}
+        | {"architecture": spec.architecture.identity()},
         "optimisation": decisive(optimisation),
         "distillation": asdict(distillation),
         "weak_positives": asdict(weak_positives),
