@@ -64,7 +64,9 @@ def tile_boxes(field_shape: tuple[int, int], tile: int | None, grid: TileGrid | 
 
 def tile_sides(tile: int, grid: TileGrid | None) -> set[int]:
     """Heights and widths in px that tiles have."""
-    return {tile} | ({256} if grid == PAPER else set())
+    if grid == PAPER:
+        return {side.stop - side.start for side in (*PAPER_ROWS, *PAPER_COLUMNS)}
+    return {tile}
 
 
 def tile_starts(length: int, tile: int, num_tiles: int | None = None) -> list[int]:

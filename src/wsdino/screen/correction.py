@@ -110,7 +110,7 @@ def resized(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.fl
     """Shrink an image (H, W) by bicubic interpolation, as CellProfiler 4.0's Resize does.
 
     That is scikit-image's ``resize`` with ``mode="symmetric"`` before its version 0.19: a Gaussian
-    against aliasing, then cubic convolution (a = -1/2) within the image's own range.
+    against aliasing, then cubic convolution (a = -1/2) within the range of what it leaves.
     """
     from scipy.ndimage import gaussian_filter
     from skimage import transform

@@ -32,10 +32,10 @@ MAX_SITES = 1000
 NUM_BLOCKS, MIN_BLOCK, PARTS = 20, 8, 8
 DIM_PERCENTILE, TRIMMED = 20, 0.1
 MAX_DEGREE, NUM_ROUNDS = 6, 8
-# A lamp this even, or means that follow the dim parts this little, say nothing of what is not lit.
-EVEN, LEAST_SLOPE = 0.005, 1.05
-# Largest offset, as a share of the dimmest block.
-DARK = 0.98
+# A lamp this even, and dim parts that follow the means this closely, say nothing of the offset.
+EVEN, MOST_SLOPE = 0.005, 0.95
+# Dim parts this much darker than the means are no measure of light.
+LEAST_LIT = 0.1
 # A higher degree must foretell better by more than a tenth.
 NO_WORSE = 1.1
 LAMP_DEGREE, MANY_SITES = 2, 16
@@ -206,30 +206,50 @@ def _typical(relative: Floats) -> Floats:
 
 def _fit(levels: Floats) -> _Fit:
     """Fit one channel's (N, 2, rows, columns)."""
-    even = _Fit(np.zeros((1, 1)), 0.0)
     levels = levels[levels[:, 1].mean(axis=(1, 2)) > 0]
     if not len(levels):
-        return even
+        return _Fit(np.zeros((1, 1)), 0.0)
     offset, dimmest = 0.0, float(np.median(levels[:, 0], axis=0).min())
     for _ in range(NUM_ROUNDS):
         relative, brightness = _relative(levels, offset)
-        dim, mean = _typical(relative)
-        smooth = dim.mean() * _relief(_coefficients(dim, _best_degree(relative, 0)), dim.shape)
-        spread = smooth - smooth.mean()
-        slope = (spread * (mean - mean.mean())).mean() / max((spread**2).mean(), TINY)
-        if spread.std() < EVEN * abs(smooth.mean()) or slope < LEAST_SLOPE:
-            break
         # Both are (true - assumed offset) / brightness where nothing is lit.
-        unlit = (mean.mean() - slope * smooth.mean()) / (1 - slope)
-        offset = float(np.clip(offset + unlit / (1 / brightness).mean(), 0, DARK * dimmest))
+        unlit = _unlit(relative)
+        offset = float(np.clip(offset + unlit / (1 / brightness).mean(), 0, dimmest))
     evened = _evened(levels, offset)
-    surfaces = [_shading(evened, level) for level in (0, 1)]
+    lit = np.median(levels[:, 0] - offset) / max(np.median(levels[:, 1] - offset), TINY)
+    # What is hardly brighter than the dark tells nothing of the lamp.
+    used = (0, 1) if lit > LEAST_LIT else (1,)
+    degree = max(_best_degree(evened, level) for level in used)
+    surfaces = [_shading(evened, level, degree) for level in used]
     weights = np.array([1 / max(variance, TINY) for _, variance in surfaces])
-    weights /= weights.sum()
-    coefficients = np.zeros((MAX_DEGREE + 1, MAX_DEGREE + 1))
-    for (found, _), weight in zip(surfaces, weights, strict=True):
-        coefficients[: len(found), : len(found)] += weight * found
+    parts = zip(surfaces, weights / weights.sum(), strict=True)
+    coefficients: Floats = np.sum([weight * found for (found, _), weight in parts], axis=0)
     return _Fit(coefficients, offset)
+
+
+def _unlit(relative: Floats) -> float:
+    """Find the level that dim parts and means have in common where no light falls.
+
+    Deming's line through the smooth surfaces of both, which have errors of known variance.
+    """
+    degree = max(_best_degree(relative, level) for level in (0, 1))
+    typical = _typical(relative)
+    surfaces, noise = [], []
+    for level in (0, 1):
+        found, variance = _shading(relative, level, degree)
+        size = float(typical[level].mean())
+        surfaces.append(size * _relief(found, typical.shape[1:]))
+        noise.append(max(size**2 * variance, TINY))
+    dim, mean = surfaces
+    if mean.std() < EVEN * mean.mean():
+        return 0.0
+    (var_dim, covariance), (_, var_mean) = np.cov(dim.ravel(), mean.ravel())
+    ratio = noise[1] / noise[0]
+    excess = var_mean - ratio * var_dim
+    # Of dim on mean: 0 where dim parts are as bright everywhere, so all of them unlit.
+    root = excess + np.sqrt(excess**2 + 4 * ratio * covariance**2)
+    slope = float(np.clip(2 * covariance / max(root, TINY), 0, MOST_SLOPE))
+    return float(dim.mean() - slope * mean.mean()) / (1 - slope)
 
 
 def _relative(levels: Floats, offset: float) -> tuple[Floats, Floats]:
@@ -245,9 +265,8 @@ def _evened(levels: Floats, offset: float) -> Floats:
     return above / np.maximum(typical, TINY)
 
 
-def _shading(relative: Floats, level: int) -> tuple[Floats, float]:
-    """Fit a level's surface; return it with its variance."""
-    degree = _best_degree(relative, level)
+def _shading(relative: Floats, level: int, degree: int) -> tuple[Floats, float]:
+    """Fit a level's surface; return it with the variance that two halves of the sites show."""
 
     def fitted(sites: Floats) -> Floats:
         return _coefficients(_typical(sites)[level], degree)
