@@ -62,9 +62,8 @@ def cellprofiler(folder: Path) -> pd.DataFrame:
     design = read_bbbc021_tables(
         folder / "BBBC021_v1_image.csv.gz", folder / "BBBC021_v1_moa.csv"
     ).filter(regex="^Metadata_")
-    return attach_metadata(
-        read_table(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz"), design
-    )
+    wells = folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz"
+    return read_table(wells, platemap=design)
 
 
 def lines_of(table: pd.DataFrame, ridge: float | str, *, folds: int, seeds: int) -> list[str]:

@@ -49,7 +49,7 @@ NAMES = [
     "read_manifest",
     "read_table",
     "run",
-    "simulate",
+    "simulate_screen",
     "train_model",
     "write_report",
     "write_table",
@@ -117,7 +117,7 @@ def test_import_is_light() -> None:
 def test_names_survive_the_import_of_the_stages_folders() -> None:
     code = (
         "import wsdino, wsdino.evaluate.results, wsdino.simulate\n"
-        "assert callable(wsdino.evaluate_profiles) and callable(wsdino.simulate)\n"
+        "assert callable(wsdino.evaluate_profiles) and callable(wsdino.simulate_screen)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -362,6 +362,7 @@ def test_paths_and_names_never_go_through_yaml(text: str) -> None:
     config = load_config("cpu", [f"{key}={text}" for key in keys])
     assert {config.screen.source, config.screen.platemap, config.screen.store} == {Path(text)}
     assert config.pairing.label == text
+    assert load_config("cpu", [f"screen.design={text}"]).screen.platemap == Path(text)
     channels = load_config("cpu", [f"model.weights.DAPI={text}"]).model.weights
     assert channels == {"DAPI": text}
 

@@ -18,6 +18,8 @@ from helpers_screen import write_bbbc021_folder
 from helpers_weights import NAME, SIZE, embedding_of_grey, rgb_vit, save_dino, save_ws_dino
 from wsdino.exchange import weights_by_channel
 from wsdino.model.model import load_model
+from wsdino.profile.fitted import load_normalisation
+from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
@@ -78,15 +80,45 @@ def test_an_exported_model_is_the_run_s(
         "README.md",
         "config.json",
         "model.safetensors",
+        "normalisation.npz",
     }
     ours, theirs = load_model(out), load_model(place / "run")
     assert ours.spec == theirs.spec
     np.testing.assert_array_equal(ours.embed(fields()), theirs.embed(fields()))
     # It stands alone, and may be exported again.
+    again = tmp_path / "again"
+    assert go("export", out, "--out", again) == 0
+    assert (again / "normalisation.npz").read_bytes() == (out / "normalisation.npz").read_bytes()
     shutil.copytree(place / "run" / "model", tmp_path / "gone" / "model")
     assert go("export", tmp_path / "gone", "--out", out) == 0
     np.testing.assert_array_equal(load_model(out).embed(fields()), theirs.embed(fields()))
     assert "Measured" not in (out / "README.md").read_text(), "nothing is known of that run"
+    assert not (out / "normalisation.npz").exists(), "that of the model which was here before"
+
+
+def test_the_run_s_normalisation_travels_with_its_model(
+    go: Callable[..., int], place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(place / "run", run)
+    assert go("export", run, "--out", out) == 0
+    fitted, table = load_normalisation(out), read_table(run / "embeddings.parquet")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert fitted.info["method"] == config["profile"]["normalise"]
+    made = tmp_path / "p.parquet"
+    assert go("profile", run / "embeddings.parquet", "--normaliser", out, "--out", made) == 0
+    ours, theirs = read_table(made), read_table(run / "profiles.parquet")
+    np.testing.assert_allclose(features_of(ours), features_of(theirs), rtol=1e-6)
+    assert fitted.features == tuple(feature_columns(table))
+    # What was fitted on another model's embeddings stays behind.
+    model = load_model(run)
+    with torch.no_grad():
+        next(iter(model.networks.parameters())).add_(1)
+    model.save(run / "model")
+    capfd.readouterr()
+    assert go("export", run, "--out", out) == 0
+    assert "was not fitted on embeddings of this model as it is now" in capfd.readouterr().err
+    assert not (out / "normalisation.npz").exists()
 
 
 def test_the_card_says_what_the_model_is_and_what_was_measured(

@@ -31,12 +31,13 @@ from wsdino.errors import (
 )
 from wsdino.evaluate.results import evaluate_leakage
 from wsdino.model.model import Model
-from wsdino.pipeline import model_spec, run
+from wsdino.pipeline import run
 from wsdino.runfolder import RunFolder
 from wsdino.screen.store import open_store
 from wsdino.tables.features import feature_columns
 from wsdino.tables.reading import read_table
 from wsdino.train.train import initial_networks
+from wsdino.trainings import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,6 +276,10 @@ def test_another_normalisation_remakes_the_profiles(finished: Path, again: Calla
         ("seed=1", "run: was trained with seed 0, and 1 is wanted now"),
         ("crops.local_views.size=24", "crops.local_views.size 16, and 24 is wanted now"),
         ("model.weights=x.pth", 'was trained with model.weights null, and "x.pth" is wanted now'),
+        (
+            "objective.name=classify",
+            'run: was trained with objective.name "distill", and "classify" is wanted now',
+        ),
         (
             "baselines.classifier.epochs=3",
             "classifier: was trained with baselines.classifier.epochs 1.0, and 3.0 is wanted now",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from wsdino.screen.ingest import ingest
     from wsdino.screen.manifest import read_manifest
     from wsdino.screen.store import Store, open_store
-    from wsdino.simulate import simulate
+    from wsdino.simulate import simulate as simulate_screen
     from wsdino.tables.reading import read_table
     from wsdino.tables.writing import write_table
     from wsdino.train.loss import dino_loss
@@ -82,13 +82,14 @@ __all__ = [
     "read_manifest",
     "read_table",
     "run",
-    "simulate",
+    "simulate_screen",
     "train_model",
     "write_report",
     "write_table",
 ]
 
-# Two names differ from the functions' own: wsdino.evaluate and wsdino.train are folders of modules.
+# Three names differ from the functions' own: wsdino.evaluate, wsdino.simulate and wsdino.train are
+# folders of modules.
 _HOMES = {
     "Config": "config:Config",
     "MatchResult": "evaluate.matching:MatchResult",
@@ -114,7 +115,7 @@ _HOMES = {
     "read_manifest": "screen.manifest:read_manifest",
     "read_table": "tables.reading:read_table",
     "run": "pipeline:run",
-    "simulate": "simulate:simulate",
+    "simulate_screen": "simulate:simulate",
     "train_model": "train.train:train",
     "write_report": "report.html:write_report",
     "write_table": "tables.writing:write_table",

@@ -276,6 +276,7 @@ def _check_trainings(
     from wsdino.train.objectives.base import Given
     from wsdino.train.train import (
         VIEW_SECTIONS,
+        check_partners,
         check_views,
         initial_networks,
         positives,
@@ -294,9 +295,10 @@ def _check_trainings(
         kind = objective_of(own.objective)
         found = positives(manifest, own.pairing, objective=kind)
         views = training_views(own.crops.global_views, own.crops.local_views, objective=kind)
+        check_views(views, field_shape=field_shape, sections=sections)
         section = training.key("objective")
         kind.requires(own.objective, Given(views, epochs=own.train.epochs, section=section))
-        check_views(views, own.pairing, found.pairing, field_shape=field_shape, sections=sections)
+        check_partners(views, own.pairing, found.pairing)
         require_whole_patches(networks, views, tiles=tiles, sections=sections)
 
 

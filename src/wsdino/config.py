@@ -123,8 +123,8 @@ class ProfileSection(_Section):
     normalise: Normalisation = "tvn"
     # Whitened features to keep (of each channel, if per_channel); by default all.
     num_components: Annotated[int, Gt(0)] | None = None
-    # Floor added to the variances when whitening.
-    regularisation: Annotated[float, Ge(0), AllowInfNan(False)] | None = None
+    # Floor added to the variances when whitening; auto (weak_label): chosen by held-out labels.
+    regularisation: Annotated[float, Ge(0), AllowInfNan(False)] | Literal["auto"] | None = None
     # Whiten the features of each channel by themselves, as the paper does.
     per_channel: bool | None = None
     # Weak label that the normalisation uses: compound, treatment or any metadata column.
@@ -359,7 +359,7 @@ def _objective_options(name: str) -> dict[str, Any]:
         names = [each.name for each in OBJECTIVES]
         choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
         raise ConfigError(
-            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; use one of "
-            f"{choices}"
+            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; "
+            f"use one of {choices}"
         )
     return {field.name: None for field in fields(found.options)}

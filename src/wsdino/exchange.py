@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsdino.atomic import sweep, visible
+from wsdino.atomic import sweep, visible, writing
 from wsdino.errors import InputError, OutputError
 from wsdino.lock import one_writer
-from wsdino.runfolder import ModelPaths, RunPaths
+from wsdino.progress import say
+from wsdino.runfolder import ModelPaths, RunPaths, is_made_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,8 @@ def export_model(run: Path, out: Path) -> None:
         Run folder with a trained model.
     out
         Folder to write: absent, empty, or an exported model, which is replaced. It gets
-        ``config.json``, ``model.safetensors`` and ``README.md``.
+        ``config.json``, ``model.safetensors``, ``README.md`` and, where the run has made profiles,
+        ``normalisation.npz``: the normalisation that it fitted on this model's embeddings.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def export_model(run: Path, out: Path) -> None:
         raise OutputError(f"{out}: is the run itself; give --out a new folder")
     _require_room(out)
     card = model_card(record, model.spec, num_features=len(model.feature_names))
-    _save(model, out, card)
+    _save(model, out, card, normalisation=_normalisation_of(run))
 
 
 def import_model(
@@ -90,10 +92,29 @@ def import_model(
     _save(model, out)
 
 
-def _save(model: Model, out: Path, card: str = "") -> None:
+def _normalisation_of(run: Path) -> bytes | None:
+    """Return what a run, or an exported model, holds of its normalisation, if it fits the model."""
+    paths, exported = RunPaths(run), ModelPaths(run)
+    if exported.config.is_file():
+        return exported.normalisation.read_bytes() if exported.normalisation.is_file() else None
+    if not paths.normalisation.is_file():
+        return None
+    if not is_made_from(run, paths.normalisation, paths.model.weights):
+        say(
+            f"{paths.normalisation}: was not fitted on embeddings of this model as it is now, so "
+            "the model is exported without it; wsdino run makes it anew"
+        )
+        return None
+    return paths.normalisation.read_bytes()
+
+
+def _save(model: Model, out: Path, card: str = "", *, normalisation: bytes | None = None) -> None:
     with one_writer(out):
         sweep(out)
         model.save(out, card=card)
+        if normalisation is not None:
+            with writing(ModelPaths(out).normalisation) as partial:
+                partial.write_bytes(normalisation)
 
 
 def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:

@@ -180,7 +180,7 @@ def _profile_stages(
     """
     from wsdino.evaluate.results import leakage_of_normalised
     from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
-    from wsdino.profile.normalise import normalise
+    from wsdino.profile.normalise import fit_normalisation
     from wsdino.tables.reading import read_table
     from wsdino.tables.writing import write_table
 
@@ -188,10 +188,11 @@ def _profile_stages(
     embeddings, profiles = paths.embeddings, paths.profiles
 
     def make_profile_table() -> None:
-        normalised, info = normalise(
-            read_table(embeddings), method=config.profile.normalise, **config.profile.options
-        )
-        made = profiles_of_normalised(normalised, info, aggregation=config.profile.aggregate)
+        table = read_table(embeddings)
+        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
+        fitted.save(paths.normalisation)
+        normalised = fitted.transform(table)
+        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
         made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
         write_table(made, profiles)
 
@@ -209,7 +210,7 @@ def _profile_stages(
     )
     folder.make(
         f"{name}: profile",
-        products=[profiles],
+        products=[profiles, paths.normalisation],
         sources=[embeddings],
         options=plain(config.profile),
         work=make_profile_table,
@@ -220,7 +221,7 @@ def _evaluate_stage(
     config: Config, folder: RunFolder, out: Path, *, name: str, baselines: tuple[str, ...] = ()
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
-    from wsdino.evaluate.heldout import held_out
+    from wsdino.evaluate.held_out import held_out_of
     from wsdino.evaluate.results import evaluate, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.tables.reading import read_table
@@ -239,7 +240,7 @@ def _evaluate_stage(
         )
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
         if uses_labels:
-            results["held_out"] = held_out(
+            results["held_out"] = held_out_of(
                 read_table(paths.embeddings),
                 normalisation=config.profile.normalise,
                 aggregation=config.profile.aggregate,

@@ -19,6 +19,7 @@ CONFIG, STAMPS, SCHEMA = "config.yaml", ".stages.json", 2
 # Reading less than this again takes no time; a folder where nothing is to be done stays as it is.
 WORTH_REMEMBERING = 2**24
 BEFORE_CONFIG = {"screen", "store"}
+NORMALISATION = "normalisation.npz"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class ModelPaths:
         return self.folder / "README.md"
 
     @property
+    def normalisation(self) -> Path:
+        """What its run fitted on its embeddings, beside an exported model."""
+        return self.folder / NORMALISATION
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """Everything that such a folder may hold."""
-        return (self.config, self.weights, self.card)
+        return (self.config, self.weights, self.card, self.normalisation)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,11 @@ class RunPaths:
     def profiles(self) -> Path:
         """A row for each treatment."""
         return self.folder / "profiles.parquet"
+
+    @property
+    def normalisation(self) -> Path:
+        """The fitted normalisation that made the profiles."""
+        return self.folder / NORMALISATION
 
     @property
     def results(self) -> Path:
@@ -267,21 +278,7 @@ class RunFolder:
         only_first(end)
 
     def _read_books(self) -> dict[str, Any]:
-        """Read what is known of files and stages; damaged books make everything anew."""
-        empty: dict[str, Any] = {"schema": SCHEMA, "files": {}, "stages": {}}
-        try:
-            books = json.loads((self.path / STAMPS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return empty
-        if not isinstance(books, dict) or books.get("schema") != SCHEMA:
-            return empty
-        parts = [books.get("files"), books.get("stages")]
-        if not all(
-            isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values())
-            for part in parts
-        ):
-            return empty
-        return books
+        return _read_books(self.path)
 
     def _write_books(self, books: dict[str, Any]) -> None:
         write_text(self.path / STAMPS, json.dumps(books, indent=1) + "\n")
@@ -292,6 +289,56 @@ class RunFolder:
             self._write_books(books)
         except OutputError:
             return
+
+
+def is_made_from(folder: Path, product: Path, source: Path) -> bool:
+    """Whether a run folder's product, as it is, was made from a file of it as that is.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    product, source
+        Files in it; between them may lie any number of stages.
+
+    Returns
+    -------
+    bool
+        False where the folder keeps no books, or a file has changed since.
+    """
+    books = _read_books(folder)
+    digests = Digests(folder, books["files"])
+
+    def follows(name: str) -> bool:
+        found = digests.of(folder / name)
+        for stamp in books["stages"].values():
+            if found is None or (stamp.get("products") or {}).get(name) != found:
+                continue
+            sources = stamp.get("sources") or {}
+            current = all(digests.of(folder / each) == known for each, known in sources.items())
+            if current and (digests.name(source) in sources or any(map(follows, sources))):
+                return True
+        return False
+
+    return follows(digests.name(product))
+
+
+def _read_books(folder: Path) -> dict[str, Any]:
+    """Read what is known of files and stages; damaged books make everything anew."""
+    empty: dict[str, Any] = {"schema": SCHEMA, "files": {}, "stages": {}}
+    try:
+        books = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return empty
+    if not isinstance(books, dict) or books.get("schema") != SCHEMA:
+        return empty
+    parts = [books.get("files"), books.get("stages")]
+    if not all(
+        isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values())
+        for part in parts
+    ):
+        return empty
+    return books
 
 
 def _contents(digests: Digests, paths: list[Path]) -> dict[str, str | None]:

@@ -11,9 +11,9 @@ from wsdino.config import Config
 if TYPE_CHECKING:
     from wsdino.model.spec import ModelSpec
 
-SECTIONS = ("seed", "model", "architecture", "input", "pairing", "crops", "objective", "train")
-
-
+# The objective stands before the crops, of which it decides what counts: a refusal names the first
+# difference.
+SECTIONS = ("seed", "model", "architecture", "input", "objective", "pairing", "crops", "train")
 # The run's own training differs from it in nothing.
 OWN = Training()
 

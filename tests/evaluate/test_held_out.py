@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers_tables import real_design, synthetic_design, with_features
+from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.evaluate.held_out import HeldOut, deal, held_out
 from wsdino.evaluate.intervals import mean_average_precision
@@ -12,7 +12,6 @@ from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import aggregate_published
 from wsdino.profile.weak_label import fit_weak_label
 from wsdino.tables.features import feature_columns, features_of
-from wsdino.tables.reading import read_table
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,6 @@ def test_without_batches_nscb_is_left_out(table):
     found = held_out(plain, unchanged(plain), num_seeds=1)
     assert (found.nscb, found.nscb_total) == ((), 0)
     assert found.as_dict()["nscb"] is None
-    assert "NSCB" not in found.describe()
 
 
 def test_the_deal_is_even():
@@ -123,17 +121,13 @@ def test_the_deal_is_even():
     assert folds != deal(names, 4, seed=6)
 
 
-def test_numbers_and_words():
+def test_means_and_deviations_of_deals():
     found = HeldOut(4, (0.9, 0.8), (0.5, 0.7), (0.25, 0.35), 103, 92)
     plain = found.as_dict()
     assert (plain["nsc"], plain["nscb"], plain["map"]) == pytest.approx((0.85, 0.6, 0.3))
     assert (plain["nsc_sd"], plain["nscb_sd"]) == pytest.approx((0.05, 0.1))
     assert (plain["nsc_each"], plain["num_seeds"], plain["num_folds"]) == ([0.9, 0.8], 2, 4)
     assert (plain["nsc_total"], plain["nscb_total"]) == (103, 92)
-    assert found.describe() == (
-        "with the query's compound left out of the fit (4 folds over compounds, mean of 2 seeds): "
-        "NSC 85.0 %, NSCB 60.0 %, mAP 0.300"
-    )
 
 
 @pytest.mark.parametrize(
@@ -149,30 +143,3 @@ def test_one_compound_can_not_be_left_out(table):
     one = table[table["Metadata_Control"] | (table["Metadata_Compound"] == "c00")]
     with pytest.raises(TableError, match="the table has 1 compounds"):
         held_out(one, unchanged(one))
-
-
-def test_cellprofiler_s_table_gains_from_labels_that_it_was_not_fitted_on(real_data):
-    folder = real_data / "bbbc021_profiles"
-    table = attach_metadata(
-        read_table(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz"),
-        real_design(real_data),
-    )
-    features, control = features_of(table), table["Metadata_Control"].to_numpy()
-    labels, plates = (table[f"Metadata_{name}"].to_numpy(object) for name in ("Compound", "Plate"))
-
-    def fit(used: np.ndarray) -> np.ndarray:
-        known = np.where(used, labels, None)
-        whitening = fit_weak_label(features, known, controls=control, plates=plates)
-        return whitening.transform(features, plates=plates)
-
-    design = table.drop(columns=feature_columns(table))
-    white = pd.DataFrame(fit(np.ones(len(table), bool))).add_prefix("emb_x_")
-    profiles = aggregate_published(pd.concat([design, white], axis=1))
-    nsc, nscb = (match_moa(profiles, exclude_shared_batch=batches) for batches in (False, True))
-    # With `tvn` 90 of 103 and 63 of 92 are right.
-    assert (nsc.num_total, nscb.num_total) == (103, 92)
-    assert nsc.num_correct >= 97
-    assert nscb.num_correct >= 82
-    held = held_out(design, fit, num_seeds=1)
-    assert held.nsc[0] > 0.92
-    assert held.nscb[0] > 0.84

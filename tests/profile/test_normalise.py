@@ -200,7 +200,7 @@ def test_constant_features_are_dropped_and_counted(table, method):
 
 @pytest.mark.parametrize("method", ["tvn", "plate_controls"])
 def test_without_controls_the_alternatives_are_named(table, method):
-    words = r"Metadata_Control true\), found .*use one of whiten_all, plate, standardise_all, none"
+    words = r"Metadata_Control true\), found .*use one of whiten_all, weak_label, plate, standard"
     for bare in (table.assign(Metadata_Control=False), table.drop(columns="Metadata_Control")):
         with pytest.raises(TableError, match=words):
             normalise(bare, method=method)

@@ -224,7 +224,7 @@ def three_axes(ome: dict[str, Any]) -> None:
     ("where", "edit", "line"),
     [
         ("B/3/1", other_label, "its channels are DAPI, Golgi, Actin, but those of "),
-        ("B/2/1", no_labels, "must give each a label of its own"),
+        ("B/2/1", no_labels, "but those of .* are DAPI, channel_1, Actin; all images"),
         ("", two_acquisitions, "has 2 acquisitions; a screen has one"),
         ("", no_wells, "list no wells with a path each"),
         ("", another_well, "H/12: no OME-Zarr group, though the plate lists it"),

@@ -17,7 +17,7 @@ from wsdino.errors import TrainingError
 from wsdino.model.precision import uses_bfloat16
 from wsdino.train.checkpoint import checkpoints
 from wsdino.train.crops import ViewPlan
-from wsdino.train.objectives import OBJECTIVES, classify, contrast, distill
+from wsdino.train.objectives import OBJECTIVES, classify, contrast, distill, distill_classify, spc
 from wsdino.train.objectives.base import HeadedNetworks
 from wsdino.train.options import Optimisation, WeakPositives
 from wsdino.train.train import train
@@ -69,6 +69,15 @@ WARMING = {
 }
 CENTERED = {"objective": {"targets": "center"}}
 OF_CONTRAST = {"objective": {"name": "contrast"}}
+OF_SPC = {"objective": {"name": "spc"}}
+OF_BOTH = {"objective": {"name": "distill_classify"}}
+
+
+def both(base: dict[str, Any]) -> dict[str, Any]:
+    """Return a base of self-distillation with labels beside it."""
+    return {"objective": base["objective"] | OF_BOTH["objective"]}
+
+
 # Controls lie in both batches, every compound in one only.
 SOME_LACK_PARTNERS = {"weak_positives": {"partner_from": "batch", "include_controls": True}}
 
@@ -132,6 +141,36 @@ CASES: dict[str, dict[str, Case]] = {
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_CONTRAST),
         "koleo_weight": Case(0.1, kinds_of_record, OF_CONTRAST),
     },
+    "spc": {
+        "name": Case("distill", kinds_of_record, OF_SPC),
+        "head_hidden_dim": Case(32, losses, OF_SPC),
+        "head_bottleneck_dim": Case(4, losses, OF_SPC),
+        "head_batch_norm": Case(value=True, base=OF_SPC),
+        "student_temp": Case(0.2, losses, OF_SPC),
+        "teacher_momentum": Case(0.5, losses, OF_SPC),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_SPC),
+        "koleo_weight": Case(0.1, kinds_of_record, OF_SPC),
+        "class_angle": Case(20.0, column("class_overlap"), OF_SPC),
+    },
+    "distill_classify": {
+        "name": Case("distill", kinds_of_record, OF_BOTH),
+        "num_prototypes": Case(8, column("teacher_entropy_max"), OF_BOTH),
+        "head_hidden_dim": Case(32, losses, OF_BOTH),
+        "head_bottleneck_dim": Case(4, losses, OF_BOTH),
+        "head_batch_norm": Case(value=True, base=OF_BOTH),
+        "norm_last_layer": Case(value=False, base=OF_BOTH | {"optimisation": {"epochs": 2}}),
+        "targets": Case("center", losses, OF_BOTH),
+        "student_temp": Case(0.2, losses, OF_BOTH),
+        "warmup_teacher_temp": Case(0.03, column("teacher_temp"), both(WARMING)),
+        "teacher_temp": Case(0.07, column("teacher_entropy"), OF_BOTH),
+        "teacher_temp_warmup_epochs": Case(0.9, column("teacher_temp"), both(WARMING)),
+        "center_momentum": Case(0.2, losses, both(CENTERED)),
+        "teacher_momentum": Case(0.5, column("teacher_entropy"), OF_BOTH),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_BOTH),
+        "freeze_last_layer_epochs": Case(0.0, base=OF_BOTH),
+        "koleo_weight": Case(0.1, kinds_of_record, OF_BOTH),
+        "label_weight": Case(3.0, losses, OF_BOTH),
+    },
     "classify": {"name": Case("distill", kinds_of_record, {"objective": {"name": "classify"}})},
     "weak_positives": {
         "label": Case("treatment"),
@@ -148,6 +187,8 @@ SECTIONS = {
     "optimisation": Optimisation,
     "distill": distill.Options,
     "contrast": contrast.Options,
+    "spc": spc.Options,
+    "distill_classify": distill_classify.Options,
     "classify": classify.Options,
     "weak_positives": WeakPositives,
     "global_views": ViewPlan,

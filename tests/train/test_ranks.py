@@ -28,6 +28,8 @@ PLAIN = {"epochs": 3, "drop_path": 0.0, "learning_rate": 1e-3}
 # Its gradients are a hundred times as large here, and rounding grows with every step.
 GENTLE = PLAIN | {"learning_rate": 1e-4}
 CONTRAST = {"name": "contrast"}
+SPC = {"name": "spc"}
+BOTH = {"name": "distill_classify"}
 CHANGES: dict[str, dict[str, Any]] = {
     "center": {
         "optimisation": PLAIN,
@@ -56,6 +58,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "contrast, accumulated": {
         "optimisation": GENTLE | {"accumulate": 2},
         "objective": CONTRAST,
+    },
+    "spc": {"optimisation": GENTLE, "objective": SPC},
+    "spc, accumulated": {"optimisation": GENTLE | {"accumulate": 2}, "objective": SPC},
+    "distillation and labels, accumulated": {
+        "optimisation": GENTLE | {"accumulate": 2},
+        "objective": BOTH,
     },
     "sinkhorn, accumulated": {
         "optimisation": PLAIN | {"accumulate": 2},

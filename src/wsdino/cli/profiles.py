@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,23 @@ def takers(option: str) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-Normalise = Annotated[str, typer.Option(help=alternatives(normalisation_names()))]
+def number_or_auto(text: str | None) -> float | str | None:
+    """Read a regularisation; None was not given."""
+    if text in (None, "auto"):
+        return text
+    try:
+        value = float(str(text))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InputError(f"--regularisation {text}: expected a number of at least 0, or auto")
+    return value
+
+
+Normalise = Annotated[
+    str | None,
+    typer.Option(help=f"Default tvn: {alternatives(normalisation_names())}"),
+]
 NumComponents = Annotated[
     int | None, typer.Option(help=f"Whitened features to keep{takers('num_components')}.")
 ]
@@ -40,8 +57,12 @@ Features = Annotated[
     ),
 ]
 Regularisation = Annotated[
-    float | None,
-    typer.Option(help=f"Floor added to the variances when whitening{takers('regularisation')}."),
+    str | None,
+    typer.Option(
+        metavar="NUMBER",
+        help=f"Floor added to the variances when whitening{takers('regularisation')}; auto: chosen "
+        "by held-out labels (weak_label).",
+    ),
 ]
 PerChannel = Annotated[
     bool | None,
@@ -63,6 +84,13 @@ NormaliseSites = Annotated[
     str | None,
     typer.Option(help=f"With --from-sites (default tvn): {alternatives(normalisation_names())}"),
 ]
+Normaliser = Annotated[
+    Path | None,
+    typer.Option(
+        help="Normalisation fitted before, instead of one fitted on the table: an .npz, or a run "
+        "folder or exported model that has one."
+    ),
+]
 AggregateSites = Annotated[
     str | None,
     typer.Option(
@@ -76,7 +104,8 @@ To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad fi
 def profile_command(
     embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
     out: Annotated[Path, typer.Option(help="Table to write.")],
-    normalise: Normalise = "tvn",
+    normalise: Normalise = None,
+    normaliser: Normaliser = None,
     num_components: NumComponents = None,
     regularisation: Regularisation = None,
     per_channel: PerChannel = None,
@@ -90,21 +119,33 @@ def profile_command(
 ) -> None:
     """Turn site embeddings into treatment profiles."""
     from wsdino.profile.aggregate import make_profiles
+    from wsdino.profile.fitted import load_normalisation
     from wsdino.tables.writing import write_anndata, write_table
 
+    options: dict[str, Any] = {
+        "num_components": num_components,
+        "regularisation": number_or_auto(regularisation),
+        "per_channel": per_channel,
+        "label": label,
+    }
+    if normaliser:
+        _refuse(
+            {"normalise": normalise, **options},
+            f"no effect on what {normaliser} was fitted with; leave it out, or leave --normaliser "
+            "out",
+        )
+        options = {}
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: only anndata is known")
+    fitted = load_normalisation(normaliser) if normaliser else None
     be_the_only_writer(out)
     table = _read_table(embeddings, platemap, column, control, feature)
     with _naming(embeddings):
         profiles = make_profiles(
             table,
-            normalisation=normalise,
+            normalisation=fitted or normalise or "tvn",
             aggregation=aggregate,
-            num_components=num_components,
-            regularisation=regularisation,
-            per_channel=per_channel,
-            label=label,
+            **options,
         )
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
@@ -142,18 +183,16 @@ def evaluate_command(
 
     options: dict[str, Any] = {
         "num_components": num_components,
-        "regularisation": regularisation,
+        "regularisation": number_or_auto(regularisation),
         "per_channel": per_channel,
         "label": label,
     }
-    made_by = {"normalise": normalise, **options, "aggregate": aggregate}
-    for option, value in made_by.items():
-        if value is not None and not from_sites:
-            flag = "--" + option.replace("_", "-")
-            raise InputError(
-                f"{flag} {value}: no effect on profiles of treatments; leave it out, or add "
-                "--from-sites if the table holds sites or wells"
-            )
+    if not from_sites:
+        _refuse(
+            {"normalise": normalise, **options, "aggregate": aggregate},
+            "no effect on profiles of treatments; leave it out, or add --from-sites if the table "
+            "holds sites or wells",
+        )
     be_the_only_writer(json)
     table = _read_table(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
@@ -178,6 +217,13 @@ def evaluate_command(
     if json:
         write_results(results, json)
     print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse options that have no effect; None was not given."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"--{option.replace('_', '-')} {value}: {why}")
 
 
 @contextmanager

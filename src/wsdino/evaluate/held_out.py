@@ -19,8 +19,10 @@ from wsdino.errors import TableError
 from wsdino.evaluate.intervals import average_precisions
 from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import profiles_of_normalised
-from wsdino.tables.columns import BATCH, COMPOUND, CONTROL
-from wsdino.tables.features import metadata_of, require_columns
+from wsdino.profile.normalise import fit_normalisation
+from wsdino.profile.rows import control_rows
+from wsdino.tables.columns import BATCH, COMPOUND
+from wsdino.tables.features import features_of, metadata_of, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,20 +71,6 @@ class HeldOut:
             plain[f"{name}_each"] = list(each)
         return plain | {"nsc_total": self.nsc_total, "nscb_total": self.nscb_total}
 
-    def describe(self) -> str:
-        """Say the numbers in words, with what they mean."""
-        plain = self.as_dict()
-        numbers = [
-            f"{title} {100 * plain[name]:.1f} %"
-            for name, title in (("nsc", "NSC"), ("nscb", "NSCB"))
-            if plain[name] is not None
-        ]
-        numbers += [f"mAP {plain['map']:.3f}"] if self.map else []
-        return (
-            f"with the query's compound left out of the fit ({self.num_folds} folds over "
-            f"compounds, mean of {len(self.nsc)} seeds): {', '.join(numbers)}"
-        )
-
 
 def held_out(
     table: pd.DataFrame,
@@ -125,9 +113,8 @@ def held_out(
     if num_folds < 2 or num_seeds < 1:
         msg = f"{num_folds} folds and {num_seeds} seeds; expected at least 2 folds and 1 seed"
         raise TableError(msg)
-    control = table[CONTROL].to_numpy(dtype=bool) if CONTROL in table else np.zeros(len(table))
     # As text, so that the deal does not depend on how another tool stored the names.
-    compound = table[COMPOUND].astype(str).where(~control.astype(bool) & table[COMPOUND].notna())
+    compound = table[COMPOUND].astype(str).where(~control_rows(table) & table[COMPOUND].notna())
     names = sorted(compound.dropna().unique())
     if len(names) < 2:
         msg = f"the table has {len(names)} compounds; leaving compounds out needs at least 2"
@@ -159,6 +146,56 @@ def held_out(
         nsc_total=totals["nsc"],
         nscb_total=totals["nscb"],
     )
+
+
+def held_out_of(
+    table: pd.DataFrame,
+    *,
+    normalisation: str,
+    aggregation: str = "published",
+    multi_batch: str = "strict",
+    num_folds: int = NUM_FOLDS,
+    num_seeds: int = NUM_SEEDS,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score a named normalisation by compounds that it was not fitted on.
+
+    All that a fit chooses, such as its regularisation, is chosen anew without the compounds.
+
+    Parameters
+    ----------
+    table
+        Metadata and features of sites or wells.
+    normalisation, aggregation, multi_batch, **options
+        See :func:`wsdino.evaluate.results.evaluate_sites`.
+    num_folds, num_seeds, seed
+        See :func:`held_out`; `seed` is its `first_seed`.
+
+    Returns
+    -------
+    dict
+        See :meth:`HeldOut.as_dict`; with `note` alone, which says why, where nothing can be fitted
+        without some of the compounds, as where there are two in all.
+    """
+
+    def fit_transform(used: NDArray[np.bool_]) -> NDArray[np.float64]:
+        fitted = fit_normalisation(table[used], method=normalisation, **options)
+        return features_of(fitted.transform(table))
+
+    try:
+        found = held_out(
+            table,
+            fit_transform,
+            aggregation=aggregation,
+            multi_batch=multi_batch,
+            num_folds=num_folds,
+            num_seeds=num_seeds,
+            first_seed=seed,
+        )
+    except TableError as error:
+        return {"note": str(error)}
+    return found.as_dict()
 
 
 def deal(names: list[str], num_folds: int, seed: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
-from wsdino.evaluate.heldout import held_out
+from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.intervals import (
     clustered_interval,
     mean_of_precisions,
@@ -163,7 +163,7 @@ def evaluate_sites(
         As :func:`evaluate`, with `leakage`: for `batch` and `plate` what
         :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None.
         Where the normalisation uses weak labels, `held_out` is what
-        :func:`wsdino.evaluate.heldout.held_out` finds.
+        :func:`wsdino.evaluate.held_out.held_out_of` finds.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def evaluate_sites(
     )
     results["leakage"] = leakage_of_normalised(normalised)
     if find_normalisation(normalisation).needs.label:
-        results["held_out"] = held_out(
+        results["held_out"] = held_out_of(
             table,
             normalisation=normalisation,
             aggregation=aggregation,

@@ -189,7 +189,7 @@ class Model:
             weights.write_bytes(save(state, metadata={"format": "pt"}))
             config.write_text(self.spec.to_json(), encoding="utf-8")
             # The weights come next, and the config, without which there is no model, last.
-            for old in (files.config, files.card):
+            for old in (files.config, files.card, files.normalisation):
                 old.unlink(missing_ok=True)
         if card:
             write_text(files.card, card)

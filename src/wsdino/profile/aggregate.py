@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsdino.profile.fitted import Fitted
+
 STATISTICS = ("mean", "median")
 ATTRIBUTE = "wsdino"
 
@@ -135,7 +137,7 @@ def aggregate_published(table: pd.DataFrame) -> pd.DataFrame:
 def make_profiles(
     table: pd.DataFrame,
     *,
-    normalisation: str = "tvn",
+    normalisation: str | Fitted = "tvn",
     aggregation: str = "published",
     **options: Any,
 ) -> pd.DataFrame:
@@ -146,7 +148,8 @@ def make_profiles(
     table
         Metadata and features.
     normalisation
-        Name of one of :data:`wsdino.profile.methods.NORMALISATIONS`.
+        Name of one of :data:`wsdino.profile.methods.NORMALISATIONS`; or one that has been fitted,
+        on other plates of the screen perhaps, which takes no options.
     aggregation
         Name of one of :data:`wsdino.profile.methods.AGGREGATIONS`; `published` is what WS-DINO's
         paper does.
@@ -167,7 +170,13 @@ def make_profiles(
     find_aggregation(aggregation)
     require_columns(table, TREATMENT, purpose="making profiles")
     require_one_label(table, LIST_COLUMNS, purpose="making profiles")
-    normalised, info = normalise(table, method=normalisation, **options)
+    if isinstance(normalisation, str):
+        normalised, info = normalise(table, method=normalisation, **options)
+    else:
+        if options:
+            raise TableError(f"{next(iter(options))}: the normalisation has been fitted already")
+        normalised, info = normalisation.transform(table), dict(normalisation.info)
+        info["note"] = "; ".join(filter(None, [info["note"], "fitted before, and applied here"]))
     return profiles_of_normalised(normalised, info, aggregation=aggregation)
 
 

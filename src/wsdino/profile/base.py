@@ -179,7 +179,7 @@ class Normalisation:
         Raises
         ------
         TableError
-            If an option is given that has no effect here.
+            If an option is given that has no effect here, or as text where it has none.
         """
         given = {name: value for name, value in options.items() if value is not None}
         for name, value in given.items():
@@ -187,6 +187,11 @@ class Normalisation:
                 raise TableError(
                     f"{name} {value!r} has no effect with normalisation {self.name}, which takes "
                     f"{', '.join(self.options) or 'no options'}; leave it out"
+                )
+            if isinstance(value, str) and not isinstance(self.options[name], str):
+                raise TableError(
+                    f"{name} {value!r} is unknown to normalisation {self.name}; give a number, or "
+                    "leave it out"
                 )
         return dict(self.options) | given
 

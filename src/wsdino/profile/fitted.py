@@ -14,6 +14,7 @@ import pandas as pd
 from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.profile.methods import find_normalisation, usable_normalisations
+from wsdino.runfolder import RunPaths
 from wsdino.tables.features import feature_columns, features_of, metadata_of
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def load_normalisation(path: str | Path) -> Fitted:
     Parameters
     ----------
     path
-        An `.npz`.
+        An `.npz`, or the folder of a run or an exported model that holds one.
 
     Returns
     -------
@@ -179,7 +180,8 @@ def load_normalisation(path: str | Path) -> Fitted:
         If the file is missing, damaged, of another kind or of a later format, or its normalisation
         is unknown.
     """
-    path = _npz(path)
+    folder = RunPaths(Path(path))
+    path = folder.normalisation if folder.folder.is_dir() else _npz(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file; expected a fitted normalisation (.npz)")
     try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from wsdino.profile.rows import control_rows
 from wsdino.tables.columns import COMPOUND, PREFIX, TREATMENT
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 
@@ -32,6 +32,33 @@ def label_columns(label: str) -> list[str]:
     return named.get(label, [label if label.startswith(PREFIX) else PREFIX + label])
 
 
+def label_names(table: pd.DataFrame, label: str) -> NDArray[np.object_]:
+    """Weak label of each row as text.
+
+    Parameters
+    ----------
+    table
+        n rows with the columns of the label.
+    label
+        See :func:`label_columns`.
+
+    Returns
+    -------
+    ndarray
+        (n,) text, the same for rows with the same label; None where a row has none. A concentration
+        may be missing: a compound without one is a treatment too. Controls are named as they are.
+    """
+    columns = label_columns(label)
+    known = table[columns[0]].notna()
+    if len(columns) == 1:
+        names = table[columns[0]].astype(str)
+    else:
+        rows = table[columns].astype(object).itertuples(index=False, name=None)
+        names = pd.Series([str(row) for row in rows], index=table.index)
+    result: NDArray[np.object_] = names.astype(object).where(known, None).to_numpy(dtype=object)
+    return result
+
+
 def label_codes(table: pd.DataFrame, label: str) -> NDArray[np.int64]:
     """Weak label of each row as a number; the controls are a label of their own.
 
@@ -45,13 +72,10 @@ def label_codes(table: pd.DataFrame, label: str) -> NDArray[np.int64]:
     Returns
     -------
     ndarray
-        (n,) int64, the same for rows with the same label; -1 where a treated row has none. A
-        concentration may be missing: a compound without one is a treatment too.
+        (n,) int64, the same for rows with the same label; -1 where a treated row has none.
     """
-    columns = label_columns(label)
-    codes = table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy().astype(np.int64)
-    codes[table[columns[0]].isna().to_numpy()] = -1
-    codes[control_rows(table)] = codes.max() + 1
+    codes = pd.factorize(label_names(table, label))[0].astype(np.int64)
+    codes[control_rows(table)] = codes.max(initial=-1) + 1
     return codes
 
 

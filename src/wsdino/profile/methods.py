@@ -36,6 +36,12 @@ def _whiten_all() -> Method:
     return Whitening(on_controls=False)
 
 
+def _weak_label() -> Method:
+    from wsdino.profile.weak_label_method import WeakLabel
+
+    return WeakLabel()
+
+
 def _plate() -> Method:
     from wsdino.profile.standardise import EachPlate
 
@@ -78,6 +84,13 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
             "regularisation": WHITEN_ALL_REGULARISATION,
             "per_channel": True,
         },
+    ),
+    Normalisation(
+        name="weak_label",
+        help="whitened by the scatter within weak labels, each plate centred on its controls",
+        method=_weak_label,
+        needs=Needs(label=True),
+        options={"label": "compound", "regularisation": "auto", "per_channel": False},
     ),
     Normalisation(
         name="plate",

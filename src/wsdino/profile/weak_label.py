@@ -32,13 +32,14 @@ import numpy as np
 from wsdino.errors import TableError
 from wsdino.profile.shrinkage import Choice, choose_shrinkage, factorised
 from wsdino.profile.weak_label_input import (
+    centres_of_controls,
     check_replicates,
     check_scatter,
     control_mask,
     finite_matrix,
-    plate_centres,
     plate_names,
     varying_features,
+    wants_centres,
 )
 from wsdino.profile.within_label import (
     mean_of_labels,
@@ -66,9 +67,8 @@ class WeakLabelWhitening:
 
     Attributes
     ----------
-    plates, centres
-        (P,) names as text and (P, F) means of the plates' controls; both empty where plates are not
-        centred.
+    centred
+        Whether each plate's mean of controls is subtracted.
     kept
         (f,) positions of the features that vary, of `num_features`: the columns of the result.
     location, scale
@@ -89,8 +89,7 @@ class WeakLabelWhitening:
         What else should be said, in words.
     """
 
-    plates: NDArray[np.str_]
-    centres: NDArray[np.float64]
+    centred: bool
     kept: NDArray[np.intp]
     location: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -118,11 +117,10 @@ class WeakLabelWhitening:
         ----------
         features
             (m, F) in the features the whitening was fitted on, all finite.
-        plates
-            (m,) names; needed where plates were centred at fitting. A plate that was there is
-            centred as it was then; a new one on its controls among these rows.
-        controls
-            (m,) bool, which rows are negative controls; needed for new plates alone.
+        plates, controls
+            (m,) names, and bool which rows are negative controls; both needed where plates were
+            centred at fitting. Each plate is centred on its controls among these rows, be it a
+            plate that was there or a new one.
 
         Returns
         -------
@@ -132,8 +130,8 @@ class WeakLabelWhitening:
         Raises
         ------
         TableError
-            If a feature is not finite, their number is another, plates are missing, or a new plate
-            has no controls.
+            If a feature is not finite, their number is another, plates are missing, or a plate has
+            no controls.
         """
         matrix = finite_matrix(features)
         if matrix.shape[1] != self.num_features:
@@ -142,61 +140,19 @@ class WeakLabelWhitening:
                 f"{self.num_features}) as at fitting"
             )
             raise TableError(msg)
-        if len(self.plates):
-            matrix = matrix - self._centres_of(matrix, plates, controls)
+        if self.centred:
+            matrix = matrix - centres_of_controls(
+                matrix, control_mask(controls, len(matrix)), plates
+            )
         soft = soften((matrix[:, self.kept] - self.location) / self.scale, self.softening)
         result: NDArray[np.float64] = (soft - self.origin) @ self.projection
         return result
 
-    def _centres_of(
-        self,
-        matrix: NDArray[np.float64],
-        plates: NDArray[Any] | None,
-        controls: NDArray[np.bool_] | None,
-    ) -> NDArray[np.float64]:
-        """Return (m, F): the centre of each row's plate."""
-        if plates is None:
-            msg = (
-                "this weak_label whitening centres plates on their controls; plates were not given"
-            )
-            raise TableError(msg)
-        names = plate_names(plates, len(matrix))
-        control = control_mask(controls, len(matrix))
-        known = {str(name): centre for name, centre in zip(self.plates, self.centres, strict=True)}
-        centres = np.empty_like(matrix)
-        for name in np.unique(names):
-            rows = names == name
-            if str(name) in known:
-                centres[rows] = known[str(name)]
-            elif (rows & control).any():
-                centres[rows] = matrix[rows & control].mean(axis=0)
-            else:
-                msg = (
-                    f"plate {name} was not there when weak_label was fitted and has no controls to "
-                    "be centred on; give its control rows too"
-                )
-                raise TableError(msg)
-        return centres
-
-    def describe(self, column: str = "weak label") -> str:
-        """Say in words what was fitted, and that labels were used.
-
-        Parameters
-        ----------
-        column
-            Which labels, such as `Metadata_Compound`.
-
-        Returns
-        -------
-        str
-            One line; parts are separated by `; `.
-        """
+    def describe(self) -> str:
+        """Say in one line what was fitted; parts are separated by `; `."""
         controls = f" and {self.num_controls} controls" if self.num_controls else ", no controls"
         fitted = f"whitened by the scatter within {self.num_replicated} labels with replicates"
-        parts = [
-            f"labels were used ({column}): {fitted}{controls}",
-            f"ridge {self.choice.value:g} ({self.choice.rule})",
-        ]
+        parts = [fitted + controls, f"ridge {self.choice.value:g} ({self.choice.rule})"]
         return "; ".join([*parts, *filter(None, [self.choice.note]), *self.notes])
 
 
@@ -272,11 +228,10 @@ def fit_weak_label(
     codes = np.where(fitted, codes, 0)
     codes[fitted] = np.unique(codes[fitted], return_inverse=True)[1]
     check_replicates(codes[fitted], control)
-    names, centres, notes = plate_centres(matrix, control, plates, centre)
-    if len(names):
-        centred = matrix - centres[np.searchsorted(names, plate_names(plates, len(matrix)))]
-    else:
-        centred = matrix
+    centred_on_controls, notes = wants_centres(control, plates, centre)
+    centred = matrix
+    if centred_on_controls:
+        centred = matrix - centres_of_controls(matrix, control, plates)
     kept, groups = varying_features(matrix, centred, fitted, blocks)
     if len(kept) < matrix.shape[1]:
         left_out = matrix.shape[1] - len(kept)
@@ -300,8 +255,7 @@ def fit_weak_label(
     origin = mean_of_labels(standard[fitted], codes[fitted], control[fitted])
     sizes = np.bincount(codes[fitted & ~control])
     return WeakLabelWhitening(
-        plates=names,
-        centres=centres,
+        centred=centred_on_controls,
         kept=kept,
         location=location,
         scale=scale,

@@ -20,22 +20,18 @@ if TYPE_CHECKING:
 _CONSTANT = 1e-9
 
 
-def plate_centres(
-    matrix: NDArray[np.float64],
-    control: NDArray[np.bool_],
-    plates: NDArray[Any] | None,
-    centre: bool | None,
-) -> tuple[NDArray[np.str_], NDArray[np.float64], list[str]]:
-    """Return the plates' names, sorted, and their controls' means; empty ones without centring."""
-    none = np.empty(0, dtype=np.str_), np.empty((0, matrix.shape[1]))
+def wants_centres(
+    control: NDArray[np.bool_], plates: NDArray[Any] | None, centre: bool | None
+) -> tuple[bool, list[str]]:
+    """Return whether plates are to be centred on their controls, and what to say of that."""
+    if centre is False:
+        return False, []
     if plates is None:
         if centre:
             msg = "plates can't be centred on their controls: no plates were given"
             raise TableError(msg)
-        return *none, ["plates not centred: none are known"] if centre is None else []
-    names = plate_names(plates, len(matrix))
-    if centre is False:
-        return *none, []
+        return False, ["plates not centred: none are known"]
+    names = plate_names(plates, len(control))
     distinct = np.unique(names)
     without = np.setdiff1d(distinct, names[control])
     if len(without):
@@ -43,9 +39,29 @@ def plate_centres(
         if centre:
             msg = f"plates can't be centred on their controls: {found}"
             raise TableError(msg)
-        return *none, [f"plates not centred: {found}"]
-    centres = np.stack([matrix[control & (names == name)].mean(axis=0) for name in distinct])
-    return distinct, centres, [f"{len(distinct)} plates each centred on their controls' means"]
+        return False, [f"plates not centred: {found}"]
+    return True, [f"{len(distinct)} plates each centred on their controls' means"]
+
+
+def centres_of_controls(
+    matrix: NDArray[np.float64], control: NDArray[np.bool_], plates: NDArray[Any] | None
+) -> NDArray[np.float64]:
+    """Return (n, F): each row's plate's mean of controls; TableError where a plate has none."""
+    if plates is None:
+        msg = "this weak_label whitening centres plates on their controls; plates were not given"
+        raise TableError(msg)
+    names = plate_names(plates, len(matrix))
+    centres = np.empty_like(matrix)
+    for name in np.unique(names):
+        rows = names == name
+        if not (rows & control).any():
+            msg = (
+                f"plate {name} has no controls to be centred on, which weak_label was fitted with; "
+                "give its control rows too"
+            )
+            raise TableError(msg)
+        centres[rows] = matrix[rows & control].mean(axis=0)
+    return centres
 
 
 def varying_features(

@@ -122,7 +122,7 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         if normalisation.get("note"):
             rows.append(("Note", str(normalisation["note"])))
         if held_out := held_out_text(results):
-            rows.append(("With the query's compound left out of the fit", held_out))
+            rows.append(("Weak labels", held_out))
     elif normalisation:
         rows.append(("Normalisation", str(normalisation)))
     for key, term in (
@@ -134,8 +134,8 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append((term, str(results[key])))
     sizes = results.get("gallery")
     if isinstance(sizes, dict):
-        known = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
-        rows.append(("Gallery", f"treatments: {', '.join(known)}"))
+        asked = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
+        rows.append(("Gallery", f"treatments: {', '.join(asked)}"))
     return rows
 
 

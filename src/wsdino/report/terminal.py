@@ -13,7 +13,7 @@ from rich.text import Text
 from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
-from wsdino.report.words import display_name, held_out_text
+from wsdino.report.words import display_name, held_out_number, held_out_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,19 +41,27 @@ def summary_table(
     -------
     rich.table.Table
         A row each for the run and its baselines, with each measure (right / queries, percent and
-        95 % confidence interval), below it a row of what chance reaches; a dash for what is absent.
+        95 % confidence interval), below it a row of what remains with the query's compound left out
+        of a fit on labels, and one of what chance reaches; a dash for what is absent.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("", overflow="ellipsis")
     for measure in MEASURES:
         table.add_column(f"{measure.name} [95 % CI]", justify="right", no_wrap=True)
-    for index, row in enumerate(results_table(_shown(results, name))):
+    shown = _shown(results, name)
+    for index, row in enumerate(results_table(shown)):
         values = [row[measure.key] for measure in MEASURES]
         if width < WIDTH:
             values = [value.replace(" [", "\n[") for value in values]
         # Text, not markup: a run may be called "[a]".
         cells = [Text(cell) for cell in (row["name"], *values)]
         table.add_row(*cells, style="" if index else "bold")
+        held_out = shown[row["name"]].get("held_out")
+        if held_out and "note" not in held_out:
+            table.add_row(
+                "  its compound left out",
+                *(held_out_number(held_out, measure) for measure in MEASURES),
+            )
         chances = [row[f"{measure.key}_chance"] for measure in MEASURES]
         if set(chances) != {NOTHING}:
             table.add_row("  by chance", *chances, style="dim")
@@ -163,8 +171,7 @@ def _how(results: Mapping[str, Any]) -> list[str]:
             groups = (f"{what} ({_enumerated(own)})" for what, own in _grouped(named).items())
             lines.append(f"{term}: {', '.join(groups)}")
     if held_out := held_out_text(results):
-        labels = made["note"].partition(";")[0]
-        lines.append(f"{labels}; with the query's compound left out of the fit: {held_out}")
+        lines.append(held_out)
     return lines
 
 

@@ -7,11 +7,13 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from wsdino import baselines
-from wsdino.evaluate.measures import BY_KEY
+from wsdino.evaluate.measures import BY_KEY, MEASURES
 from wsdino.runrecord import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from wsdino.evaluate.measures import Measure
 
 # Stands for what is absent.
 DASH = "-"
@@ -98,16 +100,33 @@ def concentration(value: Any) -> str:
 
 
 def held_out_text(results: Mapping[str, Any]) -> str:
-    """Say what remains where the query's compound is left out of a fit on labels; may be empty."""
+    """Say that weak labels were used, and what remains without the query's; may be empty."""
+    made = results.get("normalisation")
+    options = made.get("options") if isinstance(made, dict) else None
+    label = options.get("label") if isinstance(options, dict) else None
+    if not label:
+        return ""
+    used = f"weak labels ({label}) were used"
     found = results.get("held_out")
     if not isinstance(found, dict):
-        return ""
-    numbers = ", ".join(
-        f"{name} {percent(found[key])} of {found[f'{key}_total']}"
-        for key, name in (("nsc", "NSC"), ("nscb", "NSCB"))
-        if is_number(found.get(key))
+        return (
+            f"{used}, those of the queries too; a number with the query's compound left out of the "
+            "fit takes the sites (wsdino evaluate SITES --from-sites)"
+        )
+    if "note" in found:
+        return f"{used}; the query's compound could not be left out of the fit: {found['note']}"
+    numbers = (
+        f"{measure.name} {held_out_number(found, measure)}"
+        for measure in MEASURES
+        if is_number(found.get(measure.key))
     )
     return (
-        f"{numbers or 'no queries'} (mean of {found.get('num_seeds')} seeds, "
-        f"{found.get('num_folds')} folds of compounds)"
+        f"{used}; with the query's compound left out of the fit ({found['num_folds']} folds over "
+        f"compounds, mean of {found['num_seeds']} seeds): {', '.join(numbers) or 'no queries'}"
     )
+
+
+def held_out_number(found: Mapping[str, Any], measure: Measure) -> str:
+    """Format a measure with the query's compound left out of the fit; a dash without it."""
+    value = found.get(measure.key)
+    return percent(value) if measure.is_share else decimal(value)

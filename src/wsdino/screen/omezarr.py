@@ -196,6 +196,10 @@ def _channels(image: Path) -> tuple[list[str], bool]:
     listed = omero.get("channels") if isinstance(omero, dict) else None
     labels = [str(channel.get("label") or "").strip() for channel in listed or []]
     num_channels = _num_channels(image, metadata)
+    if num_channels is None and not labels:
+        raise TableError(f"{image}: no OME-Zarr image, or a damaged one")
+    if num_channels is None:
+        num_channels = len(labels)
     if len(labels) > num_channels:
         raise TableError(
             f"{image}: has {num_channels} channels, and its metadata name {', '.join(labels)}"
@@ -208,17 +212,17 @@ def _channels(image: Path) -> tuple[list[str], bool]:
     return names, names == labels
 
 
-def _num_channels(image: Path, metadata: dict[str, Any]) -> int:
-    scales = metadata.get("multiscales")
-    if not scales:
-        raise TableError(f"{image}: no OME-Zarr image (there are no multiscales)")
+def _num_channels(image: Path, metadata: dict[str, Any]) -> int | None:
+    """Return how many channels an image's array has; None where reading it will fail."""
     try:
-        shape = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r").shape
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TableError(f"{image}: damaged OME-Zarr image: {reason}") from error
-    names = _axis_names(scales[0])
-    return int(shape[names.index("c")]) if "c" in names and len(names) == len(shape) else 1
+        scale = metadata["multiscales"][0]
+        shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
+        names = _axis_names(scale)
+    except (ValueError, LookupError, TypeError, OSError):
+        return None
+    if len(names) != len(shape):
+        return None
+    return int(shape[names.index("c")]) if "c" in names else 1
 
 
 def _axis_names(scale: dict[str, Any]) -> list[str]:

@@ -98,9 +98,8 @@ def column_names(path: Path) -> list[str]:
         with gzip.open(path) if is_packed else path.open("rb") as file:
             start = file.read(_HEADER_BYTES)
         # The end may cut a character in two, and no name is in what follows the first line.
-        encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        content = start.decode(encoding, errors="replace").lstrip()
-        rows = _first_rows(content.split("\n", 1)[0].split("\r", 1)[0], _delimiter(content))
+        content = _plain(start.decode(_unicode(start) or "utf-8-sig", errors="replace"))
+        rows = _first_rows(content, _delimiter(content))
         return [name.strip() for name in rows[0]] if rows else []
     except (ValueError, OSError, EOFError, zlib.error, csv.Error):
         return []
@@ -112,31 +111,41 @@ def _delimiter(content: str) -> str:
     return max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
 
 
-def _decoded(data: bytes, path: Path) -> str:
+def _unicode(data: bytes) -> str | None:
+    """Return which of the wide encodings a file has; None where it has none."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16")
-    if b"\0" in data[:100]:
-        little = data[:100].find(b"\0") % 2 == 1
-        return data.decode("utf-16-le" if little else "utf-16-be")
+        return "utf-16"
+    if b"\0" not in data[:100]:
+        return None
+    return "utf-16-le" if data[:100].find(b"\0") % 2 == 1 else "utf-16-be"
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    if (encoding := _unicode(data)) is not None:
+        return data.decode(encoding)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         say(f"{path}: no UTF-8, so read as Windows-1252 (Latin-1)")
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
         # The five bytes that Windows-1252 doesn't define are control characters in Latin-1.
-        try:
-            return data.decode("cp1252")
-        except UnicodeDecodeError:
-            return data.decode("latin-1")
+        return data.decode("latin-1")
+
+
+def _plain(content: str) -> str:
+    """Return a CSV with one kind of line end, without empty lines before it or Excel's `sep=;`."""
+    content = content.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+    first, _, rest = content.partition("\n")
+    is_hint = len(first.strip().strip('"')) <= 5 and first.strip().strip('"').startswith("sep=")
+    return rest.lstrip("\n") if is_hint else content
 
 
 def _read_csv(data: bytes, path: Path, text: Collection[str]) -> pd.DataFrame:
     if data[:4] == _ZIP:
         raise TableError(f"{path}: this is an archive or an Excel workbook; save the sheet as CSV")
-    content = _decoded(data, path)
-    content = io.StringIO(content, newline=None).read().lstrip("\n")
-    first = content.split("\n", 1)[0]
-    if first.strip().strip('"').lower().startswith("sep=") and len(first.strip().strip('"')) == 5:
-        content = content.partition("\n")[2].lstrip("\n")
+    content = _plain(_decoded(data, path))
     if not content.strip():
         raise TableError(f"{path}: can't be read as a table: it is empty")
     delimiter = _delimiter(content)

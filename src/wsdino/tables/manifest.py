@@ -110,9 +110,6 @@ def validate_manifest(
         source[BATCH] = source[PLATE]
     _require_filled(source[BATCH], origin)
     source[SITE] = _whole_numbers(source[SITE], origin)
-    if CONCENTRATION not in source:
-        say(f"{origin}: no column {CONCENTRATION}, so each compound counts as one treatment")
-        source[CONCENTRATION] = np.nan
     if MOA not in source:
         source[MOA] = None
     source[MOA] = source[MOA].astype(object)

@@ -100,6 +100,7 @@ def read_platemap(
         # All that stands in a table of wells is metadata of wells.
         plain = [name for name in map(str, wells.columns) if not name.startswith(PREFIX)]
         named = {name: PREFIX + name for name in plain}
+        named |= {name: PLATE_MAP for name in plain if plain_name(name) == _MAP_NAME}
         wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
     wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
     wells = wells[[name for name in wells.columns if says(wells, name)]]

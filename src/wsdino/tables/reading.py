@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.tables.columns import CONTROL, PREFIX
 from wsdino.tables.features import without_labels
 from wsdino.tables.files import read_file
+from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
-from wsdino.tables.tidy import identify
+from wsdino.tables.tidy import identify, says
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,5 +67,13 @@ def read_table(
         raise TableError(msg)
     wells = None if platemap is None else read_platemap(platemap, columns=columns)
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
+    is_flagged = controls is not None or says(table, CONTROL)
     table = identify(table, origin=origin, controls=controls)
+    if not is_flagged and CONTROL in table and table[CONTROL].any():
+        say(
+            f"{origin}: no column {CONTROL}, so {', '.join(DEFAULT_CONTROLS)} counts as negative "
+            f"control ({int(table[CONTROL].sum())} of {len(table)} rows)"
+        )
+    metadata = [name for name in table.columns if str(name).startswith(PREFIX)]
+    table = table[metadata + [name for name in table.columns if name not in metadata]]
     return without_labels(table, origin=origin, keep=features)

@@ -116,7 +116,8 @@ def identify(
     Returns
     -------
     DataFrame
-        The same rows; see :mod:`wsdino.tables.identity`.
+        The same rows; see :mod:`wsdino.tables.identity`. Compounds without any concentrations get
+        missing ones.
 
     Raises
     ------
@@ -125,6 +126,9 @@ def identify(
     """
     attributes = table.attrs
     table = with_controls(table, controls, origin=origin)
+    if COMPOUND in table and CONCENTRATION not in table:
+        say(f"{origin}: no column {CONCENTRATION}, so each compound counts as one treatment")
+        table = table.assign(**{CONCENTRATION: float("nan")})
     table = with_same_doses(table, origin=origin)
     table = with_plates_of_batches(table, origin=origin)
     name_spellings(table, origin=origin)

@@ -142,20 +142,16 @@ def training_views(
 
 def check_views(
     views: Sequence[ViewPlan],
-    options: WeakPositives,
-    pairing: Pairing | None,
     *,
     field_shape: tuple[int, int],
     sections: Sequence[str] = VIEW_SECTIONS,
 ) -> None:
-    """Refuse views that make no sense together, or don't fit the fields.
+    """Refuse views that don't fit the fields, and training without a global one.
 
     Parameters
     ----------
     views
         Global views, then local views where there are any.
-    options, pairing
-        Weak positives, and the pairing that follows from them.
     field_shape
         Height and width of a field in px.
     sections
@@ -168,11 +164,30 @@ def check_views(
     """
     for view, section in zip(views, sections, strict=False):
         require_fit(view, field_shape, section=section)
-    num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
-    if not num_global:
+    if not views[0].num_views:
         raise ConfigError(f"{sections[0]}.num_views 0: at least one is needed")
+
+
+def check_partners(
+    views: Sequence[ViewPlan], options: WeakPositives, pairing: Pairing | None
+) -> None:
+    """Refuse partners that no view comes from.
+
+    Parameters
+    ----------
+    views
+        Global views, then local views where there are any.
+    options, pairing
+        Weak positives, and the pairing that follows from them.
+
+    Raises
+    ------
+    ConfigError
+        Names the option, and what would be right.
+    """
     if pairing is None:
         return
+    num_global, num_local = views[0].num_views, sum(view.num_views for view in views[1:])
     if options.partner_global_views > num_global:
         raise ConfigError(
             f"pairing.partner_global_views {options.partner_global_views}: there are only "
@@ -274,8 +289,9 @@ def train(
     device, kind = numbered(device), objective_of(objective)
     wanted = positives(store.manifest, weak_positives, objective=kind)
     views = training_views(global_views, local_views, objective=kind)
+    check_views(views, field_shape=store.field_shape)
     kind.requires(objective, Given(views, epochs=optimisation.epochs))
-    check_views(views, weak_positives, wanted.pairing, field_shape=store.field_shape)
+    check_partners(views, weak_positives, wanted.pairing)
     planner = Planner(
         sampler=_sampler(wanted.labels, store.manifest, optimisation, seed=seed),
         pairing=wanted.pairing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 import torch
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from wsdino.train.objectives.base import Given, Measured, Metrics, Parts
 
 
+# What a head gives for the distillation: vectors, prototypes and gain.
+NUM_FACTORS = 3
+
+
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
 class Options(StudentOptions):
     """Head, targets and teacher of self-distillation (arXiv 2104.14294)."""
@@ -61,6 +65,21 @@ class Options(StudentOptions):
     # Epochs during which the prototypes stay as they were drawn.
     freeze_last_layer_epochs: NonNegative = 1.0
 
+    def prototype_head(self, dim: int) -> DINOHead:
+        """Build a head with prototypes for features of a length."""
+        return DINOHead(dim, **self.prototype_head_options)
+
+    @property
+    def prototype_head_options(self) -> dict[str, Any]:
+        """Arguments of a head with prototypes beside the length of the features."""
+        return {
+            "num_prototypes": self.num_prototypes,
+            "hidden_dim": self.head_hidden_dim,
+            "bottleneck_dim": self.head_bottleneck_dim,
+            "batch_norm": self.head_batch_norm,
+            "norm_last_layer": self.norm_last_layer,
+        }
+
 
 class SelfDistillation(StudentTeacher):
     """DINO: a student learns to predict a teacher that is its own moving average.
@@ -75,6 +94,9 @@ class SelfDistillation(StudentTeacher):
         Head, targets and teacher.
     epochs
         Length of the run, for the schedules.
+    heads
+        The student's, one for each network; they give what a :class:`~wsdino.train.head.DINOHead`
+        gives first, and may give more. None: such heads and no more.
     """
 
     def __init__(
@@ -84,18 +106,10 @@ class SelfDistillation(StudentTeacher):
         *,
         options: Options,
         epochs: float,
+        heads: Sequence[DINOHead] | None = None,
     ) -> None:
-        heads = [
-            DINOHead(
-                student.dim,
-                options.num_prototypes,
-                hidden_dim=options.head_hidden_dim,
-                bottleneck_dim=options.head_bottleneck_dim,
-                batch_norm=options.head_batch_norm,
-                norm_last_layer=options.norm_last_layer,
-            )
-            for _ in student.networks
-        ]
+        if heads is None:
+            heads = [options.prototype_head(student.dim) for _ in student.networks]
         super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
         self.options = options
         self.center: Tensor
@@ -128,7 +142,7 @@ class SelfDistillation(StudentTeacher):
         self._features, scores = self.teacher(views[:1])
         targets, centers = [], []
         for index, factors in enumerate(scores):
-            z = logits(*factors)
+            z = logits(*factors[:NUM_FACTORS])
             if self.options.targets == "sinkhorn":
                 p = sinkhorn_targets(z, temp=self._teacher_temp)
             else:
@@ -147,13 +161,27 @@ class SelfDistillation(StudentTeacher):
     ) -> tuple[Tensor, Measured]:
         """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
         features, scores = trainable(views)
+        return self.with_koleo(self.distillation(scores, targets), features)
+
+    def distillation(
+        self, scores: Sequence[tuple[Tensor, ...]], targets: Sequence[Tensor]
+    ) -> Tensor:
+        """Sum over the networks of the cross-entropy between different views.
+
+        Parameters
+        ----------
+        scores
+            What each network's head gives: vectors (V, N, D), prototypes and gain first.
+        targets
+            The teacher's (T, N, K) for each network.
+        """
         losses = [
             self._cross_entropy(
                 vectors, prototypes, gain, p, student_temp=self.options.student_temp
             )
-            for (vectors, prototypes, gain), p in zip(scores, targets, strict=True)
+            for (vectors, prototypes, gain, *_), p in zip(scores, targets, strict=True)
         ]
-        return self.with_koleo(torch.stack(losses).sum(), features)
+        return torch.stack(losses).sum()
 
     def after_backward(self, epoch: float) -> None:
         """Keep the prototypes as they are during the first epochs."""
@@ -188,11 +216,12 @@ def _build(options: Options, parts: Parts) -> SelfDistillation:
     return SelfDistillation(parts.student, parts.teacher(), options=options, epochs=parts.epochs)
 
 
-def _requires(options: Options, given: Given) -> None:
+def requires(options: Options, given: Given) -> None:
+    """Refuse less than two views, and a warm-up of the temperature that is longer than the run."""
     if sum(view.num_views for view in given.views) < 2:
         raise ConfigError(
-            f"{given.section}.name distill: compares at least two views of an image, and there is "
-            "one in all; raise crops.global_views.num_views or crops.local_views.num_views"
+            f"{given.section}.name {options.name}: compares at least two views of an image, and "
+            "there is one in all; raise crops.global_views.num_views or crops.local_views.num_views"
         )
     if options.teacher_temp_warmup_epochs > given.epochs:
         raise ConfigError(
@@ -208,5 +237,5 @@ DISTILL = Objective(
     needs_label=False,
     takes_partners=True,
     takes_local_views=True,
-    requires=_requires,
+    requires=requires,
 )

@@ -1,0 +1,345 @@
+"""What weak labels pay: `python benchmarks/headline.py --out DIR`.
+
+Every row (statistics, networks as they are, trainings at equal compute) on every screen, under
+whitening on controls and whitening by weak label, over seeds; writes `DIR/headline.md`. A cell is
+a row on a screen with a seed: its table of sites lies in `DIR/SCREEN/ROW_SEED.parquet` and is not
+made twice, and a training that was stopped goes on. `--slice 2/5` makes every fifth cell, from the
+second on, and no table, so that several machines, or calls of ten minutes, share the work; the last
+call without `--slice` finds their files and makes the table. `--held-out` trains on two thirds of
+the compounds and judges the others alone.
+
+No choice here is made by a mechanism: trainings stop at a fixed length, and the whitening by weak
+label chooses its ridge by labels that it leaves out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from judging import MEASURES, judged, lead_of
+from simulated import INTENSITY, random_table, starter_table, untrained_table
+from wsdino.device import num_cpus
+from wsdino.embed.classical import classical_table
+from wsdino.embed.embed import embed_store
+from wsdino.evaluate.leakage import label_leakage
+from wsdino.model.model import load_model
+from wsdino.profile.aggregate import profiles_of_normalised
+from wsdino.profile.normalise import normalise
+from wsdino.screen.ingest import ingest
+from wsdino.screen.manifest import read_manifest
+from wsdino.simulate import Difficulty, simulate
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, PLATE
+from wsdino.tables.features import feature_columns, features_of
+from wsdino.tables.reading import read_table
+from wsdino.tables.writing import write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsdino.screen.store import Store
+
+SIMULATED = ("published", "hard")
+REAL = "real_fields"
+METHODS = ("tvn", "weak_label")
+NUM_FOLDS = 3
+
+# The trainings differ in nothing but these; all start from the starter backbone.
+WS_DINO = ["objective.name=distill", "pairing.label=compound"]
+TRAINED = {
+    "classifier": ["objective={name: classify}"],
+    "SPC": ["objective={name: spc, head_batch_norm: true}"],
+    "contrast": ["objective={name: contrast, head_batch_norm: true}"],
+    "DINO": ["objective.name=distill", "pairing.label=none"],
+    "WS-DINO (treatment)": ["objective.name=distill", "pairing.label=treatment"],
+    "WS-DINO (compound)": [*WS_DINO, "pairing.partner_from=image"],
+    "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
+    "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
+}
+# Made of the tables of other rows, each block of features at unit variance.
+TOGETHER = {
+    "starter and classical": ("starter, frozen", "classical statistics"),
+    "ours: WS-DINO and labels, and classical": ("WS-DINO and labels", "classical statistics"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row on a screen with a seed."""
+
+    screen: str
+    row: str
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        """Table of sites."""
+        name = "".join(each if each.isalnum() else "_" for each in self.row)
+        return out / self.screen / f"{name}_{self.seed}.parquet"
+
+
+def main() -> None:
+    """Make the cells that are missing, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--screens", nargs="+", default=[*SIMULATED, REAL])
+    parser.add_argument("--rows", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--layout", default="small", help="of simulated screens")
+    parser.add_argument("--size", type=int, default=192, help="side of a simulated field in px")
+    parser.add_argument("--preset", default="demo", help="of the trainings")
+    parser.add_argument("--epochs", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--set", action="append", default=[], help="further options of trainings")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--held-out", action="store_true", help="judge untrained compounds alone")
+    parser.add_argument("--slice", help="K/N: make every N-th cell from the K-th on, and no table")
+    given = parser.parse_args()
+    cells = [
+        Cell(screen, row, seed)
+        for seed in given.seeds
+        for screen in given.screens
+        for row in rows_of(given.rows)
+    ]
+    part, parts = map(int, (given.slice or "1/1").split("/"))
+    for cell in cells[part - 1 :: parts]:
+        make(cell, given)
+    if not given.slice:
+        text = markdown(cells, given)
+        (given.out / "headline.md").write_text(text)
+        print(text)
+
+
+def rows_of(wanted: list[str] | None) -> list[str]:
+    """Rows in the order of the table; those made of others last."""
+    return [row for row in [*FEATURES, *TRAINED, *TOGETHER] if wanted is None or row in wanted]
+
+
+def intensities(store: Store, _seed: int) -> pd.DataFrame:
+    """Intensity statistics alone."""
+    table = classical_table(store, workers=num_cpus())
+    texture = [n for n in feature_columns(table) if not str(n).endswith(INTENSITY)]
+    return table.drop(columns=texture)
+
+
+FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
+    "random features": random_table,
+    "intensity statistics": intensities,
+    "classical statistics": lambda store, _seed: classical_table(store, workers=num_cpus()),
+    "untrained network": untrained_table,
+    "starter, frozen": lambda store, _seed: starter_table(store),
+}
+
+
+def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
+    """Return the table of sites of a cell, which is made if it is missing."""
+    path = cell.path(given.out)
+    # Only trainings and networks depend on a seed on a screen that is given.
+    asked = {key: str(value) for key, value in vars(given).items() if key in ASKED}
+    record = path.with_suffix(".json")
+    if path.is_file() and record.is_file():
+        if json.loads(record.read_text())["asked"] != asked:
+            raise SystemExit(f"{path}: was made with other settings; give another --out")
+        return read_table(path)
+    found: dict[str, Any] = {"asked": asked}
+    store = store_of(cell, given)
+    if cell.row in TOGETHER:
+        table = together([make(Cell(cell.screen, row, cell.seed), given) for row in
+                          TOGETHER[cell.row]])  # fmt: skip
+    elif cell.row in FEATURES:
+        table = FEATURES[cell.row](store, cell.seed)
+    else:
+        table, found["fits"] = trained(cell, store, given)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path)
+    record.write_text(json.dumps(found, indent=1) + "\n")
+    return table
+
+
+ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
+
+
+def store_of(cell: Cell, given: argparse.Namespace) -> Store:
+    """Open the screen of a cell, which is drawn or ingested if it is missing."""
+    folder: Path = given.out / cell.screen
+    folder.mkdir(parents=True, exist_ok=True)
+    if cell.screen == REAL:
+        data = Path(os.environ.get("WSDINO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+        return ingest(data / "bbbc021_fields_256", folder / "store")
+    screen = simulate(
+        folder / f"screen_{cell.seed}",
+        layout=given.layout,
+        size=given.size,
+        seed=cell.seed,
+        difficulty=Difficulty.of([cell.screen]),
+    )
+    return ingest(screen, folder / f"store_{cell.seed}", workers=num_cpus())
+
+
+def left_out_compounds(store: Store, seed: int) -> list[str]:
+    """Compounds that a held-out training doesn't see: a third of each mechanism's."""
+    table = store.manifest
+    treated = table[~table[CONTROL] & table["Metadata_MoA"].notna()]
+    rng, found = np.random.default_rng(seed), []
+    for _, group in treated.groupby("Metadata_MoA", sort=True):
+        names = rng.permutation(sorted(group[COMPOUND].unique()))
+        found += names[: max(1, len(names) // NUM_FOLDS)].tolist()
+    return found
+
+
+def trained(cell: Cell, store: Store, given: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
+    """Train and embed; also what the last records of the training say."""
+    name = cell.path(given.out).stem
+    run = given.out / cell.screen / "runs" / name
+    source = store.path
+    if given.held_out:
+        out = left_out_compounds(store, cell.seed)
+        source = given.out / cell.screen / f"seen_{cell.seed}"
+        manifest = read_manifest(given.out / cell.screen / f"screen_{cell.seed}")
+        ingest(manifest[~manifest[COMPOUND].isin(out)], source, workers=num_cpus())
+    settings = [
+        f"screen.store={source}",
+        f"seed={cell.seed}",
+        f"train.epochs={given.epochs}",
+        f"train.learning_rate={given.rate}",
+        f"device={given.device}",
+        *TRAINED[cell.row],
+        *given.set,
+    ]
+    command = [sys.executable, "-m", "wsdino", "train", given.preset, "--out", str(run)]
+    for setting in settings:
+        command += ["--set", setting]
+    subprocess.run(command, check=True)
+    lines = (run / "metrics.jsonl").read_text().splitlines()[-20:]
+    last = pd.DataFrame([json.loads(line) for line in lines])
+    shown = [n for n in ("loss", "accuracy", "kl", "teacher_entropy") if n in last]
+    fits = {name: float(last[name].mean()) for name in shown}
+    fits["samples"] = float(last["samples"].iloc[-1])
+    model = load_model(run, device="cpu" if given.device == "auto" else given.device)
+    return embed_store(model, store), fits
+
+
+def together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Set the features of several tables of the same sites side by side, each block at scale one.
+
+    A block's features keep their ratios: it is divided by the root of its mean variance.
+    """
+    first, blocks = tables[0], []
+    for index, table in enumerate(tables):
+        names = feature_columns(table)
+        matrix = features_of(table)
+        if not any(str(name).startswith("emb_") for name in names):
+            deviation = matrix.std(axis=0)
+            matrix = matrix / np.where(deviation > 0, deviation, 1)
+        matrix = matrix / np.sqrt(matrix.var(axis=0).mean())
+        columns = [f"block{index}_{number}" for number in range(len(names))]
+        blocks.append(pd.DataFrame(matrix, columns=columns, index=first.index))
+    return pd.concat([first.drop(columns=feature_columns(first)), *blocks], axis=1)
+
+
+def replicate_retrieval(normalised: pd.DataFrame) -> float:
+    """Share of wells whose nearest neighbour on another plate of its batch has its treatment.
+
+    Needs no mechanism. Sites are averaged to wells; treatments on one plate alone are not asked.
+    """
+    keys = [BATCH, PLATE, "Metadata_Well", COMPOUND, CONCENTRATION, CONTROL]
+    wells = normalised.groupby(keys, dropna=False)[feature_columns(normalised)].mean().reset_index()
+    wells = wells[~wells[CONTROL].astype(bool)].reset_index(drop=True)
+    matrix = features_of(wells)
+    matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+    treatment = wells.groupby([COMPOUND, CONCENTRATION], dropna=False).ngroup().to_numpy()
+    plate = wells.groupby([BATCH, PLATE]).ngroup().to_numpy()
+    batch = pd.factorize(wells[BATCH])[0]
+    similarity = matrix @ matrix.T
+    allowed = (plate[:, None] != plate) & (batch[:, None] == batch)
+    has_replicate = (allowed & (treatment[:, None] == treatment)).any(axis=1)
+    best = np.where(allowed, similarity, -np.inf).argmax(axis=1)
+    return float((treatment[best] == treatment)[has_replicate].mean())
+
+
+def judge(
+    cell: Cell, method: str, given: argparse.Namespace
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Numbers of each treatment, and those of the whole screen."""
+    table = make(cell, given)
+    if not table[CONTROL].astype(bool).any() and method == "tvn":
+        method = "whiten_all"
+    normalised, info = normalise(table, method=method)
+    found = judged(profiles_of_normalised(normalised, info, aggregation="published"))
+    found.index = found.index.set_levels(
+        found.index.levels[0].astype(str) + f" {cell.seed}", level="compound"
+    )
+    if given.held_out:
+        unseen = {
+            f" {name} {cell.seed}" for name in left_out_compounds(store_of(cell, given), cell.seed)
+        }
+        found = found[found.index.get_level_values("compound").isin(unseen)]
+    leak = label_leakage(normalised, BATCH)
+    whole = {
+        "replicates": replicate_retrieval(normalised),
+        "batch leakage": leak.as_dict().get("lift") if leak else None,
+    }
+    return found, whole
+
+
+def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
+    """Write the table: means over seeds, and leads over the frozen starter with intervals."""
+    seeds = ", ".join(map(str, given.seeds))
+    lines = [
+        f"Screens of layout `{given.layout}`, {given.size} px; seeds {seeds}; trainings: preset",
+        f"`{given.preset}`, {given.epochs:g} epochs, learning rate {given.rate:g}. Percent, mean",
+        "over seeds; leads in points over the frozen starter under the same whitening, with 95 %",
+        "intervals bootstrapped over compounds.",
+    ]
+    for screen in given.screens:
+        for method in METHODS:
+            rows = {c.row for c in cells if c.screen == screen}
+            names = [row for row in rows_of(given.rows) if row in rows]
+            found = {
+                row: [judge(Cell(screen, row, seed), method, given) for seed in given.seeds]
+                for row in names
+            }
+            lines += ["", f"## {screen}, {method}", "", *section(found)]
+    fits = []
+    for cell in cells:
+        record = json.loads(cell.path(given.out).with_suffix(".json").read_text())
+        if "fits" in record:
+            numbers = ", ".join(f"{name} {value:.3g}" for name, value in record["fits"].items())
+            fits.append(f"| {cell.screen} | {cell.row} | {cell.seed} | {numbers} |")
+    if fits:
+        lines += ["", "## Do the trainings fit?", "", "| screen | row | seed | last records |",
+                  "|---|---|---|---|", *fits]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def section(found: dict[str, list[tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
+    """Lines of the table of one screen and whitening."""
+    joined = {row: pd.concat([table for table, _ in each]) for row, each in found.items()}
+    base = joined.get("starter, frozen")
+    heads = " | ".join(f"{name} | lead" for name in MEASURES.values())
+    lines = [f"| | {heads} | replicates | batch leakage |", "|---" * (2 * len(MEASURES) + 3) + "|"]
+    for row, each in found.items():
+        cells = []
+        for measure in MEASURES:
+            own = joined[row][measure].dropna()
+            cells.append(f"{100 * own.mean():.1f}" if len(own) else "-")
+            leads = base is not None and row != "starter, frozen" and len(own)
+            cells.append(lead_of(own, base[measure].dropna()) if leads else "")
+        for name in ("replicates", "batch leakage"):
+            values = [whole[name] for _, whole in each if whole[name] is not None]
+            scale = 100 if name == "replicates" else 1
+            cells.append(f"{scale * np.mean(values):.1f}" if values else "-")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a screen may be: one table, from which everything else derives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from helpers_screen import write_bbbc021_folder
+from wsdino.cli.app import app
+from wsdino.cli.screens import commands
+from wsdino.config import load_config
+from wsdino.errors import TableError
+from wsdino.screen.manifest import read_manifest
+from wsdino.screen.readers import READERS, read_raw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_help_and_errors_list_every_reader(tmp_path: Path) -> None:
+    app.add_typer(commands)
+    shown = CliRunner().invoke(app, ["ingest", "--help"], env={"COLUMNS": "400"}).output
+    with pytest.raises(TableError) as caught:
+        read_raw(tmp_path)
+    for reader in READERS:
+        assert reader.name in str(caught.value)
+        assert " ".join(reader.name.split()[:4]) in " ".join(shown.split())
+
+
+def test_a_table_with_a_plate_map_s_name_is_not_bbbc021_s(tmp_path: Path) -> None:
+    """Each plate is a batch of its own, whether or not its map has a name."""
+    rows = [
+        {
+            "Image_FileName_OrigDNA": f"{well}.tif",
+            "Image_PathName_OrigDNA": f"images/{plate}",
+            "Image_Metadata_Plate": plate,
+            "Image_Metadata_Well": well,
+            "Image_Metadata_Site": "f01",
+            "Image_Metadata_Plate_Map_Name": "JUMP-Target-1",
+            "Image_Metadata_Compound": compound,
+        }
+        for plate in ("BR1", "BR2")
+        for well, compound in (("A01", "DMSO"), ("B02", "x"))
+    ]
+    table = pd.DataFrame(rows)
+    found = {}
+    for name, one in {"with": table, "without": table.drop(columns=table.columns[5])}.items():
+        one.to_csv(tmp_path / f"{name}.csv", index=False)
+        found[name] = read_manifest(tmp_path / f"{name}.csv", check_files=False)
+    assert found["with"].pop("Metadata_Plate_Map_Name").tolist() == ["JUMP-Target-1"] * 4
+    pd.testing.assert_frame_equal(found["with"], found["without"])
+    assert found["with"]["Metadata_Batch"].tolist() == ["BR1", "BR1", "BR2", "BR2"]
+    assert found["with"]["Metadata_Site"].tolist() == [1] * 4
+    bare = table.drop(columns="Image_Metadata_Compound")
+    wells = pd.DataFrame({"Metadata_Well": ["A1", "b2"], "Metadata_Compound": ["DMSO", "x"]})
+    joined = read_manifest(bare, platemap=wells, check_files=False)
+    assert joined["Metadata_Compound"].tolist() == ["DMSO", "x"] * 2
+
+
+def test_an_annotated_image_table_brings_its_mechanisms(tmp_path: Path) -> None:
+    folder = write_bbbc021_folder(tmp_path / "screen", num_sites=1)
+    whole = read_manifest(folder)
+    (folder / "BBBC021_v1_moa.csv").unlink()
+    table = pd.read_csv(folder / "BBBC021_v1_image.csv")
+    table["MoA"] = whole["Metadata_MoA"].fillna("DMSO").where(whole["Metadata_Control"], None)
+    table["MoA"] = table["MoA"].fillna(whole["Metadata_MoA"])
+    table.assign(Batch=0, Unique_MoA=1).to_csv(folder / "annotated.csv", index=False)
+    pd.testing.assert_frame_equal(read_manifest(folder / "annotated.csv"), whole)
+
+
+def test_former_names_are_heeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config("cpu", ["screen.design=wells.csv"])
+    assert str(config.screen.platemap) == "wells.csv"
+    assert "screen.design is called screen.platemap now" in capsys.readouterr().err
+    table = pd.DataFrame({"Metadata_Plate": ["P"], "Metadata_Well": ["A1"], "Metadata_Site": [1]})
+    wells = pd.DataFrame({"Metadata_Well": ["A01"], "Metadata_Compound": ["x"]})
+    wells.to_csv(tmp_path / "wells.csv", index=False)
+    found = read_manifest(
+        table.assign(FileName_DNA="a.tif"), design=tmp_path / "wells.csv", check_files=False
+    )
+    assert found["Metadata_Compound"].tolist() == ["x"]
