@@ -222,11 +222,13 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
-    wanted = [baselines.find_baseline(name) for name in config.baselines.names]
+    names = dict.fromkeys((*config.baselines.names, *config.profile.with_))
+    wanted = [baselines.find_baseline(name) for name in names]
     for baseline in wanted:
         if baseline.needs_weights and config.model.weights is None:
+            key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
             raise ConfigError(
-                f"baselines.names: {baseline.name} is {baseline.help}; there are none, so leave it "
+                f"{key}: {baseline.name} is {baseline.help}; there are none, so leave it "
                 "out, or give model.weights"
             )
     for each in (None, *(baseline for baseline in wanted if baseline.training)):
