@@ -165,6 +165,7 @@ def _same(one: pd.Series, two: pd.Series) -> NDArray[np.bool_]:
     if one.name == CONCENTRATION:
         # One of the tools may have kept 32 bits.
         a, b = (values.to_numpy(dtype=np.float64, na_value=np.nan) for values in (one, two))
-        return np.isclose(a, b, rtol=1e-6)
-    result: NDArray[np.bool_] = (one.astype(str) == two.astype(str)).to_numpy(dtype=bool)
-    return result
+        same: NDArray[np.bool_] = np.isclose(a, b, rtol=1e-6)
+    else:
+        same = (one.astype(str) == two.astype(str)).to_numpy(dtype=bool)
+    return same
