@@ -245,11 +245,12 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs two; without an "
                 "evaluation there are wsdino train, embed and profile"
             )
-    for name in config.baselines.names:
+    for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
         if baseline.needs_weights and config.model.weights is None:
+            key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
             raise ConfigError(
-                f"baselines.names: {baseline.name} is {baseline.help}; there are none, so leave it "
+                f"{key}: {baseline.name} is {baseline.help}; there are none, so leave it "
                 "out, or give model.weights"
             )
     for site in config.report.attention_sites or ():

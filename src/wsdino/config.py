@@ -58,7 +58,7 @@ MultiBatch = Literal["strict", "first-published"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class ScreenSection(_Section):
@@ -129,17 +129,25 @@ class ProfileSection(_Section):
     per_channel: bool | None = None
     # Weak label that the normalisation uses: compound, treatment or any metadata column.
     label: str | None = None
+    # Baselines whose features are taken together with the model's in the run's profiles.
+    with_: tuple[BaselineName, ...] = Field(default=(), alias="with")
     aggregate: Aggregation = "published"
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of the normalisation by name."""
-        return self.model_dump(exclude={"normalise", "aggregate"})
+        return self.model_dump(exclude={"normalise", "with_", "aggregate"})
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:
+        normalisation = find_normalisation(self.normalise)
+        if self.with_ and not normalisation.scales:
+            raise ConfigError(
+                f"normalise {self.normalise} leaves features in units of their own; with "
+                f"{', '.join(self.with_)} together takes another"
+            )
         try:
-            find_normalisation(self.normalise).resolve(self.options)
+            normalisation.resolve(self.options)
         except InputError as error:
             raise ConfigError(f"{error}, or set it to null where a preset sets it") from error
         return self

@@ -54,11 +54,18 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     with one_writer(out):
         folder, store, config = prepare(config, out, evaluated=True)
         _train_stage(config, store, folder)
-        embed = _embedding(config, store, out)
-        _profile_stages(config, store, folder, out, name="run", embed=embed)
+        embed, joined = _embedding(config, store, out), config.profile.with_
+        _embed_stage(config, store, folder, out, name="run", embed=embed)
+        for name in joined:
+            _embed_baseline(name, config, store, folder)
+        _profile_stage(config, folder, out, name="run", others=joined)
         for name in config.baselines.names:
-            _baseline(name, config, store, folder)
-        _evaluate_stage(config, folder, out, name="run", baselines=config.baselines.names)
+            own = folder.paths.baseline(name).folder
+            _embed_baseline(name, config, store, folder)
+            _profile_stage(config, folder, own, name=name)
+            _evaluate_stage(config, folder, own, name=name)
+        names = config.baselines.names
+        _evaluate_stage(config, folder, out, name="run", others=joined, baselines=names)
         _report_stage(config, store, folder)
         return _read_json(folder.paths.results)
 
@@ -164,7 +171,7 @@ def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
     write_embeddings(current, store, path, batch_size=config.embed.batch_size)
 
 
-def _profile_stages(
+def _embed_stage(
     config: Config,
     store: Store,
     folder: RunFolder,
@@ -174,60 +181,82 @@ def _profile_stages(
     embed: Callable[[Path], None],
     together: bool = True,
 ) -> None:
-    """Make embeddings and profiles, of the run or of a baseline.
-
-    Profiles carry what only the normalised sites show, so that these are made once.
-    """
-    from wsdino.evaluate.results import leakage_of_normalised
-    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
-    from wsdino.profile.normalise import fit_normalisation
-    from wsdino.tables.reading import read_table
-    from wsdino.tables.writing import write_table
-
+    """Make the embeddings of the run or of a baseline."""
     paths = RunPaths(out)
-    embeddings, profiles = paths.embeddings, paths.profiles
-
-    def make_profile_table() -> None:
-        table = read_table(embeddings)
-        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
-        fitted.save(paths.normalisation)
-        normalised = fitted.transform(table)
-        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
-        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
-        write_table(made, profiles)
-
     # A network that was not trained has no file that would tell when its shape changes.
     network = [plain(config.model), config.architecture.identity(), plain(config.input)]
     # How many fields are embedded at once changes nothing but the time it takes.
     tiles = {key: value for key, value in plain(config.embed).items() if key != "batch_size"}
     folder.make(
         f"{name}: embed",
-        products=[embeddings],
+        products=[paths.embeddings],
         sources=[paths.model.weights],
         options=[tiles, network, config.seed, _screen_of(store)],
-        work=lambda: embed(embeddings),
+        work=lambda: embed(paths.embeddings),
         together=together,
     )
+
+
+def _tables_of(folder: RunFolder, out: Path, others: tuple[str, ...]) -> dict[str, Path]:
+    """Return the tables of sites behind profiles, by what they are called."""
+    tables = {"the model": RunPaths(out).embeddings}
+    return tables | {name: folder.paths.baseline(name).embeddings for name in others}
+
+
+def _profile_stage(
+    config: Config, folder: RunFolder, out: Path, *, name: str, others: tuple[str, ...] = ()
+) -> None:
+    """Make the profiles of the run, with the features of others perhaps, or of a baseline.
+
+    Profiles carry what only the normalised sites show, so that these are made once.
+    """
+    from wsdino.evaluate.results import leakage_of_normalised
+    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+    from wsdino.profile.normalise import fit_normalisation
+    from wsdino.tables.joining import read_tables
+    from wsdino.tables.writing import write_table
+
+    paths, tables = RunPaths(out), _tables_of(folder, out, others)
+
+    def make_profile_table() -> None:
+        table = read_tables(tables)
+        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
+        fitted.save(paths.normalisation)
+        normalised = fitted.transform(table)
+        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
+        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
+        write_table(made, paths.profiles)
+
+    # Which features are joined is the run's business alone.
+    options = {key: value for key, value in plain(config.profile).items() if key != "with"}
     folder.make(
         f"{name}: profile",
-        products=[profiles, paths.normalisation],
-        sources=[embeddings],
-        options=plain(config.profile),
+        products=[paths.profiles, paths.normalisation],
+        sources=list(tables.values()),
+        options=[options, list(others)],
         work=make_profile_table,
     )
 
 
 def _evaluate_stage(
-    config: Config, folder: RunFolder, out: Path, *, name: str, baselines: tuple[str, ...] = ()
+    config: Config,
+    folder: RunFolder,
+    out: Path,
+    *,
+    name: str,
+    others: tuple[str, ...] = (),
+    baselines: tuple[str, ...] = (),
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
     from wsdino.evaluate.held_out import held_out_of
     from wsdino.evaluate.results import evaluate, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
+    from wsdino.tables.joining import read_tables
     from wsdino.tables.reading import read_table
 
     paths = RunPaths(out)
-    others = {each: paths.baseline(each).results for each in baselines}
+    tables = _tables_of(folder, out, others)
+    beside = {each: paths.baseline(each).results for each in baselines}
     uses_labels = find_normalisation(config.profile.normalise).needs.label
 
     def make_numbers() -> None:
@@ -241,7 +270,7 @@ def _evaluate_stage(
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
         if uses_labels:
             results["held_out"] = held_out_of(
-                read_table(paths.embeddings),
+                read_tables(tables),
                 normalisation=config.profile.normalise,
                 aggregation=config.profile.aggregate,
                 multi_batch=config.evaluate.multi_batch,
@@ -249,24 +278,24 @@ def _evaluate_stage(
                 **config.profile.options,
             )
         if baselines:
-            results["baselines"] = {each: _read_json(path) for each, path in others.items()}
+            results["baselines"] = {each: _read_json(path) for each, path in beside.items()}
         write_results(results, paths.results)
 
     folder.make(
         f"{name}: evaluate",
         products=[paths.results],
-        sources=[paths.profiles, *others.values()],
+        sources=[paths.profiles, *beside.values()],
         options=[plain(config.evaluate), config.seed, list(baselines)],
         work=make_numbers,
     )
 
 
-def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
-    """Train a baseline where it is trained, then embed, profile and evaluate as for the run."""
+def _embed_baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
+    """Train a baseline where it is trained, and embed as for the run."""
     baseline, out = find_baseline(name), folder.paths.baseline(name).folder
     if baseline.training:
         _train(config, store, folder, out, name=f"{name}: train", training=baseline.training)
-    _profile_stages(
+    _embed_stage(
         config,
         store,
         folder,
@@ -275,7 +304,6 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         embed=_baseline_embedding(baseline, config, store, out),
         together=baseline.features is None,
     )
-    _evaluate_stage(config, folder, out, name=name)
 
 
 def _baseline_embedding(

@@ -20,7 +20,8 @@ OWN = Training()
 
 def trainings(config: Config) -> list[Training]:
     """All trainings of a run, its own first."""
-    wanted = [find_baseline(name).training for name in config.baselines.names]
+    names = dict.fromkeys((*config.baselines.names, *config.profile.with_))
+    wanted = [find_baseline(name).training for name in names]
     return [OWN, *(training for training in wanted if training)]
 
 

@@ -102,7 +102,14 @@ To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad fi
 
 @commands.command(name="profile")
 def profile_command(
-    embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
+    embeddings: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Table of sites or wells; or several of the same ones, whose features are taken "
+            "together.",
+            metavar="TABLE...",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Table to write.")],
     normalise: Normalise = None,
     normaliser: Normaliser = None,
@@ -139,7 +146,7 @@ def profile_command(
         raise InputError(f"--to {to!r}: only anndata is known")
     fitted = load_normalisation(normaliser) if normaliser else None
     be_the_only_writer(out)
-    table = _read_table(embeddings, platemap, column, control, feature)
+    table = _read_tables(embeddings, platemap, column, control, feature)
     with _naming(embeddings):
         profiles = make_profiles(
             table,
@@ -153,7 +160,14 @@ def profile_command(
 
 @commands.command(name="evaluate")
 def evaluate_command(
-    profiles: Annotated[Path, typer.Argument(help="Table of treatments, or of sites or wells.")],
+    profiles: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Table of treatments, or of sites or wells; with --from-sites several of the same "
+            "ones, whose features are taken together.",
+            metavar="TABLE...",
+        ),
+    ],
     from_sites: Annotated[
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
@@ -193,12 +207,17 @@ def evaluate_command(
             "no effect on profiles of treatments; leave it out, or add --from-sites if the table "
             "holds sites or wells",
         )
+        if len(profiles) > 1:
+            raise InputError(
+                f"{profiles[1]}: a second table has no effect on profiles of treatments; leave it "
+                "out, or add --from-sites if the tables hold sites or wells"
+            )
     be_the_only_writer(json)
-    table = _read_table(profiles, platemap, column, control, feature)
+    table = _read_tables(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
         raise InputError(
-            f"--multi-batch {multi_batch}: no effect on {profiles}, which has no {BATCH}; leave "
-            "it out"
+            f"--multi-batch {multi_batch}: no effect on {_names(profiles)}, which has no {BATCH}; "
+            "leave it out"
         )
     common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
     with _naming(profiles):
@@ -211,12 +230,12 @@ def evaluate_command(
                 **common,
             )
         else:
-            command = ["wsdino", "evaluate", str(profiles)]
+            command = ["wsdino", "evaluate", *map(str, profiles)]
             command += ["--platemap", str(platemap)] if platemap else []
             results = evaluate(table, command=shlex.join(command), **common)
     if json:
         write_results(results, json)
-    print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
+    print_results(results, name=" + ".join(path.name.split(".")[0] for path in profiles))
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
@@ -226,17 +245,21 @@ def _refuse(options: dict[str, Any], why: str) -> None:
             raise InputError(f"--{option.replace('_', '-')} {value}: {why}")
 
 
+def _names(paths: list[Path]) -> str:
+    return " and ".join(map(str, paths))
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(paths: list[Path]) -> Iterator[None]:
     """Let errors about a table say which one it is."""
     try:
         yield
     except TableError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise TableError(f"{_names(paths)}: {error}") from error
 
 
-def _read_table(
-    path: Path,
+def _read_tables(
+    paths: list[Path],
     platemap: Path | None,
     column: list[str] | None,
     control: list[str] | None,
@@ -244,13 +267,13 @@ def _read_table(
 ) -> Any:
     from wsdino.screen.manifest import read_wells
     from wsdino.tables.columns import parse_columns
+    from wsdino.tables.joining import join_tables
     from wsdino.tables.reading import read_table
 
     columns = parse_columns(column)
-    return read_table(
-        path,
-        platemap=None if platemap is None else read_wells(platemap, columns=columns),
-        columns=columns,
-        controls=control,
-        features=feature or (),
-    )
+    wells = None if platemap is None else read_wells(platemap, columns=columns)
+    tables = [
+        read_table(path, platemap=wells, columns=columns, controls=control, features=feature or ())
+        for path in paths
+    ]
+    return join_tables(tables, names=list(map(str, paths)))
