@@ -222,7 +222,7 @@ def _evaluate_stage(
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
     from wsdino.evaluate.held_out import held_out_of
-    from wsdino.evaluate.results import evaluate, write_results
+    from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.tables.reading import read_table
 
@@ -248,6 +248,17 @@ def _evaluate_stage(
                 seed=config.seed,
                 **config.profile.options,
             )
+        results["beside"] = {
+            method: evaluate_sites(
+                read_table(paths.embeddings),
+                normalisation=method,
+                aggregation=config.profile.aggregate,
+                multi_batch=config.evaluate.multi_batch,
+                num_permutations=config.evaluate.num_permutations,
+                seed=config.seed,
+            )
+            for method in config.evaluate.beside
+        }
         if baselines:
             results["baselines"] = {each: _read_json(path) for each, path in others.items()}
         write_results(results, paths.results)
@@ -255,8 +266,13 @@ def _evaluate_stage(
     folder.make(
         f"{name}: evaluate",
         products=[paths.results],
-        sources=[paths.profiles, *others.values()],
-        options=[plain(config.evaluate), config.seed, list(baselines)],
+        sources=[paths.profiles, paths.embeddings, *others.values()],
+        options=[
+            plain(config.evaluate),
+            config.profile.aggregate,
+            config.seed,
+            list(baselines),
+        ],
         work=make_numbers,
     )
 
