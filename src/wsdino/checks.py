@@ -230,13 +230,11 @@ def check(
     from wsdino.model.tiles import tile_boxes
 
     controls = manifest["Metadata_Control"]
-    normalisation = find_normalisation(config.profile.normalise)
-    unmet = normalisation.unmet(manifest, config.profile.options)
-    if unmet:
-        advice = f"use --set profile.normalise={'|'.join(usable_normalisations(manifest))}"
-        if normalisation.needs.controls:
-            advice += ", or name the controls with screen.controls"
-        raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
+    _require_normalisable(
+        manifest, "profile.normalise", config.profile.normalise, config.profile.options, origin
+    )
+    for method in config.evaluate.beside:
+        _require_normalisable(manifest, "evaluate.beside", method, {}, origin)
     if evaluated:
         annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
         if annotated["Metadata_Compound"].nunique() < 2:
@@ -261,6 +259,19 @@ def check(
     height, width = field_shape
     _check_trainings(config, manifest, (height, width), channels, run)
     tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
+
+
+def _require_normalisable(
+    manifest: pd.DataFrame, key: str, method: str, options: dict[str, Any], origin: str
+) -> None:
+    """Refuse a normalisation that needs what the screen doesn't have."""
+    normalisation = find_normalisation(method)
+    unmet = normalisation.unmet(manifest, options)
+    if unmet:
+        advice = f"use --set {key}={'|'.join(usable_normalisations(manifest))}"
+        if normalisation.needs.controls:
+            advice += ", or name the controls with screen.controls"
+        raise TableError(f"{origin}: {key} {normalisation.name} {unmet}; {advice}")
 
 
 def _check_trainings(

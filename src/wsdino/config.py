@@ -159,6 +159,9 @@ class EvaluateSection(_Section):
     multi_batch: MultiBatch = "strict"
     # Shuffles behind the chance level; 0 for none.
     num_permutations: Annotated[int, Ge(0)] = 1000
+    # Further normalisations, each with its own defaults, under which the same embeddings are
+    # judged too.
+    beside: tuple[Normalisation, ...] = ()
 
 
 class BaselinesSection(_Section):

@@ -249,7 +249,7 @@ def _evaluate_stage(
 ) -> None:
     """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
     from wsdino.evaluate.held_out import held_out_of
-    from wsdino.evaluate.results import evaluate, write_results
+    from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.tables.joining import read_tables
     from wsdino.tables.reading import read_table
@@ -277,6 +277,17 @@ def _evaluate_stage(
                 seed=config.seed,
                 **config.profile.options,
             )
+        results["beside"] = {
+            method: evaluate_sites(
+                read_tables(tables),
+                normalisation=method,
+                aggregation=config.profile.aggregate,
+                multi_batch=config.evaluate.multi_batch,
+                num_permutations=config.evaluate.num_permutations,
+                seed=config.seed,
+            )
+            for method in config.evaluate.beside
+        }
         if baselines:
             results["baselines"] = {each: _read_json(path) for each, path in beside.items()}
         write_results(results, paths.results)
@@ -284,8 +295,13 @@ def _evaluate_stage(
     folder.make(
         f"{name}: evaluate",
         products=[paths.results],
-        sources=[paths.profiles, *beside.values()],
-        options=[plain(config.evaluate), config.seed, list(baselines)],
+        sources=[paths.profiles, *tables.values(), *beside.values()],
+        options=[
+            plain(config.evaluate),
+            config.profile.aggregate,
+            config.seed,
+            list(baselines),
+        ],
         work=make_numbers,
     )
 
