@@ -252,7 +252,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert go(*arguments) == 2
     printed = capfd.readouterr()
     assert printed.out == ""
-    (told,) = printed.err.splitlines()
-    assert told.startswith("wsdino: ")
-    assert line in told
+    (message,) = printed.err.splitlines()
+    assert message.startswith("wsdino: ")
+    assert line in message
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before

@@ -201,7 +201,7 @@ def test_the_documented_lines_train_on_two_hosts(place: Path, tmp_path: Path, ki
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = documented(kind)
-    told = {
+    replacements = {
         "HEAD:29400": f"localhost:{port}",
         "$HEAD:29400": f"localhost:{port}",
         "$SLURM_NNODES": "2",
@@ -209,7 +209,7 @@ def test_the_documented_lines_train_on_two_hosts(place: Path, tmp_path: Path, ki
         "FILE.yaml": str(place / "tiny.yaml"),
         "RUN": str(tmp_path / "run"),
     }
-    words = [told.get(word, word) for word in words]
+    words = [replacements.get(word, word) for word in words]
     words[words.index("--nproc-per-node") + 1] = "1"
     cut = words.index("-m")
     assert words[cut : cut + 3] == ["-m", "wsdino", "run"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsdino.errors import TableError
-from wsdino.tables.doses import with_same_doses
+from wsdino.tables.doses import merge_equal_doses
 from wsdino.tables.identity import control_of, normalise_well
 from wsdino.tables.reading import read_table
 
@@ -116,7 +116,7 @@ def test_doses_that_differ_by_rounding_are_the_first_of_them(
 def test_merging_doses_undoes_noise(doses: list[float], random) -> None:
     noisy = [dose * (1 + random.uniform(-1e-6, 1e-6)) for dose in doses]
     frame = table(Compound=["x"] * len(doses), Concentration=noisy)
-    found = with_same_doses(frame, origin="t")["Metadata_Concentration"]
+    found = merge_equal_doses(frame, origin="t")["Metadata_Concentration"]
     first = {dose: noisy[doses.index(dose)] for dose in doses}
     assert found.tolist() == [first[dose] for dose in doses]
 

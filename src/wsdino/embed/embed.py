@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from wsdino import job
-from wsdino.atomic import cant_write, sweep, write_text
+from wsdino.atomic import write_error, sweep, write_text
 from wsdino.embed.parts import TablePart, merge_parts
 from wsdino.errors import ModelError
 from wsdino.lock import one_writer_of_file
@@ -185,5 +185,5 @@ def _open_folder(folder: Path, stamp: str) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
-        raise cant_write(folder, error) from error
+        raise write_error(folder, error) from error
     write_text(path, stamp)

@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from wsdino.atomic import cant_write, sweep, visible, writing
+from wsdino.atomic import write_error, sweep, visible, writing
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
@@ -96,7 +96,7 @@ def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
             _fetch_plate(plate, out, folders[plate], source)
             _list_finished(table, out, folders)
     except OSError as error:
-        raise cant_write(out, error) from error
+        raise write_error(out, error) from error
 
 
 def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
@@ -236,4 +236,4 @@ def _write(path: Path, block: bytes, *, is_new: bool = False) -> None:
         with path.open("wb" if is_new else "ab") as file:
             file.write(block)
     except OSError as error:
-        raise cant_write(path, error) from error
+        raise write_error(path, error) from error

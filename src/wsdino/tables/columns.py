@@ -168,7 +168,7 @@ def plain_name(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def micromolar_in(name: str) -> float | None:
+def micromolar_per_unit(name: str) -> float | None:
     """How many micromolar one unit of a column is, by its name; None where the name has no unit."""
     plain = plain_name(name)
     if plain in _PER_LITER:
@@ -187,7 +187,7 @@ def is_text(name: str) -> bool:
     )
 
 
-def ours_of(name: str) -> str | None:
+def our_column(name: str) -> str | None:
     """Which of our columns a name, with or without `Metadata_`, may stand for."""
     return _OURS.get(plain_name(name))
 

@@ -74,7 +74,7 @@ def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     return table
 
 
-def with_same_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     """Make one of a compound's concentrations that differ by rounding: the first in the table.
 
     Concentrations differ by rounding where one is within 0.01 % of another. What lies within 1 % is

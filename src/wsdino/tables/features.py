@@ -25,7 +25,7 @@ from wsdino.tables.columns import (
     PREFIX,
     TREATMENT,
     WELL,
-    ours_of,
+    our_column,
     plain_name,
 )
 
@@ -110,7 +110,7 @@ _PLACE = re.compile(
 )
 
 
-def say_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
+def report_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
     """Name metadata that varies within groups and is averaged over, such as the cell line.
 
     Parameters
@@ -236,7 +236,7 @@ def _is_no_measurement(name: str) -> bool:
     plain = name.removeprefix("Image_")
     if _BOOKKEEPING.fullmatch(plain):
         return True
-    return ours_of(name) is not None or _LABEL.fullmatch(plain_name(name)) is not None
+    return our_column(name) is not None or _LABEL.fullmatch(plain_name(name)) is not None
 
 
 def _suspects(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:

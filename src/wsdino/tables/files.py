@@ -13,7 +13,7 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.progress import say
-from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, ours_of
+from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -244,7 +244,7 @@ def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Read `0,5` as a number in columns that hold nothing else, where commas don't separate."""
     changed = []
     for name in table.columns:
-        if table[name].dtype != object or FILE_COLUMN.fullmatch(name) or ours_of(name) in TEXT:
+        if table[name].dtype != object or FILE_COLUMN.fullmatch(name) or our_column(name) in TEXT:
             continue
         cells = table[name].dropna().astype(str).str.strip()
         commas = cells.str.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?")

@@ -295,7 +295,7 @@ def _one_name_for_each_control(
     return table.assign(**{COMPOUND: renamed})
 
 
-def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
+def report_spellings(table: pd.DataFrame, *, origin: str) -> None:
     """Name compounds, mechanisms, plates and batches that differ by case or blanks alone."""
     for column in (COMPOUND, MOA, PLATE, BATCH):
         if column not in table:

@@ -32,7 +32,7 @@ from wsdino.tables.columns import (
 )
 from wsdino.tables.files import READABLE, read_file
 from wsdino.tables.identity import texts
-from wsdino.tables.tidy import says, tidy
+from wsdino.tables.tidy import has_values, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -103,7 +103,7 @@ def read_platemap(
         named |= {name: PLATE_MAP for name in plain if plain_name(name) == _MAP_NAME}
         wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
     wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
-    wells = wells[[name for name in wells.columns if says(wells, name)]]
+    wells = wells[[name for name in wells.columns if has_values(wells, name)]]
     # What is known of whole plates, such as their batch, needs no wells; compounds do.
     if WELL not in wells and (PLATE not in wells or COMPOUND in wells):
         raise TableError(
@@ -244,13 +244,13 @@ def join_platemap(
 def _keys(table: pd.DataFrame, wells: pd.DataFrame, theirs: str, ours: str) -> list[str]:
     """Return the columns by which a table is joined with a plate map."""
     keys = [key for key in (PLATE, WELL) if key in wells]
-    if PLATE not in wells and says(table, PLATE_MAP) and says(wells, PLATE_MAP):
+    if PLATE not in wells and has_values(table, PLATE_MAP) and has_values(wells, PLATE_MAP):
         keys = [PLATE_MAP, *keys]
-    if PLATE in wells and says(table, BATCH) and says(wells, BATCH):
+    if PLATE in wells and has_values(table, BATCH) and has_values(wells, BATCH):
         several = wells[[PLATE, BATCH]].drop_duplicates().duplicated(PLATE).any()
         keys = [BATCH, *keys] if several else keys
     for key in keys:
-        if not says(table, key):
+        if not has_values(table, key):
             has = ", ".join(name for name in table.columns if str(name).startswith(PREFIX))
             raise TableError(
                 f"{ours}: no column {key}, by which it is joined with {theirs}; it has "

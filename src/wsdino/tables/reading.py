@@ -13,7 +13,7 @@ from wsdino.tables.features import without_labels
 from wsdino.tables.files import read_file
 from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
-from wsdino.tables.tidy import identify, says
+from wsdino.tables.tidy import has_values, identify
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -67,7 +67,7 @@ def read_table(
         raise TableError(msg)
     wells = None if platemap is None else read_platemap(platemap, columns=columns)
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
-    is_flagged = controls is not None or says(table, CONTROL)
+    is_flagged = controls is not None or has_values(table, CONTROL)
     table = identify(table, origin=origin, controls=controls)
     if not is_flagged and CONTROL in table and table[CONTROL].any():
         say(

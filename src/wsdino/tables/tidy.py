@@ -22,14 +22,14 @@ from wsdino.tables.columns import (
     TEXT,
     WELL,
     find_column,
-    micromolar_in,
+    micromolar_per_unit,
     plain_name,
 )
-from wsdino.tables.doses import in_micromolar, micromolar, with_same_doses
+from wsdino.tables.doses import in_micromolar, micromolar, merge_equal_doses
 from wsdino.tables.identity import (
     MISSING,
     control_of,
-    name_spellings,
+    report_spellings,
     sites,
     texts,
     wells,
@@ -129,14 +129,14 @@ def identify(
     if COMPOUND in table and CONCENTRATION not in table:
         say(f"{origin}: no column {CONCENTRATION}, so each compound counts as one treatment")
         table = table.assign(**{CONCENTRATION: float("nan")})
-    table = with_same_doses(table, origin=origin)
+    table = merge_equal_doses(table, origin=origin)
     table = with_plates_of_batches(table, origin=origin)
-    name_spellings(table, origin=origin)
+    report_spellings(table, origin=origin)
     table.attrs = attributes
     return table
 
 
-def says(table: pd.DataFrame, column: str) -> bool:
+def has_values(table: pd.DataFrame, column: str) -> bool:
     """Whether a table has a column with at least one value."""
     if column not in table:
         return False
@@ -187,7 +187,7 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
             taken[ours] = found
     table = _of_all_channels(table, origin)
     for synonyms in SYNONYMS:
-        if synonyms.column not in taken and not says(table, synonyms.column):
+        if synonyms.column not in taken and not has_values(table, synonyms.column):
             for theirs in _candidates(table, synonyms):
                 if theirs not in taken.values():
                     taken[synonyms.column] = theirs
@@ -210,7 +210,7 @@ def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
     for name in table.columns:
         found.setdefault(plain_name(name), []).append(name)
     in_order = [name for other in synonyms.others for name in found.get(other, [])]
-    in_order = [name for name in in_order if name != synonyms.column and says(table, name)]
+    in_order = [name for name in in_order if name != synonyms.column and has_values(table, name)]
     if synonyms.column == CONTROL:
         in_order = [name for name in in_order if _tells_controls(table[name])]
     return sorted(in_order, key=lambda name: not name.startswith(PREFIX))
@@ -223,19 +223,19 @@ def _tells_controls(values: pd.Series) -> bool:
 
 def _differs(theirs: str) -> bool:
     """Whether a column's contents change when they are read as ours."""
-    return micromolar_in(theirs) not in (None, 1.0) or plain_name(theirs) in (
+    return micromolar_per_unit(theirs) not in (None, 1.0) or plain_name(theirs) in (
         CONTROL_TYPE,
         PERT_TYPE,
     )
 
 
 def _unit(theirs: str) -> str:
-    factor = micromolar_in(theirs)
+    factor = micromolar_per_unit(theirs)
     return "" if factor in (None, 1.0) else f" (times {factor:g})"
 
 
 def _contents(table: pd.DataFrame, theirs: str, ours: str, origin: str) -> pd.Series:
-    factor = micromolar_in(theirs) if ours == CONCENTRATION else None
+    factor = micromolar_per_unit(theirs) if ours == CONCENTRATION else None
     if factor not in (None, 1.0):
         return micromolar(table[theirs], factor or 1.0, origin=origin)
     if ours == CONTROL and plain_name(theirs) == CONTROL_TYPE:
@@ -271,7 +271,7 @@ def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         for copy in copies[1:]:
             if not _agree(table[copies[0]], table[copy]):
                 raise TableError(f"{origin}: {copies[0]} and {copy} differ; a site has one of each")
-        if copies and not says(table, ours):
+        if copies and not has_values(table, ours):
             table = table.assign(**{ours: table[copies[0]]})
         table = table.drop(columns=copies)
     return table
