@@ -127,7 +127,7 @@ def test_a_killed_process_ends_the_job_and_torchrun_resumes_it_to_the_same_end(
     os.kill(job.worker(1), signal.SIGKILL)
     assert job.finish() == 1
     assert job.said == [
-        "wsdino: another process of this job is gone; the same command goes on from what is saved"
+        "wsdino: another process of this job is gone; the same command resumes from what is saved"
     ]
     assert not (ended / "model").exists()
     job = start_job(tmp_path / "again.log", "train", place / "long.yaml", "--out", ended)

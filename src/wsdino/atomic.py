@@ -100,7 +100,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
 
 
 def write_error(path: Path, error: Exception) -> OutputError:
-    """Make a one-line error for a path that can't be written; on a full disk it says what is free."""
+    """Make a one-line error for a path that can't be written, with the free space if it is full."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
     free = _free_bytes(path)

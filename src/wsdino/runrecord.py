@@ -163,7 +163,7 @@ def read_run(run: Path) -> RunRecord:
 def _baselines(
     paths: RunPaths, results: dict[str, Any], problems: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Results of the baselines: those in the run's own results take precedence over the folders'."""
+    """Results of the baselines: those in the run's own results precede those in the folders."""
     listed = results.get("baselines")
     found = {str(key): value for key, value in listed.items()} if isinstance(listed, dict) else {}
     for baseline in paths.baselines:

@@ -62,7 +62,7 @@ def test_controls_are_named_else_flagged_else_dmso(capsys: pytest.CaptureFixture
     assert found["Metadata_Control"].tolist() == [True, True, False, False]
     assert found["Metadata_Compound"].tolist() == ["DMSO", "DMSO", "water", "x"]
     said = capsys.readouterr().err
-    assert "controls named dmso count as DMSO" in said
+    assert "controls named dmso are taken as DMSO" in said
     assert "no column Metadata_Control, so DMSO counts as negative control (2 of 4 rows)" in said
     assert found["Metadata_MoA"].tolist() == [None, None, None, "m"]
     named = read_table(given_, controls=["Water"])
@@ -124,7 +124,7 @@ def test_merging_doses_undoes_noise(doses: list[float], random) -> None:
 def test_names_that_differ_by_case_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     read_table(table(Compound=["Taxol", "taxol ", "taxol", "NA"], MoA=["m", "M", "m", "n"]))
     said = capsys.readouterr().err
-    assert "Metadata_Compound has names that differ by case or blanks alone" in said
+    assert "Metadata_Compound has names that differ only by case or spaces" in said
     assert "different: Taxol, taxol\n" in said
     assert "Metadata_MoA has names that differ" in said
     assert "Metadata_Compound holds NA, which is taken as a name" in said

@@ -60,8 +60,8 @@ Regularisation = Annotated[
     str | None,
     typer.Option(
         metavar="NUMBER",
-        help=f"Floor added to the variances when whitening{used_by('regularisation')}; auto: chosen "
-        "by held-out labels (weak_label).",
+        help=f"Floor added to the variances when whitening{used_by('regularisation')}; auto: "
+        "chosen by held-out labels (weak_label).",
     ),
 ]
 PerChannel = Annotated[

@@ -23,8 +23,8 @@ from wsdino.tables.features import (
     features_of,
     metadata_of,
     plate_keys,
-    require_columns,
     report_averaged,
+    require_columns,
 )
 from wsdino.tables.lists import LIST_COLUMNS, is_list, labels_of, require_one_label
 

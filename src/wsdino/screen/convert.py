@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     Converted = Generator[tuple[int, NDArray[np.float32], np.void]]
 
 CONNECT_WITHIN_S = 10
-# Sites that wait for each thread, here or on a cluster: it stays busy, and few are to be cancelled.
+# Sites queued for each thread, here or on a cluster: enough to keep it busy, few to be cancelled.
 WAITING = 4
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What turns the images of a site into its part of a store; it can be sent to other hosts.
+    """Converts the images of a site into its part of a store; it can be sent to other hosts.
 
     Parameters
     ----------
     store
-        Absolute path of the store, on a file system that all who convert share.
+        Absolute path of the store, on a file system that all workers share.
     images
         Its array.
     expected
         Size and type of every image, see :func:`~wsdino.screen.images.describe`.
     example
-        The file that says so, for messages.
+        A file of this size and type, for messages.
     """
 
     store: Path
@@ -60,9 +60,9 @@ class Conversion:
         Raises
         ------
         ImageError
-            An image can't be read, or is unlike the first.
+            An image can't be read, or differs from the first in size or type.
         """
-        # What changes while it is read will differ from this the next time.
+        # Taken first: an image that changes while it is read will look changed next time.
         states = [state or 0 for state in image_states(planes)]
         pixels = read_site(planes)
         require_alike(describe(pixels), planes[0].path, self.expected, self.example)
@@ -75,18 +75,18 @@ class Conversion:
 def in_threads(
     convert: Conversion, jobs: Sequence[tuple[int, Sequence[Plane]]], *, num_threads: int
 ) -> Converted:
-    """Convert sites in threads of this process, in whatever order they are done.
+    """Convert sites in threads of this process, yielding them in the order they finish.
 
-    Where an image is damaged, those on their way are finished before that is raised.
+    If an image is damaged, the sites in progress are finished before the error is raised.
 
     Parameters
     ----------
     convert
-        What is done with each.
+        Converts one site.
     jobs
         Sites and their planes.
     num_threads
-        Threads.
+        Number of threads.
     """
     pool, coming = ThreadPoolExecutor(num_threads), iter(jobs)
 
@@ -117,7 +117,7 @@ def on_dask(
     *,
     scheduler: str,
 ) -> Converted:
-    """Convert sites on the workers of a Dask cluster, as :func:`in_threads` does here.
+    """Convert sites on the workers of a Dask cluster; otherwise like :func:`in_threads`.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def on_dask(
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise InputError(
-            "--dask: Dask is not installed; pip install 'wsdino[dask]', here and for the workers"
+            "--dask: Dask is not installed; pip install 'wsdino[dask]', here and on the workers"
         ) from error
     try:
         client = Client(scheduler, timeout=CONNECT_WITHIN_S, set_as_default=False)
@@ -164,8 +164,8 @@ def on_dask(
                     running.update(submit(1))
         except KilledWorker as error:
             raise WsdinoError(
-                f"--dask {scheduler}: workers die over and over ({error}); the same command goes "
-                "on from what is done"
+                f"--dask {scheduler}: workers keep dying ({error}); the same command resumes from "
+                "the finished sites"
             ) from error
         finally:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Making a store of a screen, once, resumably."""
+"""Converting a screen into a store, once and resumably."""
 
 from __future__ import annotations
 
@@ -62,32 +62,32 @@ def ingest(
     columns: Mapping[str, str] | None = None,
     design: str | Path | None = None,
 ) -> Store:
-    """Convert a screen into a store, or go on where an earlier call was stopped.
+    """Convert a screen into a store, or resume a conversion that was stopped.
 
-    The manifest and the first site are checked before anything is written. A site counts as done
-    once its pixels and then its statistics are on disk, and as long as its images look as they did.
-    A finished store of the same images is returned as it is, with its manifest brought up to date.
+    The manifest and the first site are checked before anything is written. A site is done once its
+    pixels and then its statistics are on disk, as long as its images have not changed. A finished
+    store of the same images is returned with its manifest updated.
 
     Parameters
     ----------
     source
-        What :func:`read_manifest` reads.
+        Anything that :func:`read_manifest` reads.
     out
         Folder of the store: new, empty, or a store of the same images.
     platemap
-        Says of each well what it got, as for :func:`read_manifest`.
+        What each well received, as for :func:`read_manifest`.
     workers
-        Number of reading threads; None: one for each CPU this process may use.
+        Number of reading threads; None: one per CPU that this process may use.
     dask
-        Address of a Dask scheduler on whose workers sites are converted, instead of threads here;
-        images and store lie on a file system that they share.
+        Address of a Dask scheduler; its workers convert the sites, instead of threads here. Images
+        and store must be on a file system that they share.
     controls
-        Compounds that are negative controls; None: `Metadata_Control` where it says anything, else
+        Compounds that are negative controls; None: `Metadata_Control` if it has any value, else
         DMSO.
     columns
-        Our name -> the table's or plate map's, where they have names of their own.
+        Our name -> the table's or plate map's, if it differs.
     design
-        What `platemap` was called before.
+        The former name of `platemap`.
 
     Returns
     -------
@@ -99,8 +99,8 @@ def ingest(
     TableError
         The source is missing, unrecognised, incomplete, or contradicts itself.
     ImageError
-        An image is missing, damaged, or unlike the first. If that shows after the first site, the
-        store stays unfinished, and says so when opened.
+        An image is missing, damaged, or differs from the first in size or type. If this is found
+        after the first site, the store stays unfinished and can't be opened.
     OutputError
         `out` holds something else.
     """
@@ -128,7 +128,7 @@ def _ingest(
     images = _existing_images(out)
     sweep(out)
     if images is not None and images.attrs["complete"]:
-        # The images may be gone by now, or spelled otherwise than on this disk.
+        # The images may be gone by now, or spelled differently on this disk.
         manifest = read(check_files=False)
         _require_same_images(images, manifest, out)
         if not len(_sites_to_do(out, images, planes_of(manifest))):
@@ -150,17 +150,17 @@ def _ingest(
 
 
 def _existing_images(out: Path) -> zarr.Array[Any] | None:
-    """Open the array that an earlier ingest left in `out`; None where there is nothing at all."""
+    """Open the array that an earlier ingest left in `out`; None if there is nothing at all."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: this is a file; a store is a folder, so name another")
     images = open_images(out, mode="r+")
     if images is None and out.is_dir():
-        # A kill right at the start leaves a folder for the array and no more.
+        # A process killed right at the start leaves only a folder for the array.
         started = all(path.suffix == ".partial" for path in (out / IMAGES).glob("*"))
         others = [name for name in visible(out) if not (name == IMAGES and started)]
         if others:
             raise OutputError(
-                f"{out}: the folder is not empty (it has {min(others)}) and is no store; name a "
+                f"{out}: the folder is not empty (it has {min(others)}) and is not a store; name a "
                 "new or empty folder"
             )
     return images
@@ -188,8 +188,8 @@ def _create_images(
         shape=(len(manifest), *first.shape),
         chunks=(1, *first.shape),
         dtype=first.dtype,
-        # One chunk is one site. LZ4 on bit planes costs a millisecond for a megapixel either way
-        # and takes a quarter off camera noise; stronger codecs gain little more.
+        # One chunk is one site. LZ4 on bit planes takes a millisecond per megapixel either way and
+        # saves a quarter on camera noise; stronger codecs gain little more.
         compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("site", "channel", "y", "x"),
@@ -198,7 +198,7 @@ def _create_images(
 
 
 def _fingerprint(manifest: pd.DataFrame) -> str:
-    """Return a digest of which images make up the sites, whatever the case of their names."""
+    """Return a digest of the images of all sites, ignoring the case of their names."""
     digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
     for site in planes_of(manifest):
         for plane in site:
@@ -224,7 +224,7 @@ def _write_sites(
     num_workers: int,
     dask: str | None,
 ) -> None:
-    """Read each site that isn't done, and write its pixels, then its statistics."""
+    """Read each unfinished site, and write its pixels, then its statistics."""
     statistics, records = _open_statistics(out, images), _open_records(out, images)
     sites = _sites_to_do(out, images, planes)
     statistics[sites] = np.nan
@@ -250,27 +250,27 @@ def _write_sites(
                 meter.advance()
     except ImageError as error:
         raise ImageError(
-            f"{error}; {out} stays unfinished: mend the image and run again to go on"
+            f"{error}; {out} stays unfinished: replace the image and run the same command again"
         ) from error
     records.flush()
     statistics.flush()
 
 
 def _open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Map the (N, C, 5) float32 statistics; NaN for sites that aren't done."""
+    """Map the (N, C, 5) float32 statistics; NaN for unfinished sites."""
     shape = (*images.shape[:2], len(STATISTIC_NAMES))
     return _open_array(out / STATISTICS, np.full(shape, np.nan, np.float32))
 
 
 def _open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map the (N,) records of the sites; zeros for those that aren't done."""
+    """Map the (N,) records of the sites; zeros for unfinished ones."""
     return _open_array(out / RECORDS, np.zeros(images.shape[0], record_type(images.shape[1])))
 
 
 def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map an array for writing; where there is none like it, begin with the one given."""
+    """Map an array for writing; if there is none of this shape, start with the given one."""
     if path.is_file():
-        # Of a store that can't be written nothing needs to be, where it is complete.
+        # A complete store on a read-only disk needs no writing.
         mode = "r+" if os.access(path, os.W_OK) else "c"
         try:
             found = np.lib.format.open_memmap(path, mode=mode)
@@ -286,9 +286,9 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
 def _sites_to_do(
     out: Path, images: zarr.Array[Any], planes: Sequence[Sequence[Plane]]
 ) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return the sites that aren't done, or whose images or pixels have changed since.
+    """Return the sites that are unfinished, or have images or pixels that have changed since.
 
-    An image that is gone by now can't have changed.
+    An image that no longer exists counts as unchanged.
     """
     statistics, records = _open_statistics(out, images), _open_records(out, images)
     done = np.isfinite(statistics).all(axis=(1, 2))
@@ -308,7 +308,7 @@ def _sites_to_do(
 def _holds_its_pixels(
     images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
 ) -> bool:
-    """Whether a site's file holds what was written; how it looks now is noted then."""
+    """Whether a site's file holds what was written; if so, its current state is recorded."""
     try:
         # Zarr reads an absent file as zeros.
         if not path.is_file() or crc32(np.asarray(images[site])) != records["crc32"][site]:
@@ -325,11 +325,11 @@ def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
 
 
 def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
-    """Bring a finished store's metadata up to date; its file names stay as they were."""
+    """Update the metadata of a finished store; its file names are kept."""
     stored = pd.read_parquet(out / MANIFEST)
     metadata = [name for name in manifest.columns if name.startswith("Metadata_")]
     files = [name for name in stored.columns if not name.startswith("Metadata_")]
     updated = pd.concat([manifest[metadata], stored[files]], axis=1)
     if not updated.equals(stored):
-        say(f"{out}: the source's metadata has changed; {MANIFEST} follows")
+        say(f"{out}: the source's metadata has changed; {MANIFEST} is updated")
         _write_manifest(out, updated)
