@@ -642,10 +642,10 @@ def test_the_commands_one_by_one(
     assert (trained.status, trained.out) == (0, f"{run / 'model'}\n")
     assert wsdino_("embed", run, store, "--out", embeddings).out == f"{embeddings}\n"
     assert wsdino_("profile", embeddings, "--out", profiles).out == f"{profiles}\n"
-    told = wsdino_("evaluate", profiles, "--json", results)
-    assert told.status == 0
+    printed = wsdino_("evaluate", profiles, "--json", results)
+    assert printed.status == 0
     numbers = json.loads(results.read_text())
-    assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in told.out
+    assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in printed.out
     from_sites = wsdino_("evaluate", embeddings, "--from-sites")
     assert f"{numbers['nscb_correct']}/{numbers['nscb_total']} = " in from_sites.out
 

@@ -471,10 +471,10 @@ def test_a_foreign_folder_is_left_alone(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.tex").write_text("x")
-    with pytest.raises(OutputError, match="is there and is no run folder"):
+    with pytest.raises(OutputError, match="exists and is not a run folder"):
         run(load(place), out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(OutputError, match="is there and is no run folder"):
+    with pytest.raises(OutputError, match="exists and is not a run folder"):
         run(load(place), out / "thesis.tex")
 
 

@@ -147,9 +147,9 @@ def _refuse_other_training(config: Config, run: RunPaths) -> None:
         if options[0] != options[1]:
             key, old, new = _difference("", *options)
             raise ConfigError(
-                f"{paths.folder}: was trained with {training.key(key)} {json.dumps(old)}, and "
-                f"{json.dumps(new)} is wanted now; give --out another folder, or delete "
-                f"{paths.checkpoints} to train anew"
+                f"{paths.folder}: was trained with {training.key(key)} {json.dumps(old)}, but the "
+                f"config now has {json.dumps(new)}; give --out another folder, or delete "
+                f"{paths.checkpoints} to train again"
             )
 
 
@@ -240,8 +240,8 @@ def check(
         if annotated["Metadata_Compound"].nunique() < 2:
             raise TableError(
                 f"{origin}: Metadata_Compound has {annotated['Metadata_Compound'].nunique()} "
-                "compounds with a known Metadata_MoA, and matching needs two; without an "
-                "evaluation there are wsdino train, embed and profile"
+                "compounds with a known Metadata_MoA, and matching needs at least two; to go "
+                "without an evaluation, use wsdino train, embed and profile"
             )
     for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
@@ -330,8 +330,8 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
         return load_model(source, device=device)
     if Path(source).is_dir():
         raise ModelError(
-            f"{source}: the package's own backbone, or the folder of that name? ./{source} is the "
-            "folder; from another directory the name means the backbone"
+            f"{source}: ambiguous between the package's own backbone and the folder of that name; "
+            f"use ./{source} for the folder, or run from another directory for the backbone"
         )
     return load_model(source, channels=open_store(store).channels, device=device)
 

@@ -43,13 +43,13 @@ from wsdino.train.options import Optimisation, WeakPositives
 RENAMED = {"screen.design": "screen.platemap"}
 # Keys of earlier versions that are refused, and where what they said is now.
 _OBJECTIVE_NOW = (
-    "an objective and its options are the section objective now, such as "
+    "an objective and its options are now the section objective, such as "
     "objective: {name: distill, koleo_weight: 0.1}"
 )
 MOVED = {
     "train.objective": _OBJECTIVE_NOW,
     "distill": _OBJECTIVE_NOW,
-    "baselines.classifier.objective": "the classifier needs none now; leave it out",
+    "baselines.classifier.objective": "the classifier no longer needs one; leave it out",
 }
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
@@ -341,7 +341,7 @@ def _with_new_names(given: dict[str, Any], origin: str) -> dict[str, Any]:
         if not isinstance(values, dict) or old not in values:
             continue
         if values[old] is not None:
-            say(f"{origin}config key {before} is called {now} now")
+            say(f"{origin}config key {before} is now called {now}")
         others = {name: value for name, value in values.items() if name != old}
         given = given | {section: {new: values[old]} | others}
     return given

@@ -1,4 +1,4 @@
-"""The stages in order: done ones are skipped, what follows a new one is made anew."""
+"""The stages in order: finished ones are skipped, and those that depend on a new one run again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def run(config: Config, out: str | Path) -> dict[str, Any]:
-    """Do every stage of a run that isn't done.
+    """Run every stage that isn't done.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the config, the screen and the folder don't fit each other; nothing is written then.
+        If the config, the screen and the folder don't fit together; then nothing is written.
     TrainingError
-        If training was stopped or can't go on; the same call goes on where it can.
+        If training was stopped or can't continue; the same call resumes if it can.
     """
     out = RunFolder(Path(out)).path
     with one_writer(out):
@@ -71,7 +71,7 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
 
 
 def train_run(config: Config, out: str | Path) -> ModelPaths:
-    """Train the model of a run, or go on with that; no other stage.
+    """Train the model of a run, or resume training; no other stage.
 
     Parameters
     ----------
@@ -81,12 +81,12 @@ def train_run(config: Config, out: str | Path) -> ModelPaths:
     Returns
     -------
     ModelPaths
-        Where the model lies.
+        Location of the model.
 
     Raises
     ------
     InputError, TrainingError
-        As :func:`run` does.
+        As for :func:`run`.
     """
     out = RunFolder(Path(out)).path
     with one_writer(out):
@@ -147,12 +147,12 @@ def _train(
 
 
 def _screen_of(store: Store) -> dict[str, str]:
-    """Say which images and metadata a stage works on."""
+    """Identify the images and metadata that a stage works on."""
     return {"pixels": store.pixels_digest, "manifest": store.manifest_digest}
 
 
 def _embedding(config: Config, store: Store, out: Path) -> Callable[[Path], None]:
-    """Embed with the model in a run folder, or in that of a baseline."""
+    """Embed with the model in the folder of a run or of a baseline."""
 
     def embed(path: Path) -> None:
         from wsdino.model.model import load_model
@@ -166,7 +166,7 @@ def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
     from wsdino.embed.embed import write_embeddings
     from wsdino.model.model import Model
 
-    # Tiles are the config's, not those that the weights were saved with.
+    # The tiles are those of the config, not those saved with the weights.
     current = Model(model_spec(config, store.channels), model.networks, device=model.device)
     write_embeddings(current, store, path, batch_size=config.embed.batch_size)
 
@@ -208,7 +208,8 @@ def _profile_stage(
 ) -> None:
     """Make the profiles of the run, with the features of others perhaps, or of a baseline.
 
-    Profiles carry what only the normalised sites show, so that these are made once.
+    The profiles carry what can only be measured on the normalised sites, so that these are
+    computed once.
     """
     from wsdino.evaluate.results import leakage_of_normalised
     from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
@@ -247,7 +248,7 @@ def _evaluate_stage(
     others: tuple[str, ...] = (),
     baselines: tuple[str, ...] = (),
 ) -> None:
-    """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
+    """Make the results of the run or of a baseline; the run's contain those of its baselines."""
     from wsdino.evaluate.held_out import held_out_of
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
@@ -325,7 +326,7 @@ def _embed_baseline(name: str, config: Config, store: Store, folder: RunFolder) 
 def _baseline_embedding(
     baseline: Baseline, config: Config, store: Store, out: Path
 ) -> Callable[[Path], None]:
-    """Choose how a baseline's table of sites is made."""
+    """Choose how the site embeddings of a baseline are made."""
     from wsdino.device import num_cpus
     from wsdino.model.model import Model
     from wsdino.tables.writing import write_table
@@ -364,7 +365,7 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
 
 
 def report(config: Config, out: Path) -> Path:
-    """Write the report on a run from what is there, be the run finished or not.
+    """Write the report on a run, finished or not, from what it has so far.
 
     Parameters
     ----------
@@ -386,22 +387,22 @@ def report(config: Config, out: Path) -> Path:
     from wsdino.model.model import load_model
     from wsdino.report.html import write_report
 
-    store = _if_there(lambda: open_run_store(config, out))
+    store = _or_none(lambda: open_run_store(config, out))
     return write_report(
         out,
         store=store,
-        model=None if store is None else _if_there(lambda: load_model(out)),
+        model=None if store is None else _or_none(lambda: load_model(out)),
         num_example_fields=config.report.num_example_fields,
         attention_sites=config.report.attention_sites,
         seed=config.seed,
     )
 
 
-def _if_there(get: Callable[[], T]) -> T | None:
+def _or_none(get: Callable[[], T]) -> T | None:
     try:
         return get()
     except InputError as error:
-        say(f"the report goes without: {error}")
+        say(f"left out of the report: {error}")
         return None
 
 

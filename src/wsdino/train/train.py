@@ -27,7 +27,7 @@ from wsdino.train.loop import Trainer
 from wsdino.train.objectives import objective_of
 from wsdino.train.objectives.base import Given, Parts
 from wsdino.train.objectives.distill import DISTILL
-from wsdino.train.options import decisive
+from wsdino.train.options import fixed_options
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
 from wsdino.train.sampler import BatchwiseSampler, Sampler
