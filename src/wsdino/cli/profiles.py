@@ -145,7 +145,7 @@ def profile_command(
     if to not in (None, "anndata"):
         raise InputError(f"--to {to!r}: the only format is anndata")
     fitted = load_normalisation(normaliser) if normaliser else None
-    be_the_only_writer(out)
+    lock_output(out)
     table = _read_tables(embeddings, platemap, column, control, feature)
     with _naming(embeddings):
         profiles = make_profiles(
@@ -213,7 +213,7 @@ def evaluate_command(
                 f"{profiles[1]}: a second table has no effect on profiles of treatments; leave it "
                 "out, or add --from-sites if the tables hold sites or wells"
             )
-    be_the_only_writer(json)
+    lock_output(json)
     table = _read_tables(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
         raise InputError(

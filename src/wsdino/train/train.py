@@ -319,7 +319,7 @@ def train(
         # Tiles are how a trained network looks at fields; training sees crops.
         "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")}
         | {"architecture": spec.architecture.identity()},
-        "optimisation": decisive(optimisation),
+        "optimisation": fixed_options(optimisation),
         "objective": asdict(objective),
         "weak_positives": asdict(weak_positives),
         "views": [asdict(view) for view in views],
