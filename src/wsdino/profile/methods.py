@@ -100,7 +100,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
     ),
     Normalisation(
         name="plate_controls",
-        help="centred on each plate's controls, over the deviation of all these",
+        help="centred on each plate's controls, scaled by the deviation of all controls",
         method=_plate_controls,
         needs=Needs(controls=2, controls_per_plate=1),
     ),
@@ -109,7 +109,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
         help="standardised on all rows at once",
         method=_standardise_all,
     ),
-    Normalisation(name="none", help="as they are", method=_none),
+    Normalisation(name="none", help="unchanged", method=_none),
 )
 
 

@@ -115,7 +115,7 @@ def truth_table(layout: pd.DataFrame, sites: list[Site]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The contract's ``Metadata_`` columns; ``activity``, ``penetrance``, ``strength``,
+        The manifest's ``Metadata_`` columns; ``activity``, ``penetrance``, ``strength``,
         ``ec50`` (null for controls), ``debris``; ``optics_<name>_<channel>``;
         ``trait_<name>``, the well's untreated cells; ``effect_<name>``, what a fully responding
         cell changes by.
