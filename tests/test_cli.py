@@ -741,7 +741,7 @@ def test_a_fitted_normaliser_serves_other_plates(
         assert note.endswith("; fitted before, and applied here")
     # Whoever evaluates these is told as well.
     judged = " ".join(wsdino_("evaluate", out).out.split())
-    assert "weak labels (compound) were used, those of the queries too; a number with" in judged
+    assert "weak labels (compound) were used, including those of the queries; results" in judged
     # It has its own options, and needs its own features.
     given = ("profile", tmp_path / "new.csv", "--normaliser", tmp_path / "model")
     out = tmp_path / "no.parquet"

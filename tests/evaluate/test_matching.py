@@ -271,7 +271,7 @@ def test_an_unknown_batch_is_no_other_batch(unknown, multi_batch):
     assert reasons == {
         "b1": f"{shares}, or has none that is known",
         "b2": f"{shares}, or has none that is known",
-        "b3": "its batch isn't known",
+        "b3": "its batch is unknown",
     }
     assert not result.neighbours["neighbour_compound"].str.startswith("b").any()
     assert match_moa(table).num_total == 6

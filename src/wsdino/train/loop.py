@@ -148,7 +148,7 @@ class Trainer:
         self.module.train()
         for step in range(first, self.total_steps):
             plan, views = prefetch.take()
-            record = self._step(step, plan, views, meanwhile=prefetch.cut_ahead)
+            record = self.step(step, plan, views, meanwhile=prefetch.cut_ahead)
             bad_steps = 0 if record["applied"] else bad_steps + 1
             done = step + 1
             if self._is_logged(done, record):
@@ -219,10 +219,27 @@ class Trainer:
             steps=range(first, self.total_steps),
         )
 
-    def _step(
+    def step(
         self, step: int, plan: StepPlan, views: list[Tensor], *, meanwhile: Callable[[], None]
     ) -> Metrics:
-        """Take a step; `meanwhile` is called once all except the teacher's update is queued."""
+        """Take one step.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        plan
+            Images of the whole batch.
+        views
+            This process's views of them, see :func:`~wsdino.train.plan.cut_views`.
+        meanwhile
+            Called once all except the teacher's update is queued on the device.
+
+        Returns
+        -------
+        dict
+            The record of the step.
+        """
         opt, epoch = self.options, step / self.steps_per_epoch
         warmup = round(opt.warmup_epochs * self.steps_per_epoch)
         lr = cosine(
