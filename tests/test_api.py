@@ -56,6 +56,7 @@ NAMES = [
 ]
 ALIASES = {
     "evaluate_profiles": "evaluate",
+    "simulate_screen": "simulate",
     "train_model": "train",
     "ManifestError": "TableError",  # its former name
 }

@@ -106,7 +106,7 @@ def test_a_file_for_each_channel(tmp_path: Path) -> None:
     expected = [embedding_of_grey(vits[c], images[:, [i]]) for i, c in enumerate(CHANNELS)]
     torch.testing.assert_close(networks(images), torch.cat(expected, dim=1))
     for wrong in (small_spec(), replace(spec, channels=("DAPI", "ER"))):
-        with pytest.raises(ModelError, match="one file per channel requires model.mode"):
+        with pytest.raises(ModelError, match=r"one file per channel requires model\.mode"):
             build_networks(wrong, weights=files)
 
 
