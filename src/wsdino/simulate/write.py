@@ -134,11 +134,11 @@ def _write(
 
 def _check(size: int, zoom: float, workers: int | None) -> None:
     if size < MIN_SIZE:
-        raise InputError(f"size: {size} pixels; at least {MIN_SIZE} would be right")
+        raise InputError(f"size: {size} pixels; give at least {MIN_SIZE}")
     if not 0.25 <= zoom <= 8:
-        raise InputError(f"zoom: {zoom}; a number from 0.25 to 8 would be right")
+        raise InputError(f"zoom: {zoom}; give a number from 0.25 to 8")
     if workers is not None and workers < 1:
-        raise InputError(f"workers: {workers}; at least 1 would be right")
+        raise InputError(f"workers: {workers}; give at least 1")
 
 
 def _digest(table: pd.DataFrame) -> str:
