@@ -229,7 +229,7 @@ def test_a_table_of_multi_channel_files(tmp_path):
         (
             lambda s: (s / "BBBC021_v1_image.csv").unlink(),
             TableError,
-            "this folder is no screen; a screen is a folder with BBBC021",
+            "this folder is not a screen; a screen is a folder with BBBC021",
         ),
         (
             lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n"),

@@ -287,7 +287,7 @@ def test_plate_maps_that_are_wrong_are_one_line(
 def test_what_needs_a_plate_map_and_what_is_no_plate(plates: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="doesn't say which well got which compound"):
         read_manifest(plates)
-    with pytest.raises(TableError, match=r"this folder is no screen; .*an OME-Zarr plate"):
+    with pytest.raises(TableError, match=r"this folder is not a screen; .*an OME-Zarr plate"):
         read_manifest(tmp_path)
 
 
