@@ -220,7 +220,7 @@ def no_rows(screen: Path) -> str:
 
 def no_table(screen: Path) -> str:
     plates(screen).unlink()
-    return "this folder is no screen; a screen is a folder with BBBC021_v1_image.csv"
+    return "this folder is not a screen; a screen is a folder with BBBC021_v1_image.csv"
 
 
 def no_folder(screen: Path) -> str:

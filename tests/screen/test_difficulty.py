@@ -114,7 +114,7 @@ def test_the_same_seed_gives_the_same_compounds_by_every_name() -> None:
 
 def test_help_names_every_difficulty_without_what_draws() -> None:
     code = (
-        "import sys, wsdino.simulate as s, wsdino.commands as c;"
+        "import sys, wsdino.simulate as s, wsdino.cli.screens as c;"
         "print(c.difficulty_help());"
         "sys.exit(int('numba' in sys.modules or 'pandas' in sys.modules))"
     )
