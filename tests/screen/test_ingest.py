@@ -252,7 +252,9 @@ def test_outputs_that_are_in_the_way(source, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "manifest.parquet").write_text("mine")
-    with pytest.raises(OutputError, match=r"not empty \(it has manifest.parquet\) and is no store"):
+    with pytest.raises(
+        OutputError, match=r"not empty \(it has manifest.parquet\) and is not a store"
+    ):
         ingest(source, full)
     assert (full / "manifest.parquet").read_text() == "mine"
     other = write_bbbc021_folder(tmp_path / "other", seed=1)
