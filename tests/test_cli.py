@@ -747,7 +747,10 @@ def test_a_fitted_normaliser_serves_other_plates(
     out = tmp_path / "no.parquet"
     for options, named in (
         (("--label", "treatment"), "--label treatment: has no effect on the normalisation "),
-        (("--normalise", "weak_label"), "--normalise weak_label: no effect on what "),
+        (
+            ("--normalise", "weak_label"),
+            "--normalise weak_label: has no effect on the normalisation ",
+        ),
     ):
         assert named in wsdino_(*given, *options, "--out", out).error
     sites[new].drop(columns="emb_DAPI_0").to_csv(tmp_path / "few.csv", index=False)

@@ -231,7 +231,7 @@ class Trainer:
         plan
             Images of the whole batch.
         views
-            This process's views of them, see :func:`~wsdino.train.plan.cut_views`.
+            This process's views of them, for each kind of view (V, B, C, size, size).
         meanwhile
             Called once all except the teacher's update is queued on the device.
 
