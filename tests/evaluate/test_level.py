@@ -115,4 +115,4 @@ def test_names_that_look_joined_are_told():
     assert joined_labels(table.iloc[[0, 2, 3]]) is None
     assert joined_labels(table.drop(columns="Metadata_Batch")) is None
     notes = evaluate(table, num_permutations=9)["notes"]
-    assert any("NSCB takes '1;2' for one batch" in note for note in notes)
+    assert any("NSCB takes '1;2' as one batch" in note for note in notes)
