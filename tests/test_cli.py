@@ -498,7 +498,7 @@ def test_the_right_command_keeps_the_design(
     design.assign(FileName_DNA="x.tif", PathName_DNA=".").to_csv(wells, index=False)
     message = wsdino_("evaluate", table, "--design", wells).error
     words = shlex.split(message.partition("`")[2].partition("`")[0])
-    assert words == ["wsdino", "evaluate", str(table), "--design", str(wells), "--from-sites"]
+    assert words == ["wsdino", "evaluate", str(table), "--platemap", str(wells), "--from-sites"]
     assert wsdino_(*words[1:]).status == 0
 
 
