@@ -11,22 +11,17 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from wsdino.evaluate.held_out import held_out
+from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.results import evaluate
-from wsdino.profile.aggregate import make_profiles, profiles_of_normalised
-from wsdino.profile.weak_label import AUTO, WeakLabelWhitening, fit_weak_label
+from wsdino.profile.aggregate import ATTRIBUTE, make_profiles
 from wsdino.screen.bbbc021 import read_bbbc021_tables
-from wsdino.tables.columns import COMPOUND, CONTROL, PLATE
-from wsdino.tables.features import features_of, metadata_of
+from wsdino.tables.columns import CONTROL
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pandas as pd
 
 PROFILES = "bbbc021_profiles"
 HEADINGS = "| table | normalisation | NSC | NSCB | mAP | left out: NSC | NSCB | mAP |"
@@ -39,9 +34,9 @@ def main() -> None:
     parser.add_argument("--fields", type=Path, help="embeddings of the real fields")
     parser.add_argument("--seeds", type=int, default=20, help="deals of the compounds")
     parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--ridge", default=AUTO, help="auto, or a number")
+    parser.add_argument("--ridge", default="auto", help="auto, or a number")
     given = parser.parse_args()
-    ridge = given.ridge if given.ridge == AUTO else float(given.ridge)
+    ridge = given.ridge if given.ridge == "auto" else float(given.ridge)
     tables = {}
     data = Path(os.environ.get("WSDINO_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if (data / PROFILES).is_dir():
@@ -62,36 +57,23 @@ def cellprofiler(folder: Path) -> pd.DataFrame:
     design = read_bbbc021_tables(
         folder / "BBBC021_v1_image.csv.gz", folder / "BBBC021_v1_moa.csv"
     ).filter(regex="^Metadata_")
-    wells = folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz"
-    return read_table(wells, platemap=design)
+    return read_table(folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz", platemap=design)
 
 
 def lines_of(table: pd.DataFrame, ridge: float | str, *, folds: int, seeds: int) -> list[str]:
     """Rows of one table: the normalisations on controls (or on all), then by weak label."""
     has_controls = CONTROL in table and bool(table[CONTROL].any())
-    lines = []
-    for method in ("tvn", "plate_controls") if has_controls else ("whiten_all", "plate"):
-        profiles = make_profiles(table, normalisation=method)
-        lines.append(f"`{method}` | {numbers(profiles)} | | | |")
-    features = features_of(table)
-    control = table[CONTROL].to_numpy(bool) if has_controls else np.zeros(len(table), bool)
-    labels, plates = table[COMPOUND].to_numpy(object), table[PLATE].to_numpy(object)
-
-    def fit(used: NDArray[np.bool_]) -> WeakLabelWhitening:
-        known = np.where(used, labels, None)
-        return fit_weak_label(features, known, controls=control, plates=plates, ridge=ridge)
-
-    def transformed(used: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return fit(used).transform(features, plates=plates, controls=control)
-
-    whitening = fit(np.ones(len(table), bool))
-    white = pd.DataFrame(transformed(np.ones(len(table), bool)), index=table.index)
-    normalised = pd.concat([metadata_of(table), white.add_prefix("emb_white_")], axis=1)
-    profiles = profiles_of_normalised(normalised, {})
-    held = held_out(table, transformed, num_folds=folds, num_seeds=seeds)
-    cells = [percentages(held.nsc), percentages(held.nscb), f"{np.mean(held.map):.3f}"]
-    chosen = f"`weak_label`, ridge {whitening.choice.value:g} ({whitening.choice.rule})"
-    return [*lines, f"{chosen} | {numbers(profiles)} | {' | '.join(cells)} |"]
+    lines = [
+        f"`{method}` | {numbers(make_profiles(table, normalisation=method))} | | | |"
+        for method in (("tvn", "plate_controls") if has_controls else ("whiten_all", "plate"))
+    ]
+    given: dict[str, Any] = {"normalisation": "weak_label", "regularisation": ridge}
+    profiles = make_profiles(table, **given)
+    parts = profiles.attrs[ATTRIBUTE]["normalisation"]["note"].split("; ")
+    (chosen,) = (part for part in parts if part.startswith("ridge "))
+    held = held_out_of(table, num_folds=folds, num_seeds=seeds, **given)
+    cells = [percentages(held, "nsc"), percentages(held, "nscb"), f"{held['map']:.3f}"]
+    return [*lines, f"`weak_label`, {chosen} | {numbers(profiles)} | {' | '.join(cells)} |"]
 
 
 def numbers(profiles: pd.DataFrame) -> str:
@@ -101,9 +83,11 @@ def numbers(profiles: pd.DataFrame) -> str:
     return " | ".join([*counts, f"{found['map']:.3f}"])
 
 
-def percentages(each: tuple[float, ...]) -> str:
+def percentages(held: dict[str, Any], name: str) -> str:
     """Return the mean over deals, with the standard deviation over them."""
-    return f"{100 * np.mean(each):.1f} % (sd {100 * np.std(each):.1f})" if each else ""
+    if held[name] is None:
+        return ""
+    return f"{100 * held[name]:.1f} % (sd {100 * held[f'{name}_sd']:.1f})"
 
 
 if __name__ == "__main__":

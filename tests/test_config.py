@@ -277,7 +277,9 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert (distill.teacher_momentum, distill.final_teacher_momentum) == (0.99, 1)
     assert distill.freeze_last_layer_epochs == 1
     embed = paper.embed
-    assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, (2, 2), "median")
+    assert (embed.tile, embed.tile_grid, embed.tile_summary) == (224, "paper", "median")
+    assert paper.architecture.positions == "dino"
+    assert (paper.screen.illumination, paper.screen.scale) == ("paper", 0.5)
     profile = paper.profile
     assert (profile.normalise, profile.num_components, profile.per_channel) == ("tvn", 384, True)
     assert profile.aggregate == "published"
@@ -287,8 +289,15 @@ def test_the_paper_preset_says_where_it_deviates() -> None:
     header = [line for line in preset_text("paper").splitlines() if line.startswith("#")]
     assert any("deviates" in line for line in header)
     deviations = [line for line in header if line.startswith("# - ")]
-    for subject in ("crop areas", "sampling", "partner", "rank", "evaluation crops", "epoch"):
-        assert any(subject in line for line in deviations), subject
+    subjects = (
+        "crop areas", "bicubic", "sampling", "partner", "rank", "An epoch", "mechanism", "head",
+        "bfloat16", "evaluation crops", "picks the epoch", "compound's index", "literal",
+    )  # fmt: skip
+    text = "\n".join(header)
+    bullets = [" ".join(part.split("\n# ")) for part in text.split("\n# - ")[1:]]
+    assert len(bullets) == len(deviations)
+    for subject in subjects:
+        assert any(subject in " ".join(bullet.split()) for bullet in bullets), subject
 
 
 def test_an_objective_has_its_own_options_and_no_others() -> None:

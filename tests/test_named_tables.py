@@ -137,7 +137,7 @@ def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
         "weak labels (treatment) were used; with the query's compound left out of the fit (4 folds "
         f"over compounds, mean of 5 seeds): {numbers}"
     ) in said
-    assert f"its compound left out {100 * found['nsc']:.1f} % - {found['map']:.3f}" in said
+    assert f"left out of the fit {100 * found['nsc']:.1f} % - {found['map']:.3f}" in said
     status, _, err = outside(
         "evaluate", sites, "--from-sites", "--normalise", "within", "--label", "Shape"
     )

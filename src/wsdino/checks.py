@@ -81,6 +81,7 @@ def _check_and_note(
     config: Config, resolved: Config, folder: RunFolder, path: Path, evaluated: bool
 ) -> None:
     """Check config, folder and screen; make the store; write config, environment and coverage."""
+    from wsdino.screen.correction import Correction
     from wsdino.screen.images import planes_of, read_site
     from wsdino.screen.manifest import read_manifest
     from wsdino.tables.manifest import channels_of
@@ -99,7 +100,7 @@ def _check_and_note(
         check(
             config,
             manifest,
-            field.shape[-2:],
+            Correction(config.screen.illumination, config.screen.scale).shape(field.shape),
             channels=tuple(channels_of(manifest)),
             origin=str(source),
             run=folder.paths,
@@ -161,6 +162,7 @@ def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
 
 
 def _store(config: Config, path: Path) -> Store:
+    from wsdino.screen.correction import Correction, correction_of
     from wsdino.screen.ingest import ingest
     from wsdino.screen.store import open_store
 
@@ -172,13 +174,23 @@ def _store(config: Config, path: Path) -> Store:
             platemap=screen.platemap,
             controls=screen.controls,
             columns=screen.columns,
+            illumination=screen.illumination,
+            scale=screen.scale,
         )
     if screen.store is None and not path.exists():
         raise ConfigError(
             "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "
             "finished store (--set screen.store=STORE)"
         )
-    return open_store(path)
+    store = open_store(path)
+    made, wanted = correction_of(store.attributes), Correction(screen.illumination, screen.scale)
+    if made != wanted and wanted != Correction():
+        say(
+            f"{path}: was made with illumination {made.illumination} and scale {made.scale:g}; "
+            f"screen.illumination {wanted.illumination} and screen.scale {wanted.scale:g} are for "
+            "a screen.source"
+        )
+    return store
 
 
 def check(
@@ -215,7 +227,7 @@ def check(
     InputError
         The subclass that fits.
     """
-    from wsdino.model.tiles import tile_starts
+    from wsdino.model.tiles import tile_boxes
 
     controls = manifest["Metadata_Control"]
     normalisation = find_normalisation(config.profile.normalise)
@@ -245,9 +257,9 @@ def check(
             raise ConfigError(
                 f"report.attention_sites {site}: {origin} has the sites 0 to {len(manifest) - 1}"
             )
-    _check_trainings(config, manifest, (field_shape[0], field_shape[1]), channels, run)
-    for side in field_shape if config.embed.tile else ():
-        tile_starts(side, config.embed.tile or side)
+    height, width = field_shape
+    _check_trainings(config, manifest, (height, width), channels, run)
+    tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
 
 
 def _check_trainings(
@@ -259,6 +271,7 @@ def _check_trainings(
 ) -> None:
     """Refuse what a training would refuse: that of the run, and those of its baselines."""
     from wsdino import job
+    from wsdino.model.tiles import tile_sides
     from wsdino.train.objectives import objective_of
     from wsdino.train.objectives.base import Given
     from wsdino.train.train import (
@@ -274,6 +287,7 @@ def _check_trainings(
     # A finished model needs the weights that it started from no more.
     weights = None if run.model.config.is_file() else config.model.weights
     networks = initial_networks(model_spec(config, channels), seed=config.seed, weights=weights)
+    tiles = tile_sides(config.embed.tile, config.embed.tile_grid)
     for training in trainings(config):
         own = training_config(config, training)
         sections = [training.key(key) for key in VIEW_SECTIONS]
@@ -285,7 +299,7 @@ def _check_trainings(
         section = training.key("objective")
         kind.requires(own.objective, Given(views, epochs=own.train.epochs, section=section))
         check_partners(views, own.pairing, found.pairing)
-        require_whole_patches(networks, views, tile=config.embed.tile, sections=sections)
+        require_whole_patches(networks, views, tiles=tiles, sections=sections)
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:

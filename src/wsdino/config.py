@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     AfterValidator,
     AllowInfNan,
@@ -29,8 +29,10 @@ from wsdino.errors import ConfigError, InputError, did_you_mean
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
+from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile.methods import find_aggregation, find_normalisation
 from wsdino.progress import say
+from wsdino.screen.illumination import DEFAULT, illumination_method
 from wsdino.settings import check_keys, merge, parse_setting
 from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import OBJECTIVES, AnyOptions, distill
@@ -72,6 +74,15 @@ class ScreenSection(_Section):
     store: Path | None = None
     # Compounds that are negative controls; by default Metadata_Control, else DMSO.
     controls: tuple[str, ...] | None = None
+    # How uneven illumination of the source's images is corrected, see `wsdino ingest --help`.
+    illumination: str = DEFAULT
+    # Size of a field in the store relative to the source's images.
+    scale: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    @field_validator("illumination")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        return illumination_method(value).name
 
 
 class ModelSection(_Section):
@@ -95,8 +106,9 @@ class EmbedSection(_Section):
 
     # Side of the tiles in px, None for the whole field at once.
     tile: Annotated[int, Gt(0)] | None = None
-    # Rows and columns of tiles; None for as few as cover the field.
-    tile_grid: tuple[int, int] | None = None
+    # Rows and columns of tiles; None for as few as cover the field; "paper" for the four boxes of
+    # the WS-DINO code in fields of 512 x 640 px.
+    tile_grid: TileGrid | None = None
     tile_summary: TileSummary = "mean"
     # Fields per forward pass; has no influence on the result.
     batch_size: Annotated[int, Gt(0)] = 16

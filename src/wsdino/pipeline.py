@@ -197,7 +197,7 @@ def _profile_stages(
         write_table(made, profiles)
 
     # A network that was not trained has no file that would tell when its shape changes.
-    network = [plain(part) for part in (config.model, config.architecture, config.input)]
+    network = [plain(config.model), config.architecture.identity(), plain(config.input)]
     # How many fields are embedded at once changes nothing but the time it takes.
     tiles = {key: value for key, value in plain(config.embed).items() if key != "batch_size"}
     folder.make(

@@ -43,7 +43,8 @@ def training_options(config: Config, training: Training = OWN) -> dict[str, Any]
     from wsdino.train.options import decisive
 
     own = training_config(config, training)
-    options = {key: plain(getattr(own, key)) for key in SECTIONS} | {"train": decisive(own.train)}
+    options = {key: plain(getattr(own, key)) for key in SECTIONS}
+    options |= {"architecture": own.architecture.identity(), "train": decisive(own.train)}
     if not objective_of(own.objective).takes_local_views:
         del options["crops"]["local_views"]
     return options

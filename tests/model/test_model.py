@@ -214,6 +214,7 @@ ARCHITECTURES: dict[str, Any] = {
     "num_heads": 4,
     "stem": "linear",
     "pool": "avg",
+    "positions": "dino",
 }
 
 

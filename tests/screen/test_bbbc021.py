@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers_screen import write_bbbc021_folder
-from wsdino.errors import TableError
+from wsdino.errors import ImageError, OutputError, TableError
 from wsdino.screen.bbbc021 import read_bbbc021_tables, read_moa_table
+from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import channels_of, read_manifest
 
 
@@ -191,3 +194,80 @@ def test_the_real_design_without_its_images(real_data):
     assert known.Metadata_Compound.nunique() == 38
     weeks = known.groupby("Metadata_Compound").Metadata_Batch.nunique()
     assert weeks[weeks > 1].to_dict() == {"taxol": 10}
+
+
+def moved(folder: Path, layout: str) -> None:
+    """Move every plate's folder to where somebody may have unpacked its archive."""
+    for plate in sorted(folder.glob("Week*/Week*_*")):
+        target = folder / layout.format(plate=plate.name, week=plate.parent.name)
+        if layout.endswith("all"):
+            target.mkdir(parents=True, exist_ok=True)
+            for image in plate.iterdir():
+                image.rename(target / image.name)
+            plate.rmdir()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            plate.rename(target)
+    for week in folder.glob("Week?"):
+        week.rmdir()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{plate}",
+        "images/{plate}",
+        "BBBC021_v1_images_{plate}/{plate}",
+        "{plate}/{plate}",
+        "images/{week}/{plate}",
+        "IMAGES/all",
+    ],
+)
+def test_archives_are_found_however_they_were_unpacked(tmp_path, layout, capsys):
+    folder = write_bbbc021_folder(tmp_path / "screen")
+    expected = read_manifest(folder)
+    moved(folder, layout)
+    capsys.readouterr()
+    found = read_manifest(folder)
+    assert "4 of 4 folders are found elsewhere, such as Week1/Week1_10001 at " in (
+        capsys.readouterr().err
+    )
+    metadata = [name for name in expected if name.startswith(("Metadata_", "FileName_"))]
+    pd.testing.assert_frame_equal(found[metadata], expected[metadata])
+    assert set(found["Metadata_Batch"]) == {"Week1", "Week2"}
+    for row in (0, len(found) - 1):
+        path = Path(found["PathName_DAPI"][row], found["FileName_DAPI"][row])
+        assert path.is_file()
+        assert path.name == expected["FileName_DAPI"][row]
+
+
+def test_two_copies_of_a_plate_are_refused(tmp_path):
+    folder = write_bbbc021_folder(tmp_path / "screen", num_weeks=1)
+    moved(folder, "{plate}")
+    shutil.copytree(folder / "Week1_10002", folder / "backup" / "Week1_10002")
+    with pytest.raises(TableError, match=r"Week1/Week1_10002 is not where .* lies in both"):
+        read_manifest(folder)
+    # As the message says.
+    (folder / "Week1").mkdir()
+    (folder / "Week1_10002").rename(folder / "Week1" / "Week1_10002")
+    assert len(read_manifest(folder)) == 36
+
+
+def test_what_is_nowhere_is_said_by_the_name_that_the_table_has(tmp_path):
+    folder = write_bbbc021_folder(tmp_path / "screen", num_weeks=1)
+    shutil.rmtree(folder / "Week1" / "Week1_10002")
+    with pytest.raises(ImageError, match=r"Week1/Week1_10002/.* does not exist; 54 of 108"):
+        read_manifest(folder)
+
+
+def test_a_store_of_moved_plates_outlives_them(tmp_path):
+    folder = write_bbbc021_folder(tmp_path / "screen", num_weeks=1)
+    moved(folder, "{plate}")
+    ingest(folder, tmp_path / "store")
+    ingest(folder, tmp_path / "store")
+    for plate in folder.glob("Week1_*"):
+        shutil.rmtree(plate)
+    assert len(ingest(folder, tmp_path / "store")) == 36
+    other = write_bbbc021_folder(tmp_path / "other", num_weeks=1, seed=1)
+    with pytest.raises(OutputError, match="a store of other images"):
+        ingest(other, tmp_path / "store")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -340,3 +341,21 @@ def test_spec_records_the_parameters(screen):
     spec = json.loads((screen / "spec.json").read_text())
     assert (spec["seed"], spec["size"], spec["num_sites"]) == (3, SIZE, 16)
     assert spec["difficulty"]["effect"] == Difficulty().effect
+
+
+def test_fields_can_be_wider_than_high(tiny_layout, screen, tmp_path):
+    """As most cameras' are: the middle rows of the square field, pixel for pixel."""
+    out = simulate(tmp_path / "wide", layout=tiny_layout, size=SIZE, height=40, seed=3, workers=1)
+    for name, path in ((p.relative_to(out), p) for p in sorted(out.rglob("*.tif"))):
+        np.testing.assert_array_equal(tifffile.imread(path), tifffile.imread(screen / name)[12:52])
+    with pytest.raises(OutputError, match="simulated with height 40, not None"):
+        simulate(out, layout=tiny_layout, size=SIZE, seed=3)
+    for height in (8, 65):
+        with pytest.raises(InputError, match=r"height: .* from 32 to 64, the size"):
+            simulate(tmp_path / "other", layout=tiny_layout, size=SIZE, height=height)
+    # What was begun before there were heights goes on.
+    described = json.loads((screen / "spec.json").read_text())
+    del described["height"]
+    before = shutil.copytree(screen, tmp_path / "before")
+    (before / "spec.json").write_text(json.dumps(described))
+    simulate(before, layout=tiny_layout, size=SIZE, seed=3, workers=1)

@@ -238,6 +238,16 @@ def test_remote_urls_are_refused():
         read_manifest(frame)
 
 
+def test_folders_in_a_cloud_are_no_local_ones(tmp_path):
+    folder = "s3://cellpainting-gallery/cpg0016-jump/images/"
+    frame = table().assign(FileName_DNA="a.tif", PathName_DNA=folder)
+    with pytest.raises(TableError, match=rf"PathName_DNA is '{folder}'; only file://"):
+        read_manifest(frame)
+    (tmp_path / "a.tif").touch()
+    local = table()[:1].assign(FileName_DNA="a.tif", PathName_DNA=tmp_path.as_uri())
+    assert read_manifest(local)["PathName_DNA"][0] == str(tmp_path)
+
+
 def test_missing_images_are_named_and_counted(tmp_path, images):
     (images / "2.tif").unlink()
     (images / "3.tif").unlink()

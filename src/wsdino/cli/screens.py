@@ -9,6 +9,7 @@ import typer
 
 from wsdino.cli.app import Columns, Controls, PlateMapOption, Workers
 from wsdino.errors import InputError
+from wsdino.screen.illumination import DEFAULT, described_methods
 from wsdino.screen.readers import accepted
 from wsdino.simulate.difficulty import help_of_difficulties
 
@@ -22,6 +23,9 @@ def simulate_command(
         str, typer.Option(help="small, bbbc021, or a BBBC021 image table or manifest.")
     ] = "small",
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 256,
+    height: Annotated[
+        int | None, typer.Option(help="Rows of each field that are kept; default: all.")
+    ] = None,
     sites: Annotated[
         int | None, typer.Option(help="Sites per well; default: the layout's.")
     ] = None,
@@ -45,6 +49,7 @@ def simulate_command(
         out,
         layout=layout,
         size=size,
+        height=height,
         sites=sites,
         zoom=zoom,
         difficulty=Difficulty.of(difficulty or []),
@@ -81,6 +86,12 @@ def ingest_command(
     platemap: PlateMapOption = None,
     column: Columns = None,
     control: Controls = None,
+    illumination: Annotated[
+        str, typer.Option(help=f"Correction of uneven illumination. {described_methods()}.")
+    ] = DEFAULT,
+    scale: Annotated[
+        float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
+    ] = 1.0,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
@@ -96,6 +107,8 @@ def ingest_command(
         platemap=platemap,
         columns=parse_columns(column),
         controls=control,
+        illumination=illumination,
+        scale=scale,
         workers=workers,
         dask=dask,
     )

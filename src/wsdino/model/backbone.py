@@ -150,13 +150,21 @@ def small_vit(
 
 
 def timm_backbone(
-    name: str, *, in_channels: int, image_size: int, pool: str, drop_path: float, pretrained: bool
+    name: str,
+    *,
+    in_channels: int,
+    image_size: int,
+    pool: str,
+    drop_path: float,
+    pretrained: bool,
+    resample: bool = True,
 ) -> nn.Module:
     """Build a timm model without its classifier.
 
     Vision transformers take any image size that is a multiple of their patch; with
     ``pretrained=True`` and one input channel timm sums the weights over RGB, which is the same as
-    replicating the channel three times.
+    replicating the channel three times. Unless `resample`, pretrained positions must fit
+    `image_size` as they are.
 
     Raises
     ------
@@ -168,6 +176,8 @@ def timm_backbone(
     options: dict[str, Any] = {}
     if name.split(".", maxsplit=1)[0].startswith(("vit_", "deit")):
         options = {"dynamic_img_size": True, "img_size": image_size, "global_pool": pool}
+        if pretrained and not resample:
+            _require_native_size(name, image_size)
     try:
         model: nn.Module = timm.create_model(
             name,
@@ -198,6 +208,19 @@ def timm_backbone(
             f"({str(error).splitlines()[0]}); give model.weights a file instead"
         ) from error
     return model
+
+
+def _require_native_size(name: str, image_size: int) -> None:
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    native = known.input_size[-1] if known else image_size
+    if native != image_size:
+        raise ModelError(
+            f"architecture.image_size {image_size}: with architecture.positions dino the weights "
+            f"of {name} keep their own grid, which is that of images of {native} px; give {native} "
+            "(crops and tiles may have any size)"
+        )
 
 
 @torch.no_grad()

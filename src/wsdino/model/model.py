@@ -17,10 +17,12 @@ from wsdino.model.spec import (
     STARTER_TILE,
     Architecture,
     ModelSpec,
+    PositionRule,
     build_networks,
+    position_rule_of,
     starter_spec,
 )
-from wsdino.model.tiles import tile_starts
+from wsdino.model.tiles import tile_boxes, tile_sides
 from wsdino.model.upload import numbered
 from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url
 from wsdino.runfolder import ModelPaths, RunPaths
@@ -61,8 +63,8 @@ class Model:
     ) -> None:
         self.spec, self.device = spec, numbered(device)
         self.networks = networks.to(self.device).eval()
-        if spec.tile:
-            networks.require_whole_patches(spec.tile, option="embed.tile")
+        for side in sorted(tile_sides(spec.tile, spec.tile_grid)):
+            networks.require_whole_patches(side, option="embed.tile")
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -126,15 +128,16 @@ class Model:
 
     def _embed_tiles(self, tiles: list[Tensor]) -> Tensor:
         """Embed tiles, each (N, C, h, w), to (tiles, N, F) float32."""
-        on_gpu = self.device.type == "cuda"
+        on_gpu, num_images = self.device.type == "cuda", len(tiles[0])
         # A GPU is kept busy by many at once, a CPU's caches are not made for that.
-        num = max(1, TILES_ON_GPU // len(tiles[0])) if on_gpu else 1
-        groups = [tiles[start : start + num] for start in range(0, len(tiles), num)]
+        num = max(1, TILES_ON_GPU // num_images) if on_gpu else 1
+        found: dict[int, Tensor] = {}
         # One context for all: inside it weights are rounded once.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-            vectors = [self.networks(torch.cat(group)).float() for group in groups]
-        together: Tensor = torch.cat(vectors).unflatten(0, (len(tiles), -1))
-        return together
+            for group in _alike(tiles, num):
+                vectors = self.networks(torch.cat([tiles[i] for i in group])).float()
+                found |= zip(group, vectors.split(num_images), strict=True)
+        return torch.stack([found[i] for i in range(len(tiles))])
 
     def _scale(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
         pixels = images if isinstance(images, Tensor) else as_tensor(np.asarray(images))
@@ -150,14 +153,9 @@ class Model:
     def _tiles(self, scaled: Tensor) -> list[Tensor]:
         height, width = scaled.shape[-2:]
         if self.spec.tile is None:
-            rows, columns = self._whole(height, width)
-            return [scaled[..., :rows, :columns]]
-        tile, grid = self.spec.tile, self.spec.tile_grid or (None, None)
-        return [
-            scaled[..., top : top + tile, left : left + tile]
-            for top in tile_starts(height, tile, grid[0])
-            for left in tile_starts(width, tile, grid[1])
-        ]
+            height, width = self._whole(height, width)
+        boxes = tile_boxes((height, width), self.spec.tile, self.spec.tile_grid)
+        return [scaled[..., rows, columns] for rows, columns in boxes]
 
     def save(self, folder: Path, *, card: str = "") -> None:
         """Write ``config.json`` and ``model.safetensors`` to a folder, in the place of another's.
@@ -197,6 +195,18 @@ class Model:
             write_text(files.card, card)
 
 
+def _alike(tiles: list[Tensor], num: int) -> list[list[int]]:
+    """Divide tiles into groups of at most `num` that have one shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, tile in enumerate(tiles):
+        by_shape.setdefault(tuple(tile.shape), []).append(index)
+    return [
+        same[start : start + num]
+        for same in by_shape.values()
+        for start in range(0, len(same), num)
+    ]
+
+
 def load_model(
     source: str | Path,
     *,
@@ -205,6 +215,7 @@ def load_model(
     mode: ChannelMode = "shared",
     scaling: InputScaling | None = None,
     tile: int | None = None,
+    positions: PositionRule | None = None,
     device: str | torch.device = "cpu",
 ) -> Model:
     """Load a model from a run folder, an exported model, a checkpoint file or timm.
@@ -219,6 +230,9 @@ def load_model(
     channels, backbone, mode, scaling, tile
         For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
         an exported model bring their own, and the starter all but the channels and the tile.
+    positions
+        As in :class:`Architecture`, for weights without a config; None: ``dino`` where timm's own
+        weights for the backbone's name are DINO's, else ``timm``.
     device
         Where the model computes.
 
@@ -245,10 +259,11 @@ def load_model(
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")
     name = backbone if is_file and backbone else str(source)
+    rule = positions or position_rule_of(name)
     spec = ModelSpec(
         channels=tuple(channels),
         mode=mode,
-        architecture=Architecture(backbone=name, image_size=224),
+        architecture=Architecture(backbone=name, image_size=224, positions=rule),
         scaling=scaling or InputScaling(),
         tile=tile,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from annotated_types import Gt
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from wsdino.model.tiles import TileGrid
+
+PositionRule = Literal["timm", "dino"]
 TileSummary = Literal["mean", "median"]
 PRETRAINED = "timm"
 """The value of ``weights`` that asks timm for the weights belonging to the backbone's name."""
@@ -57,6 +60,10 @@ class Architecture:
         See :func:`wsdino.model.backbone.small_vit`.
     pool
         One of :data:`~wsdino.model.backbone.POOLS`.
+    positions
+        How the positional embedding is resized to other sizes: as ``timm`` does, or as the code of
+        ``dino`` does (:mod:`wsdino.model.positions`). Weights of DINO and WS-DINO want the latter;
+        a model that was saved without this option was trained with the former.
 
     Raises
     ------
@@ -72,6 +79,18 @@ class Architecture:
     num_heads: Count = 3
     stem: StemName = "conv"
     pool: PoolName = "token"
+    positions: PositionRule = "timm"
+
+    def identity(self) -> dict[str, Any]:
+        """Return all options by name, to tell trainings apart.
+
+        `positions` came later: at its default it is left out, so that trainings of before are
+        still known for what they are.
+        """
+        options = asdict(self)
+        if self.positions == "timm":
+            del options["positions"]
+        return options
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,8 @@ class ModelSpec:
     tile
         Side in px of the tiles that a field is seen by; None: the whole field at once.
     tile_grid
-        Rows and columns of tiles; None: as few as cover the field.
+        Rows and columns of tiles, or ``paper``, see :func:`~wsdino.model.tiles.tile_boxes`; None:
+        as few as cover the field.
     tile_summary
         ``mean`` or element-wise ``median`` over tiles (of an even number the lower of the two
         middle values, as in the paper's code).
@@ -102,7 +122,7 @@ class ModelSpec:
     architecture: Architecture = field(default_factory=Architecture)
     scaling: InputScaling = field(default_factory=InputScaling)
     tile: int | None = None
-    tile_grid: tuple[int, int] | None = None
+    tile_grid: TileGrid | None = None
     tile_summary: TileSummary = "mean"
 
     def to_json(self) -> str:
@@ -116,7 +136,8 @@ class ModelSpec:
         values["architecture"] = Architecture(**values["architecture"])
         values["scaling"] = InputScaling(**values["scaling"])
         values["channels"] = tuple(values["channels"])
-        values["tile_grid"] = tuple(values["tile_grid"]) if values["tile_grid"] else None
+        if isinstance(values["tile_grid"], list):
+            values["tile_grid"] = tuple(values["tile_grid"])
         return cls(**values)
 
 
@@ -148,6 +169,14 @@ def build_networks(
     arch = spec.architecture
 
     def build(in_channels: int) -> nn.Module:
+        network = build_backbone(in_channels)
+        if arch.positions == "dino":
+            from wsdino.model.positions import use_dinos_rule
+
+            use_dinos_rule(network, name=arch.backbone)
+        return network
+
+    def build_backbone(in_channels: int) -> nn.Module:
         if arch.backbone == SMALL_VIT:
             vit: nn.Module = small_vit(
                 in_channels=in_channels,
@@ -168,6 +197,7 @@ def build_networks(
             pool=arch.pool,
             drop_path=drop_path,
             pretrained=weights == PRETRAINED,
+            resample=arch.positions == "timm",
         )
 
     networks = ChannelNetworks(spec.channels, spec.mode, build)
@@ -177,6 +207,14 @@ def build_networks(
         state = read_state_dict(local_weights(source))
         load_backbone_weights(network, state, origin=str(source))
     return networks
+
+
+def position_rule_of(name: str) -> PositionRule:
+    """Tell by which rule the weights that timm has under a name resize their positions."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return "dino" if known is not None and known.tag == "dino" else "timm"
 
 
 def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) -> list[str | Path]:

@@ -149,7 +149,19 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
 def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) -> Tensor:
     from timm.layers import resample_abs_pos_embed
 
+    from wsdino.model.positions import DinoPositions
+
     num_prefix = 0 if getattr(backbone, "no_embed_class", False) else backbone.num_prefix_tokens
+    side = (positions.shape[1] - int(num_prefix)) ** 0.5  # type: ignore[arg-type]
+    native = backbone.patch_embed.grid_size[0]  # type: ignore[union-attr,index]
+    if isinstance(backbone, DinoPositions) and side.is_integer() and side != native:
+        patch = int(backbone.patch_embed.patch_size[0])
+        raise ModelError(
+            f"{origin}: does not fit this backbone: its positions are a grid of {side:g} x "
+            f"{side:g} patches, which architecture.positions dino keeps as it is; for patches of "
+            f"{patch} px give architecture.image_size {side * patch:g} (crops and tiles may have "
+            "any size)"
+        )
     try:
         return resample_abs_pos_embed(  # type: ignore[no-any-return]
             positions,

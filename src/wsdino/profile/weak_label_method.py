@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
@@ -19,7 +20,6 @@ from wsdino.tables.features import feature_columns, features_of, plate_keys
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsdino.profile.base import State
@@ -84,11 +84,9 @@ class WeakLabel:
         return pd.DataFrame(white, columns=columns, index=table.index)
 
 
-def _plates(table: pd.DataFrame) -> NDArray[np.int64] | None:
+def _plates(table: pd.DataFrame) -> NDArray[np.integer[Any]] | None:
     """Return a number for each row's plate; None unless every row has one."""
     if PLATE not in table or table[PLATE].isna().any():
         return None
-    codes: NDArray[np.int64] = (
-        table.groupby(plate_keys(table), sort=False, dropna=False).ngroup().to_numpy()
-    )
-    return codes
+    codes = table.groupby(plate_keys(table), sort=False, dropna=False).ngroup()
+    return codes.to_numpy(dtype=np.int64)

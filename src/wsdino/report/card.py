@@ -9,6 +9,7 @@ import yaml
 
 from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
+from wsdino.model.tiles import PAPER
 from wsdino.report.words import display_name, held_out_text
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
     bounds = f", {scaling.low:g} to {scaling.high:g}" if scaling.method == "fixed" else ""
     tiles = "whole fields"
     if spec.tile:
-        grid = " x ".join(map(str, spec.tile_grid or ())) or "as many as cover the field"
+        grid = "as many as cover the field"
+        if spec.tile_grid is not None:
+            paper = spec.tile_grid == PAPER
+            grid = "the paper's boxes" if paper else " x ".join(map(str, spec.tile_grid))
         tiles = f"tiles of {spec.tile} px, {grid}, {spec.tile_summary}"
     return [
         ("channels", ", ".join(spec.channels)),

@@ -59,7 +59,7 @@ def summary_table(
         held_out = shown[row["name"]].get("held_out")
         if held_out and "note" not in held_out:
             table.add_row(
-                "  its compound left out",
+                "  left out of the fit",
                 *(held_out_number(held_out, measure) for measure in MEASURES),
             )
         chances = [row[f"{measure.key}_chance"] for measure in MEASURES]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.screen.files import resolve_files
+from wsdino.screen.unpacked import relocated
 from wsdino.tables.columns import BATCH, MOA, PLATE, SITE, TREATMENT, WELL
 from wsdino.tables.doses import SAME_DOSE, require_one_moa
 from wsdino.tables.files import column_names, is_table, read_file
@@ -64,7 +65,8 @@ def read_bbbc021_tables(
 
     The batch is the week (`Week4` of `Week4/Week4_27481`; of folders with other names, the first),
     the site the number after `_s` in the file name. `Replicate` becomes `Metadata_Replicate` and
-    any other `Image_Metadata_<Name>` becomes `Metadata_<Name>`.
+    any other `Image_Metadata_<Name>` becomes `Metadata_<Name>`. Folders that are not where the
+    table says are looked for where archives may have been unpacked (:func:`.unpacked.relocated`).
 
     Parameters
     ----------
@@ -92,14 +94,14 @@ def read_bbbc021_tables(
         An image is missing, with `check_files`.
     """
     path = Path(image_csv)
-    table = read_image_table(path, None if moa_csv is None else Path(moa_csv))
     root = Path(images_root) if images_root is not None else path.parent
+    table = read_image_table(path, None if moa_csv is None else Path(moa_csv), root=root)
     table = resolve_files(table, root, origin=str(path), check_files=check_files)
     return validate_manifest(table, origin=str(path), controls=controls)
 
 
 def read_image_table(
-    path: Path, moa_csv: Path | None = None, *, text: Collection[str] = ()
+    path: Path, moa_csv: Path | None = None, *, root: Path, text: Collection[str] = ()
 ) -> pd.DataFrame:
     """Read BBBC021's image table as it is, with batch, site and MoA; see `read_bbbc021_tables`."""
     origin = str(path)
@@ -123,7 +125,7 @@ def read_image_table(
     if moa_csv is not None:
         known = _moa_of(table, read_moa_table(moa_csv))
         table[MOA] = known.where(known.notna(), table[MOA]) if MOA in table else known
-    return table
+    return relocated(table, root, origin=origin) if root.is_dir() else table
 
 
 def read_moa_table(path: str | Path) -> pd.DataFrame:

@@ -6,26 +6,30 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from wsdino.errors import ImageError, InputError, WsdinoError
+from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.records import crc32, file_state, image_states, record_type
 from wsdino.screen.statistics import site_statistics
 from wsdino.screen.store import chunk_path
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
-    # Number of a site, its (C, 5) statistics and its record.
-    Converted = Generator[tuple[int, NDArray[np.float32], np.void]]
+    from wsdino.screen.correction import Shadings
 
+    # Number of a site, its (C, 5) statistics and its record.
+    Converted = tuple[int, NDArray[np.float32], np.void]
+
+T = TypeVar("T")
 CONNECT_WITHIN_S = 10
 # Sites that wait for each thread, here or on a cluster: it stays busy, and few are to be cancelled.
 WAITING = 4
@@ -45,36 +49,39 @@ class Conversion:
         Size and type of every image, see :func:`~wsdino.screen.images.describe`.
     example
         The file that says so, for messages.
+    scale
+        As in :class:`~wsdino.screen.correction.Correction`.
     """
 
     store: Path
     images: zarr.Array[Any]
     expected: str
     example: Path
+    scale: float = 1.0
 
-    def __call__(
-        self, site: int, planes: Sequence[Plane]
-    ) -> tuple[int, NDArray[np.float32], np.void]:
-        """Write the pixels of a site; return its number, (C, 5) statistics and record.
+    def __call__(self, site: int, planes: Sequence[Plane], shadings: Shadings) -> Converted:
+        """Write the corrected pixels of a site; return its number, (C, 5) statistics and record.
 
         Raises
         ------
         ImageError
-            An image can't be read, or is unlike the first.
+            An image or an illumination function can't be read, or is unlike the first.
         """
         # What changes while it is read will differ from this the next time.
         states = [state or 0 for state in image_states(planes)]
         pixels = read_site(planes)
         require_alike(describe(pixels), planes[0].path, self.expected, self.example)
+        pixels = corrected(pixels, shadings, scale=self.scale)
         self.images[site] = pixels
-        record = (states, crc32(pixels), *file_state(chunk_path(self.store, site)))
+        functions = [shading.state or 0 if shading else 0 for shading in shadings]
+        record = (states, functions, crc32(pixels), *file_state(chunk_path(self.store, site)))
         made = np.array([record], record_type(len(planes)))[0]
         return site, site_statistics(pixels), made
 
 
 def in_threads(
-    convert: Conversion, jobs: Sequence[tuple[int, Sequence[Plane]]], *, num_threads: int
-) -> Converted:
+    convert: Callable[..., T], jobs: Sequence[tuple[Any, ...]], *, num_threads: int
+) -> Generator[T]:
     """Convert sites in threads of this process, in whatever order they are done.
 
     Where an image is damaged, those on their way are finished before that is raised.
@@ -84,7 +91,7 @@ def in_threads(
     convert
         What is done with each.
     jobs
-        Sites and their planes.
+        What it is called with: sites, their planes and so on.
     num_threads
         Threads.
     """
@@ -113,10 +120,10 @@ def in_threads(
 
 def on_dask(
     convert: Conversion,
-    jobs: Sequence[tuple[int, Sequence[Plane]]],
+    jobs: Sequence[tuple[Any, ...]],
     *,
     scheduler: str,
-) -> Converted:
+) -> Generator[Converted]:
     """Convert sites on the workers of a Dask cluster, as :func:`in_threads` does here.
 
     Parameters

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from wsdino.errors import ImageError, TableError
-from wsdino.tables.manifest import KEY, channels_of
+from wsdino.tables.manifest import KEY, channels_of, illuminations_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def resolve_files(
     folder = folder.absolute()
     lookup = Folders()
     missing: list[str] = []
-    channels = channels_of(table)
+    channels = [*channels_of(table), *illuminations_of(table)]
     for channel in channels:
         paths = [
             path and _normal(folder / path) for path in _relative_paths(table, channel, origin)
@@ -123,8 +123,13 @@ def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[Path
     if path_column not in table:
         return [Path(_slashes(name)) if name else None for name in names]
     folders = table[path_column].fillna("").astype(str).str.strip()
+    where = f"{origin}: {path_column}"
+    known = {
+        folder: _path_of_url(folder, where) if "://" in folder else Path(_slashes(folder))
+        for folder in folders.unique()
+    }
     return [
-        Path(_slashes(folder), _slashes(name)) if name else None
+        known[folder] / _slashes(name) if name else None
         for folder, name in zip(folders, names, strict=True)
     ]
 

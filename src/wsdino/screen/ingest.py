@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,25 +22,23 @@ from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import Conversion, in_threads, on_dask
+from wsdino.screen.correction import CORRECTION, Correction, correction_of
+from wsdino.screen.current import open_records, open_statistics, sites_to_do
+from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest, read_wells
-from wsdino.screen.records import (
-    RECORDS,
-    changed_sites,
-    crc32,
-    image_state,
-    record_type,
-    set_state,
+from wsdino.screen.shading import (
+    effective,
+    given_functions,
+    known_shadings,
+    prepare_shadings,
 )
 from wsdino.screen.store import (
     FORMAT,
     FORMAT_KEY,
     IMAGES,
     MANIFEST,
-    STATISTIC_NAMES,
-    STATISTICS,
     Store,
-    chunk_path,
     open_images,
     open_store,
 )
@@ -48,6 +46,7 @@ from wsdino.screen.store import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from wsdino.screen.correction import Shadings
     from wsdino.tables.platemap import PlateMap
 
 
@@ -60,12 +59,15 @@ def ingest(
     dask: str | None = None,
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    illumination: str = DEFAULT,
+    scale: float = 1.0,
     design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or go on where an earlier call was stopped.
 
     The manifest and the first site are checked before anything is written. A site counts as done
-    once its pixels and then its statistics are on disk, and as long as its images look as they did.
+    once its pixels and then its statistics are on disk, and as long as its images, and what they
+    are divided by, look as they did.
     A finished store of the same images is returned as it is, with its manifest brought up to date.
 
     Parameters
@@ -86,6 +88,11 @@ def ingest(
         DMSO.
     columns
         Our name -> the table's or plate map's, where they have names of their own.
+    illumination
+        How uneven illumination is corrected, a name in
+        :data:`~wsdino.screen.illumination.METHODS`.
+    scale
+        Size of a field in the store relative to its images, more than 0 and at most 1.
     design
         What `platemap` was called before.
 
@@ -104,7 +111,7 @@ def ingest(
     OutputError
         `out` holds something else.
     """
-    out = Path(out)
+    out, wanted = Path(out), Correction(illumination, scale)
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
     if workers is not None and dask is not None:
@@ -115,13 +122,14 @@ def ingest(
     read = partial(read_manifest, source, platemap=wells, controls=controls, columns=columns)
     origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
     with one_writer(out):
-        return _ingest(read, out, origin, workers, dask)
+        return _ingest(read, out, origin, wanted, workers, dask)
 
 
 def _ingest(
     read: Callable[..., pd.DataFrame],
     out: Path,
     origin: str,
+    wanted: Correction,
     workers: int | None,
     dask: str | None,
 ) -> Store:
@@ -130,21 +138,32 @@ def _ingest(
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled otherwise than on this disk.
         manifest = read(check_files=False)
-        _require_same_images(images, manifest, out)
-        if not len(_sites_to_do(out, images, planes_of(manifest))):
+        correction = effective(wanted, manifest)
+        _require_same_images(images, manifest, correction, out)
+        known = known_shadings(out, manifest, correction)
+        if not len(sites_to_do(out, images, planes_of(manifest), known)):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return open_store(out)
     manifest = read()
-    planes = planes_of(manifest)
+    planes, correction = planes_of(manifest), effective(wanted, manifest)
     if images is None:
-        images = _create_images(out, manifest, read_site(planes[0]), origin)
-    _require_same_images(images, manifest, out)
+        images = _create_images(out, manifest, read_site(planes[0]), correction, origin)
+    _require_same_images(images, manifest, correction, out)
     images = images.update_attributes({"complete": False})
     for remnant in (out / IMAGES).glob("*.partial"):
         remnant.unlink()
     _write_manifest(out, manifest)
-    _write_sites(images, planes, out, workers or num_cpus(), dask)
+    shadings = prepare_shadings(
+        out,
+        manifest,
+        planes,
+        correction,
+        field_shape=_field_shape(images),
+        expected=_expected(images),
+        num_threads=workers or num_cpus(),
+    )
+    _write_sites(images, planes, shadings, out, workers or num_cpus(), dask)
     images.update_attributes({"complete": True})
     return open_store(out)
 
@@ -167,7 +186,11 @@ def _existing_images(out: Path) -> zarr.Array[Any] | None:
 
 
 def _create_images(
-    out: Path, manifest: pd.DataFrame, first: np.ndarray[Any, np.dtype[Any]], origin: str
+    out: Path,
+    manifest: pd.DataFrame,
+    first: np.ndarray[Any, np.dtype[Any]],
+    correction: Correction,
+    origin: str,
 ) -> zarr.Array[Any]:
     """Write the array's description, which makes `out` an unfinished store."""
     out.mkdir(parents=True, exist_ok=True)
@@ -176,17 +199,19 @@ def _create_images(
         "complete": False,
         "channels": channels_of(manifest),
         "pixel_scaling": {"applied": "none", "dtype_max": int(np.iinfo(first.dtype).max)},
+        CORRECTION: {**asdict(correction), "images": [int(side) for side in first.shape[1:]]},
         "provenance": {
             "source": origin,
-            "images_sha256": _fingerprint(manifest),
+            "images_sha256": _fingerprint(manifest, correction),
             "wsdino": version("wsdino"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+    shape = (len(first), *correction.shape(first.shape))
     return zarr.create_array(
         out / IMAGES,
-        shape=(len(manifest), *first.shape),
-        chunks=(1, *first.shape),
+        shape=(len(manifest), *shape),
+        chunks=(1, *shape),
         dtype=first.dtype,
         # One chunk is one site. LZ4 on bit planes costs a millisecond for a megapixel either way
         # and takes a quarter off camera noise; stronger codecs gain little more.
@@ -197,18 +222,45 @@ def _create_images(
     )
 
 
-def _fingerprint(manifest: pd.DataFrame) -> str:
+def _fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
     """Return a digest of which images make up the sites, whatever the case of their names."""
     digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
     for site in planes_of(manifest):
         for plane in site:
             digest.update(f"\0{plane.path}\0{plane.frame}".casefold().encode())
+    for name in filter(None, given_functions(manifest).values()):
+        if correction.method.uses_given:
+            for column in (f"PathName_{name}", f"FileName_{name}"):
+                digest.update("\0".join([column, *manifest[column]]).casefold().encode())
     return digest.hexdigest()
 
 
-def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: Path) -> None:
+def _field_shape(images: zarr.Array[Any]) -> tuple[int, int]:
+    """Height and width of the images that a store is made from, px."""
+    made: Any = images.attrs.get(CORRECTION, {})
+    height, width = made.get("images", images.shape[2:])
+    return int(height), int(width)
+
+
+def _expected(images: zarr.Array[Any]) -> str:
+    """Size and type of every image, see :func:`~wsdino.screen.images.describe`."""
+    height, width = _field_shape(images)
+    return f"{width} x {height} {np.dtype(images.dtype).name}"
+
+
+def _require_same_images(
+    images: zarr.Array[Any], manifest: pd.DataFrame, correction: Correction, out: Path
+) -> None:
     provenance: Any = images.attrs["provenance"]
-    if provenance["images_sha256"] != _fingerprint(manifest):
+    made = correction_of(images.attrs)
+    if made != correction:
+        raise OutputError(
+            f"{out}: holds a store made with illumination {made.illumination} and scale "
+            f"{made.scale:g}, and {correction.illumination} and {correction.scale:g} are wanted; "
+            "name another folder, or delete this one"
+        )
+    same = provenance["images_sha256"] == _fingerprint(manifest, correction)
+    if not same and not _same_names_gone(out, manifest):
         now, then = len(manifest), images.shape[0]
         sites = "" if now == then else f" (it has {then} sites, and the screen now has {now})"
         raise OutputError(
@@ -217,24 +269,36 @@ def _require_same_images(images: zarr.Array[Any], manifest: pd.DataFrame, out: P
         )
 
 
+def _same_names_gone(out: Path, manifest: pd.DataFrame) -> bool:
+    """Whether a store is of images of the same names, which are nowhere any more.
+
+    A table whose folders had been found elsewhere names the ones of its own again then.
+    """
+    names = [f"FileName_{channel}" for channel in channels_of(manifest)]
+    if not (out / MANIFEST).is_file() or any(s[0].path.exists() for s in planes_of(manifest)):
+        return False
+    stored = pd.read_parquet(out / MANIFEST)
+    return set(names) <= set(stored) and stored[names].equals(manifest[names])
+
+
 def _write_sites(
     images: zarr.Array[Any],
     planes: Sequence[Sequence[Plane]],
+    shadings: Sequence[Shadings],
     out: Path,
     num_workers: int,
     dask: str | None,
 ) -> None:
     """Read each site that isn't done, and write its pixels, then its statistics."""
-    statistics, records = _open_statistics(out, images), _open_records(out, images)
-    sites = _sites_to_do(out, images, planes)
+    statistics, records = open_statistics(out, images), open_records(out, images)
+    sites = sites_to_do(out, images, planes, shadings)
     statistics[sites] = np.nan
-    height, width = images.shape[2:]
-    expected = f"{width} x {height} {np.dtype(images.dtype).name}"
     # Workers elsewhere have other working directories.
     here = open_images(out.absolute(), mode="r+")
     assert here is not None, "the store was made before"
-    convert = Conversion(out.absolute(), here, expected, planes[0][0].path)
-    jobs = [(site, planes[site]) for site in sites.tolist()]
+    scale = correction_of(images.attrs).scale
+    convert = Conversion(out.absolute(), here, _expected(images), planes[0][0].path, scale)
+    jobs = [(site, planes[site], shadings[site]) for site in sites.tolist()]
     if dask is not None and jobs:
         converted = on_dask(convert, jobs, scheduler=dask)
     else:
@@ -254,69 +318,6 @@ def _write_sites(
         ) from error
     records.flush()
     statistics.flush()
-
-
-def _open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Map the (N, C, 5) float32 statistics; NaN for sites that aren't done."""
-    shape = (*images.shape[:2], len(STATISTIC_NAMES))
-    return _open_array(out / STATISTICS, np.full(shape, np.nan, np.float32))
-
-
-def _open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map the (N,) records of the sites; zeros for those that aren't done."""
-    return _open_array(out / RECORDS, np.zeros(images.shape[0], record_type(images.shape[1])))
-
-
-def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map an array for writing; where there is none like it, begin with the one given."""
-    if path.is_file():
-        # Of a store that can't be written nothing needs to be, where it is complete.
-        mode = "r+" if os.access(path, os.W_OK) else "c"
-        try:
-            found = np.lib.format.open_memmap(path, mode=mode)
-            if (found.shape, found.dtype) == (start.shape, start.dtype):
-                return found
-        except (ValueError, EOFError):
-            say(f"{path}: damaged; its sites are read again")
-    with writing(path) as partial, partial.open("wb") as file:
-        np.save(file, start)
-    return np.lib.format.open_memmap(path, mode="r+")
-
-
-def _sites_to_do(
-    out: Path, images: zarr.Array[Any], planes: Sequence[Sequence[Plane]]
-) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return the sites that aren't done, or whose images or pixels have changed since.
-
-    An image that is gone by now can't have changed.
-    """
-    statistics, records = _open_statistics(out, images), _open_records(out, images)
-    done = np.isfinite(statistics).all(axis=(1, 2))
-    paths = [chunk_path(out, site) for site in range(len(planes))]
-    looks_changed = set(changed_sites(records, paths))
-    states: dict[Path, int | None] = {}
-    for site in np.flatnonzero(done).tolist():
-        for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
-            if plane.path not in states:
-                states[plane.path] = image_state(plane.path)
-            done[site] &= states[plane.path] in (None, recorded)
-        if done[site] and site in looks_changed:
-            done[site] = _holds_its_pixels(images, site, paths[site], records)
-    return np.flatnonzero(~done)
-
-
-def _holds_its_pixels(
-    images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
-) -> bool:
-    """Whether a site's file holds what was written; how it looks now is noted then."""
-    try:
-        # Zarr reads an absent file as zeros.
-        if not path.is_file() or crc32(np.asarray(images[site])) != records["crc32"][site]:
-            return False
-    except (RuntimeError, ValueError, OSError):
-        return False
-    set_state(records, site, path)
-    return True
 
 
 def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:

@@ -63,7 +63,7 @@ def _read_bbbc021(path: Path, text: Collection[str]) -> RawTable:
     from wsdino.screen.bbbc021 import find_tables, read_image_table
 
     images, moas = find_tables(path)
-    return RawTable(read_image_table(images, moas, text=text), images.parent)
+    return RawTable(read_image_table(images, moas, root=images.parent, text=text), images.parent)
 
 
 def _is_plates(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a store knows of each site: the images that it was read from, and what was written.
+"""What a store knows of each site: what it was made from, and what was written.
 
 Times of files are compared for being the same, never for being earlier or later: a clock may have
 been set back, and copies bring their times along.
@@ -32,11 +32,14 @@ STATE = ("size", "mtime_ns", "ctime_ns")
 def record_type(num_channels: int) -> np.dtype[Any]:
     """Return the type of a site's record.
 
-    ``images``: :func:`image_state` of each channel's file before it was read; ``crc32``: of the
-    site's pixels; the rest: :func:`file_state` of its file in the store, 0 where there is none.
+    ``images``: :func:`image_state` of each channel's file before it was read; ``functions``: what
+    each channel was divided by (:attr:`.correction.Shading.state`), 0 where nothing was; ``crc32``:
+    of the site's pixels; the rest: :func:`file_state` of its file in the store, 0 where there is
+    none.
     """
     own = [(name, "<i8") for name in STATE]
-    return np.dtype([("images", "<u8", (num_channels,)), ("crc32", "<u4"), *own])
+    sources = [(name, "<u8", (num_channels,)) for name in ("images", "functions")]
+    return np.dtype([*sources, ("crc32", "<u4"), *own])
 
 
 def image_state(path: Path) -> int | None:
@@ -50,8 +53,13 @@ def image_state(path: Path) -> int | None:
             inside = sorted(file for file in path.rglob("*") if file.is_file())
             files = {str(file.relative_to(path)): file.stat() for file in inside}
         text = "\0".join(f"{name} {f.st_size} {f.st_mtime_ns}" for name, f in files.items())
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        return digest_of(text.encode())
     return None
+
+
+def digest_of(content: bytes) -> int:
+    """Return a digest of 64 bits."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def image_states(planes: Sequence[Plane]) -> list[int | None]:

@@ -39,6 +39,7 @@ def simulate(
     *,
     layout: str | Path = "small",
     size: int = 256,
+    height: int | None = None,
     seed: int = 0,
     sites: int | None = None,
     zoom: float = 1.0,
@@ -59,6 +60,8 @@ def simulate(
         See :func:`wsdino.simulate.layouts.layout_table`.
     size
         Edge of the square fields, pixels.
+    height
+        Rows in the middle of each that are kept, pixels; None: all.
     seed
         Of everything that is drawn.
     zoom
@@ -80,7 +83,7 @@ def simulate(
     OutputError
         `out` holds another screen, or something else.
     """
-    _check(size, zoom, workers)
+    _check(size, height, zoom, workers)
     folder = Path(out)
     hardness = Difficulty.of([difficulty]) if isinstance(difficulty, str) else difficulty
     table = layout_table(layout, sites=sites)
@@ -90,6 +93,7 @@ def simulate(
         "layout": _digest(table),
         "num_sites": len(table),
         "size": size,
+        "height": height,
         "seed": seed,
         "zoom": zoom,
         "difficulty": asdict(hardness),
@@ -99,7 +103,7 @@ def simulate(
         sweep(folder)
         _require_room(folder, spec)
         write_text(folder / SPEC, json.dumps(spec, indent=2) + "\n")
-        _write(folder, table, described, seed, size, zoom, workers)
+        _write(folder, table, described, seed, (height or size, size), zoom, workers)
     return folder
 
 
@@ -108,7 +112,7 @@ def _write(
     table: pd.DataFrame,
     described: list[Site],
     seed: int,
-    size: int,
+    shape: tuple[int, int],
     zoom: float,
     workers: int | None,
 ) -> None:
@@ -123,7 +127,7 @@ def _write(
     ]
     for parent in {files[0].parent for _, files in jobs}:
         parent.mkdir(parents=True, exist_ok=True)
-    _render_all(jobs, len(table), seed, size, zoom, workers)
+    _render_all(jobs, len(table), seed, shape, zoom, workers)
     with writing(folder / TRUTH) as partial:
         truth_table(table, described).to_parquet(partial, index=False)
     with writing(folder / MOA_TABLE) as partial:
@@ -132,9 +136,13 @@ def _write(
         _image_table(table).to_csv(partial, index=False)
 
 
-def _check(size: int, zoom: float, workers: int | None) -> None:
+def _check(size: int, height: int | None, zoom: float, workers: int | None) -> None:
     if size < MIN_SIZE:
         raise InputError(f"size: {size} pixels; at least {MIN_SIZE} would be right")
+    if height is not None and not MIN_SIZE <= height <= size:
+        raise InputError(
+            f"height: {height} pixels; from {MIN_SIZE} to {size}, the size, would be right"
+        )
     if not 0.25 <= zoom <= 8:
         raise InputError(f"zoom: {zoom}; a number from 0.25 to 8 would be right")
     if workers is not None and workers < 1:
@@ -175,13 +183,13 @@ def _render_all(
     jobs: list[Job],
     total: int,
     seed: int,
-    size: int,
+    shape: tuple[int, int],
     zoom: float,
     workers: int | None,
 ) -> None:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     processes = min(workers or num_cpus(), len(chunks))
-    options = (seed, size, zoom)
+    options = (seed, shape, zoom)
     with Meter("simulating", total, done=total - len(jobs)) as meter:
         if processes <= 1:
             for chunk in chunks:
@@ -202,9 +210,11 @@ def _render_all(
                 raise
 
 
-def _render_chunk(chunk: list[Job], seed: int, size: int, zoom: float) -> int:
+def _render_chunk(chunk: list[Job], seed: int, shape: tuple[int, int], zoom: float) -> int:
+    height, size = shape
+    top = (size - height) // 2
     for site, files in chunk:
-        image = render(site, seed=seed, size=size, zoom=zoom)
+        image = render(site, seed=seed, size=size, zoom=zoom)[:, top : top + height]
         for plane, file in zip(image, files, strict=True):
             with writing(file) as partial:
                 # uncompressed: the noise leaves deflate a fifth to save, at five times the cost

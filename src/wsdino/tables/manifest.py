@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REQUIRED = (PLATE, WELL, SITE, COMPOUND)
 KEY = [PLATE, WELL, SITE]
+ILLUMINATION = "Illum"
 
 
 def channels_of(manifest: pd.DataFrame) -> list[str]:
@@ -38,13 +39,23 @@ def channels_of(manifest: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     manifest
-        Table with `FileName_<Channel>` (or `URL_<Channel>`) columns.
+        Table with `FileName_<Channel>` (or `URL_<Channel>`) columns. `FileName_Illum<Channel>` is
+        no channel (:func:`illuminations_of`).
 
     Returns
     -------
     list of str
         In order of first appearance.
     """
+    return [name for name in _files_of(manifest) if not name.startswith(ILLUMINATION)]
+
+
+def illuminations_of(manifest: pd.DataFrame) -> list[str]:
+    """Return the names of a manifest's illumination functions, `Illum<Channel>`, in their order."""
+    return [name for name in _files_of(manifest) if name.startswith(ILLUMINATION)]
+
+
+def _files_of(manifest: pd.DataFrame) -> list[str]:
     prefixed = (str(column).partition("_") for column in manifest.columns)
     return list(
         dict.fromkeys(name for prefix, _, name in prefixed if prefix in {"FileName", "URL"})
@@ -82,7 +93,7 @@ def validate_manifest(
     -------
     pandas.DataFrame
         All `Metadata_*` columns, the contract's first, then `FileName_`, `PathName_` and, where
-        given, `Frame_<Channel>` for each channel.
+        given, `Frame_<Channel>` for each channel, then those of illumination functions.
 
     Raises
     ------
@@ -109,7 +120,7 @@ def validate_manifest(
     for name in map(str, source.columns):
         if name.startswith(PREFIX) and name not in METADATA:
             table[name] = _storable(source[name])
-    for channel in channels:
+    for channel in [*channels, *illuminations_of(source)]:
         _require_filled(source[f"FileName_{channel}"], origin)
         table[f"FileName_{channel}"] = source[f"FileName_{channel}"].astype(str).str.strip()
         path = f"PathName_{channel}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from wsdino import job
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model
 from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.tiles import tile_sides
 from wsdino.model.upload import numbered
 from wsdino.runfolder import RunPaths
 from wsdino.train.crops import require_fit
@@ -209,7 +210,7 @@ def require_whole_patches(
     networks: ChannelNetworks,
     views: Sequence[ViewPlan],
     *,
-    tile: int | None,
+    tiles: Iterable[int],
     sections: Sequence[str] = VIEW_SECTIONS,
 ) -> None:
     """Refuse crops and tiles whose side is not a multiple of the patch.
@@ -220,8 +221,8 @@ def require_whole_patches(
         Who sees them.
     views
         What is cut for training.
-    tile
-        Side in px of the tiles that fields are embedded by, None for whole fields.
+    tiles
+        Sides in px of the tiles that fields are embedded by, none for whole fields.
     sections
         Where the config has the views.
 
@@ -232,7 +233,8 @@ def require_whole_patches(
     """
     for view, section in zip(views, sections, strict=False):
         networks.require_whole_patches(view.size, option=f"{section}.size")
-    networks.require_whole_patches(tile or 0, option="embed.tile")
+    for side in sorted(tiles):
+        networks.require_whole_patches(side, option="embed.tile")
 
 
 def train(
@@ -301,7 +303,7 @@ def train(
         seed=seed,
     )
     student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
-    require_whole_patches(student, views, tile=spec.tile)
+    require_whole_patches(student, views, tiles=tile_sides(spec.tile, spec.tile_grid))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         module = kind.build(
@@ -315,7 +317,8 @@ def train(
         )
     options = {
         # Tiles are how a trained network looks at fields; training sees crops.
-        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")},
+        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")}
+        | {"architecture": spec.architecture.identity()},
         "optimisation": decisive(optimisation),
         "objective": asdict(objective),
         "weak_positives": asdict(weak_positives),

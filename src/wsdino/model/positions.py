@@ -1,0 +1,88 @@
+"""Positional embeddings at other sizes than the native one, by the rule of DINO's code.
+
+timm resizes the grid of positions with antialiasing to exactly the wanted size; DINO's code scales
+it by (n + 0.1) / native without. A network gives its own numbers only under the rule that it was
+trained with: the two differ by some hundredths of an embedding's size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsdino.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def dino_positions(positions: Tensor, grid: Sequence[int], *, num_prefix: int) -> Tensor:
+    """Resize positions as ``interpolate_pos_encoding`` of facebookresearch/dino does.
+
+    Parameters
+    ----------
+    positions
+        (1, prefix + side * side, D).
+    grid
+        Rows and columns of patches.
+    num_prefix
+        Leading tokens that lie nowhere, such as [CLS].
+
+    Returns
+    -------
+    Tensor
+        (1, prefix + rows * columns, D); the given ones where the grid is the native one.
+    """
+    side = round((positions.shape[1] - num_prefix) ** 0.5)
+    if tuple(grid) == (side, side):
+        return positions
+    square = positions[:, num_prefix:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    # The tenth keeps rounding from losing a row; it also shifts where the grid is read.
+    resized = functional.interpolate(
+        square, scale_factor=[(num + 0.1) / side for num in grid], mode="bicubic"
+    )
+    return torch.cat([positions[:, :num_prefix], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+class DinoPositions(VisionTransformer):  # type: ignore[misc]  # timm has no types
+    """timm's vision transformer with positions by DINO's rule; made by :func:`use_dinos_rule`."""
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Add positions to tokens: (N, rows, columns, D) -> (N, prefix + rows * columns, D)."""
+        prefix = [
+            token.expand(len(x), -1, -1)
+            for token in (self.cls_token, self.reg_token)
+            if token is not None
+        ]
+        num_prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        assert self.pos_embed is not None, "checked when made"
+        positions = dino_positions(self.pos_embed, x.shape[1:3], num_prefix=num_prefix)
+        tokens = x.flatten(1, 2)
+        if self.no_embed_class:
+            placed = torch.cat([*prefix, tokens + positions], dim=1)
+        else:
+            placed = torch.cat([*prefix, tokens], dim=1) + positions
+        dropped: Tensor = self.pos_drop(placed)
+        return dropped
+
+
+def use_dinos_rule(backbone: nn.Module, *, name: str) -> None:
+    """Let a vision transformer resize its positions by DINO's rule from now on.
+
+    Raises
+    ------
+    ModelError
+        If it is none, has no learned positions, or takes one image size only.
+    """
+    plain = type(backbone) is VisionTransformer
+    if not plain or backbone.pos_embed is None or not backbone.dynamic_img_size:
+        raise ModelError(
+            f"architecture.positions dino: {name} is no plain vision transformer with learned "
+            "positions; use timm"
+        )
+    # timm builds the object; only its way of placing tokens changes.
+    backbone.__class__ = DinoPositions

@@ -1,0 +1,173 @@
+"""What is done to pixels on their way into a store: even illumination, then a smaller size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from wsdino.errors import ImageError, InputError
+from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+CORRECTION = "correction"
+"""The attribute of a store's array that says how its images were corrected."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is done to the images of a screen.
+
+    Parameters
+    ----------
+    illumination
+        A name in :data:`~wsdino.screen.illumination.METHODS`.
+    scale
+        Size of a field in the store relative to that of its images, more than 0 and at most 1.
+
+    Raises
+    ------
+    InputError
+        If there is no such method, or the scale is out of range.
+    """
+
+    illumination: str = DEFAULT
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        illumination_method(self.illumination)
+        if not 0 < self.scale <= 1:
+            raise InputError(f"scale {self.scale:g}: it must be more than 0 and at most 1")
+
+    @property
+    def method(self) -> IlluminationMethod:
+        """How illumination is corrected."""
+        return illumination_method(self.illumination)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width in the store of images (..., H, W), px."""
+        height, width = (max(1, round(side * self.scale)) for side in shape[-2:])
+        return height, width
+
+
+def correction_of(attributes: Mapping[str, Any]) -> Correction:
+    """Return how the images of a store were corrected, by the array's attributes."""
+    made = attributes.get(CORRECTION, {})
+    return Correction(made.get("illumination", "none"), made.get("scale", 1.0))
+
+
+class Shading(NamedTuple):
+    """How one channel of one site was lit."""
+
+    function: Path
+    """``.npy`` of (H, W)."""
+    offset: float
+    """Counts that no light made."""
+    state: int | None = None
+    """Changes with function and offset; None where the function is not there to tell."""
+
+
+Shadings = tuple[Shading | None, ...]
+"""One for each channel; None where nothing is corrected."""
+
+
+def corrected(
+    pixels: NDArray[Any], shadings: Sequence[Shading | None], *, scale: float
+) -> NDArray[Any]:
+    """Divide a site by its illumination functions and resize it.
+
+    Parameters
+    ----------
+    pixels
+        (C, H, W), uint8 or uint16.
+    shadings
+        One for each channel.
+    scale
+        As in :class:`Correction`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (C, round(scale * H), round(scale * W)) of the same type, clipped to its range.
+
+    Raises
+    ------
+    ImageError
+        A function can't be read or has another size.
+    """
+    if scale == 1 and not any(shadings):
+        return pixels
+    top = np.iinfo(pixels.dtype).max
+    planes = []
+    for plane, shading in zip(pixels, shadings, strict=True):
+        image = plane.astype(np.float32)
+        if shading is not None:
+            function = load_function(shading.function, plane.shape)
+            image = (image - np.float32(shading.offset)) / function + np.float32(shading.offset)
+            image = image.clip(0, top)
+        if scale != 1:
+            image = resized(image, Correction("none", scale).shape(plane.shape))
+        planes.append(np.rint(image).clip(0, top).astype(pixels.dtype))
+    return np.stack(planes)
+
+
+def resized(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Shrink an image (H, W) by bicubic interpolation, as CellProfiler 4.0's Resize does.
+
+    That is scikit-image's ``resize`` with ``mode="symmetric"`` before its version 0.19: a Gaussian
+    against aliasing, then cubic convolution (a = -1/2) within the range of what it leaves.
+    """
+    from scipy.ndimage import gaussian_filter
+    from skimage import transform
+
+    factors = [old / new for old, new in zip(image.shape, shape, strict=True)]
+    smooth = gaussian_filter(image, [max(0.0, (factor - 1) / 2) for factor in factors])
+    # Corners lie on corners: pixel i of the result is centred on (i + 1/2) * factor - 1/2.
+    untyped: Any = transform
+    places = untyped.AffineTransform(
+        scale=factors[::-1], translation=[(factor - 1) / 2 for factor in factors[::-1]]
+    )
+    small: NDArray[np.float32] = untyped.warp(
+        smooth,
+        places,
+        output_shape=shape,
+        order=3,
+        mode="symmetric",
+        clip=True,
+        preserve_range=True,
+    )
+    return small
+
+
+def load_function(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read an illumination function (H, W).
+
+    Raises
+    ------
+    ImageError
+        It is missing, no array of numbers, of another shape than the images, or not positive.
+    """
+    try:
+        function = np.load(path, allow_pickle=False)
+        function = np.asarray(function, dtype=np.float32)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such illumination function") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(
+            f"{path}: not a readable illumination function; it must be an array of numbers (.npy)"
+        ) from error
+    if function.shape != tuple(shape):
+        found, wanted = (" x ".join(map(str, sides)) for sides in (function.shape, shape))
+        raise ImageError(
+            f"{path}: the illumination function is {found}, and the images are {wanted} px (height "
+            "x width); both must have one size"
+        )
+    if not (np.isfinite(function) & (function > 0)).all():
+        raise ImageError(f"{path}: an illumination function must be positive everywhere")
+    return function

@@ -1,0 +1,115 @@
+"""Which sites of a store are done and current: made from the images and functions as they are now.
+
+What decides this is in the store's statistics and records; see :mod:`wsdino.screen.records`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsdino.atomic import writing
+from wsdino.progress import say
+from wsdino.screen.records import (
+    RECORDS,
+    changed_sites,
+    crc32,
+    image_state,
+    record_type,
+    set_state,
+)
+from wsdino.screen.store import STATISTIC_NAMES, STATISTICS, chunk_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import zarr
+
+    from wsdino.screen.correction import Shadings
+    from wsdino.screen.images import Plane
+
+
+def open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Map the (N, C, 5) float32 statistics; NaN for sites that aren't done."""
+    shape = (*images.shape[:2], len(STATISTIC_NAMES))
+    return _open_array(out / STATISTICS, np.full(shape, np.nan, np.float32))
+
+
+def open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map the (N,) records of the sites; zeros for those that aren't done."""
+    return _open_array(out / RECORDS, np.zeros(images.shape[0], record_type(images.shape[1])))
+
+
+def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map an array for writing; where there is none like it, begin with the one given."""
+    if path.is_file():
+        # Of a store that can't be written nothing needs to be, where it is complete.
+        mode = "r+" if os.access(path, os.W_OK) else "c"
+        try:
+            found = np.lib.format.open_memmap(path, mode=mode)
+            if (found.shape, found.dtype) == (start.shape, start.dtype):
+                return found
+        except (ValueError, EOFError):
+            say(f"{path}: damaged; its sites are read again")
+    with writing(path) as partial, partial.open("wb") as file:
+        np.save(file, start)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def sites_to_do(
+    out: Path,
+    images: zarr.Array[Any],
+    planes: Sequence[Sequence[Plane]],
+    shadings: Sequence[Shadings] | None,
+) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the sites that aren't done, or whose images, functions or pixels have changed since.
+
+    An image or an illumination function that is gone by now can't have changed.
+
+    Parameters
+    ----------
+    out
+        Folder of the store.
+    images
+        Its array.
+    planes
+        Of N sites.
+    shadings
+        Of the same, None where illumination functions are gone.
+    """
+    statistics, records = open_statistics(out, images), open_records(out, images)
+    done = np.isfinite(statistics).all(axis=(1, 2))
+    paths = [chunk_path(out, site) for site in range(len(planes))]
+    looks_changed = set(changed_sites(records, paths))
+    states: dict[Path, int | None] = {}
+    for site in np.flatnonzero(done).tolist():
+        for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
+            if plane.path not in states:
+                states[plane.path] = image_state(plane.path)
+            done[site] &= states[plane.path] in (None, recorded)
+        if shadings is not None:
+            known = records["functions"][site].tolist()
+            done[site] &= all(
+                (shading.state if shading else 0) in (None, recorded)
+                for shading, recorded in zip(shadings[site], known, strict=True)
+            )
+        if done[site] and site in looks_changed:
+            done[site] = _holds_its_pixels(images, site, paths[site], records)
+    return np.flatnonzero(~done)
+
+
+def _holds_its_pixels(
+    images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
+) -> bool:
+    """Whether a site's file holds what was written; how it looks now is noted then."""
+    try:
+        # Zarr reads an absent file as zeros.
+        if not path.is_file() or crc32(np.asarray(images[site])) != records["crc32"][site]:
+            return False
+    except (RuntimeError, ValueError, OSError):
+        return False
+    set_state(records, site, path)
+    return True
