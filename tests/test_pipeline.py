@@ -204,6 +204,7 @@ def test_running_again_does_nothing(again: Callable) -> None:
     assert again() == (set(), [])
 
 
+PROFILING = {"normalisation.npz", "profiles.parquet"}
 AFTER_NUMBERS = {"results.json", "report.html"}
 
 
@@ -212,12 +213,13 @@ AFTER_NUMBERS = {"results.json", "report.html"}
     [
         (["report.html"], {"report.html"}),
         (["results.json"], AFTER_NUMBERS),
-        (["profiles.parquet"], {"profiles.parquet", *AFTER_NUMBERS}),
-        (["embeddings.parquet"], {"embeddings.parquet", "profiles.parquet", *AFTER_NUMBERS}),
+        (["profiles.parquet"], {*PROFILING, *AFTER_NUMBERS}),
+        (["normalisation.npz"], {*PROFILING, *AFTER_NUMBERS}),
+        (["embeddings.parquet"], {"embeddings.parquet", *PROFILING, *AFTER_NUMBERS}),
         (
             ["baselines/untrained/profiles.parquet"],
             {
-                "baselines/untrained/profiles.parquet",
+                *(f"baselines/untrained/{name}" for name in PROFILING),
                 "baselines/untrained/results.json",
                 *AFTER_NUMBERS,
             },
@@ -348,7 +350,7 @@ def test_a_product_that_was_replaced_is_made_anew(
     before = path.stat().st_mtime_ns
     shutil.copy(place / "run" / "baselines" / "classical" / "profiles.parquet", path)
     os.utime(path, ns=(before, before))
-    assert again()[0] == {"profiles.parquet", *AFTER_NUMBERS}
+    assert again()[0] == {*PROFILING, *AFTER_NUMBERS}
     ours, theirs = (pd.read_parquet(f / "profiles.parquet") for f in (finished, place / "run"))
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
 
@@ -482,7 +484,7 @@ def untouched(folder: Path) -> None:
         (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
         (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
         (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
-         TableError, "=whiten_all|plate|standardise_all|none, or name the controls with"),
+         TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls"),
         (one_plate_without_controls, ["profile.normalise=plate_controls",
          "profile.num_components=null"], TableError, "needs at least 1 control row on every plate"),
         (missing_image, [], ImageError, "tif"),
