@@ -35,7 +35,7 @@ from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import Store, open_store
 from wsdino.simulate import Difficulty, simulate
-from wsdino.simulate.difficulty import help_of_difficulties
+from wsdino.simulate.difficulty import difficulty_help
 from wsdino.train.train import initial_networks
 
 # (right, asked) or (a share,) for each kind of features and measure
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--layout", default="bbbc021")
     parser.add_argument("--sites", type=int, default=1, help="sites per well")
     parser.add_argument("--size", type=int, default=192, help="side of a field in px")
-    parser.add_argument("--difficulty", action="append", default=[], help=help_of_difficulties())
+    parser.add_argument("--difficulty", action="append", default=[], help=difficulty_help())
     parser.add_argument("--steps", type=int, default=STEPS, help="of the supervised network")
     parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()

@@ -25,7 +25,7 @@ from wsdino.model.spec import build_networks, starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
 from wsdino.simulate import Difficulty, simulate
-from wsdino.simulate.difficulty import help_of_difficulties
+from wsdino.simulate.difficulty import difficulty_help
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="of screens")
     parser.add_argument("--layout", default="bbbc021", help="of the simulated screens")
     parser.add_argument("--sites", type=int, default=1, help="sites per well of these")
-    parser.add_argument("--difficulty", action="append", default=[], help=help_of_difficulties())
+    parser.add_argument("--difficulty", action="append", default=[], help=difficulty_help())
     parser.add_argument("--untrained", type=int, default=5, help="number of untrained networks")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args()

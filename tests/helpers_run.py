@@ -55,18 +55,18 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def start(
     *arguments: object,
     code: str | None = None,
-    told: dict[str, str] | None = None,
+    variables: dict[str, str] | None = None,
     **options: object,
 ) -> subprocess.Popen[str]:
     """Start the command line as a process of its own, one thread, both streams piped.
 
-    `code` is run instead of the module; `told` are further environment variables.
+    `code` is run instead of the module; `variables` are further environment variables.
     """
     program = ["-c", code] if code else ["-m", "wsdino"]
     fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
-        env=os.environ | fixed | (told or {}),
+        env=os.environ | fixed | (variables or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

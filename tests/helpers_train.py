@@ -125,11 +125,11 @@ class TrainingProcess:
 
 
 def start_training(
-    store: Path, out: Path, *changes: dict[str, Any], **told: str
+    store: Path, out: Path, *changes: dict[str, Any], **variables: str
 ) -> TrainingProcess:
     """Train with each of the changed options into OUT/0, OUT/1, ... in a new process.
 
-    One thread, so that results are bit for bit the same; `told` are environment variables.
+    One thread, so that results are bit for bit the same; `variables` are environment variables.
     """
     # The server imports once; each training is a fork of it that nobody has used before.
     context = multiprocessing.get_context("forkserver")
@@ -138,13 +138,13 @@ def start_training(
     number = len(list(out.glob("*.log")))
     log = out / f"{number}.log"
     log.touch()
-    process = context.Process(target=_train_in_process, args=(store, out, changes, told, log))
+    process = context.Process(target=_train_in_process, args=(store, out, changes, variables, log))
     process.start()
     return TrainingProcess(process, log)
 
 
 def _train_in_process(
-    store: Path, out: Path, trainings: list[dict[str, Any]], told: dict[str, str], log: Path
+    store: Path, out: Path, trainings: list[dict[str, Any]], variables: dict[str, str], log: Path
 ) -> None:
     import torch
 
@@ -159,11 +159,11 @@ def _train_in_process(
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", **told}
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", **variables}
     torch.set_num_threads(1)
     for number, changes in enumerate(trainings):
-        if number == 0 and "RANK" in told:
-            _note_anchors(out / f"anchors_{told['RANK']}.npy")
+        if number == 0 and "RANK" in variables:
+            _note_anchors(out / f"anchors_{variables['RANK']}.npy")
         try:
             train(open_store(store), out / str(number), **options_of(**changes))
         except TrainingError as error:

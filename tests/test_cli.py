@@ -18,9 +18,11 @@ import wsdino
 from helpers_run import call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
-from wsdino.profile.aggregate import aggregate_published
+from wsdino.evaluate.results import evaluate_sites
+from wsdino.profile.aggregate import aggregate_published, make_profiles
 from wsdino.profile.normalise import fit_normalisation
 from wsdino.tables.features import feature_columns, features_of
+from wsdino.tables.joining import join_tables
 from wsdino.tables.reading import read_table
 from wsdino.tables.writing import write_table
 
@@ -640,10 +642,10 @@ def test_the_commands_one_by_one(
     assert (trained.status, trained.out) == (0, f"{run / 'model'}\n")
     assert wsdino_("embed", run, store, "--out", embeddings).out == f"{embeddings}\n"
     assert wsdino_("profile", embeddings, "--out", profiles).out == f"{profiles}\n"
-    told = wsdino_("evaluate", profiles, "--json", results)
-    assert told.status == 0
+    printed = wsdino_("evaluate", profiles, "--json", results)
+    assert printed.status == 0
     numbers = json.loads(results.read_text())
-    assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in told.out
+    assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in printed.out
     from_sites = wsdino_("evaluate", embeddings, "--from-sites")
     assert f"{numbers['nscb_correct']}/{numbers['nscb_total']} = " in from_sites.out
 
@@ -749,6 +751,34 @@ def test_a_fitted_normaliser_serves_other_plates(
     nothing = wsdino_("profile", tmp_path / "new.csv", "--normaliser", tmp_path, "--out", out)
     assert f"{tmp_path / 'normalisation.npz'}: no such file; expected a fitted" in nothing.error
     assert not out.exists()
+
+
+def test_several_tables_of_the_same_sites_make_one_profile(
+    sites: pd.DataFrame, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    other = with_features(sites.filter(regex="^Metadata_"), signal=3, seed=7)
+    paths = tmp_path / "a.csv", tmp_path / "b.csv"
+    for table, path in zip((sites, other.iloc[::-1]), paths, strict=True):
+        table.to_csv(path, index=False)
+    together = join_tables([read_table(path) for path in paths], names=list(map(str, paths)))
+    out, numbers = tmp_path / "p.parquet", tmp_path / "r.json"
+    given = ("--normalise", "tvn", "--regularisation", 0.1)
+    assert wsdino_("profile", *paths, *given, "--out", out).status == 0
+    expected = make_profiles(together, normalisation="tvn", regularisation=0.1)
+    np.testing.assert_allclose(
+        features_of(read_table(out)), features_of(expected), rtol=1e-4, atol=1e-5
+    )
+    done = wsdino_("evaluate", *paths, "--from-sites", *given, "--json", numbers)
+    assert "a + b" in done.out
+    found = json.loads(numbers.read_text())
+    want = evaluate_sites(together, normalisation="tvn", regularisation=0.1)
+    assert (found["nsc"], found["map"]) == (want["nsc"], pytest.approx(want["map"]))
+    assert f"features of {paths[0]} and {paths[1]} together" in found["normalisation"]["note"]
+    # Profiles of treatments aren't joined, and units of their own not mixed.
+    refused = wsdino_("evaluate", out, out)
+    assert "p.parquet: a second table has no effect on profiles of treatments" in refused.error
+    mixed = wsdino_("profile", *paths, "--normalise", "none", "--out", tmp_path / "n.csv")
+    assert "normalisation none leaves the features of " in mixed.error
 
 
 @pytest.mark.parametrize("value", ["big", "nan", "-1", "inf"])

@@ -65,11 +65,11 @@ def unexplained(tree: ast.Module, *, api: set[str] = API) -> list[str]:
     for name, node, _ in public(tree):
         takes = {arg.arg for arg in parameters(constructor(node))}
         text = ast.get_docstring(node) or ""
-        told = documented(text)
-        if told is None:
+        listed = documented(text)
+        if listed is None:
             named = {each for each in takes if re.search(rf"\b{each}\b", text)}
-            told = named if name in api and isinstance(node, Function) else takes
-        found += [f"{name}: {each}" for each in sorted(takes ^ told)]
+            listed = named if name in api and isinstance(node, Function) else takes
+        found += [f"{name}: {each}" for each in sorted(takes ^ listed)]
     return found
 
 

@@ -236,7 +236,7 @@ TO = ("--like", "like.yaml", *OUT)
         (("import", "A=DAPI.pth", "--set", "embed.tile=30", *TO), "embed.tile 30"),
         (("export", "run", "--out", "run"), "run: is the run itself"),
         (("export", "run", "--out", "run/model"), "run/model: is the run itself"),
-        (("export", "run", "--out", "screen"), "screen: is there and is no model"),
+        (("export", "run", "--out", "screen"), "screen: exists and is not a model"),
         (("export", "screen", *OUT), "screen: neither a finished run nor an exported model"),
         (("export", "absent", *OUT), "absent: no such run folder"),
     ],
@@ -252,7 +252,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert go(*arguments) == 2
     printed = capfd.readouterr()
     assert printed.out == ""
-    (told,) = printed.err.splitlines()
-    assert told.startswith("wsdino: ")
-    assert line in told
+    (message,) = printed.err.splitlines()
+    assert message.startswith("wsdino: ")
+    assert line in message
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before

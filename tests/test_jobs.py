@@ -127,7 +127,7 @@ def test_a_killed_process_ends_the_job_and_torchrun_resumes_it_to_the_same_end(
     os.kill(job.worker(1), signal.SIGKILL)
     assert job.finish() == 1
     assert job.said == [
-        "wsdino: another process of this job is gone; the same command goes on from what is saved"
+        "wsdino: another process of this job is gone; the same command resumes from what is saved"
     ]
     assert not (ended / "model").exists()
     job = start_job(tmp_path / "again.log", "train", place / "long.yaml", "--out", ended)
@@ -201,7 +201,7 @@ def test_the_documented_lines_train_on_two_hosts(place: Path, tmp_path: Path, ki
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = documented(kind)
-    told = {
+    replacements = {
         "HEAD:29400": f"localhost:{port}",
         "$HEAD:29400": f"localhost:{port}",
         "$SLURM_NNODES": "2",
@@ -209,7 +209,7 @@ def test_the_documented_lines_train_on_two_hosts(place: Path, tmp_path: Path, ki
         "FILE.yaml": str(place / "tiny.yaml"),
         "RUN": str(tmp_path / "run"),
     }
-    words = [told.get(word, word) for word in words]
+    words = [replacements.get(word, word) for word in words]
     words[words.index("--nproc-per-node") + 1] = "1"
     cut = words.index("-m")
     assert words[cut : cut + 3] == ["-m", "wsdino", "run"]

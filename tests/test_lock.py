@@ -34,9 +34,9 @@ with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
 """
 
 
-def hold(path: Path, kind: str = "one_writer", **told: str) -> subprocess.Popen[str]:
+def hold(path: Path, kind: str = "one_writer", **variables: str) -> subprocess.Popen[str]:
     """Start a process that holds a lock until it is killed."""
-    process = start(kind, path, code=HOLD, told=told)
+    process = start(kind, path, code=HOLD, variables=variables)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process

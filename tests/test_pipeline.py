@@ -29,12 +29,15 @@ from wsdino.errors import (
     StoreError,
     TableError,
 )
+from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.results import evaluate_leakage
 from wsdino.model.model import Model
 from wsdino.pipeline import run
+from wsdino.profile.aggregate import make_profiles
 from wsdino.runfolder import RunFolder
 from wsdino.screen.store import open_store
-from wsdino.tables.features import feature_columns
+from wsdino.tables.features import feature_columns, features_of
+from wsdino.tables.joining import join_tables
 from wsdino.tables.reading import read_table
 from wsdino.train.train import initial_networks
 from wsdino.trainings import model_spec
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 NUM_STAGES = {"classical": 3, "untrained": 3, "classifier": 4, "dino": 4}
 BASELINES = tuple(NUM_STAGES)
+PROFILES = ("profiles.parquet", "normalisation.npz")
 
 
 def products(folder: Path) -> dict[str, int]:
@@ -113,7 +117,7 @@ def again(
 
 def test_a_run_folder_has_every_product(place: Path) -> None:
     made = products(place / "run")
-    tables = {"embeddings.parquet", "profiles.parquet", "results.json"}
+    tables = {"embeddings.parquet", *PROFILES, "results.json"}
     trained = {"metrics.jsonl", "model/config.json", "model/model.safetensors"}
     own = {"config.yaml", "coverage.json", "environment.json", "report.html"}
     assert tables | trained | own <= set(made)
@@ -204,7 +208,6 @@ def test_running_again_does_nothing(again: Callable) -> None:
     assert again() == (set(), [])
 
 
-PROFILING = {"normalisation.npz", "profiles.parquet"}
 AFTER_NUMBERS = {"results.json", "report.html"}
 
 
@@ -213,13 +216,13 @@ AFTER_NUMBERS = {"results.json", "report.html"}
     [
         (["report.html"], {"report.html"}),
         (["results.json"], AFTER_NUMBERS),
-        (["profiles.parquet"], {*PROFILING, *AFTER_NUMBERS}),
-        (["normalisation.npz"], {*PROFILING, *AFTER_NUMBERS}),
-        (["embeddings.parquet"], {"embeddings.parquet", *PROFILING, *AFTER_NUMBERS}),
+        (["profiles.parquet"], {*PROFILES, *AFTER_NUMBERS}),
+        (["normalisation.npz"], {*PROFILES, *AFTER_NUMBERS}),
+        (["embeddings.parquet"], {"embeddings.parquet", *PROFILES, *AFTER_NUMBERS}),
         (
             ["baselines/untrained/profiles.parquet"],
             {
-                *(f"baselines/untrained/{name}" for name in PROFILING),
+                *(f"baselines/untrained/{name}" for name in PROFILES),
                 "baselines/untrained/results.json",
                 *AFTER_NUMBERS,
             },
@@ -258,6 +261,35 @@ def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Cal
     assert stages == [*(f"{name}: evaluate" for name in BASELINES), "run: evaluate", "report"]
     for name in numbers:
         assert json.loads((finished / name).read_text())["multi_batch"] == "first-published"
+
+
+def test_a_run_may_take_the_features_of_a_baseline_together_with_its_own(
+    place: Path, finished: Path
+) -> None:
+    settings = ["baselines.names=[classical]", "profile.normalise=weak_label"]
+    given = [*settings, "profile.num_components=null", "profile.with=[classical]"]
+    before = (finished / "embeddings.parquet").stat().st_mtime_ns
+    results = run(load(place, *given), finished)
+    names = ["the model", "classical"]
+    tables = [finished / "embeddings.parquet", *finished.glob("baselines/classical/emb*.parquet")]
+    table = join_tables([read_table(path) for path in tables], names=names)
+    expected = make_profiles(table, normalisation="weak_label")
+    profiles = read_table(finished / "profiles.parquet")
+    np.testing.assert_allclose(features_of(profiles), features_of(expected), rtol=1e-4, atol=1e-5)
+    note = "weak labels (compound) were used; features of the model and classical together; "
+    assert results["normalisation"]["note"].startswith(note)
+    assert results["held_out"] == held_out_of(table, normalisation="weak_label")
+    alone = results["baselines"]["classical"]["normalisation"]["note"]
+    assert alone.startswith("weak labels (compound) were used; whitened by")
+    # The recorded config says so, and nothing is embedded or made anew.
+    assert (finished / "embeddings.parquet").stat().st_mtime_ns == before
+    made = products(finished)
+    run(load_config(finished / "config.yaml"), finished)
+    assert products(finished) == made
+    with pytest.raises(ConfigError, match=r"profile: .*none leaves features in units of their own"):
+        load(place, *given, "profile.normalise=none")
+    with pytest.raises(ConfigError, match=r"profile\.with.*'clasical'; expected one of classical"):
+        load(place, "profile.with=[clasical]")
 
 
 def test_another_normalisation_remakes_the_profiles(finished: Path, again: Callable) -> None:
@@ -350,7 +382,7 @@ def test_a_product_that_was_replaced_is_made_anew(
     before = path.stat().st_mtime_ns
     shutil.copy(place / "run" / "baselines" / "classical" / "profiles.parquet", path)
     os.utime(path, ns=(before, before))
-    assert again()[0] == {*PROFILING, *AFTER_NUMBERS}
+    assert again()[0] == {*PROFILES, *AFTER_NUMBERS}
     ours, theirs = (pd.read_parquet(f / "profiles.parquet") for f in (finished, place / "run"))
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
 
@@ -439,10 +471,10 @@ def test_a_foreign_folder_is_left_alone(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.tex").write_text("x")
-    with pytest.raises(OutputError, match="is there and is no run folder"):
+    with pytest.raises(OutputError, match="exists and is not a run folder"):
         run(load(place), out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(OutputError, match="is there and is no run folder"):
+    with pytest.raises(OutputError, match="exists and is not a run folder"):
         run(load(place), out / "thesis.tex")
 
 
@@ -484,7 +516,7 @@ def untouched(folder: Path) -> None:
         (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
         (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
         (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
-         TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls"),
+         TableError, "=whiten_all|plate|standardise_all|none, or name the controls with"),
         (one_plate_without_controls, ["profile.normalise=plate_controls",
          "profile.num_components=null"], TableError, "needs at least 1 control row on every plate"),
         (missing_image, [], ImageError, "tif"),

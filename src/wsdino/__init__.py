@@ -1,7 +1,7 @@
 """Weakly supervised self-distillation for image-based profiling.
 
-The names below are the public API. They are imported when they are first used, so that evaluating
-profiles needs no PyTorch, and ``import wsdino`` no time.
+The names below are the public API. Each is imported when it is first used, so that evaluating
+profiles does not need PyTorch and ``import wsdino`` is fast.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ __all__ = [
     "write_table",
 ]
 
-# Three names differ from the functions' own: wsdino.evaluate, wsdino.simulate and wsdino.train are
-# folders of modules.
+# Three names differ from the functions' own, because wsdino.evaluate, wsdino.simulate and
+# wsdino.train are subpackages.
 _HOMES = {
     "Config": "config:Config",
     "MatchResult": "evaluate.matching:MatchResult",

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, under one kind of partial name.
+"""Atomic files: each appears complete or not at all.
 
-A process that is killed leaves partial files behind; whoever writes to the same place next, and
-holds its lock (:mod:`wsdino.lock`), sweeps them.
+A killed process leaves partial files behind; the next process that writes to the same place, and
+holds its lock (:mod:`wsdino.lock`), removes them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _MIB = 2**20
 def writing(
     path: Path, *, durable: bool = False, failures: tuple[type[Exception], ...] = ()
 ) -> Iterator[Path]:
-    """Give a partial file's path that takes the place of `path` once the block is left.
+    """Yield the path of a partial file that replaces `path` when the block ends.
 
     If the block raises, the partial file is removed and `path` stays as it was.
 
     Parameters
     ----------
     path
-        Where the file goes; its folder is made where it is missing. The partial file lies beside it
-        and keeps the end of its name, for writers that go by the suffix.
+        The final path; its folder is created if missing. The partial file lies beside it and keeps
+        its suffix, for writers that depend on it.
     durable
-        Whether the file must also outlast a crash of the machine.
+        Whether the file must also survive a crash of the machine.
     failures
-        What the writer raises beside OSError where it can't write.
+        What the writer raises, besides OSError, when it can't write.
 
     Raises
     ------
@@ -58,23 +58,23 @@ def writing(
         if durable:
             _flush(path.parent)
     except caught as error:
-        raise cant_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
-    """Write a text file so that it is there whole or not at all.
+    """Write a text file atomically.
 
-    A file that says the same already is left alone.
+    A file that already holds the same text is left alone.
 
     Parameters
     ----------
     path
-        The file; its folder is made where it is missing.
+        The file; its folder is created if missing.
     text
-        What it is to hold.
+        The new content.
     durable
         As for :func:`writing`.
 
@@ -93,20 +93,20 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
         if path.is_file() and path.read_bytes() == content:
             return False
     except OSError as error:
-        raise cant_write(path, error) from error
+        raise write_error(path, error) from error
     with writing(path, durable=durable) as partial:
         partial.write_bytes(content)
     return True
 
 
-def cant_write(path: Path, error: Exception) -> OutputError:
-    """Say in one line that a path can't be written, why, and on a full disk what is free."""
+def write_error(path: Path, error: Exception) -> OutputError:
+    """Make a one-line error for a path that can't be written, with the free space if it is full."""
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
     free = _free_bytes(path)
-    # Some writers, such as PyTorch's, hide that the disk is full behind an error of their own.
+    # Some writers, such as PyTorch's, hide a full disk behind an error of their own.
     if number in _FULL or (number is None and free is not None and free < _MIB):
-        reason = f"{os.strerror(number or errno.ENOSPC)} ({(free or 0) / _MIB:.1f} MiB are free)"
+        reason = f"{os.strerror(number or errno.ENOSPC)} ({(free or 0) / _MIB:.1f} MiB free)"
     return OutputError(f"{path}: can't be written: {reason or type(error).__name__}")
 
 
@@ -118,14 +118,14 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def sweep(folder: Path, *, name: str | None = None) -> None:
-    """Remove partial files that killed processes left; call it while holding the lock.
+    """Remove partial files left by killed processes; call this while holding the lock.
 
     Parameters
     ----------
     folder
-        Searched with its subfolders, but for Zarr's and those that have a lock of their own.
+        Searched recursively, except for Zarr arrays and folders that have their own lock.
     name
-        Only partial files of this name, directly in `folder`.
+        Remove only partial files of this name, directly in `folder`.
     """
     if name is not None:
         for path in folder.glob(f"{PARTIAL}*"):
@@ -142,7 +142,7 @@ def sweep(folder: Path, *, name: str | None = None) -> None:
 
 
 def visible(folder: Path) -> set[str]:
-    """Return the names in a folder without locks and partial files; none where it is missing."""
+    """Return the names in a folder except locks and partial files; empty if it is missing."""
     if not folder.is_dir():
         return set()
     names = {path.name for path in folder.iterdir()}

@@ -1,7 +1,7 @@
-"""The named baselines that a result stands beside.
+"""The named baselines that a result is compared with.
 
-A new one is an entry of `BASELINES`; the choices of the config, the checks before a run, the stages
-of the pipeline, and the words and colours of a report follow from it.
+To add one, add an entry to `BASELINES`: the choices of the config, the checks before a run, the
+stages of the pipeline, and the labels and colours of a report derive from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Training:
     Attributes
     ----------
     reads
-        Config keys of the training whose values stand under another key, such as
+        Config keys of the training whose values are read from another key, such as
         `{"train": "baselines.classifier"}`.
     sets
         Config keys of the training with a fixed value.
@@ -50,7 +50,7 @@ class Training:
         Returns
         -------
         dict
-            A copy with what differs.
+            A copy with the differences applied.
         """
         result = deepcopy(dict(values))
         for key, source in self.reads.items():
@@ -82,29 +82,29 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What a result stands beside, as one entry of `BASELINES`.
+    """A baseline that results are compared with: one entry of `BASELINES`.
 
-    Exactly one of `training`, `networks` and `features` says where its embeddings come from.
+    Exactly one of `training`, `networks` and `features` is given: the source of its embeddings.
 
     Attributes
     ----------
     name
-        What users call it; the name of its folder.
+        Name in the config, and of its folder.
     help
-        What it is, in one line.
+        One-line description.
     label
-        What tables and reports call it.
+        Name in tables and reports.
     colour
-        Of its curves: hexadecimal RGB, another than those of the run and the other baselines.
+        Colour of its curves: hexadecimal RGB, distinct from the run's and other baselines'.
     needs_weights
-        Whether it makes sense only where `model.weights` says from what training starts.
+        Whether it makes sense only if `model.weights` gives the weights that training starts from.
     training
-        It is a model that is trained, otherwise than the run's.
+        How it is trained, if it is a trained model.
     networks
-        Makes networks that aren't trained: called with the spec of the model, the seed, and the
+        Makes untrained networks, if it is one: called with the model's spec, the seed, and the
         weights that training starts from.
     features
-        Makes the table of sites from the store without any network: called with the store and a
+        Makes the table of sites from the store without a network: called with the store and the
         number of workers.
     """
 
@@ -157,7 +157,7 @@ BASELINES: tuple[Baseline, ...] = (
     ),
     Baseline(
         name="frozen",
-        help="the network as it starts, with model.weights and before any training",
+        help="the network with the weights of model.weights, before any training",
         label="starting weights, frozen",
         colour="#cc3311",
         needs_weights=True,
@@ -197,7 +197,7 @@ def find_baseline(name: str) -> Baseline:
     Parameters
     ----------
     name
-        Of an entry of :data:`BASELINES`.
+        Name of an entry of :data:`BASELINES`.
 
     Returns
     -------
@@ -206,7 +206,7 @@ def find_baseline(name: str) -> Baseline:
     Raises
     ------
     ConfigError
-        If there is none of that name; names all.
+        If there is no such baseline; lists all of them.
     """
     for entry in BASELINES:
         if entry.name == name:

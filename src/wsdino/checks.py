@@ -147,9 +147,9 @@ def _refuse_other_training(config: Config, run: RunPaths) -> None:
         if options[0] != options[1]:
             key, old, new = _difference("", *options)
             raise ConfigError(
-                f"{paths.folder}: was trained with {training.key(key)} {json.dumps(old)}, and "
-                f"{json.dumps(new)} is wanted now; give --out another folder, or delete "
-                f"{paths.checkpoints} to train anew"
+                f"{paths.folder}: was trained with {training.key(key)} {json.dumps(old)}, but the "
+                f"config now has {json.dumps(new)}; give --out another folder, or delete "
+                f"{paths.checkpoints} to train again"
             )
 
 
@@ -230,26 +230,25 @@ def check(
     from wsdino.model.tiles import tile_boxes
 
     controls = manifest["Metadata_Control"]
-    normalisation = find_normalisation(config.profile.normalise)
-    unmet = normalisation.unmet(manifest, config.profile.options)
-    if unmet:
-        advice = f"use --set profile.normalise={'|'.join(usable_normalisations(manifest))}"
-        if normalisation.needs.controls:
-            advice += ", or name the controls with screen.controls"
-        raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
+    _require_normalisable(
+        manifest, "profile.normalise", config.profile.normalise, config.profile.options, origin
+    )
+    for method in config.evaluate.beside:
+        _require_normalisable(manifest, "evaluate.beside", method, {}, origin)
     if evaluated:
         annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
         if annotated["Metadata_Compound"].nunique() < 2:
             raise TableError(
                 f"{origin}: Metadata_Compound has {annotated['Metadata_Compound'].nunique()} "
-                "compounds with a known Metadata_MoA, and matching needs two; without an "
-                "evaluation there are wsdino train, embed and profile"
+                "compounds with a known Metadata_MoA, and matching needs at least two; to go "
+                "without an evaluation, use wsdino train, embed and profile"
             )
-    for name in config.baselines.names:
+    for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
         if baseline.needs_weights and config.model.weights is None:
+            key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
             raise ConfigError(
-                f"baselines.names: {baseline.name} is {baseline.help}; there are none, so leave it "
+                f"{key}: {baseline.name} is {baseline.help}; there are none, so leave it "
                 "out, or give model.weights"
             )
     for site in config.report.attention_sites or ():
@@ -260,6 +259,19 @@ def check(
     height, width = field_shape
     _check_trainings(config, manifest, (height, width), channels, run)
     tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
+
+
+def _require_normalisable(
+    manifest: pd.DataFrame, key: str, method: str, options: dict[str, Any], origin: str
+) -> None:
+    """Refuse a normalisation that needs what the screen doesn't have."""
+    normalisation = find_normalisation(method)
+    unmet = normalisation.unmet(manifest, options)
+    if unmet:
+        advice = f"use --set {key}={'|'.join(usable_normalisations(manifest))}"
+        if normalisation.needs.controls:
+            advice += ", or name the controls with screen.controls"
+        raise TableError(f"{origin}: {key} {normalisation.name} {unmet}; {advice}")
 
 
 def _check_trainings(
@@ -318,8 +330,8 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
         return load_model(source, device=device)
     if Path(source).is_dir():
         raise ModelError(
-            f"{source}: the package's own backbone, or the folder of that name? ./{source} is the "
-            "folder; from another directory the name means the backbone"
+            f"{source}: ambiguous between the package's own backbone and the folder of that name; "
+            f"use ./{source} for the folder, or run from another directory for the backbone"
         )
     return load_model(source, channels=open_store(store).channels, device=device)
 

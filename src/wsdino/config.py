@@ -43,13 +43,13 @@ from wsdino.train.options import Optimisation, WeakPositives
 RENAMED = {"screen.design": "screen.platemap"}
 # Keys of earlier versions that are refused, and where what they said is now.
 _OBJECTIVE_NOW = (
-    "an objective and its options are the section objective now, such as "
+    "an objective and its options are now the section objective, such as "
     "objective: {name: distill, koleo_weight: 0.1}"
 )
 MOVED = {
     "train.objective": _OBJECTIVE_NOW,
     "distill": _OBJECTIVE_NOW,
-    "baselines.classifier.objective": "the classifier needs none now; leave it out",
+    "baselines.classifier.objective": "the classifier no longer needs one; leave it out",
 }
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
@@ -58,7 +58,7 @@ MultiBatch = Literal["strict", "first-published"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class ScreenSection(_Section):
@@ -129,17 +129,25 @@ class ProfileSection(_Section):
     per_channel: bool | None = None
     # Weak label that the normalisation uses: compound, treatment or any metadata column.
     label: str | None = None
+    # Baselines whose features are taken together with the model's in the run's profiles.
+    with_: tuple[BaselineName, ...] = Field(default=(), alias="with")
     aggregate: Aggregation = "published"
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of the normalisation by name."""
-        return self.model_dump(exclude={"normalise", "aggregate"})
+        return self.model_dump(exclude={"normalise", "with_", "aggregate"})
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:
+        normalisation = find_normalisation(self.normalise)
+        if self.with_ and not normalisation.scales:
+            raise ConfigError(
+                f"normalise {self.normalise} leaves features in units of their own; with "
+                f"{', '.join(self.with_)} together takes another"
+            )
         try:
-            find_normalisation(self.normalise).resolve(self.options)
+            normalisation.resolve(self.options)
         except InputError as error:
             raise ConfigError(f"{error}, or set it to null where a preset sets it") from error
         return self
@@ -151,6 +159,9 @@ class EvaluateSection(_Section):
     multi_batch: MultiBatch = "strict"
     # Shuffles behind the chance level; 0 for none.
     num_permutations: Annotated[int, Ge(0)] = 1000
+    # Further normalisations, each with its own defaults, under which the same embeddings are
+    # judged too.
+    beside: tuple[Normalisation, ...] = ()
 
 
 class BaselinesSection(_Section):
@@ -330,7 +341,7 @@ def _with_new_names(given: dict[str, Any], origin: str) -> dict[str, Any]:
         if not isinstance(values, dict) or old not in values:
             continue
         if values[old] is not None:
-            say(f"{origin}config key {before} is called {now} now")
+            say(f"{origin}config key {before} is now called {now}")
         others = {name: value for name, value in values.items() if name != old}
         given = given | {section: {new: values[old]} | others}
     return given

@@ -1,4 +1,4 @@
-"""What files hold, known by digests that are remembered."""
+"""The contents of files, identified by remembered digests."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A file may change twice within one tick of its file system's clock (FAT: 2 s). What was that young
-# when it was read is read again.
+# A file may change twice within one tick of its file system's clock (FAT: 2 s). A file that was
+# younger than that when it was read is read again.
 SETTLED_NS = 2_000_000_000
 
 
 def digest_of(value: object) -> str:
-    """Return the digest of what JSON holds."""
+    """Return the digest of a JSON-serialisable value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Digests:
-    """Digests of the files in a folder; a file is read again only where its inode says so.
+    """Digests of the files in a folder; a file is read again only if its inode has changed.
 
-    Times are never compared as earlier or later: any difference makes a file to be read again, and
-    what it holds decides.
+    Times are never compared as earlier or later: after any change the file is read again, and its
+    contents decide.
 
     Parameters
     ----------
     folder
-        Files are known by their path relative to it, so that it may be moved.
+        Files are identified by their path relative to it, so that it may be moved.
     known
-        What :attr:`known` was before.
+        The attribute :attr:`known` of an earlier instance.
 
     Attributes
     ----------
     known : dict
-        For each file that was asked for its size, times, inode and digest; JSON can hold it.
+        The size, times, inode and digest of each file asked for; JSON-serialisable.
     num_bytes_read : int
-        How much was read instead of being known.
+        How many bytes had to be read.
     """
 
     def __init__(self, folder: Path, known: dict[str, Any]) -> None:
         self.folder, self.known, self.num_bytes_read = folder, dict(known), 0
 
     def name(self, path: Path) -> str:
-        """Return the name by which a file is known."""
+        """Return the name that identifies a file."""
         return path.relative_to(self.folder).as_posix()
 
     def of(self, path: Path) -> str | None:
-        """Return the digest of a file's bytes; None where there is no file."""
+        """Return the digest of a file's bytes; None if there is no file."""
         name = self.name(path)
         try:
             now, found = time.time_ns(), path.stat()

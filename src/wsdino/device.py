@@ -1,4 +1,4 @@
-"""What the machine has for this process: CPUs, memory, GPUs."""
+"""The machine's resources for this process: CPUs, memory, GPUs."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def resolve_device(wanted: str) -> str:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"config key device: {wanted!r}, but no CUDA device is there; use cpu")
+        raise ConfigError(f"config key device: {wanted!r}, but there is no CUDA device; use cpu")
     if wanted == "cuda" and local >= num_devices:
         raise ConfigError(
-            f"config key device: a process has number {local} on this host, which has "
+            f"config key device: this process has local rank {local}, but the host has only "
             f"{num_devices} CUDA device(s); use torchrun --nproc-per-node {num_devices}"
         )
     return wanted
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free for this process: every process of a host keeps fields of its own."""
+    """Bytes that are free for this process: every process of a host keeps its own fields."""
     import torch
 
     if device.type == "cuda":
@@ -82,12 +82,12 @@ def _free_on_host(root: Path) -> int:
     page = os.sysconf("SC_PAGE_SIZE")
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * page
-    # macOS doesn't tell; it needs the rest for itself and what else runs.
+    # macOS doesn't report free memory; leave half to the system and other programs.
     return os.sysconf("SC_PHYS_PAGES") * page // 2
 
 
 def _free_in_cgroups(root: Path) -> Iterator[int]:
-    """Yield what is left of each limit; what is cached of files can be dropped, and is free."""
+    """Yield what remains of each limit; cached files can be dropped and count as free."""
     names = (
         ("", "memory.max", "memory.current", "inactive_file"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -115,7 +115,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[Path]:
         _, controllers, path = [*line.split(":", maxsplit=2), "", ""][:3]
         if controller in controllers.split(","):
             own = top / path.lstrip("/")
-            # In a container the path may be that of the host, which is mounted as the top.
+            # In a container the path may be the host's, which is mounted as the root.
             inside = top if ".." in own.parts else own
             yield from (each for each in (inside, *inside.parents) if each.is_relative_to(top))
 

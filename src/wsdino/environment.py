@@ -16,7 +16,7 @@ PACKAGES = ("wsdino", "torch", "timm", "numpy", "pandas", "scikit-learn", "zarr"
 
 
 def environment(*, seed: int, device: str) -> dict[str, Any]:
-    """Say what a run ran on: versions, hardware, git commit, command and seed."""
+    """Describe what a run ran on: versions, hardware, git commit, command and seed."""
     import torch
 
     return {
@@ -44,10 +44,10 @@ def git_commit(package: Path = Path(__file__).parent) -> str | None:
     Returns
     -------
     str or None
-        None where the source lies in no repository of its own (an installed package may lie in
-        that of somebody else), and where git is missing or refuses.
+        None if the source isn't in its own repository (an installed package may lie in someone
+        else's), or if git is missing or fails.
     """
-    # A hook that starts a run sets these for a repository of its own.
+    # A git hook that starts a run sets these for its own repository.
     variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         found = subprocess.run(  # noqa: S603 fixed arguments

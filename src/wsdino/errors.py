@@ -1,6 +1,6 @@
-"""What can go wrong, as a tree.
+"""The tree of errors.
 
-An :class:`InputError` is something the user can mend; the command line prints its one line and
+An :class:`InputError` is something the user can fix; the command line prints its one line and
 exits with status 2. Any other :class:`WsdinoError` is work that failed: status 1.
 """
 
@@ -41,7 +41,7 @@ class TableError(InputError):
     """A table (of a screen's sites, of wells, of features) can't be read or used as asked."""
 
 
-# What the error of a screen's table was called before all tables had one reader.
+# The former name of the error for a screen's table, before all tables shared one reader.
 ManifestError = TableError
 
 
@@ -58,15 +58,15 @@ class TrainingError(WsdinoError):
 
 
 class JobError(WsdinoError):
-    """Another process of the job failed or died, so that this one can't go on."""
+    """Another process of the job failed or died, so this one can't continue."""
 
     def __init__(self) -> None:
         super().__init__(
-            "another process of this job is gone; the same command goes on from what is saved"
+            "another process of this job is gone; the same command resumes from what is saved"
         )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known names for a message; nothing if none is near."""
+    """Suggest the closest of the known names for a message; empty if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""Models in and out: exported runs, and weights that other code has trained."""
+"""Exporting the model of a run, and importing weights trained by other code."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def export_model(run: Path, out: Path) -> None:
-    """Copy a run's model out of its folder, with a card that says where it comes from.
+    """Export a run's model, with a model card that gives its origin.
 
     Parameters
     ----------
     run
         Run folder with a trained model.
     out
-        Folder to write: absent, empty, or an exported model, which is replaced. It gets
+        Folder to write: absent, empty, or an exported model, which is replaced. It will hold
         ``config.json``, ``model.safetensors``, ``README.md`` and, where the run has made profiles,
-        ``normalisation.npz``: the normalisation that it fitted on this model's embeddings.
+        ``normalisation.npz``: the normalisation fitted on this model's embeddings.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def export_model(run: Path, out: Path) -> None:
 def import_model(
     weights: str | dict[str, str], out: Path, *, config: Config, channels: Sequence[str]
 ) -> None:
-    """Make a model of weights that DINO, WS-DINO or timm code has saved.
+    """Build a model from weights saved by DINO, WS-DINO or timm.
 
     Parameters
     ----------
@@ -62,14 +62,14 @@ def import_model(
     out
         Folder to write, as for :func:`export_model`.
     config
-        Channel mode, architecture, input scaling and tiles are taken from it.
+        Gives the channel mode, architecture, input scaling and tiles.
     channels
         Names in the order of the image's channel axis; may be empty where `weights` names them.
 
     Raises
     ------
     InputError
-        If weights and channels don't say together which network sees what.
+        If weights and channels don't determine which network sees which channel.
     ModelError
         If a file can't be read, or does not fit the architecture.
     OutputError
@@ -83,7 +83,7 @@ def import_model(
         channels = _require_same_channels(channels, weights)
     elif not channels:
         raise InputError(
-            f"{weights}: which channels is it for? name each with --channel, or give CHANNEL=FILE "
+            f"{weights}: the channels are unknown; name each with --channel, or give CHANNEL=FILE "
             "for each"
         )
     _require_room(out)
@@ -93,7 +93,7 @@ def import_model(
 
 
 def _normalisation_of(run: Path) -> bytes | None:
-    """Return what a run, or an exported model, holds of its normalisation, if it fits the model."""
+    """Return the normalisation in a run or exported model, if it belongs to the current model."""
     paths, exported = RunPaths(run), ModelPaths(run)
     if exported.config.is_file():
         return exported.normalisation.read_bytes() if exported.normalisation.is_file() else None
@@ -101,8 +101,8 @@ def _normalisation_of(run: Path) -> bytes | None:
         return None
     if not is_made_from(run, paths.normalisation, paths.model.weights):
         say(
-            f"{paths.normalisation}: was not fitted on embeddings of this model as it is now, so "
-            "the model is exported without it; wsdino run makes it anew"
+            f"{paths.normalisation}: was not fitted on embeddings of the current model, so the "
+            "model is exported without it; wsdino run makes it again"
         )
         return None
     return paths.normalisation.read_bytes()
@@ -118,7 +118,7 @@ def _save(model: Model, out: Path, card: str = "", *, normalisation: bytes | Non
 
 
 def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
-    """Tell one file for all from a file for each channel.
+    """Distinguish one file for all channels from one file per channel.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
         If it is neither, or a channel is named twice.
     """
     if len(weights) == 1 and Path(weights[0]).is_file():
-        # Names such as epoch=99-step=1000.ckpt tell no channel.
+        # Names such as epoch=99-step=1000.ckpt don't name a channel.
         return weights[0]
     named = [re.fullmatch(r"([^=/\\:]+)=(.+)", text) for text in weights]
     if len(weights) == 1 and named[0] is None:
@@ -134,9 +134,9 @@ def weights_by_channel(weights: Sequence[str]) -> str | dict[str, str]:
     found: dict[str, str] = {}
     for text, match in zip(weights, named, strict=True):
         if match is None:
-            raise InputError(f"{text}: of several files each must be given as CHANNEL=FILE")
+            raise InputError(f"{text}: with several files, give each as CHANNEL=FILE")
         if match[1] in found:
-            raise InputError(f"{text}: channel {match[1]} has {found[match[1]]} already")
+            raise InputError(f"{text}: channel {match[1]} already has {found[match[1]]}")
         found[match[1]] = match[2]
     return found
 
@@ -145,7 +145,7 @@ def _require_same_channels(channels: Sequence[str], weights: dict[str, str]) -> 
     if channels and set(channels) != set(weights):
         raise InputError(
             f"--channel {', '.join(channels)}: the files are for {', '.join(weights)}; leave "
-            "--channel out, or name the same ones in the order of the images"
+            "--channel out, or name the same channels in the order of the images"
         )
     return channels or list(weights)
 
@@ -153,4 +153,4 @@ def _require_same_channels(channels: Sequence[str], weights: dict[str, str]) -> 
 def _require_room(out: Path) -> None:
     others = visible(out) - {path.name for path in ModelPaths(out).all}
     if others or (out.exists() and not out.is_dir()):
-        raise OutputError(f"{out}: is there and is no model; give --out a new or empty folder")
+        raise OutputError(f"{out}: exists and is not a model; give --out a new or empty folder")

@@ -1,8 +1,9 @@
-"""One job of several processes; with one process everything here does nothing.
+"""One job of several processes; with a single process everything here does nothing.
 
-Numbers travel through collective operations, everything else (who is there, what the first process
-found, who has failed) through the job's key-value store. Whoever waits for another process waits in
-Python: for any time, and a signal or the failure of another process ends it within a moment.
+Numbers travel through collective operations, everything else (which processes are present, what
+the first one found, which have failed) through the job's key-value store. Waiting for another
+process happens in Python: it has no time limit, and a signal or the failure of another process
+ends it at once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 JOIN_WITHIN = timedelta(minutes=10)
-# Longer than a process ever lags behind another in a step; the dead are noticed at once elsewhere.
+# Longer than a process ever lags behind another in a step; dead ones are noticed elsewhere at once.
 STEP_WITHIN = timedelta(minutes=30)
 POLL_S = 0.02
 EXPLAIN_WITHIN_S = 2.0
@@ -62,15 +63,15 @@ def start() -> None:
         if local < torch.cuda.device_count():
             torch.cuda.set_device(local)
         if distributed.is_nccl_available():
-            # NCCL moves what lies on GPUs and nothing else; numbers for the log lie on the CPU.
+            # NCCL only moves tensors on GPUs; numbers for the log are on the CPU.
             backend = "cpu:gloo,cuda:nccl"
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        # torchrun asks for one thread in each process, however many CPUs there are.
+        # torchrun sets one thread per process, however many CPUs there are.
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, num_cpus() // local_size))
     shared, own_rank, size = next(rendezvous("env://", timeout=JOIN_WITHIN))
-    # torchrun keeps its store over a restart: what the processes before it left is not ours, not
-    # even their addresses.
+    # torchrun keeps its store over a restart: what earlier processes left there, even their
+    # addresses, must not be used.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     distributed.init_process_group(
         backend, store=store, rank=own_rank, world_size=size, timeout=STEP_WITHIN
@@ -80,7 +81,7 @@ def start() -> None:
 
 
 def finish() -> None:
-    """Leave the job; the first process leaves last, for the others may be using its store."""
+    """Leave the job; the first process leaves last, as the others may be using its store."""
     if not distributed.is_initialized():
         return
     if _State.meeting is not None:
@@ -110,7 +111,7 @@ def world_size() -> int:
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Return the sum of `value` over all processes; `value` itself stays as it is."""
+    """Return the sum of `value` over all processes; `value` itself is unchanged."""
     return _all_reduce(value, distributed.ReduceOp.SUM)
 
 
@@ -133,9 +134,9 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Return the sum of `value` over all processes, through which gradients flow.
+    """Return the sum of `value` over all processes; gradients flow through it.
 
-    Every process's gradient is the sum of what all of them make of the result.
+    The gradient on each process is the sum of the gradients of all processes.
     """
     if world_size() == 1:
         return value
@@ -181,17 +182,17 @@ def barrier() -> None:
 
 
 def only_first(work: Callable[[], T]) -> T:
-    """Let the first process work while the others wait, and give its result to all of them.
+    """Let the first process work while the others wait, and share its result with all of them.
 
     Parameters
     ----------
     work
-        Returns something that JSON holds.
+        Returns something JSON-serialisable.
 
     Raises
     ------
     JobError
-        On the others, if it failed.
+        On the other processes, if the first one failed.
     """
     if _State.meeting is None:
         return work()
@@ -216,19 +217,19 @@ def _wait(is_there: Callable[[], bool]) -> None:
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Turn what collective operations raise where another process is gone into a JobError."""
+    """Turn errors of collective operations caused by a lost process into a JobError."""
     try:
         yield
     except RuntimeError as error:
-        # Gloo's own errors have no type of their own.
+        # Gloo has no error type of its own.
         is_lost = isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
         if world_size() > 1 and is_lost:
             raise JobError from error
         raise
 
 
-def is_first_to_say(message: str) -> bool:
-    """Whether no other process has asked the same before: it is said once in a job."""
+def is_first_report(message: str) -> bool:
+    """Whether no process of the job has reported this message yet: it is printed once per job."""
     if _State.meeting is None:
         return True
     name = hashlib.sha256(message.encode()).hexdigest()
@@ -238,14 +239,14 @@ def is_first_to_say(message: str) -> bool:
 
 
 def fail(status: int) -> None:
-    """Tell the others that this process ends with an exit status, having said why."""
+    """Tell the other processes that this one has reported why it fails, and its exit status."""
     if _State.meeting is not None:
         with suppress(RuntimeError):
             _State.meeting.store.set(_FAILED, str(status))
 
 
-def told_status() -> int | None:
-    """Exit status of the process that failed and said why; None where one ended without a word."""
+def reported_status() -> int | None:
+    """Exit status of the process that reported why it failed; None if it ended silently."""
     if _State.meeting is None:
         return None
     deadline = time.monotonic() + EXPLAIN_WITHIN_S

@@ -1,7 +1,7 @@
 """One writer at a time: an advisory lock on what a command writes.
 
-The kernel gives the lock up when its process ends, however it ends, so that a killed one is in
-nobody's way. Of a job of several processes the first one holds it for all.
+The kernel releases the lock when the process ends, however it ends, so that a killed process
+blocks nobody. In a job of several processes the first one holds it for all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
-from wsdino.atomic import LOCK, cant_write
+from wsdino.atomic import LOCK, write_error
 from wsdino.errors import OutputError
 from wsdino.progress import say
 
@@ -31,21 +31,21 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class _State:
-    # Lock files that this process holds, and in which thread: who holds one may ask again.
+    # Lock files that this process holds, and in which thread: its holder may acquire it again.
     held: dict[Path, int] = {}  # noqa: RUF012
     has_said_no_locks = False
 
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder; it is made where it is missing.
+    """Be the only process that writes into a folder, which is created if missing.
 
-    Folders that are made here, and still empty in the end, are removed again.
+    Folders that are created here and are still empty at the end are removed again.
 
     Raises
     ------
     OutputError
-        If another process holds the lock: names it.
+        If another process holds the lock; the message names it.
     """
     with _held(folder / LOCK, folder):
         yield
@@ -73,7 +73,7 @@ def _held(lock: Path, what: Path) -> Iterator[None]:
     finally:
         del _State.held[key]
         if file is not None:
-            # Before the lock is given up: who waits for this file looks whether it is still there.
+            # Before the lock is released: a process waiting for it checks whether it still exists.
             with suppress(OSError):
                 lock.unlink()
             file.close()
@@ -83,18 +83,18 @@ def _held(lock: Path, what: Path) -> Iterator[None]:
 
 
 def _acquire(lock: Path, what: Path) -> TextIO | None:
-    """Open and lock; None where nobody can write."""
+    """Open and lock; None if the place can't be written to at all."""
     for _ in range(_NUM_TRIES):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = lock.open("a+")
         except FileNotFoundError:
-            # A command that ended took the folder, still empty, away between the two lines above.
+            # A command that ended removed the folder, still empty, between the two lines above.
             continue
         except OSError as error:
             if error.errno in _READ_ONLY:
                 return None
-            raise cant_write(what, error) from error
+            raise write_error(what, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -104,19 +104,19 @@ def _acquire(lock: Path, what: Path) -> TextIO | None:
             holder = _holder(file)
             file.close()
             if error.errno not in _BUSY:
-                raise cant_write(what, error) from error
+                raise write_error(what, error) from error
             raise OutputError(
-                f"{what}: {holder} is writing there; wait for it to end, or name another place"
+                f"{what}: {holder} is writing there; wait until it ends, or choose another path"
             ) from error
         if _is_still_there(file, lock):
             _sign(file)
             return file
         file.close()
-    raise OutputError(f"{what}: can't be locked: {lock} comes and goes")
+    raise OutputError(f"{what}: can't be locked: {lock} keeps appearing and disappearing")
 
 
 def _sign(file: TextIO) -> None:
-    """Say in the lock file who holds it."""
+    """Write the holder of the lock into its file."""
     file.seek(0)
     file.truncate()
     note = {
@@ -124,14 +124,14 @@ def _sign(file: TextIO) -> None:
         "pid": os.getpid(),
         "since": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
     }
-    # A full disk must not keep anybody from the lock itself.
+    # A full disk must not prevent locking.
     with suppress(OSError):
         file.write(json.dumps(note) + "\n")
         file.flush()
 
 
 def _is_still_there(file: TextIO, lock: Path) -> bool:
-    """Whether the name is still that of the open file: its last holder removes it."""
+    """Whether the path still refers to the open file: its last holder removes it."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(file.fileno()), lock.stat())
     return False
@@ -149,6 +149,6 @@ def _say_no_locks(what: Path) -> None:
     if not _State.has_said_no_locks:
         _State.has_said_no_locks = True
         say(
-            f"note: {what}: this file system has no locks; take care that no second command writes "
+            f"note: {what}: this file system has no locks; make sure that no other command writes "
             "there"
         )

@@ -1,4 +1,4 @@
-"""The stages in order: done ones are skipped, what follows a new one is made anew."""
+"""The stages in order: finished ones are skipped, and those that depend on a new one run again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def run(config: Config, out: str | Path) -> dict[str, Any]:
-    """Do every stage of a run that isn't done.
+    """Run every stage that isn't done.
 
     Parameters
     ----------
@@ -46,25 +46,32 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the config, the screen and the folder don't fit each other; nothing is written then.
+        If the config, the screen and the folder don't fit together; then nothing is written.
     TrainingError
-        If training was stopped or can't go on; the same call goes on where it can.
+        If training was stopped or can't continue; the same call resumes if it can.
     """
     out = RunFolder(Path(out)).path
     with one_writer(out):
         folder, store, config = prepare(config, out, evaluated=True)
         _train_stage(config, store, folder)
-        embed = _embedding(config, store, out)
-        _profile_stages(config, store, folder, out, name="run", embed=embed)
+        embed, joined = _embedding(config, store, out), config.profile.with_
+        _embed_stage(config, store, folder, out, name="run", embed=embed)
+        for name in joined:
+            _embed_baseline(name, config, store, folder)
+        _profile_stage(config, folder, out, name="run", others=joined)
         for name in config.baselines.names:
-            _baseline(name, config, store, folder)
-        _evaluate_stage(config, folder, out, name="run", baselines=config.baselines.names)
+            own = folder.paths.baseline(name).folder
+            _embed_baseline(name, config, store, folder)
+            _profile_stage(config, folder, own, name=name)
+            _evaluate_stage(config, folder, own, name=name)
+        names = config.baselines.names
+        _evaluate_stage(config, folder, out, name="run", others=joined, baselines=names)
         _report_stage(config, store, folder)
         return _read_json(folder.paths.results)
 
 
 def train_run(config: Config, out: str | Path) -> ModelPaths:
-    """Train the model of a run, or go on with that; no other stage.
+    """Train the model of a run, or resume training; no other stage.
 
     Parameters
     ----------
@@ -74,12 +81,12 @@ def train_run(config: Config, out: str | Path) -> ModelPaths:
     Returns
     -------
     ModelPaths
-        Where the model lies.
+        Location of the model.
 
     Raises
     ------
     InputError, TrainingError
-        As :func:`run` does.
+        As for :func:`run`.
     """
     out = RunFolder(Path(out)).path
     with one_writer(out):
@@ -140,12 +147,12 @@ def _train(
 
 
 def _screen_of(store: Store) -> dict[str, str]:
-    """Say which images and metadata a stage works on."""
+    """Identify the images and metadata that a stage works on."""
     return {"pixels": store.pixels_digest, "manifest": store.manifest_digest}
 
 
 def _embedding(config: Config, store: Store, out: Path) -> Callable[[Path], None]:
-    """Embed with the model in a run folder, or in that of a baseline."""
+    """Embed with the model in the folder of a run or of a baseline."""
 
     def embed(path: Path) -> None:
         from wsdino.model.model import load_model
@@ -159,12 +166,12 @@ def _embed(model: Model, config: Config, store: Store, path: Path) -> None:
     from wsdino.embed.embed import write_embeddings
     from wsdino.model.model import Model
 
-    # Tiles are the config's, not those that the weights were saved with.
+    # The tiles are those of the config, not those saved with the weights.
     current = Model(model_spec(config, store.channels), model.networks, device=model.device)
     write_embeddings(current, store, path, batch_size=config.embed.batch_size)
 
 
-def _profile_stages(
+def _embed_stage(
     config: Config,
     store: Store,
     folder: RunFolder,
@@ -174,60 +181,83 @@ def _profile_stages(
     embed: Callable[[Path], None],
     together: bool = True,
 ) -> None:
-    """Make embeddings and profiles, of the run or of a baseline.
-
-    Profiles carry what only the normalised sites show, so that these are made once.
-    """
-    from wsdino.evaluate.results import leakage_of_normalised
-    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
-    from wsdino.profile.normalise import fit_normalisation
-    from wsdino.tables.reading import read_table
-    from wsdino.tables.writing import write_table
-
+    """Make the embeddings of the run or of a baseline."""
     paths = RunPaths(out)
-    embeddings, profiles = paths.embeddings, paths.profiles
-
-    def make_profile_table() -> None:
-        table = read_table(embeddings)
-        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
-        fitted.save(paths.normalisation)
-        normalised = fitted.transform(table)
-        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
-        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
-        write_table(made, profiles)
-
     # A network that was not trained has no file that would tell when its shape changes.
     network = [plain(config.model), config.architecture.identity(), plain(config.input)]
     # How many fields are embedded at once changes nothing but the time it takes.
     tiles = {key: value for key, value in plain(config.embed).items() if key != "batch_size"}
     folder.make(
         f"{name}: embed",
-        products=[embeddings],
+        products=[paths.embeddings],
         sources=[paths.model.weights],
         options=[tiles, network, config.seed, _screen_of(store)],
-        work=lambda: embed(embeddings),
+        work=lambda: embed(paths.embeddings),
         together=together,
     )
+
+
+def _tables_of(folder: RunFolder, out: Path, others: tuple[str, ...]) -> dict[str, Path]:
+    """Return the tables of sites behind profiles, by what they are called."""
+    tables = {"the model": RunPaths(out).embeddings}
+    return tables | {name: folder.paths.baseline(name).embeddings for name in others}
+
+
+def _profile_stage(
+    config: Config, folder: RunFolder, out: Path, *, name: str, others: tuple[str, ...] = ()
+) -> None:
+    """Make the profiles of the run, with the features of others perhaps, or of a baseline.
+
+    The profiles carry what can only be measured on the normalised sites, so that these are
+    computed once.
+    """
+    from wsdino.evaluate.results import leakage_of_normalised
+    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+    from wsdino.profile.normalise import fit_normalisation
+    from wsdino.tables.joining import read_tables
+    from wsdino.tables.writing import write_table
+
+    paths, tables = RunPaths(out), _tables_of(folder, out, others)
+
+    def make_profile_table() -> None:
+        table = read_tables(tables)
+        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
+        fitted.save(paths.normalisation)
+        normalised = fitted.transform(table)
+        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
+        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
+        write_table(made, paths.profiles)
+
+    # Which features are joined is the run's business alone.
+    options = {key: value for key, value in plain(config.profile).items() if key != "with"}
     folder.make(
         f"{name}: profile",
-        products=[profiles, paths.normalisation],
-        sources=[embeddings],
-        options=plain(config.profile),
+        products=[paths.profiles, paths.normalisation],
+        sources=list(tables.values()),
+        options=[options, list(others)],
         work=make_profile_table,
     )
 
 
 def _evaluate_stage(
-    config: Config, folder: RunFolder, out: Path, *, name: str, baselines: tuple[str, ...] = ()
+    config: Config,
+    folder: RunFolder,
+    out: Path,
+    *,
+    name: str,
+    others: tuple[str, ...] = (),
+    baselines: tuple[str, ...] = (),
 ) -> None:
-    """Make the numbers of the run or of a baseline; the run's hold those of the baselines."""
+    """Make the results of the run or of a baseline; the run's contain those of its baselines."""
     from wsdino.evaluate.held_out import held_out_of
-    from wsdino.evaluate.results import evaluate, write_results
+    from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
+    from wsdino.tables.joining import read_tables
     from wsdino.tables.reading import read_table
 
     paths = RunPaths(out)
-    others = {each: paths.baseline(each).results for each in baselines}
+    tables = _tables_of(folder, out, others)
+    beside = {each: paths.baseline(each).results for each in baselines}
     uses_labels = find_normalisation(config.profile.normalise).needs.label
 
     def make_numbers() -> None:
@@ -241,32 +271,48 @@ def _evaluate_stage(
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
         if uses_labels:
             results["held_out"] = held_out_of(
-                read_table(paths.embeddings),
+                read_tables(tables),
                 normalisation=config.profile.normalise,
                 aggregation=config.profile.aggregate,
                 multi_batch=config.evaluate.multi_batch,
                 seed=config.seed,
                 **config.profile.options,
             )
+        results["beside"] = {
+            method: evaluate_sites(
+                read_tables(tables),
+                normalisation=method,
+                aggregation=config.profile.aggregate,
+                multi_batch=config.evaluate.multi_batch,
+                num_permutations=config.evaluate.num_permutations,
+                seed=config.seed,
+            )
+            for method in config.evaluate.beside
+        }
         if baselines:
-            results["baselines"] = {each: _read_json(path) for each, path in others.items()}
+            results["baselines"] = {each: _read_json(path) for each, path in beside.items()}
         write_results(results, paths.results)
 
     folder.make(
         f"{name}: evaluate",
         products=[paths.results],
-        sources=[paths.profiles, *others.values()],
-        options=[plain(config.evaluate), config.seed, list(baselines)],
+        sources=[paths.profiles, *tables.values(), *beside.values()],
+        options=[
+            plain(config.evaluate),
+            config.profile.aggregate,
+            config.seed,
+            list(baselines),
+        ],
         work=make_numbers,
     )
 
 
-def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
-    """Train a baseline where it is trained, then embed, profile and evaluate as for the run."""
+def _embed_baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
+    """Train a baseline where it is trained, and embed as for the run."""
     baseline, out = find_baseline(name), folder.paths.baseline(name).folder
     if baseline.training:
         _train(config, store, folder, out, name=f"{name}: train", training=baseline.training)
-    _profile_stages(
+    _embed_stage(
         config,
         store,
         folder,
@@ -275,13 +321,12 @@ def _baseline(name: str, config: Config, store: Store, folder: RunFolder) -> Non
         embed=_baseline_embedding(baseline, config, store, out),
         together=baseline.features is None,
     )
-    _evaluate_stage(config, folder, out, name=name)
 
 
 def _baseline_embedding(
     baseline: Baseline, config: Config, store: Store, out: Path
 ) -> Callable[[Path], None]:
-    """Choose how a baseline's table of sites is made."""
+    """Choose how the site embeddings of a baseline are made."""
     from wsdino.device import num_cpus
     from wsdino.model.model import Model
     from wsdino.tables.writing import write_table
@@ -320,7 +365,7 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
 
 
 def report(config: Config, out: Path) -> Path:
-    """Write the report on a run from what is there, be the run finished or not.
+    """Write the report on a run, finished or not, from what it has so far.
 
     Parameters
     ----------
@@ -342,22 +387,22 @@ def report(config: Config, out: Path) -> Path:
     from wsdino.model.model import load_model
     from wsdino.report.html import write_report
 
-    store = _if_there(lambda: open_run_store(config, out))
+    store = _or_none(lambda: open_run_store(config, out))
     return write_report(
         out,
         store=store,
-        model=None if store is None else _if_there(lambda: load_model(out)),
+        model=None if store is None else _or_none(lambda: load_model(out)),
         num_example_fields=config.report.num_example_fields,
         attention_sites=config.report.attention_sites,
         seed=config.seed,
     )
 
 
-def _if_there(get: Callable[[], T]) -> T | None:
+def _or_none(get: Callable[[], T]) -> T | None:
     try:
         return get()
     except InputError as error:
-        say(f"the report goes without: {error}")
+        say(f"left out of the report: {error}")
         return None
 
 

@@ -1,6 +1,6 @@
-"""What long work tells the person who waits: a bar on a terminal, plain lines elsewhere.
+"""Progress of long work: a bar on a terminal, plain lines elsewhere.
 
-Everything goes to standard error, so that standard output holds results alone.
+Everything goes to standard error, so that standard output holds only results.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class _State:
 
 
 def set_quiet(wanted: bool) -> None:
-    """Say and show nothing more: of several processes that do the same, one speaks."""
+    """Print nothing from now on: only one of several processes reports progress."""
     _State.is_quiet = wanted
 
 
 def say(message: str) -> None:
-    """Print one line for the person who waits."""
+    """Print one line on standard error, unless this process is quiet."""
     if not _State.is_quiet:
-        complain(message)
+        print_error(message)
 
 
-def complain(message: str) -> None:
-    """Print one line even if this process is quiet: why it ends."""
+def print_error(message: str) -> None:
+    """Print one line on standard error, even if this process is quiet."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
 
 
 def show(table: Table) -> None:
-    """Print a table for the person who waits."""
+    """Print a table on standard error, unless this process is quiet."""
     if _State.is_quiet:
         return
-    # A pipe has no width: tables keep theirs there instead of being folded at 80 columns.
+    # A pipe has no width: tables keep their own instead of being folded at 80 columns.
     width = None if sys.stderr.isatty() else 160
     Console(stderr=True, highlight=False, width=width).print(table)
 
@@ -66,7 +66,7 @@ class Meter:
     done
         Units that were finished before this process started (a resumed run).
     last_line
-        Whether a plain line comes at the end even if it took less than ten seconds.
+        Whether to print a plain line at the end even if it took less than ten seconds.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Meter:
             self._line("")
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Count `units` as done; `note` is shown at the end of the line."""
+        """Count `units` as done, and show `note` at the end of the line."""
         self.done += units
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=note)

@@ -1,4 +1,4 @@
-"""What lies where in a run folder, and which of its products are current."""
+"""The layout of a run folder, and which of its products are current."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIG, STAMPS, SCHEMA = "config.yaml", ".stages.json", 2
-# Reading less than this again takes no time; a folder where nothing is to be done stays as it is.
+# Reading less than this takes no time; a folder with nothing left to do is not written to.
 WORTH_REMEMBERING = 2**24
 BEFORE_CONFIG = {"screen", "store"}
 NORMALISATION = "normalisation.npz"
@@ -40,23 +40,23 @@ class ModelPaths:
 
     @property
     def card(self) -> Path:
-        """What an exported model is and where it comes from, for people."""
+        """The model card of an exported model."""
         return self.folder / "README.md"
 
     @property
     def normalisation(self) -> Path:
-        """What its run fitted on its embeddings, beside an exported model."""
+        """The normalisation that its run fitted on its embeddings, beside an exported model."""
         return self.folder / NORMALISATION
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Everything that such a folder may hold."""
+        """Every file that such a folder may hold."""
         return (self.config, self.weights, self.card, self.normalisation)
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of a run folder (contract 4.4); the folder of a baseline has the same ones."""
+    """The files of a run folder; the folder of a baseline has the same ones."""
 
     folder: Path
 
@@ -77,7 +77,7 @@ class RunPaths:
 
     @property
     def store(self) -> Path:
-        """The screen's store, where the config names no other."""
+        """The screen's store, unless the config names another."""
         return self.folder / "store"
 
     @property
@@ -92,7 +92,7 @@ class RunPaths:
 
     @property
     def metrics(self) -> Path:
-        """Records of training, one JSON object a line."""
+        """Records of training, one JSON object per line."""
         return self.folder / "metrics.jsonl"
 
     @property
@@ -122,12 +122,12 @@ class RunPaths:
 
     @property
     def results(self) -> Path:
-        """Numbers of the run, and of its baselines."""
+        """Results of the run and of its baselines."""
         return self.folder / "results.json"
 
     @property
     def report(self) -> Path:
-        """The page about the run."""
+        """The HTML report."""
         return self.folder / "report.html"
 
     def baseline(self, name: str) -> RunPaths:
@@ -136,7 +136,7 @@ class RunPaths:
 
     @property
     def baselines(self) -> list[RunPaths]:
-        """Paths of all baselines that are there, by name."""
+        """Paths of all existing baselines, by name."""
         root = self._baselines
         found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
         return [RunPaths(path) for path in found]
@@ -149,20 +149,20 @@ class RunPaths:
 class RunFolder:
     """A run folder that knows which of its products are current.
 
-    A stage is done if its products hold what it wrote, and it was made with the same options from
-    sources that hold the same. Nothing here depends on a clock.
+    A stage is done if its products still hold what it wrote, and neither its options nor the
+    contents of its sources have changed. Nothing here depends on a clock.
 
     Parameters
     ----------
     path
-        The folder: absent, empty, or a run folder. Nothing is written until a stage is made.
+        The folder: absent, empty, or a run folder. Nothing is written until a stage runs.
 
     Attributes
     ----------
     paths : RunPaths
-        What lies where.
+        Its files.
     before_work
-        Called before a stage does something, so that what was made where can be noted.
+        Called before a stage starts work, to record the environment.
 
     Raises
     ------
@@ -174,21 +174,21 @@ class RunFolder:
         self.path, self.paths = path, RunPaths(path)
         self.before_work: Callable[[], object] = lambda: None
         found = visible(path)
-        # A run that was stopped early holds its screen and store, and no config yet.
+        # A run that was stopped early holds its screen and store but no config yet.
         shown = {name for name in found if not name.startswith(".")}
         is_run = bool({CONFIG, STAMPS} & found) or shown <= BEFORE_CONFIG
         if (path.exists() and not path.is_dir()) or not is_run:
             raise OutputError(
-                f"{path}: is there and is no run folder (no {CONFIG}); give --out a new or empty "
+                f"{path}: exists and is not a run folder (no {CONFIG}); give --out a new or empty "
                 "folder"
             )
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written; the caller holds the folder's lock."""
+        """Remove partial files of killed processes; the caller holds the folder's lock."""
         sweep(self.path)
 
     def note(self, path: Path, text: str) -> None:
-        """Write a text product that no stage makes; what is made from it follows where it is new.
+        """Write a text file that no stage makes; stages that read it run again if it has changed.
 
         Raises
         ------
@@ -210,22 +210,22 @@ class RunFolder:
         work: Callable[[], None],
         together: bool = False,
     ) -> None:
-        """Do the work of a stage unless it is done.
+        """Run a stage unless it is done.
 
-        In a job of several processes the first one decides, and keeps the folder's books.
+        In a job of several processes the first one decides, and keeps the folder's records.
 
         Parameters
         ----------
         stage
-            Name, for the person who waits.
+            Name, for progress messages.
         products, sources
             Files in the folder that the stage writes and reads. A source may be absent.
         options
-            What the stage depends on beside its sources; must be serialisable as JSON.
+            What the stage depends on besides its sources; must be JSON-serialisable.
         work
             Writes the products.
         together
-            Whether all processes of a job work; else the first does and the others wait.
+            Whether all processes of a job work; otherwise the first works and the others wait.
         """
         from wsdino.job import only_first
 
@@ -247,19 +247,19 @@ class RunFolder:
             return done
 
         if only_first(is_done):
-            say(f"{stage}: done before")
+            say(f"{stage}: already done")
             return
         say(f"{stage}: start")
 
         def begin() -> None:
             self.before_work()
-            # Without a stamp while it works, a stage that is stopped halfway counts as not done;
-            # nor does what follows from it, even if it makes the same as before.
+            # A stage has no stamp while it runs, so that one stopped halfway counts as not done;
+            # nor have the stages that depend on it, even if it makes the same again.
             books = self._read_books()
             books["stages"].pop(stage, None)
             digests = Digests(self.path, books["files"])
             _forget_what_follows(books, {digests.name(product) for product in products})
-            # What changes while the stage works is not what it was made from.
+            # Digests are taken first: a file that changes meanwhile is not what the stage read.
             stamp["sources"] = _contents(digests, sources)
             self._write_books(books | {"files": digests.known})
 
@@ -284,7 +284,7 @@ class RunFolder:
         write_text(self.path / STAMPS, json.dumps(books, indent=1) + "\n")
 
     def _remember(self, books: dict[str, Any]) -> None:
-        """Spare the next call some reading; where that can't be written, it reads again."""
+        """Save the next call some reading; if this can't be written, it reads again."""
         try:
             self._write_books(books)
         except OutputError:
@@ -292,19 +292,19 @@ class RunFolder:
 
 
 def is_made_from(folder: Path, product: Path, source: Path) -> bool:
-    """Whether a run folder's product, as it is, was made from a file of it as that is.
+    """Whether a product in a run folder was made from the current version of another file in it.
 
     Parameters
     ----------
     folder
         The run folder.
     product, source
-        Files in it; between them may lie any number of stages.
+        Files in it, with any number of stages between them.
 
     Returns
     -------
     bool
-        False where the folder keeps no books, or a file has changed since.
+        False if the folder has no records, or a file has changed since.
     """
     books = _read_books(folder)
     digests = Digests(folder, books["files"])
@@ -324,7 +324,7 @@ def is_made_from(folder: Path, product: Path, source: Path) -> bool:
 
 
 def _read_books(folder: Path) -> dict[str, Any]:
-    """Read what is known of files and stages; damaged books make everything anew."""
+    """Read the records of files and stages; if they are damaged, everything is made again."""
     empty: dict[str, Any] = {"schema": SCHEMA, "files": {}, "stages": {}}
     try:
         books = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
@@ -346,7 +346,7 @@ def _contents(digests: Digests, paths: list[Path]) -> dict[str, str | None]:
 
 
 def _forget_what_follows(books: dict[str, Any], products: set[str]) -> bool:
-    """Take the stamps of stages that were made from a product; tell whether there were any."""
+    """Remove the stamps of stages that read any of the products; return whether there were any."""
     stages = books["stages"]
     following = [
         name for name, stamp in stages.items() if products & set(stamp.get("sources") or ())

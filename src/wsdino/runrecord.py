@@ -1,4 +1,4 @@
-"""What a run folder holds, read leniently: a report is written from whatever is there.
+"""The contents of a run folder, read leniently: a report is written from whatever is there.
 
 A file that is absent or damaged becomes a line in :attr:`RunRecord.problems` instead of an error,
 because a report on an unfinished run is worth more than none.
@@ -20,7 +20,7 @@ from wsdino.tables.reading import read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What the run itself is called among the baselines, which are known by their folder's name.
+# The name of the run itself among the baselines, which have the names of their folders.
 RUN = "run"
 
 
@@ -37,17 +37,17 @@ class RunRecord:
     path
         The run folder.
     results
-        Numbers of the run by name (contract 4.5); empty where there are none.
+        The contents of `results.json`; empty if there are none.
     baselines
-        The same for each baseline, in the order in which they were found.
+        The same for each baseline, in the order they were found.
     metrics
-        Training curves by name, :data:`RUN` first; only what was trained is in it.
+        Training curves by name, :data:`RUN` first; only of what was trained.
     profiles
         Treatment profiles, or None.
     coverage
-        Weak-label coverage (`label`, `num_labels`, `rows`); empty where there is none.
+        Weak-label coverage (`label`, `num_labels`, `rows`); empty if there is none.
     environment
-        Versions, hardware and seeds; empty where there are none.
+        Versions, hardware and seeds; empty if there are none.
     config
         Text of the resolved config, or an empty string.
     problems
@@ -66,20 +66,21 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Name of the run: that of its folder."""
+        """Name of the run: the name of its folder."""
         return self.path.resolve().name
 
     @property
-    def everyone(self) -> dict[str, dict[str, Any]]:
+    def all_results(self) -> dict[str, dict[str, Any]]:
         """Results of the run and of its baselines, the run first."""
         return ({RUN: self.results} if self.results else {}) | self.baselines
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """Read training curves, one JSON object a line.
+    """Read training curves, one JSON object per line.
 
-    A line that is no JSON object is skipped: a killed run leaves its last one torn. Of lines with
-    the same `step` the last one counts: a resumed run repeats the steps since its checkpoint.
+    A line that is not a JSON object is skipped: a killed run may leave its last line incomplete.
+    Of lines with the same `step` the last counts: a resumed run repeats the steps since its
+    checkpoint.
 
     Parameters
     ----------
@@ -89,8 +90,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A float64 column per numeric key (NaN where a line lacks it), in the order of `step`
-        where there is one.
+        A float64 column per numeric key (NaN if a line lacks it), ordered by `step` if there is
+        one.
 
     Raises
     ------
@@ -126,17 +127,17 @@ def read_run(run: Path) -> RunRecord:
     Parameters
     ----------
     run
-        A run folder (contract 4.4), possibly with `baselines/<name>/` folders of the same kind.
+        A run folder, possibly with `baselines/<name>/` folders of the same kind.
 
     Returns
     -------
     RunRecord
-        Everything readable, and why the rest isn't.
+        Everything readable, and why the rest is not.
 
     Raises
     ------
     InputError
-        `run` is no folder.
+        `run` is not a folder.
     """
     if not run.is_dir():
         raise InputError(f"{run}: no such run folder; give the folder that `wsdino run` wrote")
@@ -162,11 +163,11 @@ def read_run(run: Path) -> RunRecord:
 def _baselines(
     paths: RunPaths, results: dict[str, Any], problems: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Results of the baselines: those in the run's own results win over the folders'."""
+    """Results of the baselines: those in the run's own results precede those in the folders."""
     listed = results.get("baselines")
     found = {str(key): value for key, value in listed.items()} if isinstance(listed, dict) else {}
     for baseline in paths.baselines:
-        # A baseline still to be evaluated is no problem, one whose results are damaged is.
+        # A baseline that has not been evaluated yet is not a problem; damaged results are.
         name = baseline.folder.name
         if name not in found and baseline.results.is_file():
             damage: dict[str, str] = {}
@@ -179,7 +180,7 @@ def _named_metrics(paths: RunPaths, name: str, problems: dict[str, str]) -> dict
     try:
         return {name: read_metrics(paths.metrics)}
     except Omitted as error:
-        # A baseline without training has no curves, and that is no problem.
+        # A baseline without training has no curves; that is not a problem.
         if name == RUN:
             problems[paths.metrics.name] = str(error)
         return {}
@@ -192,10 +193,10 @@ def _object(path: Path, problems: dict[str, str]) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        problems[path.name] = f"{path.name} is no JSON (line {error.lineno})"
+        problems[path.name] = f"{path.name} is not valid JSON (line {error.lineno})"
         return {}
     if not isinstance(value, dict):
-        problems[path.name] = f"{path.name} holds no JSON object"
+        problems[path.name] = f"{path.name} does not hold a JSON object"
         return {}
     return value
 

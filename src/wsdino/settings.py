@@ -1,4 +1,4 @@
-"""Keys and values of a config as they are given: ``a.b=value`` settings, and layers of them."""
+"""Keys and values of a config as the user gives them: ``a.b=value`` settings, and layers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def parse_setting(
     Parameters
     ----------
     setting
-        Key and value. Where the option holds text (a path, a name), this is the text as it is, with
-        ``null`` for none where that may be: a path may hold what means something in YAML, such as
-        ``demo #1``. All else is YAML.
+        Key and value. If the option holds text (a path, a name), the value is taken literally,
+        with ``null`` for none if the option allows it: a path may contain YAML syntax, such as
+        ``demo #1``. All other values are YAML.
     config
-        The config's class, whose annotations say what an option holds.
+        The config's class, whose annotations give the types of the options.
     renamed
-        Keys of earlier versions, and what they are called in `config`; the result keeps the key.
+        Keys of earlier versions, and their names in `config`; the result keeps the key.
 
     Raises
     ------
     ConfigError
-        If it has another form, or its value is not YAML where it must be.
+        If it has another form, or a value that must be YAML is not.
     """
     key, equals, text = setting.partition("=")
     if not equals or not key:
@@ -42,7 +42,7 @@ def parse_setting(
     kinds = _kinds(config, (renamed or {}).get(key, key).split("."))
     value: Any
     if kinds and kinds <= TEXT | {dict, types.NoneType} and not (dict in kinds and text[:1] == "{"):
-        # A path may hold what means something in YAML: "demo #1", "a: b".
+        # A path may contain YAML syntax: "demo #1", "a: b".
         value = None if text == "null" and types.NoneType in kinds else text
     else:
         value = _yaml_value(setting, text)
@@ -60,7 +60,7 @@ def _yaml_value(setting: str, text: str) -> Any:
 
 
 def _kinds(annotation: Any, key: list[str]) -> set[Any]:
-    """Types that the option at a key may have, without what restricts them; empty if unknown."""
+    """Types that the option at a key may have, without their constraints; empty if unknown."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _kinds(arguments[0], key)
@@ -79,7 +79,7 @@ def _kinds(annotation: Any, key: list[str]) -> set[Any]:
 
 
 def _number(text: str) -> str | float:
-    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    """Convert text that YAML 1.1 reads as a string but people mean as a number, such as 1e-3."""
     try:
         return float(text)
     except ValueError:
@@ -94,25 +94,25 @@ def check_keys(
     moved: dict[str, str],
     choices: dict[str, str],
 ) -> None:
-    """Refuse keys that no section knows; pydantic would pass over those of dataclasses.
+    """Refuse keys that no section has; pydantic would ignore those of dataclasses.
 
     Parameters
     ----------
     given
-        What is given, sections as mappings.
+        The given values, with sections as mappings.
     known
-        Every key that there is, sections as mappings.
+        Every existing key, with sections as mappings.
     origin
-        What an error begins with: from where it is given.
+        Prefix of an error: where the values were given.
     moved
-        Keys of earlier versions, and where what they said is now.
+        Keys of earlier versions, and what replaces them.
     choices
-        What decides which keys a section knows, by the section with its dot.
+        What decides which keys a section has, by the section's name with its dot.
 
     Raises
     ------
     ConfigError
-        Names the key, and the nearest that there is.
+        Names the key and the closest existing one.
     """
 
     def check(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a command unwinds and leaves no partial file; training has its own way."""
+"""SIGTERM and Ctrl-C: a command unwinds and leaves no partial file; training handles its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STOPPED = "stopped by a signal; what is finished is kept"
+STOPPED = "stopped by a signal; finished work is kept"
 
 
 PARENT_LOOK_S = 0.5
 
 
 def end_with_parent() -> None:
-    """End this process once the one that started it is gone, be that killed and unable to say so.
+    """End this process once its parent is gone, even if that was killed without warning.
 
-    Given to a pool as its initializer: workers would finish their queue and wait for ever.
+    A pool's initializer: without it, workers would finish their queue and wait forever.
     """
     parent = os.getppid()
 
@@ -34,27 +34,27 @@ def end_with_parent() -> None:
 
 
 class Stopped(BaseException):
-    """A signal came; no `except Exception` on the way may swallow it."""
+    """A signal was received; no `except Exception` on the way may swallow this."""
 
 
 class _State:
-    has_come = False
+    signal_received = False
 
 
-def has_come() -> bool:
-    """Whether a signal has come: compiled code turns what is raised there into other errors."""
-    return _State.has_come
+def signal_received() -> bool:
+    """Whether a signal was received: compiled code turns what is raised in it into other errors."""
+    return _State.signal_received
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise :class:`Stopped` where a signal comes."""
+    """Raise :class:`Stopped` when a signal is received."""
 
     def stop(_number: int, _frame: object) -> NoReturn:
-        _State.has_come = True
+        _State.signal_received = True
         raise Stopped
 
-    _State.has_come = False
+    _State.signal_received = False
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, stop) for number in signals]
     try:

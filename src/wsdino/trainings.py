@@ -1,4 +1,4 @@
-"""The trainings of a run: its own and those of its baselines, each as a config of its own."""
+"""The trainings of a run: its own and those of its baselines, each with its own config."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from wsdino.config import Config
 if TYPE_CHECKING:
     from wsdino.model.spec import ModelSpec
 
-# The objective stands before the crops, of which it decides what counts: a refusal names the first
-# difference.
+# The objective comes before the crops because it decides which of them count: an error names the
+# first difference.
 SECTIONS = ("seed", "model", "architecture", "input", "objective", "pairing", "crops", "train")
-# The run's own training differs from it in nothing.
+# The run's own training has no differences.
 OWN = Training()
 
 
 def trainings(config: Config) -> list[Training]:
     """All trainings of a run, its own first."""
-    wanted = [find_baseline(name).training for name in config.baselines.names]
+    names = dict.fromkeys((*config.baselines.names, *config.profile.with_))
+    wanted = [find_baseline(name).training for name in names]
     return [OWN, *(training for training in wanted if training)]
 
 
@@ -30,7 +31,7 @@ def training_config(config: Config, training: Training = OWN) -> Config:
 
 
 def training_options(config: Config, training: Training = OWN) -> dict[str, Any]:
-    """Return what a training depends on, by section of its own config.
+    """Return the options that a training depends on, by section of its own config.
 
     Parameters
     ----------
@@ -40,11 +41,11 @@ def training_options(config: Config, training: Training = OWN) -> dict[str, Any]
         Which of its trainings.
     """
     from wsdino.train.objectives import objective_of
-    from wsdino.train.options import decisive
+    from wsdino.train.options import fixed_options
 
     own = training_config(config, training)
     options = {key: plain(getattr(own, key)) for key in SECTIONS}
-    options |= {"architecture": own.architecture.identity(), "train": decisive(own.train)}
+    options |= {"architecture": own.architecture.identity(), "train": fixed_options(own.train)}
     if not objective_of(own.objective).takes_local_views:
         del options["crops"]["local_views"]
     return options
@@ -66,7 +67,7 @@ def model_spec(config: Config, channels: tuple[str, ...]) -> ModelSpec:
 
 
 def plain(section: Any) -> Any:
-    """Turn a section of the config, or any value of it, into what JSON holds."""
+    """Turn a section of the config, or any value in it, into JSON-serialisable values."""
     if hasattr(section, "model_dump"):
         return section.model_dump(mode="json")
     return asdict(section) if hasattr(section, "__dataclass_fields__") else section

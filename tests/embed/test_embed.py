@@ -204,7 +204,9 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     arguments = ("embed", place / "model", place / "store", "--out", tmp_path / "two.parquet")
     ranks = [
-        start(*arguments, "--batch-size", 4 + rank, code=command, told=job | {"RANK": str(rank)})
+        start(
+            *arguments, "--batch-size", 4 + rank, code=command, variables=job | {"RANK": str(rank)}
+        )
         for rank in range(2)
     ]
     ended = [finish(rank, timeout_s=500) for rank in ranks]

@@ -49,7 +49,7 @@ def test_no_readable_line(tmp_path: Path, text: str) -> None:
 def test_a_complete_run(run: Path) -> None:
     record = read_run(run)
     assert record.problems == {}
-    assert list(record.everyone) == ["run", "classical", "untrained", "classifier", "dino"]
+    assert list(record.all_results) == ["run", "classical", "untrained", "classifier", "dino"]
     assert list(record.metrics) == ["run", "classifier", "dino"]
     assert "baselines" not in record.results
     assert record.name == "my run"

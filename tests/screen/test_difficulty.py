@@ -10,7 +10,7 @@ import pytest
 
 from wsdino.errors import InputError
 from wsdino.simulate import DIFFICULTIES, Difficulty, layout_table
-from wsdino.simulate.difficulty import DEFAULT, NUMBERS, help_of_difficulties
+from wsdino.simulate.difficulty import DEFAULT, NUMBERS, difficulty_help
 from wsdino.simulate.plates import describe_sites
 
 PUBLISHED, HARD, EASY = (Difficulty.of([name]) for name in ("published", "hard", "easy"))
@@ -114,12 +114,12 @@ def test_the_same_seed_gives_the_same_compounds_by_every_name() -> None:
 
 def test_help_names_every_difficulty_without_what_draws() -> None:
     code = (
-        "import sys, wsdino.simulate as s, wsdino.commands as c;"
+        "import sys, wsdino.simulate as s, wsdino.cli.screens as c;"
         "print(c.help_of_difficulties());"
         "sys.exit(int('numba' in sys.modules or 'pandas' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == help_of_difficulties()
+    assert done.stdout.strip() == difficulty_help()
     for named in DIFFICULTIES:
         assert f"{named.name} ({named.meaning})" in done.stdout

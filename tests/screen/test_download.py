@@ -253,7 +253,7 @@ def test_a_killed_download_goes_on(server: Server, published: Path, tmp_path: Pa
     [
         ({"plates": ["Week9_1"]}, "--plate Week9_1: .* has no such plate; it has Week1_10001"),
         ({"source": "ftp://somewhere"}, "no http or https address"),
-        ({"source": "{}/absent"}, "the server says 404 .*; --source must be"),
+        ({"source": "{}/absent"}, "the server answered 404 .*; --source must be"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -270,7 +270,7 @@ def test_what_is_wrong_is_one_line(
 def test_nobody_there_and_a_folder_in_the_way(tmp_path: Path, published: Path) -> None:
     with pytest.raises(WsdinoError, match=r"refused.*tried 5 times"):
         download_bbbc021(tmp_path / "out", source="http://127.0.0.1:9")
-    with pytest.raises(OutputError, match="is there and is no download"):
+    with pytest.raises(OutputError, match="exists and is not a download"):
         download_bbbc021(published, source="http://127.0.0.1:9")
 
 

@@ -282,7 +282,7 @@ def test_a_truncated_image_half_way(source, tmp_path, workers):
         ingest(source, out, workers=workers)
     assert str(raised.value).startswith(f"{image}: damaged or incomplete image")
     assert str(raised.value).endswith(
-        f"{out} stays unfinished: mend the image and run again to go on"
+        f"{out} stays unfinished: replace the image and run the same command again"
     )
     with pytest.raises(StoreError, match="isn't finished"):
         open_store(out)

@@ -270,7 +270,7 @@ def test_planes_that_were_not_copied_are_missed(spoiled: Path) -> None:
         ),
         (
             lambda t: pd.concat([t, t.iloc[:1].assign(Metadata_Compound="other")]),
-            "stands there with different contents",
+            "occurs with different values",
         ),
     ],
 )

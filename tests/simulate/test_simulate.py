@@ -296,7 +296,7 @@ def test_artefacts_come_at_their_rate():
 @pytest.mark.parametrize("name", [field.name for field in fields(Difficulty)])
 def test_every_difficulty_parameter_matters(tiny_layout, name):
     layout = layout_table(tiny_layout)
-    base = replace(Difficulty(), defocus_rate=0.5, debris_rate=20.0)
+    base = replace(Difficulty.of(["hard"]), defocus_rate=0.5, debris_rate=20.0)
     changed = replace(base, **{name: 0.0})
     images = [
         [render(site, seed=1, size=SIZE) for site in describe_sites(layout, d, seed=1, size=SIZE)]

@@ -124,7 +124,7 @@ def test_parquet_keeps_identifiers_in_an_index_and_numbers_as_text(tmp_path: Pat
         ("t.csv", b"PK\x03\x04" + b"\0" * 40, "an Excel workbook; save the sheet as CSV"),
         ("t.csv", b"a,b\n1,2,3,4\n", "the first row has 4 cells, and 2 columns have names"),
         ("t.csv", b"a,b\n1,2\n1,2,3,4\n", "can't be read as a table"),
-        ("t.csv", b"a,b,a\n1,2,3\n", "two columns are named a; each name may occur once"),
+        ("t.csv", b"a,b,a\n1,2,3\n", "two columns are named a; column names must be unique"),
         ("t.csv", b"\n\n", "it is empty"),
     ],
 )

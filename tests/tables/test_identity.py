@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsdino.errors import TableError
-from wsdino.tables.doses import with_same_doses
+from wsdino.tables.doses import merge_equal_doses
 from wsdino.tables.identity import control_of, normalise_well
 from wsdino.tables.reading import read_table
 
@@ -62,7 +62,7 @@ def test_controls_are_named_else_flagged_else_dmso(capsys: pytest.CaptureFixture
     assert found["Metadata_Control"].tolist() == [True, True, False, False]
     assert found["Metadata_Compound"].tolist() == ["DMSO", "DMSO", "water", "x"]
     said = capsys.readouterr().err
-    assert "controls named dmso count as DMSO" in said
+    assert "controls named dmso are taken as DMSO" in said
     assert "no column Metadata_Control, so DMSO counts as negative control (2 of 4 rows)" in said
     assert found["Metadata_MoA"].tolist() == [None, None, None, "m"]
     named = read_table(given_, controls=["Water"])
@@ -116,7 +116,7 @@ def test_doses_that_differ_by_rounding_are_the_first_of_them(
 def test_merging_doses_undoes_noise(doses: list[float], random) -> None:
     noisy = [dose * (1 + random.uniform(-1e-6, 1e-6)) for dose in doses]
     frame = table(Compound=["x"] * len(doses), Concentration=noisy)
-    found = with_same_doses(frame, origin="t")["Metadata_Concentration"]
+    found = merge_equal_doses(frame, origin="t")["Metadata_Concentration"]
     first = {dose: noisy[doses.index(dose)] for dose in doses}
     assert found.tolist() == [first[dose] for dose in doses]
 
@@ -124,7 +124,7 @@ def test_merging_doses_undoes_noise(doses: list[float], random) -> None:
 def test_names_that_differ_by_case_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     read_table(table(Compound=["Taxol", "taxol ", "taxol", "NA"], MoA=["m", "M", "m", "n"]))
     said = capsys.readouterr().err
-    assert "Metadata_Compound has names that differ by case or blanks alone" in said
+    assert "Metadata_Compound has names that differ only by case or spaces" in said
     assert "different: Taxol, taxol\n" in said
     assert "Metadata_MoA has names that differ" in said
     assert "Metadata_Compound holds NA, which is taken as a name" in said

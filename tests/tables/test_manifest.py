@@ -137,7 +137,7 @@ def test_controls_come_from_the_argument_then_the_column_then_dmso():
         ({"Metadata_Well": "b2"}, "plate P1, well B02, site 1 occurs more than once"),
         (
             {"Metadata_MoA": ["a", None, "b", "c"]},
-            "emetine at 1 uM has more than one MoA, 'b' and 'c'",
+            "emetine at 1 uM has more than one MoA: 'b' and 'c'",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_feature_can_be_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert "grade" not in feature_columns(read_table(table))
     assert "grade (it has one value in each mechanism)" in capsys.readouterr().err
     assert "grade" in feature_columns(read_table(table, features=["grade"]))
-    with pytest.raises(TableError, match="--feature nothing: there is no such numeric column"):
+    with pytest.raises(TableError, match="--feature nothing: no such numeric column"):
         read_table(table, features=["nothing"])
     with pytest.raises(TableError, match=r"all its numeric columns \(grade\) look like labels"):
         read_table(table.drop(columns=["0", "1", "2", "3"]))

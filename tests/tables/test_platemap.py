@@ -105,7 +105,7 @@ def test_unmatched_wells_are_left_out_and_named(capsys: pytest.CaptureFixture[st
 
 def test_what_does_not_fit_is_named() -> None:
     wells = pd.DataFrame({"Metadata_Well": [*WELLS, "a1"], "Metadata_Compound": list("abcde")})
-    with pytest.raises(TableError, match=r"well A01 stands there with different .*is a, e\)"):
+    with pytest.raises(TableError, match=r"well A01 occurs with different values .*is a, e\)"):
         read_table(features(["P"]), platemap=wells)
     with pytest.raises(TableError, match="no column Metadata_Well, by which it is joined"):
         read_table(features(["P"]).drop(columns="Metadata_Well"), platemap=wells[:4])
@@ -167,17 +167,17 @@ def test_barcodes_lead_to_plate_maps(
     assert found["Metadata_Control"].sum() == 5
     said = capsys.readouterr().err
     assert "mmoles_per_liter as Metadata_Concentration (times 1000)" in said
-    assert "3 wells have no compound, and count as their solvent (DMSO)" not in said
-    assert "count as their solvent (DMSO)" in said
+    assert "3 wells have no compound, and are named after their solvent (DMSO)" not in said
+    assert "are named after their solvent (DMSO)" in said
     assert "0012__2021-05-02T16_02_51-Measurement1 as 0012" in said
 
 
 def test_barcodes_without_their_map_are_named(tmp_path: Path) -> None:
     folder = write_maps(tmp_path / "maps")
     (folder / "platemap" / "C-2.txt").unlink()
-    with pytest.raises(TableError, match=r"names the plate map C-2, and there is no .*C-2\.txt"):
+    with pytest.raises(TableError, match=r"lists the plate map C-2, but there is no .*C-2\.txt"):
         read_table(features(["0011"]), platemap=folder)
-    with pytest.raises(TableError, match=r"a folder of plate maps has a barcode_platemap\.csv"):
+    with pytest.raises(TableError, match=r"no barcode_platemap\.csv, which a folder of plate maps"):
         read_table(features(["0011"]), platemap=tmp_path)
 
 

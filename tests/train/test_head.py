@@ -64,8 +64,8 @@ def test_the_head_normalises_over_the_batch_where_it_is_told_to() -> None:
     shared = 50 + torch.randn(1, 16)
     images = shared + 0.1 * torch.randn(64, 16)
     plain, normed = (
-        DINOHead(16, 10, hidden_dim=32, bottleneck_dim=6, batch_norm=told)(images)[0]
-        for told in (False, True)
+        DINOHead(16, 10, hidden_dim=32, bottleneck_dim=6, batch_norm=enabled)(images)[0]
+        for enabled in (False, True)
     )
     # What all images share hides what tells them apart, unless it is taken away.
     assert (plain @ plain.T).min() > 0.99

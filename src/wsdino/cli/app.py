@@ -1,4 +1,4 @@
-"""The application: what all commands share."""
+"""The application, and what all commands share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ app = typer.Typer(
 JOB_COMMANDS = ("train", "run", "embed")
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change one option of the config, as a.b=value; may be repeated."),
+    typer.Option("--set", help="Set one option of the config, as a.b=value; may be repeated."),
 ]
-Workers = Annotated[int | None, typer.Option(help="Threads or processes; default: all CPUs.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Number of threads or processes; default: all CPUs.")
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,8 +52,8 @@ def _main(
     _State.debug = debug
     if is_job() and context.invoked_subcommand not in JOB_COMMANDS:
         raise InputError(
-            f"wsdino {context.invoked_subcommand}: works in one process; run it without torchrun "
-            f"(which is for {', '.join(JOB_COMMANDS)})"
+            f"wsdino {context.invoked_subcommand}: runs in a single process; start it without "
+            f"torchrun, which is only for {', '.join(JOB_COMMANDS)}"
         )
 
 
@@ -60,15 +62,15 @@ def is_job() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def be_the_only_writer(path: Path | None) -> None:
+def lock_output(path: Path | None) -> None:
     """Hold the lock of a table or file until the command ends."""
     if path is not None:
         _State.locks.enter_context(one_writer_of_file(path))
         sweep(path.parent, name=path.name)
 
 
-def let_others_write() -> None:
-    """Give up what :func:`be_the_only_writer` holds."""
+def release_outputs() -> None:
+    """Release every lock that :func:`lock_output` holds."""
     _State.locks.close()
 
 
@@ -89,23 +91,23 @@ PlateMapOption = Annotated[
     typer.Option(
         "--platemap",
         "--design",
-        help="Plate map: a table that says what each well got, joined by plate and well; or "
-        "barcode_platemap.csv, or the folder that has it.",
+        help="Plate map: a table of what each well received, joined by plate and well; or "
+        "barcode_platemap.csv, or the folder that contains it.",
     ),
 ]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="A column that has another name than ours, as Metadata_Compound=pert_iname; may be "
-        "repeated.",
+        help="Read one of our columns from a column with another name, as "
+        "Metadata_Compound=pert_iname; may be repeated.",
     ),
 ]
 Controls = Annotated[
     list[str] | None,
     typer.Option(
         "--control",
-        help="Compound that is a negative control; may be repeated; default: what "
-        "Metadata_Control says, else DMSO.",
+        help="Name of a compound that is a negative control; may be repeated; default: the rows "
+        "marked in Metadata_Control, else DMSO.",
     ),
 ]

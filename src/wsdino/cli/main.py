@@ -1,4 +1,4 @@
-"""The command line's beginning and end: processes, signals, one line for what goes wrong."""
+"""Entry and exit of the command line: processes, signals, and one line for each error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from wsdino import stopping
 from wsdino.cli import models, profiles, runs, screens
-from wsdino.cli.app import app, is_job, let_others_write, wants_traceback
+from wsdino.cli.app import app, is_job, release_outputs, wants_traceback
 from wsdino.errors import InputError, JobError, WsdinoError
-from wsdino.progress import complain
+from wsdino.progress import print_error
 
 for group in (runs, screens, models, profiles):
     app.add_typer(group.commands)
@@ -32,18 +32,18 @@ def main() -> None:
             traceback.print_exc()
         _end(_one_line(error), error.exit_status, is_lost=isinstance(error, JobError))
     except Exception as error:
-        if stopping.has_come():
+        if stopping.signal_received():
             _end(stopping.STOPPED, 1)
         if wants_traceback():
             raise
-        told = f"{type(error).__name__}: {_one_line(error)} (--debug shows where)"
-        _end(told, 1)
+        message = f"{type(error).__name__}: {_one_line(error)} (--debug shows the traceback)"
+        _end(message, 1)
     finally:
-        let_others_write()
+        release_outputs()
 
 
 def _run_in_job() -> None:
-    """Run as one of several processes, of which the first one speaks."""
+    """Run as one of several processes; only the first prints results."""
     from wsdino import job
 
     job.start()
@@ -54,7 +54,7 @@ def _run_in_job() -> None:
         try:
             status = app(standalone_mode=False)
         except Exception as error:
-            # What is wrong with the command line itself has a type that Typer keeps to itself.
+            # Errors in the command line itself have a type that Typer doesn't export.
             if hasattr(error, "format_message"):
                 raise InputError(error.format_message()) from error
             raise
@@ -63,19 +63,19 @@ def _run_in_job() -> None:
 
 
 def _end(message: str, status: int, *, is_lost: bool = False) -> NoReturn:
-    """Say why the command ends, in a job once, and exit."""
+    """Print why the command ends (once per job), and exit."""
     if not is_job():
-        complain(f"wsdino: {message}")
+        print_error(f"wsdino: {message}")
         sys.exit(status)
     from wsdino import job
 
-    # torchrun ends whoever is left a moment after the first; what is to say is said before.
+    # torchrun ends the other processes soon after the first; print the reason before that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    told = job.told_status() if is_lost else None
-    if told is None and job.is_first_to_say(message):
-        complain(f"wsdino: {message}")
-    job.fail(status if told is None else told)
-    sys.exit(status if told is None else told)
+    reported = job.reported_status() if is_lost else None
+    if reported is None and job.is_first_report(message):
+        print_error(f"wsdino: {message}")
+    job.fail(status if reported is None else reported)
+    sys.exit(status if reported is None else reported)
 
 
 def _one_line(error: Exception) -> str:

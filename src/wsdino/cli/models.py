@@ -21,14 +21,14 @@ def embed_command(
     batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Embed every site of a store; goes on where it was stopped."""
+    """Embed every site of a store; resumes if it was stopped."""
     from wsdino.checks import model_for
     from wsdino.device import resolve_device
     from wsdino.embed.embed import write_embeddings
     from wsdino.screen.store import open_store
 
     if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
+        raise InputError(f"--batch-size {batch_size}: must be at least 1")
     loaded = model_for(model, store, device=resolve_device(device))
     write_embeddings(loaded, open_store(store), out, batch_size=batch_size)
     typer.echo(out)
@@ -39,9 +39,9 @@ def attention_command(
     model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
     store: Annotated[Path, typer.Argument(help="Store.")],
     site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
 ) -> None:
-    """Draw what the network looks at."""
+    """Draw attention maps: where in a field the network looks."""
     from wsdino.checks import model_for
     from wsdino.report.attention import save_attention
     from wsdino.screen.store import open_store
@@ -55,7 +55,7 @@ def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
-    """Copy a run's model out: safetensors, its config, and a card that says where it is from."""
+    """Export a run's model: safetensors, its config, and a model card with its origin."""
     from wsdino.exchange import export_model
 
     export_model(run, out)
@@ -65,23 +65,26 @@ def export_command(
 @commands.command(name="import")
 def import_command(
     weights: Annotated[
-        list[str], typer.Argument(help="File or URL of DINO, WS-DINO or timm; or CHANNEL=FILE ...")
+        list[str],
+        typer.Argument(
+            help="File or URL with weights of DINO, WS-DINO or timm; or CHANNEL=FILE ..."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     like: Annotated[
-        str, typer.Option(help="Preset or YAML file that names backbone, scaling and tiles.")
+        str, typer.Option(help="Preset or YAML file that gives the backbone, scaling and tiles.")
     ] = "paper",
     channel: Annotated[
         list[str] | None, typer.Option(help="Channel of the screen, in order; may be repeated.")
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Make a model of weights that other code has saved."""
+    """Build a model from weights saved by other code."""
     from wsdino.config import load_config
     from wsdino.exchange import import_model, weights_by_channel
 
     found = weights_by_channel(weights)
-    # A file for each channel is a network for each channel.
+    # One file per channel means one network per channel.
     mode = ["model.mode=per_channel"] if isinstance(found, dict) else []
     config = load_config(like, [*mode, *(settings or [])])
     import_model(found, out, config=config, channels=channel or [])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import Columns, Controls, PlateMapOption, be_the_only_writer
+from wsdino.cli.app import Columns, Controls, PlateMapOption, lock_output
 from wsdino.errors import InputError, TableError
 from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
@@ -19,18 +19,18 @@ commands = typer.Typer()
 
 
 def alternatives(names: list[str]) -> str:
-    """Say which names an option takes: `a, b or c.`."""
+    """List the values that an option accepts: `a, b or c.`."""
     return f"{', '.join(names[:-1])} or {names[-1]}."
 
 
-def takers(option: str) -> str:
-    """Say which normalisations an option has an effect on."""
+def used_by(option: str) -> str:
+    """List the normalisations that use an option."""
     names = [entry.name for entry in NORMALISATIONS if option in entry.options]
     return f" ({', '.join(names)})" if names else ""
 
 
 def number_or_auto(text: str | None) -> float | str | None:
-    """Read a regularisation; None was not given."""
+    """Parse a regularisation; None if it was not given."""
     if text in (None, "auto"):
         return text
     try:
@@ -47,39 +47,39 @@ Normalise = Annotated[
     typer.Option(help=f"Default tvn: {alternatives(normalisation_names())}"),
 ]
 NumComponents = Annotated[
-    int | None, typer.Option(help=f"Whitened features to keep{takers('num_components')}.")
+    int | None, typer.Option(help=f"Whitened features to keep{used_by('num_components')}.")
 ]
 Features = Annotated[
     list[str] | None,
     typer.Option(
         "--feature",
-        help="Column that is a feature although it looks like a label; may be repeated.",
+        help="Column to keep as a feature although it looks like a label; may be repeated.",
     ),
 ]
 Regularisation = Annotated[
     str | None,
     typer.Option(
         metavar="NUMBER",
-        help=f"Floor added to the variances when whitening{takers('regularisation')}; auto: chosen "
-        "by held-out labels (weak_label).",
+        help=f"Floor added to the variances when whitening{used_by('regularisation')}; auto: "
+        "chosen by held-out labels (weak_label).",
     ),
 ]
 PerChannel = Annotated[
     bool | None,
     typer.Option(
         "--per-channel/--all-channels",
-        help=f"Whiten each channel by itself, or all together{takers('per_channel')}.",
+        help=f"Whiten each channel separately, or all together{used_by('per_channel')}.",
     ),
 ]
 Label = Annotated[
     str | None,
     typer.Option(
         help="Weak label that the normalisation uses: compound, treatment or a metadata column"
-        f"{takers('label')}."
+        f"{used_by('label')}."
     ),
 ]
 Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
-# None where it isn't given, which tells an option without effect from a default.
+# None if not given, so that a given option without effect differs from a default.
 NormaliseSites = Annotated[
     str | None,
     typer.Option(help=f"With --from-sites (default tvn): {alternatives(normalisation_names())}"),
@@ -87,8 +87,8 @@ NormaliseSites = Annotated[
 Normaliser = Annotated[
     Path | None,
     typer.Option(
-        help="Normalisation fitted before, instead of one fitted on the table: an .npz, or a run "
-        "folder or exported model that has one."
+        help="A normalisation fitted earlier, instead of one fitted on this table: an .npz, or a "
+        "run folder or exported model that contains one."
     ),
 ]
 AggregateSites = Annotated[
@@ -102,7 +102,14 @@ To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad fi
 
 @commands.command(name="profile")
 def profile_command(
-    embeddings: Annotated[Path, typer.Argument(help="Table of sites or wells.")],
+    embeddings: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Table of sites or wells; or several of the same ones, whose features are taken "
+            "together.",
+            metavar="TABLE...",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Table to write.")],
     normalise: Normalise = None,
     normaliser: Normaliser = None,
@@ -131,15 +138,15 @@ def profile_command(
     if normaliser:
         _refuse(
             {"normalise": normalise, **options},
-            f"no effect on what {normaliser} was fitted with; leave it out, or leave --normaliser "
-            "out",
+            f"has no effect on the normalisation already fitted in {normaliser}; leave it out, or "
+            "leave --normaliser out",
         )
         options = {}
     if to not in (None, "anndata"):
-        raise InputError(f"--to {to!r}: only anndata is known")
+        raise InputError(f"--to {to!r}: the only format is anndata")
     fitted = load_normalisation(normaliser) if normaliser else None
-    be_the_only_writer(out)
-    table = _read_table(embeddings, platemap, column, control, feature)
+    lock_output(out)
+    table = _read_tables(embeddings, platemap, column, control, feature)
     with _naming(embeddings):
         profiles = make_profiles(
             table,
@@ -153,7 +160,14 @@ def profile_command(
 
 @commands.command(name="evaluate")
 def evaluate_command(
-    profiles: Annotated[Path, typer.Argument(help="Table of treatments, or of sites or wells.")],
+    profiles: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Table of treatments, or of sites or wells; with --from-sites several of the same "
+            "ones, whose features are taken together.",
+            metavar="TABLE...",
+        ),
+    ],
     from_sites: Annotated[
         bool, typer.Option("--from-sites", help="The table holds sites or wells: profile first.")
     ] = False,
@@ -170,13 +184,14 @@ def evaluate_command(
     multi_batch: Annotated[
         str | None,
         typer.Option(
-            help="strict (the default), or first-published: a treatment in several batches."
+            help="How NSCB treats a treatment in several batches: strict (the default) or "
+            "first-published."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of permutation nulls and bootstrap.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="File for all numbers.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the permutation nulls and the bootstrap.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
 ) -> None:
-    """Judge profiles: NSC, NSCB and mAP with intervals."""
+    """Evaluate profiles: NSC, NSCB and mAP with confidence intervals."""
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
     from wsdino.tables.columns import BATCH
@@ -190,15 +205,20 @@ def evaluate_command(
     if not from_sites:
         _refuse(
             {"normalise": normalise, **options, "aggregate": aggregate},
-            "no effect on profiles of treatments; leave it out, or add --from-sites if the table "
+            "has no effect on treatment profiles; leave it out, or add --from-sites if the table "
             "holds sites or wells",
         )
-    be_the_only_writer(json)
-    table = _read_table(profiles, platemap, column, control, feature)
+        if len(profiles) > 1:
+            raise InputError(
+                f"{profiles[1]}: a second table has no effect on profiles of treatments; leave it "
+                "out, or add --from-sites if the tables hold sites or wells"
+            )
+    lock_output(json)
+    table = _read_tables(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
         raise InputError(
-            f"--multi-batch {multi_batch}: no effect on {profiles}, which has no {BATCH}; leave "
-            "it out"
+            f"--multi-batch {multi_batch}: no effect on {_names(profiles)}, which has no {BATCH}; "
+            "leave it out"
         )
     common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
     with _naming(profiles):
@@ -211,32 +231,36 @@ def evaluate_command(
                 **common,
             )
         else:
-            command = ["wsdino", "evaluate", str(profiles)]
+            command = ["wsdino", "evaluate", *map(str, profiles)]
             command += ["--platemap", str(platemap)] if platemap else []
             results = evaluate(table, command=shlex.join(command), **common)
     if json:
         write_results(results, json)
-    print_results(results, name=profiles.name.split(".", maxsplit=1)[0])
+    print_results(results, name=" + ".join(path.name.split(".")[0] for path in profiles))
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
-    """Refuse options that have no effect; None was not given."""
+    """Refuse options that have no effect; None means not given."""
     for option, value in options.items():
         if value is not None:
             raise InputError(f"--{option.replace('_', '-')} {value}: {why}")
 
 
+def _names(paths: list[Path]) -> str:
+    return " and ".join(map(str, paths))
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(paths: list[Path]) -> Iterator[None]:
     """Let errors about a table say which one it is."""
     try:
         yield
     except TableError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise TableError(f"{_names(paths)}: {error}") from error
 
 
-def _read_table(
-    path: Path,
+def _read_tables(
+    paths: list[Path],
     platemap: Path | None,
     column: list[str] | None,
     control: list[str] | None,
@@ -244,13 +268,13 @@ def _read_table(
 ) -> Any:
     from wsdino.screen.manifest import read_wells
     from wsdino.tables.columns import parse_columns
+    from wsdino.tables.joining import join_tables
     from wsdino.tables.reading import read_table
 
     columns = parse_columns(column)
-    return read_table(
-        path,
-        platemap=None if platemap is None else read_wells(platemap, columns=columns),
-        columns=columns,
-        controls=control,
-        features=feature or (),
-    )
+    wells = None if platemap is None else read_wells(platemap, columns=columns)
+    tables = [
+        read_table(path, platemap=wells, columns=columns, controls=control, features=feature or ())
+        for path in paths
+    ]
+    return join_tables(tables, names=list(map(str, paths)))

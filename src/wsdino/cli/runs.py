@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import ConfigArgument, RunOption, Settings, be_the_only_writer
+from wsdino.cli.app import ConfigArgument, RunOption, Settings, lock_output
 from wsdino.lock import one_writer
 from wsdino.runfolder import RunFolder, RunPaths
 
@@ -19,7 +19,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo_run"),
     seed: Annotated[int, typer.Option(help="Seed of the screen and of the run.")] = 0,
 ) -> None:
-    """Run the whole chain on a simulated screen: minutes on a laptop's CPU."""
+    """Run every stage on a simulated screen; takes minutes on a laptop's CPU."""
     from wsdino.config import load_config
     from wsdino.simulate import simulate
 
@@ -32,7 +32,7 @@ def demo(
 
 @commands.command(name="train")
 def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
-    """Train a model; goes on where it was stopped."""
+    """Train a model; resumes if it was stopped."""
     from wsdino.config import load_config
     from wsdino.pipeline import train_run
 
@@ -41,7 +41,7 @@ def train_command(config: ConfigArgument, out: RunOption, settings: Settings = N
 
 @commands.command(name="run")
 def run_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
-    """Do every stage in order, from the screen to the report; done ones are skipped."""
+    """Run every stage in order, from the screen to the report; skip those already done."""
     from wsdino.config import load_config
 
     _run(load_config(config, settings), out)
@@ -51,13 +51,13 @@ def run_command(config: ConfigArgument, out: RunOption, settings: Settings = Non
 def report_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
 ) -> None:
-    """Write a run's report anew, as one self-contained HTML file."""
+    """Write a run's report again, as one self-contained HTML file."""
     from wsdino.config import load_config
     from wsdino.pipeline import report
 
     config = load_config(RunPaths(run).config)
-    # Not of the run: one that is on its way may be looked at.
-    be_the_only_writer(RunPaths(run).report)
+    # Lock the report, not the run folder: a run in progress may be reported on.
+    lock_output(RunPaths(run).report)
     typer.echo(report(config, run))
 
 

@@ -11,7 +11,7 @@ from wsdino.cli.app import Columns, Controls, PlateMapOption, Workers
 from wsdino.errors import InputError
 from wsdino.screen.illumination import DEFAULT, described_methods
 from wsdino.screen.readers import accepted
-from wsdino.simulate.difficulty import help_of_difficulties
+from wsdino.simulate.difficulty import difficulty_help
 
 commands = typer.Typer()
 
@@ -36,13 +36,13 @@ def simulate_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"{help_of_difficulties()}; or one number on top, as name=value; may be repeated.",
+            help=f"{difficulty_help()}; or override one parameter, as name=value; may be repeated.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     workers: Workers = None,
 ) -> None:
-    """Draw a screen for a built-in or a given plate layout, in BBBC021's own file layout."""
+    """Simulate a screen on a built-in or given plate layout, in BBBC021's file layout."""
     from wsdino.simulate import Difficulty, simulate
 
     screen = simulate(
@@ -64,17 +64,18 @@ def download(
     dataset: Annotated[str, typer.Argument(help="bbbc021.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     plate: Annotated[
-        list[str] | None, typer.Option(help="Such as Week1_22123; may be repeated; default: all.")
+        list[str] | None,
+        typer.Option(help="Plate such as Week1_22123; may be repeated; default: all."),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Address of a mirror of the tables and archives.")
     ] = None,
 ) -> None:
-    """Fetch a published screen; goes on where it was stopped."""
+    """Download a published screen; resumes if it was stopped."""
     from wsdino.screen.download import BBBC021, download_bbbc021
 
     if dataset != "bbbc021":
-        raise InputError(f"{dataset}: only bbbc021 is known")
+        raise InputError(f"{dataset}: the only dataset is bbbc021")
     download_bbbc021(out, plates=plate, source=source or BBBC021)
     typer.echo(out)
 
@@ -97,7 +98,7 @@ def ingest_command(
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
     ] = None,
 ) -> None:
-    """Convert a screen into a store; goes on where it was stopped."""
+    """Convert a screen into a store; resumes if it was stopped."""
     from wsdino.screen.ingest import ingest
     from wsdino.tables.columns import parse_columns
 

@@ -1,1 +1,1 @@
-"""A model, or classical statistics, and a store -> a vector for each site."""
+"""Embedding: a store, and a model or classical statistics, become one vector per site."""

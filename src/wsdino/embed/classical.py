@@ -1,4 +1,4 @@
-"""Classical statistics of whole fields: the baseline that a learned embedding has to beat.
+"""Classical statistics of whole fields: the baseline that a learned embedding should beat.
 
 Nothing here is learned and nothing is segmented. Every statistic of a channel is invariant to the
 channel's intensity scale within the field (intensities are divided by the field's mean, band
@@ -150,7 +150,7 @@ def classical_table(store: Store, *, workers: int = 1) -> pd.DataFrame:
 
 
 def _safe_ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
-    """Return the quotient, and 0 where the denominator is 0 (blank fields)."""
+    """Return the quotient, or 0 where the denominator is 0 (blank fields)."""
     over, under = np.broadcast_arrays(
         np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     )

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from wsdino import job
-from wsdino.atomic import cant_write, sweep, write_text
+from wsdino.atomic import sweep, write_error, write_text
 from wsdino.embed.parts import TablePart, merge_parts
 from wsdino.errors import ModelError
 from wsdino.lock import one_writer_of_file
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wsdino.model.model import Model
     from wsdino.screen.store import Store
 
-# Sites in a part. It may not follow the batch size or the number of processes: either may change
-# between two starts of one embedding.
+# Sites per part. It must not depend on the batch size or the number of processes: both may change
+# when an embedding is resumed.
 PART_SIZE = 256
 NUM_PREFETCHED = 2
 
@@ -47,7 +47,7 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
     store
         N sites.
     batch_size
-        Fields per forward pass; has no influence on the result beyond float32 rounding.
+        Fields per forward pass; does not affect the result beyond float32 rounding.
 
     Returns
     -------
@@ -70,15 +70,15 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
 
 
 def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int = 16) -> None:
-    """Embed all sites into a table, with all processes of a job; goes on where it was stopped.
+    """Embed all sites into a table, with all processes of a job; resumes if it was stopped.
 
-    Finished parts lie in a folder beside the table until all are there; then the first process
-    merges them one after another. Parts of another model or another store are thrown away.
+    Finished parts are kept in a folder beside the table until all are there; then the first
+    process merges them one by one. Parts of another model or another store are discarded.
 
     Parameters
     ----------
     model, store, batch_size
-        As for :func:`embed_store`; the number of processes has no influence either.
+        As for :func:`embed_store`; the number of processes does not affect the result either.
     out
         ``.parquet``, ``.csv`` or ``.csv.gz``, on a file system that all processes share.
 
@@ -104,10 +104,10 @@ def _write_in_parts(model: Model, store: Store, out: Path, *, batch_size: int) -
     ]
     job.only_first(lambda: sweep(out.parent, name=out.name))
     job.only_first(lambda: _open_folder(folder, _stamp(model, store)))
-    # By the first process's list: when another one looks, a part may have been added meanwhile.
+    # The first process decides: by the time another looks, a part may have been added.
     missing = job.only_first(lambda: [i for i, part in enumerate(parts) if not part.path.is_file()])
     if len(missing) < len(parts):
-        say(f"embed: {len(parts) - len(missing)} of {len(parts)} parts are there already")
+        say(f"embed: {len(parts) - len(missing)} of {len(parts)} parts are already there")
     own = [parts[i] for i in missing[job.rank() :: job.world_size()]]
     rows = [np.arange(part.rows.start, part.rows.stop) for part in own]
     metadata = _metadata(store)
@@ -133,7 +133,7 @@ def _write_in_parts(model: Model, store: Store, out: Path, *, batch_size: int) -
 def _embedded(
     model: Model, store: Store, pieces: Sequence[NDArray[np.int64]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Embed sites batch by batch; while the model computes, the next batches are read."""
+    """Embed sites batch by batch, reading the next batches while the model computes."""
     offset, gain = (torch.from_numpy(x) for x in model.spec.scaling.for_store(store))
     batches = [
         piece[start : start + batch_size]
@@ -166,7 +166,7 @@ def _metadata(store: Store) -> pd.DataFrame:
 
 
 def _stamp(model: Model, store: Store) -> str:
-    """Identify what parts are made from: weights, tiles and scaling, pixels and manifest."""
+    """Identify the sources of the parts: weights, tiles, scaling, pixels and manifest."""
     digest = hashlib.sha256(model.spec.to_json().encode())
     for name, value in model.networks.state_dict().items():
         digest.update(name.encode())
@@ -176,7 +176,7 @@ def _stamp(model: Model, store: Store) -> str:
 
 
 def _open_folder(folder: Path, stamp: str) -> None:
-    """Keep a folder of parts if it has this stamp, else begin an empty one."""
+    """Keep a folder of parts if it has this stamp, else start an empty one."""
     path = folder / "stamp.json"
     try:
         if path.is_file() and path.read_text() == stamp:
@@ -185,5 +185,5 @@ def _open_folder(folder: Path, stamp: str) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
-        raise cant_write(folder, error) from error
+        raise write_error(folder, error) from error
     write_text(path, stamp)

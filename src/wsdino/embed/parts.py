@@ -1,4 +1,4 @@
-"""A table that is written part by part, by several processes, and merged as a stream."""
+"""A table written in parts, by several processes, and merged as a stream."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TablePart:
-    """Some rows of a table in a file of their own.
+    """Some rows of a table, in a separate file.
 
     Parameters
     ----------
     path
         ``.parquet``.
     rows
-        Which rows of the whole.
+        Their rows in the whole table.
     """
 
     path: Path
     rows: slice
 
     def write(self, table: pd.DataFrame) -> None:
-        """Write the part so that it is there whole or not at all."""
+        """Write the part atomically."""
         with writing(self.path) as partial:
             table.to_parquet(partial, index=False)
 
@@ -66,11 +66,11 @@ def merge_parts(
     parts
         In the order of their rows.
     metadata
-        ``Metadata_*`` columns of all rows, whose types the table gets.
+        ``Metadata_*`` columns of all rows; they determine the types of the table.
     features
         Names of the float32 columns that follow.
     out
-        ``.parquet`` (a row group for each part), ``.csv`` or ``.csv.gz``.
+        ``.parquet`` (one row group per part), ``.csv`` or ``.csv.gz``.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def merge_parts(
 
 
 def _schema(metadata: pd.DataFrame, features: Sequence[str]) -> pa.Schema:
-    """Types by all rows: in one part a column may hold nothing but missing values."""
+    """Derive types from all rows: within a part, a column may hold only missing values."""
     import pyarrow as pa
 
     no_rows = pd.DataFrame(np.empty((0, len(features)), np.float32), columns=list(features))

@@ -1,4 +1,4 @@
-"""Backbones: a small vision transformer of our own, or any timm model by name."""
+"""Backbones: our own small vision transformer, or any timm model by name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 SMALL_VIT = "vit"
-"""The name that asks for :func:`small_vit` instead of a timm model."""
+"""The name that selects :func:`small_vit` instead of a timm model."""
 
 
 class ConvStem(nn.Module):
-    """Patch embedding by overlapping 3x3 convolutions of stride 2 instead of one linear map.
+    """Patch embedding by overlapping 3x3 convolutions of stride 2 instead of a linear map.
 
     Learns faster from few samples than a linear patch embedding ("Early convolutions help
     transformers see better", arXiv 2106.14881). Normalises over channels, not over the batch, so
@@ -70,14 +70,14 @@ class ConvStem(nn.Module):
 
 @dataclass(frozen=True)
 class Stem:
-    """A way of making tokens of an image.
+    """A way to turn an image into tokens.
 
     Parameters
     ----------
     name
-        In the config.
+        Name in the config.
     embed_layer
-        What timm's ``VisionTransformer`` builds; None for its own patch embedding.
+        Layer for timm's ``VisionTransformer``; None for its own patch embedding.
     """
 
     name: str
@@ -89,7 +89,7 @@ STEMS = (
     Stem("linear", None),
 )
 POOLS = ("token", "avg")
-"""Ways of making one vector of the tokens, timm's ``global_pool``: [CLS], or their mean."""
+"""Ways to pool the tokens into one vector, timm's ``global_pool``: [CLS], or their mean."""
 
 
 def small_vit(
@@ -115,7 +115,7 @@ def small_vit(
     patch_size
         Side of a patch in px.
     dim, depth, num_heads
-        Features of a token, transformer blocks, and attention heads in each.
+        Features per token, number of transformer blocks, and attention heads per block.
     stem
         Name of one of :data:`STEMS`.
     pool
@@ -169,7 +169,7 @@ def timm_backbone(
     Raises
     ------
     ModelError
-        If timm knows no such model, it can't be built so, or its weights can't be fetched.
+        If timm has no such model, it can't be built this way, or its weights can't be downloaded.
     """
     import timm
 
@@ -196,15 +196,15 @@ def timm_backbone(
         ) from error
     except (TypeError, AssertionError) as error:
         raise ModelError(
-            f"architecture.backbone {name!r}: takes no architecture.image_size {image_size} or "
-            f"architecture.pool {pool!r} "
+            f"architecture.backbone {name!r}: does not support architecture.image_size "
+            f"{image_size} or architecture.pool {pool!r} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     except (OSError, ValueError) as error:
         if not pretrained:
             raise
         raise ModelError(
-            f"model.weights 'timm': the weights of {name!r} can't be fetched "
+            f"model.weights 'timm': the weights of {name!r} can't be downloaded "
             f"({str(error).splitlines()[0]}); give model.weights a file instead"
         ) from error
     return model
@@ -237,8 +237,8 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (N, heads, H / patch, W / patch): softmax over all tokens, prefix tokens then dropped, so
-        that a map sums to one minus what [CLS] gives to itself.
+        (N, heads, H / patch, W / patch): softmax over all tokens, then without the prefix tokens,
+        so that a map sums to one minus the attention of [CLS] to itself.
 
     Raises
     ------
@@ -248,7 +248,7 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     from timm.layers import Attention
     from timm.models.vision_transformer import VisionTransformer
 
-    # Relatives with other attention (relative positions, gates) would give wrong maps silently.
+    # Variants with other attention (relative positions, gates) would silently give wrong maps.
     plain = isinstance(vit, VisionTransformer) and type(vit.blocks[-1].attn) is Attention
     if not plain or not vit.has_class_token:
         raise ModelError(

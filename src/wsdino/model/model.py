@@ -1,4 +1,4 @@
-"""A trained model: networks, input scaling and tiles, with the two things one asks of it."""
+"""A trained model: networks, input scaling and tiles; it gives embeddings and attention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Images = Tensor | NDArray[np.generic]
 
 TILES_ON_GPU = 64
-"""Tiles of all fields together in one forward pass on a GPU."""
+"""Tiles per forward pass on a GPU, over all fields."""
 
 
 class Model:
@@ -48,7 +48,7 @@ class Model:
     spec
         How the networks are built and fed.
     networks
-        The networks, moved to `device` and set to evaluation.
+        The networks; they are moved to `device` and set to evaluation mode.
     device
         Where they compute.
 
@@ -78,7 +78,7 @@ class Model:
 
     @property
     def network_names(self) -> list[str]:
-        """What each attention map belongs to: a channel, or ``joint``."""
+        """Name of each attention map: a channel, or ``joint``."""
         return self.networks.input_names
 
     @torch.inference_mode()
@@ -92,8 +92,8 @@ class Model:
         images
             (N, C, H, W) uint8 or uint16, unscaled, channels as in :attr:`channels`.
         offset, gain
-            (N, C) float32 of a store's input scaling; by default computed from the images, which
-            scaling by plate does not allow.
+            (N, C) float32 of a store's input scaling; by default computed from the images, which is
+            impossible for scaling by plate.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class Model:
         -------
         ndarray
             (N, networks, heads, h, w) float32 with h = H // patch: softmax weights; a map sums to
-            one less what [CLS] gives to itself.
+            one minus the attention of [CLS] to itself.
         """
         height, width = self._whole(images.shape[-2], images.shape[-1])
         scaled = self._scale(images, offset, gain)[..., :height, :width]
@@ -158,22 +158,22 @@ class Model:
         return [scaled[..., rows, columns] for rows, columns in boxes]
 
     def save(self, folder: Path, *, card: str = "") -> None:
-        """Write ``config.json`` and ``model.safetensors`` to a folder, in the place of another's.
+        """Write ``config.json`` and ``model.safetensors`` to a folder, replacing any model there.
 
-        A process killed meanwhile leaves the old model, or the new one, or a folder that holds no
-        model; never parts of both.
+        If the process is killed, the folder holds the old model, the new one or none; never parts
+        of both.
 
         Parameters
         ----------
         folder
-            It is made where it is missing.
+            Created if missing.
         card
-            Text of a ``README.md`` beside them; empty: there is none.
+            Text of a ``README.md`` beside them; empty: none is written.
 
         Raises
         ------
         OutputError
-            If the folder can't be written; a model that it holds stays then.
+            If the folder can't be written; a model that it holds is then kept.
         """
         from safetensors.torch import save
 
@@ -185,10 +185,10 @@ class Model:
             writing(files.config, durable=True) as config,
             writing(files.weights, durable=True) as weights,
         ):
-            # Safetensors' own way to a file makes one that nobody else may read.
+            # Safetensors' own writer creates a file that only its owner may read.
             weights.write_bytes(save(state, metadata={"format": "pt"}))
             config.write_text(self.spec.to_json(), encoding="utf-8")
-            # The weights come next, and the config, without which there is no model, last.
+            # The weights come next and the config last: without a config there is no model.
             for old in (files.config, files.card, files.normalisation):
                 old.unlink(missing_ok=True)
         if card:
@@ -226,7 +226,7 @@ def load_model(
         A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``,
         ``.ckpt`` or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs
         `channels` and `backbone`); ``starter``, the backbone that the package ships (needs
-        `channels`); or a timm name, whose weights timm fetches (needs `channels`).
+        `channels`); or a timm name, with weights downloaded by timm (needs `channels`).
     channels, backbone, mode, scaling, tile
         For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
         an exported model bring their own, and the starter all but the channels and the tile.

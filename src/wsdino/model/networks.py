@@ -1,4 +1,4 @@
-"""Channel modes: how a multi-channel image meets one or several networks."""
+"""Channel modes: how the channels of an image are divided among one or several networks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ChannelNetworks(nn.Module):
     mode
         One of the above.
     build
-        Makes a backbone from its number of input channels.
+        Builds a backbone for a number of input channels.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ChannelNetworks(nn.Module):
 
     @property
     def input_names(self) -> list[str]:
-        """What each embedding block and attention map belongs to: a channel, or ``joint``."""
+        """Name of each embedding block and attention map: a channel, or ``joint``."""
         return ["joint"] if self.mode == "joint" else list(self.channels)
 
     @property

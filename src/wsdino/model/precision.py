@@ -1,4 +1,4 @@
-"""Mixed precision: where bfloat16 pays, and attention that is fast in it on a CPU too."""
+"""Mixed precision: where bfloat16 is faster, and attention that is also fast in it on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "float32", "bfloat16"]
 CHUNK_SCORES = 2**22
-"""Attention scores that are in memory at a time (8 MiB of bfloat16)."""
+"""Number of attention scores in memory at a time (8 MiB of bfloat16)."""
 
 
 def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
@@ -26,8 +26,8 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
     Parameters
     ----------
     precision
-        What was asked for; ``auto``: bfloat16 where the device has matrix units for it, which are
-        a GPU's tensor cores and a CPU's AMX tiles.
+        The configured precision; ``auto``: bfloat16 if the device has matrix units for it: a GPU's
+        tensor cores or a CPU's AMX tiles.
     device
         Where the products are computed.
     """
@@ -42,8 +42,8 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
 def autocast(device: torch.device, *, enabled: bool) -> Iterator[None]:
     """Compute products in bfloat16 inside this context, if enabled.
 
-    On a CPU attention then goes through :func:`matmul_attention` wherever a gradient is wanted, in
-    any network that calls torch's ``scaled_dot_product_attention``; outside nothing changes.
+    On a CPU, attention that needs a gradient then goes through :func:`matmul_attention`, in any
+    network that calls torch's ``scaled_dot_product_attention``.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class _MatmulAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention and torch.is_grad_enabled():
-            # Masks, dropout and the like stay with torch.
+            # Masks, dropout and the like are left to torch.
             without_options = all(
                 value is None or (isinstance(value, bool | float) and not value)
                 for value in kwargs.values()
@@ -80,11 +80,11 @@ class _MatmulAttention(TorchFunctionMode):
 
 
 def matmul_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention by three products, a chunk of the batch at a time.
+    """Scaled dot-product attention as three products, a chunk of the batch at a time.
 
     The same as ``torch.nn.functional.scaled_dot_product_attention`` without mask and dropout. On
     CPUs its fused kernel leaves the matrix units idle in the backward pass, and more so in
-    bfloat16. As there, what is kept for the backward pass does not grow with the square of N.
+    bfloat16. As there, the memory kept for the backward pass does not grow with the square of N.
 
     Parameters
     ----------

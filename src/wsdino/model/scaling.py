@@ -1,4 +1,4 @@
-"""Input scaling: from stored integers to what a network sees."""
+"""Input scaling: from stored integers to a network's inputs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class InputScaling:
     method
         ``fixed``: clip to [low, high] and map to [0, 1] (the paper: 0 to 10,000); ``plate``:
         standard scores by the mean and standard deviation of the plate's controls, or of all its
-        sites where it has no controls; ``field``: standard scores of each field by itself. The
-        last two are clipped to [-4, 8] standard deviations.
+        sites if it has no controls; ``field``: standard scores within each field. The last two are
+        clipped to [-4, 8] standard deviations.
     low, high
         Bounds in stored units, for ``fixed``.
     """
@@ -62,16 +62,16 @@ class InputScaling:
         return store.statistics["mean"], _inverse(store.statistics["std"])
 
     def for_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Offset and gain, each (N, C) float32, of images (N, C, H, W) that are in no store.
+        """Offset and gain, each (N, C) float32, of images (N, C, H, W) that are not in a store.
 
         Raises
         ------
         ModelError
-            For ``plate``: single images don't know their plate.
+            For ``plate``: the plate of a single image is unknown.
         """
         if self.method == "plate":
             raise ModelError(
-                "this model scales by plate: embed a store, or give offset and gain of each image"
+                "this model scales by plate: embed a store, or give each image's offset and gain"
             )
         if self.method == "fixed":
             offset, gain = self._fixed(images.shape[:2])
@@ -115,9 +115,9 @@ def as_float(pixels: Tensor) -> Tensor:
 
 
 def as_tensor(images: NDArray[np.generic]) -> Tensor:
-    """Wrap stored integers without a copy: uint8 as it is, uint16 as int16 with the same bits.
+    """Wrap stored integers without a copy: uint8 unchanged, uint16 as int16 with the same bits.
 
-    Torch can index and copy int16 everywhere, uint16 only in places.
+    Torch can index and copy int16 everywhere, uint16 only in some operations.
     """
     images = np.ascontiguousarray(images)
     if not images.flags.writeable:

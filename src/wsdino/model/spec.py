@@ -1,4 +1,4 @@
-"""What a model is made of, and how its networks are built from that."""
+"""The specification of a model, and building its networks from it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 PositionRule = Literal["timm", "dino"]
 TileSummary = Literal["mean", "median"]
 PRETRAINED = "timm"
-"""The value of ``weights`` that asks timm for the weights belonging to the backbone's name."""
+"""The value of ``weights`` that selects timm's own weights for the backbone."""
 STARTER_TILE = 64
-"""Side in px of the tiles by which the starter sees fields, near that of its training crops."""
+"""Side in px of the starter's tiles, close to that of its training crops."""
 
 
 Count = Annotated[int, Gt(0)]
@@ -48,7 +48,7 @@ else:
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a backbone looks like; `patch_size` to `stem` shape the small ViT alone.
+    """The architecture of a backbone; `patch_size` to `stem` apply only to the small ViT.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to build a model again, but for its weights.
+    """Everything needed to rebuild a model, except its weights.
 
     Parameters
     ----------
@@ -104,16 +104,16 @@ class ModelSpec:
     mode
         Channel mode, see :class:`~wsdino.model.networks.ChannelNetworks`.
     architecture
-        What each network's backbone looks like.
+        Architecture of each network's backbone.
     scaling
         Input scaling.
     tile
-        Side in px of the tiles that a field is seen by; None: the whole field at once.
+        Side in px of the tiles of a field; None: the whole field at once.
     tile_grid
         Rows and columns of tiles, or ``paper``, see :func:`~wsdino.model.tiles.tile_boxes`; None:
         as few as cover the field.
     tile_summary
-        ``mean`` or element-wise ``median`` over tiles (of an even number the lower of the two
+        ``mean`` or element-wise ``median`` over tiles (for an even number, the lower of the two
         middle values, as in the paper's code).
     """
 
@@ -152,7 +152,7 @@ def build_networks(
     Parameters
     ----------
     spec
-        What to build.
+        The specification.
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero (training only).
     weights
@@ -164,7 +164,7 @@ def build_networks(
     Raises
     ------
     ModelError
-        If the backbone or the weights aren't there, or don't fit each other.
+        If the backbone or the weights don't exist, or don't match.
     """
     arch = spec.architecture
 
@@ -222,14 +222,14 @@ def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) ->
         return [weights] * (len(spec.channels) if spec.mode == "per_channel" else 1)
     if spec.mode != "per_channel" or set(weights) != set(spec.channels):
         raise ModelError(
-            f"model.weights names {', '.join(weights)}: a file per channel needs model.mode "
+            f"model.weights names {', '.join(weights)}: one file per channel requires model.mode "
             f"per_channel and exactly the channels {', '.join(spec.channels)}"
         )
     return [weights[channel] for channel in spec.channels]
 
 
 def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) -> ModelSpec:
-    """Describe the starter backbone on a screen's channels.
+    """Specify the starter backbone for a screen's channels.
 
     A small vision transformer that sees one channel at a time, pretrained on simulated cells of
     random biology, stains and optics; its model card is `docs/starter.md`.

@@ -1,4 +1,4 @@
-"""Tiles: how a whole field is seen at native scale."""
+"""Tiles: covering a whole field at native scale."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def tile_starts(length: int, tile: int, num_tiles: int | None = None) -> list[in
     length, tile
         Sides of field and tile in px.
     num_tiles
-        How many, spread evenly from edge to edge; by default as few as cover the axis.
+        Number of tiles, spaced evenly from edge to edge; by default as few as cover the axis.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Arrays on their way to a device: nothing here waits for what the device computes."""
+"""Copying arrays to a device, without waiting for its computations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def numbered(device: str | torch.device) -> torch.device:
-    """Return a device with its number: what ``cuda`` means differs from thread to thread.
+    """Return a device with its index, because ``cuda`` alone differs between threads.
 
     Parameters
     ----------
     device
-        ``cuda`` is the present thread's GPU, which is a process's own in a job of several.
+        ``cuda`` is the current thread's GPU; in a job, each process has its own.
     """
     if torch.device(device) == torch.device("cuda"):
         return torch.device("cuda", torch.cuda.current_device())
@@ -29,24 +29,24 @@ def numbered(device: str | torch.device) -> torch.device:
 
 
 def host_memory(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """Return a tensor of the host to copy from again and again, pinned for a GPU.
+    """Return a host tensor for repeated copying, pinned for a GPU.
 
     Parameters
     ----------
     values
         (N, ...), any shape; uint16 as in :func:`~wsdino.model.scaling.as_tensor`.
     device
-        Where it is copied to.
+        Destination of the copies.
     """
     if device.type != "cuda":
         return as_tensor(values)
-    # In a thread of its own another GPU may be the present one, and would be woken up.
+    # In another thread a different GPU may be current, and would be initialised.
     with torch.cuda.device(device):
         return as_tensor(values).pin_memory()
 
 
 def send(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
-    """Queue the copying of a small array to a device, behind what is queued there already.
+    """Queue the copy of a small array to a device, behind the work already queued there.
 
     Parameters
     ----------
@@ -58,15 +58,15 @@ def send(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
     tensor = values if isinstance(values, torch.Tensor) else as_tensor(values)
     if device.type != "cuda":
         return tensor.to(device)
-    # From memory that isn't pinned, torch would first wait until the stream has run dry.
+    # From unpinned memory, torch would first wait for the stream to finish.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def upload(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
-    """Copy a large array to a device, past what is queued there; returns when it is there.
+    """Copy a large array to a device, ahead of the work queued there; return when it has arrived.
 
-    It travels on a stream of its own, so that a thread can fetch the next fields while kernels work
-    on those before.
+    It uses a separate stream, so that a thread can fetch the next fields while kernels process the
+    previous ones.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def upload(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor
     with torch.cuda.stream(stream):
         moved = send(values, device)
     stream.synchronize()
-    # Its memory may not be given to the next copy before the kernels that read it are through.
+    # Its memory must not be reused for the next copy before the kernels that read it have finished.
     moved.record_stream(torch.cuda.default_stream(device))
     return moved
 

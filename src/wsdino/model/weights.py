@@ -1,4 +1,4 @@
-"""Reading weight files: ours, timm's, and those of the DINO and WS-DINO code."""
+"""Reading weight files: ours, timm's, and those of DINO and WS-DINO."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from wsdino.runfolder import ModelPaths
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 STARTER = "starter"
-"""The name that asks for the backbone that the package ships."""
-# The first layer of a linear patch embedding, and of our convolutional stem.
+"""The name that selects the backbone shipped with the package."""
+# First layer of a linear patch embedding, and of our convolutional stem.
 FIRST_LAYERS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight")
 
 
 def is_url(source: str | Path) -> bool:
-    """Whether weights have to be fetched first."""
+    """Whether weights must be downloaded first."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 def starter_folder() -> Path:
-    """Return the folder of the starter backbone: its weights, and the spec they belong to."""
+    """Return the folder with the starter backbone's weights and spec."""
     return Path(__file__).parent / STARTER
 
 
 def local_weights(source: str | Path) -> Path:
-    """Return a weight file's path; one at a URL is fetched once, into torch's own cache.
+    """Return a weight file's path; a URL is downloaded once, into torch's own cache.
 
-    ``starter`` is the backbone that the package ships.
+    ``starter`` is the backbone shipped with the package.
 
     Raises
     ------
     ModelError
-        If it can't be fetched.
+        If it can't be downloaded.
     """
     if source == STARTER:
         return ModelPaths(starter_folder()).weights
     if not is_url(source):
         return Path(source)
     url = str(source)
-    # Different files on the net share names such as checkpoint.pth.
+    # Different files online share names such as checkpoint.pth.
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{Path(urlsplit(url).path).name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
@@ -56,7 +56,7 @@ def local_weights(source: str | Path) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except (URLError, OSError, RuntimeError) as error:
-            raise ModelError(f"model.weights {url}: can't be fetched ({error})") from error
+            raise ModelError(f"model.weights {url}: can't be downloaded ({error})") from error
     return path
 
 
@@ -79,7 +79,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
 
             state: Any = load_file(path)
         else:
-            # DINO's training checkpoints hold the parsed command line beside the weights.
+            # DINO's training checkpoints also hold the parsed command line.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -94,7 +94,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     }
     tensors = {name: value for name, value in tensors.items() if not name.startswith("head.")}
     if not tensors:
-        raise ModelError(f"{path}: holds no backbone weights under {key!r}, 'model' or at its top")
+        raise ModelError(f"{path}: no backbone weights under {key!r}, 'model' or at the top level")
     return tensors
 
 
@@ -106,9 +106,9 @@ def _without_prefixes(name: str) -> str:
 def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, origin: str) -> None:
     """Copy weights into a backbone, adapting input channels and positional embedding.
 
-    Another number of input channels gets the sum over the file's channels, in equal parts, so that
-    a grey image gives the same result in all of them as it did; positional embeddings are
-    interpolated to the backbone's native grid.
+    If the number of input channels differs, each gets an equal part of the sum over the file's
+    channels, so that an image that is equal in all channels gives the same result; positional
+    embeddings are interpolated to the backbone's native grid.
 
     Raises
     ------
@@ -135,13 +135,13 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
             f"{origin}: does not fit this backbone: {len(wrong)} of {len(target)} tensors are "
             f"missing or of another shape, first {wrong[0]}"
         )
-    # Whole parts that the backbone has not (another head, a decoder) are of no concern to it.
+    # Whole parts that the backbone lacks (another head, a decoder) don't matter.
     parts = {name.split(".")[0] for name in target}
     more = [name for name in state if name not in target and name.split(".")[0] in parts]
     if more:
         raise ModelError(
-            f"{origin}: does not fit this backbone: {len(more)} of its {len(state)} tensors have "
-            f"no place there, first {more[0]}"
+            f"{origin}: does not fit this backbone: {len(more)} of its {len(state)} tensors don't "
+            f"belong to it, first {more[0]}"
         )
     backbone.load_state_dict({name: state[name] for name in target})
 
@@ -171,5 +171,5 @@ def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) ->
     except (RuntimeError, ValueError, IndexError) as error:
         raise ModelError(
             f"{origin}: does not fit this backbone: pos_embed of shape {tuple(positions.shape)} "
-            "is no square grid of patches after the class token"
+            "is not a square grid of patches after the class token"
         ) from error

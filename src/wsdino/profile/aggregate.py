@@ -23,8 +23,8 @@ from wsdino.tables.features import (
     features_of,
     metadata_of,
     plate_keys,
+    report_averaged,
     require_columns,
-    say_averaged,
 )
 from wsdino.tables.lists import LIST_COLUMNS, is_list, labels_of, require_one_label
 
@@ -202,7 +202,7 @@ def profiles_of_normalised(
     TableError
         See :func:`aggregate_treatments`.
     """
-    say_averaged(normalised, TREATMENT)
+    report_averaged(normalised, TREATMENT)
     profiles = aggregate_treatments(normalised, aggregation=aggregation)
     profiles.attrs[ATTRIBUTE] = {"normalisation": info, "aggregation": aggregation}
     return profiles

@@ -152,6 +152,8 @@ class Normalisation:
         What a table must have.
     options
         Default by name of the options that have an effect; others are refused.
+    scales
+        Whether features with units of their own become comparable, as those of several tables.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Normalisation:
     method: Callable[[], Method]
     needs: Needs = Needs()
     options: Mapping[str, Any] = field(default_factory=dict)
+    scales: bool = True
 
     def __post_init__(self) -> None:
         assert not self.needs.label or "label" in self.options, f"{self.name}: which label?"

@@ -16,6 +16,7 @@ from wsdino.errors import TableError
 from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
 from wsdino.tables.features import feature_columns, features_of, metadata_of
+from wsdino.tables.joining import JOINED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,15 +149,22 @@ def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str,
             f"normalisation {normalisation.name} {unmet}; use one of "
             f"{', '.join(usable_normalisations(table))}"
         )
+    joined = table.attrs.get(JOINED, [])
+    if joined and not normalisation.scales:
+        raise TableError(
+            f"normalisation {normalisation.name} leaves the features of {' and '.join(joined)} in "
+            "units of their own; several tables together need another"
+        )
     found = normalisation.method().fit(table, resolved)
     labels = [f"weak labels ({resolved['label']}) were used"] if normalisation.needs.label else []
+    together = [f"features of {' and '.join(joined)} together"] if joined else []
     info = {
         "method": normalisation.name,
         "options": resolved,
         "fitted_on": found.fitted_on,
         "num_fitted": int(found.num_fitted),
         "num_components": found.num_components,
-        "note": "; ".join(filter(None, [*labels, found.note])),
+        "note": "; ".join(filter(None, [*labels, *together, found.note])),
     }
     return Fitted(normalisation, tuple(feature_columns(table)), found.state, info)
 

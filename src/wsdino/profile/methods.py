@@ -109,7 +109,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
         help="standardised on all rows at once",
         method=_standardise_all,
     ),
-    Normalisation(name="none", help="as they are", method=_none),
+    Normalisation(name="none", help="as they are", method=_none, scales=False),
 )
 
 

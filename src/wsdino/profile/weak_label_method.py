@@ -88,5 +88,6 @@ def _plates(table: pd.DataFrame) -> NDArray[np.integer[Any]] | None:
     """Return a number for each row's plate; None unless every row has one."""
     if PLATE not in table or table[PLATE].isna().any():
         return None
-    codes = table.groupby(plate_keys(table), sort=False, dropna=False).ngroup()
-    return codes.to_numpy(dtype=np.int64)
+    groups = table.groupby(plate_keys(table), sort=False, dropna=False)
+    codes: NDArray[np.int64] = groups.ngroup().to_numpy().astype(np.int64)
+    return codes

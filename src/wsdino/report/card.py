@@ -142,7 +142,7 @@ def _origin(record: RunRecord) -> str:
 
 
 def _results(record: RunRecord) -> str:
-    named = {display_name(name): results for name, results in record.everyone.items()}
+    named = {display_name(name): results for name, results in record.all_results.items()}
     rows = [[row[key] for key in _COLUMNS] for row in results_table(named)]
     return _table(list(_COLUMNS.values()), rows)
 

@@ -141,7 +141,7 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def comparison(record: RunRecord) -> dict[str, Any]:
     """Set the run beside its baselines: rows of the table, and the forest plot."""
-    everyone = record.everyone
+    everyone = record.all_results
     if not any(is_number(r.get(m)) for r in everyone.values() for m in KEYS):
         raise Omitted("no results of the run or of a baseline")
     rows = [

@@ -79,13 +79,47 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     # A pipe has no width.
     width = min(console.width, WIDTH) if sys.stdout.isatty() else WIDTH
-    table = summary_table(results, name=name, width=width)
-    Console(highlight=False, width=width).print(table)
+    tables = Console(highlight=False, width=width)
+    beside = beside_results(results)
+    if beside:
+        tables.print(f"{results['normalisation']['method']}:")
+    tables.print(summary_table(results, name=name, width=width))
+    for method, own in beside.items():
+        tables.print(f"\n{method}:")
+        tables.print(summary_table(own, name=name, width=width))
     console.print()
-    for line in (*_how(results), *missing_lines(results, name=name)):
+    used = [text for own in beside.values() if (text := held_out_text(own))]
+    for line in (*_how(results), *used, *missing_lines(results, name=name)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
         say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def beside_results(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the numbers under each further normalisation as if they were a run's own.
+
+    Parameters
+    ----------
+    results
+        Results of a run, with those under further normalisations in `beside`, its baselines' too.
+
+    Returns
+    -------
+    dict
+        Normalisation -> results, with `baselines` where they were judged under it.
+    """
+    baselines = results.get("baselines") or {}
+    return {
+        method: {
+            **own,
+            "baselines": {
+                name: each["beside"][method]
+                for name, each in baselines.items()
+                if method in (each.get("beside") or {})
+            },
+        }
+        for method, own in (results.get("beside") or {}).items()
+    }
 
 
 def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:

@@ -1,1 +1,1 @@
-"""Plates on disk, or simulated, become a manifest and a store."""
+"""Screens on disk become a manifest and a store."""

@@ -39,7 +39,7 @@ def recognises(path: Path) -> bool:
 
 
 def find_tables(path: Path) -> tuple[Path, Path | None]:
-    """Return the image table that a path is or has, and the MoA table beside it if there is one."""
+    """Return the image table at or in a path, and the MoA table beside it if there is one."""
     folder = path if path.is_dir() else path.parent
     images = _either(path / IMAGE_TABLE) if path.is_dir() else path
     assert images is not None, "the path was recognised before"
@@ -47,7 +47,7 @@ def find_tables(path: Path) -> tuple[Path, Path | None]:
 
 
 def is_image_table(names: Sequence[str]) -> bool:
-    """Whether a table's columns are those of `BBBC021_v1_image.csv`: a plate for each channel."""
+    """Whether a table has the columns of `BBBC021_v1_image.csv`: one plate per channel."""
     prefix = "Image_FileName_"
     channels = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return any(f"Image_Metadata_Plate_{channel}" in names for channel in channels)
@@ -79,7 +79,7 @@ def read_bbbc021_tables(
     controls
         Compounds that are negative controls; None: DMSO.
     check_files
-        Require each image to exist. Without, the design can be studied where no pixels are.
+        Require each image to exist. If False, the layout can be studied without any images.
 
     Returns
     -------
@@ -106,11 +106,11 @@ def read_image_table(
     """Read BBBC021's image table as it is, with batch, site and MoA; see `read_bbbc021_tables`."""
     origin = str(path)
     raw = read_file(path, text=text)
-    # Annotated copies number the weeks in a column Batch; the folders name them.
+    # Annotated copies number the weeks in a column Batch; here the folders give the names.
     table = tidy(raw.drop(columns="Batch", errors="ignore"), origin=origin)
     channels = channels_of(table)
     if not channels:
-        raise TableError(f"{origin}: no column Image_FileName_<Channel> names an image")
+        raise TableError(f"{origin}: no column Image_FileName_<Channel> with image names")
     for column in (PLATE, WELL):
         if column not in table:
             raise TableError(f"{origin}: no column Image_{column}_<Channel>")
@@ -174,7 +174,7 @@ def _sites(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
     if (sites.isna() & (names != "")).any():
         wrong = names[sites.isna() & (names != "")].iloc[0]
         raise TableError(
-            f"{origin}: FileName '{wrong}' tells no site; the site is the number in _s<site>_w"
+            f"{origin}: FileName '{wrong}' has no site; the site is the number in _s<site>_w"
         )
     return sites.fillna("0").astype(int)
 
@@ -182,7 +182,7 @@ def _sites(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
 def _weeks(table: pd.DataFrame, channel: str, origin: str) -> pd.Series:
     column = f"PathName_{channel}"
     if column not in table:
-        raise TableError(f"{origin}: no column Image_{column}, which tells the batch")
+        raise TableError(f"{origin}: no column Image_{column}, which gives the batch")
     paths = table[column].fillna("").astype(str).str.strip().str.replace("\\", "/")
     return paths.map({path: _week_of(path) for path in paths.unique()})
 
@@ -192,12 +192,12 @@ def _week_of(path: str) -> str:
     if match:
         return match[1].capitalize()
     parts = PurePosixPath(path).parts
-    # The plate's own folder comes last; what an absolute path starts with says nothing.
+    # The plate's own folder comes last; the start of an absolute path is irrelevant.
     return parts[max(len(parts) - 2, 0) if path.startswith("/") else 0] if parts else ""
 
 
 def _moa_of(table: pd.DataFrame, moas: pd.DataFrame) -> pd.Series:
-    """Return each row's MoA, null where the MoA table has no such treatment."""
+    """Return each row's MoA, null if the MoA table doesn't have the treatment."""
     by_compound = dict(iter(moas.groupby("compound")))
     compounds = table["Metadata_Compound"].fillna("").astype(str).str.strip()
     doses = pd.to_numeric(table["Metadata_Concentration"], errors="coerce")

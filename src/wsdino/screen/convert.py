@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CONNECT_WITHIN_S = 10
-# Sites that wait for each thread, here or on a cluster: it stays busy, and few are to be cancelled.
+# Sites queued for each thread, here or on a cluster: enough to keep it busy, few to be cancelled.
 WAITING = 4
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What turns the images of a site into its part of a store; it can be sent to other hosts.
+    """Converts the images of a site into its part of a store; it can be sent to other hosts.
 
     Parameters
     ----------
     store
-        Absolute path of the store, on a file system that all who convert share.
+        Absolute path of the store, on a file system that all workers share.
     images
         Its array.
     expected
@@ -67,7 +67,7 @@ class Conversion:
         ImageError
             An image or an illumination function can't be read, or is unlike the first.
         """
-        # What changes while it is read will differ from this the next time.
+        # Taken first: an image that changes while it is read will look changed next time.
         states = [state or 0 for state in image_states(planes)]
         pixels = read_site(planes)
         require_alike(describe(pixels), planes[0].path, self.expected, self.example)
@@ -84,16 +84,16 @@ def in_threads(
 ) -> Generator[T]:
     """Convert sites in threads of this process, in whatever order they are done.
 
-    Where an image is damaged, those on their way are finished before that is raised.
+    If an image is damaged, the sites in progress are finished before the error is raised.
 
     Parameters
     ----------
     convert
-        What is done with each.
+        Converts one site.
     jobs
         What it is called with: sites, their planes and so on.
     num_threads
-        Threads.
+        Number of threads.
     """
     pool, coming = ThreadPoolExecutor(num_threads), iter(jobs)
 
@@ -144,7 +144,7 @@ def on_dask(
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise InputError(
-            "--dask: Dask is not installed; pip install 'wsdino[dask]', here and for the workers"
+            "--dask: Dask is not installed; pip install 'wsdino[dask]', here and on the workers"
         ) from error
     try:
         client = Client(scheduler, timeout=CONNECT_WITHIN_S, set_as_default=False)
@@ -171,8 +171,8 @@ def on_dask(
                     running.update(submit(1))
         except KilledWorker as error:
             raise WsdinoError(
-                f"--dask {scheduler}: workers die over and over ({error}); the same command goes "
-                "on from what is done"
+                f"--dask {scheduler}: workers keep dying ({error}); the same command resumes from "
+                "the finished sites"
             ) from error
         finally:
             with suppress(OSError):

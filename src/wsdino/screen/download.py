@@ -1,6 +1,6 @@
-"""Fetching BBBC021 from where it is published: resumable, checked, plate by plate.
+"""Downloading BBBC021 from its publisher: resumable, verified, plate by plate.
 
-Source: https://bbbc.broadinstitute.org/BBBC021 (tables, and a ZIP archive for each plate).
+Source: https://bbbc.broadinstitute.org/BBBC021 (tables, and one ZIP archive per plate).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from wsdino.atomic import cant_write, sweep, visible, writing
+from wsdino.atomic import sweep, visible, write_error, writing
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
@@ -40,15 +40,15 @@ FIRST_PAUSE_S = 1.0
 def download_bbbc021(
     out: Path, *, plates: Sequence[str] | None = None, source: str = BBBC021
 ) -> None:
-    """Fetch tables and plates into BBBC021's own layout, or go on where that was stopped.
+    """Download tables and plates into BBBC021's own layout, or resume a stopped download.
 
-    A plate counts once all its images are there. `out` holds a screen that can be ingested after
-    each of them: its image table lists the plates that are there.
+    A plate is finished once all its images are there. After each plate, `out` holds a screen that
+    can be ingested: its image table lists the finished plates.
 
     Parameters
     ----------
     out
-        Folder to write: new, empty, or of an earlier download.
+        Folder to write: new, empty, or an earlier download.
     plates
         Names such as ``Week1_22123``; None: all 55, about 45 GB while they are unpacked.
     source
@@ -61,14 +61,14 @@ def download_bbbc021(
     OutputError
         `out` holds something else, or can't be written.
     WsdinoError
-        The connection fails over and over, or an archive is damaged where it is published.
+        The connection keeps failing, or an archive is damaged at its source.
     """
     hidden = out / UNFINISHED
     if out.exists() and not (out.is_dir() and (hidden.is_dir() or not visible(out))):
-        raise OutputError(f"{out}: is there and is no download; give --out a new or empty folder")
+        raise OutputError(f"{out}: exists and is not a download; give --out a new or empty folder")
     source = source.rstrip("/")
     if urlsplit(source).scheme not in {"http", "https"}:
-        raise InputError(f"--source {source}: no http or https address")
+        raise InputError(f"--source {source}: not an http or https address")
     with one_writer(out):
         sweep(out)
         _download(out, plates, source)
@@ -96,11 +96,11 @@ def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
             _fetch_plate(plate, out, folders[plate], source)
             _list_finished(table, out, folders)
     except OSError as error:
-        raise cant_write(out, error) from error
+        raise write_error(out, error) from error
 
 
 def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
-    """For each plate its images: where each belongs, and its name."""
+    """Map each plate to its images: path of each in the layout, and its name in the table."""
     channels = [name for name in table.columns if name.startswith("Image_FileName_")]
     if not channels:
         raise InputError(f"{path}: no column Image_FileName_<Channel>: not BBBC021's image table")
@@ -109,9 +109,9 @@ def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
         folders = table[column.replace("FileName", "PathName")]
         for folder, name in zip(folders, table[column], strict=True):
             place = PurePosixPath(folder)
-            # What comes from the net may name no place outside.
+            # A downloaded table must not name paths outside of the folder.
             if place.is_absolute() or ".." in place.parts or PurePosixPath(name).name != name:
-                raise InputError(f"{path}: {folder}/{name} lies outside of the folder")
+                raise InputError(f"{path}: {folder}/{name} is outside of the folder")
             found.setdefault(place.name, {})[Path(place, name)] = name
     return found
 
@@ -122,11 +122,11 @@ def _missing(out: Path, images: dict[Path, str]) -> list[Path]:
 
 def _fetch_plate(plate: str, out: Path, images: dict[Path, str], source: str) -> None:
     if not _missing(out, images):
-        say(f"{plate}: is there already")
+        say(f"{plate}: already there")
         return
     url, archive = f"{source}/{ARCHIVE.format(plate)}", out / UNFINISHED / f"{plate}.zip"
     for is_last in (False, True):
-        # One that a kill left there, whole, while it was unpacked.
+        # A complete archive, left there by a process that was killed while unpacking it.
         if not archive.is_file():
             _fetch(url, archive)
         damage = _unpack(archive, out, images)
@@ -135,13 +135,13 @@ def _fetch_plate(plate: str, out: Path, images: dict[Path, str], source: str) ->
             return
         if is_last:
             raise WsdinoError(f"{url}: {damage}, twice")
-        say(f"warning: {url}: {damage}; fetching it once more")
+        say(f"warning: {url}: {damage}; downloading it again")
 
 
 def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
-    """Put the images of an archive in their places; return what is wrong with it, or None.
+    """Move the images of an archive into place; return what is wrong with it, or None.
 
-    Reading a member to its end compares its CRC-32.
+    Reading a member to its end verifies its CRC-32.
     """
     places = {name: place for place, name in images.items()}
     try:
@@ -165,7 +165,7 @@ def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
 
 
 def _list_finished(table: pd.DataFrame, out: Path, folders: dict[str, dict[Path, str]]) -> None:
-    """Write the image table of the plates that are there."""
+    """Write the image table of the finished plates."""
     finished = {plate for plate, images in folders.items() if not _missing(out, images)}
     column = next(name for name in table.columns if name.startswith("Image_PathName_"))
     names = table[column].map(lambda folder: PurePosixPath(folder).name)
@@ -174,9 +174,9 @@ def _list_finished(table: pd.DataFrame, out: Path, folders: dict[str, dict[Path,
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Fetch a file, going on where an earlier try was cut off.
+    """Download a file, resuming where an earlier attempt was cut off.
 
-    What has come so far is kept under a name of its own: it is no remnant, but the state.
+    Data received so far is kept under a separate name: it is state, not a leftover.
     """
     partial, pause = path.with_name(f"{path.name}.partial"), FIRST_PAUSE_S
     for number in range(1, NUM_TRIES + 1):
@@ -185,7 +185,7 @@ def _fetch(url: str, path: Path) -> None:
         except HTTPError as error:
             if error.code < 500:
                 raise InputError(
-                    f"{url}: the server says {error.code} {error.reason}; --source must be the "
+                    f"{url}: the server answered {error.code} {error.reason}; --source must be the "
                     "folder with the tables and archives"
                 ) from error
             reason = f"{error.code} {error.reason}"
@@ -199,7 +199,7 @@ def _fetch(url: str, path: Path) -> None:
             say(f"{url}: {reason}; trying again in {pause:g} s")
             time.sleep(pause)
             pause *= 2
-    raise WsdinoError(f"{url}: {reason}; tried {NUM_TRIES} times; the same command goes on")
+    raise WsdinoError(f"{url}: {reason}; tried {NUM_TRIES} times; the same command resumes")
 
 
 def _continue(url: str, partial: Path) -> None:
@@ -209,7 +209,7 @@ def _continue(url: str, partial: Path) -> None:
         answer = urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 the user names the address
     except HTTPError as error:
         error.close()
-        # The rest of a file that is whole already: begin anew, rather than trust it.
+        # There is nothing left to request: start over, rather than trust the file.
         if error.code == 416:
             partial.unlink()
             _continue(url, partial)
@@ -231,9 +231,9 @@ def _continue(url: str, partial: Path) -> None:
 
 
 def _write(path: Path, block: bytes, *, is_new: bool = False) -> None:
-    """Append to a file; what the disk refuses is no matter of the connection."""
+    """Append to a file; errors of the disk must not be taken for those of the connection."""
     try:
         with path.open("wb" if is_new else "ab") as file:
             file.write(block)
     except OSError as error:
-        raise cant_write(path, error) from error
+        raise write_error(path, error) from error

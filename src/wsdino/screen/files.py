@@ -1,4 +1,4 @@
-"""Where a manifest's images lie: URLs, relative folders, and names in another case."""
+"""Locating a manifest's images: URLs, relative folders, and names in another case."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Folders:
-    """Folders, each listed once, in which a name is found in whatever case it has.
+    """Folders, each listed once, in which names are found regardless of case.
 
-    Screens travel between file systems that tell case apart and ones that don't, so a table may
-    name `week4/A.TIF` where the disk has `Week4/A.tif`.
+    Screens are copied between case-sensitive and case-insensitive file systems, so a table may
+    name `week4/A.TIF` while the disk has `Week4/A.tif`.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Folders:
         self._found: dict[Path, Path | None] = {}
 
     def find(self, path: Path) -> Path | None:
-        """Return the absolute `path` as the disk spells it; None where nothing is there."""
+        """Return the absolute `path` as spelled on disk; None if it doesn't exist."""
         folder = self._folder(path.parent)
         if folder is None:
             return None
@@ -45,7 +45,7 @@ class Folders:
     def _names(self, folder: Path) -> dict[str, str]:
         if folder not in self._listings:
             names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-            # An exact name wins over one that differs in case.
+            # An exact match takes precedence over one that differs in case.
             self._listings[folder] = {_folded(name): name for name in names} | {
                 name: name for name in names
             }
@@ -53,7 +53,7 @@ class Folders:
 
 
 def _folded(name: str) -> str:
-    """Return a name without case, and with accents as file systems of other kinds write them."""
+    """Normalise a name's case and accents, which file systems encode differently."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -65,13 +65,13 @@ def resolve_files(
     Parameters
     ----------
     table
-        With `FileName_<Channel>` and, if it likes, `PathName_<Channel>`, or `URL_<Channel>`.
+        With `FileName_<Channel>` and optionally `PathName_<Channel>`, or `URL_<Channel>`.
     folder
-        What relative folders are relative to.
+        Base of relative folders.
     origin
         Where the table came from, for messages.
     check_files
-        Look each file up, in whatever case the disk spells it, and raise where there is none.
+        Look up each file, ignoring case, and raise if it doesn't exist.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def resolve_files(
                 if path and real is None:
                     missing.append(f"{path} (channel {channel}{_site_of(table, row)})")
             paths = found
-        # An empty name is left for the validation to report by its row.
+        # Empty names are left to the validation, which reports the row.
         table[f"FileName_{channel}"] = [path.name if path else None for path in paths]
         table[f"PathName_{channel}"] = [str(path.parent) if path else None for path in paths]
         table = table.drop(columns=f"URL_{channel}", errors="ignore")
@@ -114,7 +114,7 @@ def resolve_files(
 
 
 def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[Path | None]:
-    """Return each image's path as the table gives it; None where it gives none."""
+    """Return each image's path as given in the table; None if it is not given."""
     if f"FileName_{channel}" not in table:
         urls = table[f"URL_{channel}"].fillna("").astype(str).str.strip()
         return [_path_of_url(url, f"{origin}: URL_{channel}") if url else None for url in urls]

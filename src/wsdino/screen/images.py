@@ -1,4 +1,4 @@
-"""Reading one site's image planes: TIFF, PNG and OME-Zarr, integers as they are."""
+"""Reading one site's image planes: TIFF, PNG and OME-Zarr, as unchanged integers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 PNG_SUFFIXES = (".png",)
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
-# Axes that may tell channels apart: channel, RGB sample, and two which tifffile gives to stacks
-# whose pages it knows nothing about.
+# Axes that may be the channel axis: channel, RGB sample, and two that tifffile assigns to stacks
+# of unknown pages.
 _CHANNEL_AXES = "CSIQ"
-# What the decoders raise on damaged files; those of imagecodecs are RuntimeErrors.
+# Errors of the decoders on damaged files; those of imagecodecs are RuntimeErrors.
 _DECODING_ERRORS = (
     tifffile.TiffFileError,
     ArithmeticError,
@@ -41,27 +41,27 @@ _DECODING_ERRORS = (
     struct.error,
 )
 
-# Python prints what no handler takes; a damaged file is reported once, as an ImageError.
+# Python prints unhandled log records; a damaged file is reported once, as an ImageError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class Plane(NamedTuple):
-    """Where one channel of one site lies."""
+    """Location of one channel of one site."""
 
     path: Path
     """An image file."""
     frame: int | None
-    """Index along its channel axis; None where the file has one plane alone."""
+    """Index along its channel axis; None if the file has a single plane."""
 
 
 def planes_of(manifest: pd.DataFrame) -> list[list[Plane]]:
-    """Return for each site the planes of its channels, in the order of :func:`channels_of`.
+    """Return the planes of each site's channels, in the order of :func:`channels_of`.
 
     Parameters
     ----------
     manifest
-        A valid manifest; `Frame_<Channel>`, where it is given, is the zero-based index of the
-        channel's plane in its file, CellProfiler's own convention.
+        A valid manifest; `Frame_<Channel>`, if given, is the zero-based index of the channel's
+        plane in its file, as in CellProfiler.
     """
     per_channel = []
     for channel in channels_of(manifest):
@@ -82,7 +82,7 @@ def read_site(planes: Sequence[Plane]) -> np.ndarray[Any, np.dtype[Any]]:
     Parameters
     ----------
     planes
-        One for each channel; a file named by several is read once.
+        One per channel; a file shared by several is read once.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def read_site(planes: Sequence[Plane]) -> np.ndarray[Any, np.dtype[Any]]:
     Raises
     ------
     ImageError
-        A file can't be read, has another type than uint8 or uint16, has no such plane, or the
+        A file can't be read, is not of type uint8 or uint16, has no such plane, or the
         planes differ in size or type.
     """
     stacks = {path: read_planes(path) for path in dict.fromkeys(plane.path for plane in planes)}
@@ -104,17 +104,17 @@ def read_site(planes: Sequence[Plane]) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def describe(image: np.ndarray[Any, np.dtype[Any]]) -> str:
-    """Return size and type of an image (..., H, W), for people: `1280 x 1024 uint16`."""
+    """Describe the size and type of an image (..., H, W): `1280 x 1024 uint16`."""
     height, width = image.shape[-2:]
     return f"{width} x {height} {image.dtype.name}"
 
 
 def require_alike(found: str, path: Path, expected: str, expected_path: Path) -> None:
-    """Raise ImageError unless two images, as :func:`describe` puts them, are alike."""
+    """Raise ImageError unless two descriptions by :func:`describe` are equal."""
     if found != expected:
         raise ImageError(
             f"{path}: the image is {found}, but {expected_path} is {expected}; all images of a "
-            "screen must have one size and type"
+            "screen must have the same size and type"
         )
 
 
@@ -135,7 +135,7 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     Raises
     ------
     ImageError
-        The file is missing, damaged, of another kind or pixel type, or has more axes than these.
+        The file is missing, damaged, of another format or pixel type, or has more axes than these.
     """
     suffix = path.suffix.lower()
     if suffix not in TIFF_SUFFIXES + PNG_SUFFIXES and not path.is_dir():
@@ -172,7 +172,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
                 "its last page does"
             )
         for page in series.pages:
-            # tifffile fills absent planes and cut-off strips with zeros instead of raising.
+            # tifffile fills missing planes and truncated strips with zeros instead of raising.
             if page is None:
                 raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
             ends = (
@@ -221,8 +221,8 @@ def _channels_first(
     if len(channel) > 1 or channel not in _CHANNEL_AXES or {"Y", "X"} - set(axes):
         shape = " x ".join(map(str, image.shape))
         raise ImageError(
-            f"{path}: the image has axes {axes} ({shape}); it must be one plane, or one stack of "
-            "channels: project or split it first"
+            f"{path}: the image has axes {axes} ({shape}); it must be a single plane or a stack of "
+            "channels; project or split it first"
         )
     image = image.reshape(
         [size for axis, size in zip(axes, image.shape, strict=True) if axis in long]
@@ -236,8 +236,8 @@ def _plane(stack: np.ndarray[Any, np.dtype[Any]], plane: Plane) -> np.ndarray[An
     num_planes = len(stack)
     if plane.frame is None and num_planes > 1:
         raise ImageError(
-            f"{plane.path}: the image has {num_planes} planes; a column Frame_<Channel> must say "
-            "which is whose, counted from 0"
+            f"{plane.path}: the image has {num_planes} planes; a column Frame_<Channel> must give "
+            "each channel's plane, counted from 0"
         )
     if (plane.frame or 0) >= num_planes:
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Making a store of a screen, once, resumably."""
+"""Converting a screen into a store, once and resumably."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ingest(
     scale: float = 1.0,
     design: str | Path | None = None,
 ) -> Store:
-    """Convert a screen into a store, or go on where an earlier call was stopped.
+    """Convert a screen into a store, or resume a conversion that was stopped.
 
     The manifest and the first site are checked before anything is written. A site counts as done
     once its pixels and then its statistics are on disk, and as long as its images, and what they
@@ -73,18 +73,18 @@ def ingest(
     Parameters
     ----------
     source
-        What :func:`read_manifest` reads.
+        Anything that :func:`read_manifest` reads.
     out
         Folder of the store: new, empty, or a store of the same images.
     platemap
-        Says of each well what it got, as for :func:`read_manifest`.
+        What each well received, as for :func:`read_manifest`.
     workers
-        Number of reading threads; None: one for each CPU this process may use.
+        Number of reading threads; None: one per CPU that this process may use.
     dask
-        Address of a Dask scheduler on whose workers sites are converted, instead of threads here;
-        images and store lie on a file system that they share.
+        Address of a Dask scheduler; its workers convert the sites, instead of threads here. Images
+        and store must be on a file system that they share.
     controls
-        Compounds that are negative controls; None: `Metadata_Control` where it says anything, else
+        Compounds that are negative controls; None: `Metadata_Control` if it has any value, else
         DMSO.
     columns
         Our name -> the table's or plate map's, where they have names of their own.
@@ -94,7 +94,7 @@ def ingest(
     scale
         Size of a field in the store relative to its images, more than 0 and at most 1.
     design
-        What `platemap` was called before.
+        The former name of `platemap`.
 
     Returns
     -------
@@ -106,8 +106,8 @@ def ingest(
     TableError
         The source is missing, unrecognised, incomplete, or contradicts itself.
     ImageError
-        An image is missing, damaged, or unlike the first. If that shows after the first site, the
-        store stays unfinished, and says so when opened.
+        An image is missing, damaged, or differs from the first in size or type. If this is found
+        after the first site, the store stays unfinished and can't be opened.
     OutputError
         `out` holds something else.
     """
@@ -136,7 +136,7 @@ def _ingest(
     images = _existing_images(out)
     sweep(out)
     if images is not None and images.attrs["complete"]:
-        # The images may be gone by now, or spelled otherwise than on this disk.
+        # The images may be gone by now, or spelled differently on this disk.
         manifest = read(check_files=False)
         correction = effective(wanted, manifest)
         _require_same_images(images, manifest, correction, out)
@@ -169,17 +169,17 @@ def _ingest(
 
 
 def _existing_images(out: Path) -> zarr.Array[Any] | None:
-    """Open the array that an earlier ingest left in `out`; None where there is nothing at all."""
+    """Open the array that an earlier ingest left in `out`; None if there is nothing at all."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: this is a file; a store is a folder, so name another")
     images = open_images(out, mode="r+")
     if images is None and out.is_dir():
-        # A kill right at the start leaves a folder for the array and no more.
+        # A process killed right at the start leaves only a folder for the array.
         started = all(path.suffix == ".partial" for path in (out / IMAGES).glob("*"))
         others = [name for name in visible(out) if not (name == IMAGES and started)]
         if others:
             raise OutputError(
-                f"{out}: the folder is not empty (it has {min(others)}) and is no store; name a "
+                f"{out}: the folder is not empty (it has {min(others)}) and is not a store; name a "
                 "new or empty folder"
             )
     return images
@@ -213,8 +213,8 @@ def _create_images(
         shape=(len(manifest), *shape),
         chunks=(1, *shape),
         dtype=first.dtype,
-        # One chunk is one site. LZ4 on bit planes costs a millisecond for a megapixel either way
-        # and takes a quarter off camera noise; stronger codecs gain little more.
+        # One chunk is one site. LZ4 on bit planes takes a millisecond per megapixel either way and
+        # saves a quarter on camera noise; stronger codecs gain little more.
         compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("site", "channel", "y", "x"),
@@ -314,7 +314,7 @@ def _write_sites(
                 meter.advance()
     except ImageError as error:
         raise ImageError(
-            f"{error}; {out} stays unfinished: mend the image and run again to go on"
+            f"{error}; {out} stays unfinished: replace the image and run the same command again"
         ) from error
     records.flush()
     statistics.flush()
@@ -326,11 +326,11 @@ def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
 
 
 def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
-    """Bring a finished store's metadata up to date; its file names stay as they were."""
+    """Update the metadata of a finished store; its file names are kept."""
     stored = pd.read_parquet(out / MANIFEST)
     metadata = [name for name in manifest.columns if name.startswith("Metadata_")]
     files = [name for name in stored.columns if not name.startswith("Metadata_")]
     updated = pd.concat([manifest[metadata], stored[files]], axis=1)
     if not updated.equals(stored):
-        say(f"{out}: the source's metadata has changed; {MANIFEST} follows")
+        say(f"{out}: the source's metadata has changed; {MANIFEST} is updated")
         _write_manifest(out, updated)

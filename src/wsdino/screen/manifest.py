@@ -1,4 +1,4 @@
-"""Reading a screen's manifest from whatever describes it."""
+"""Reading a screen's manifest from any supported description of a screen."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def read_manifest(
     Parameters
     ----------
     source
-        What one of :data:`wsdino.screen.readers.READERS` recognises, or a table. Relative folders
-        of images are relative to the table's own; those of a DataFrame to the working directory.
+        Anything that one of :data:`wsdino.screen.readers.READERS` recognises, or a table. Image
+        folders are relative to the table's own; those of a DataFrame to the working directory.
     platemap
-        Says of each well what it got; see :func:`read_wells`.
+        What each well received; see :func:`read_wells`.
     controls
-        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
-        it says anything, else DMSO.
+        Compounds that are negative controls, in any case. None: `Metadata_Control` if it has any
+        value, else DMSO.
     columns
-        Our name -> the table's or plate map's, where they have names of their own.
+        Our name -> the table's or plate map's, if it differs.
     check_files
         Require each image to exist.
     design
-        What `platemap` was called before.
+        The former name of `platemap`.
 
     Returns
     -------
@@ -71,14 +71,14 @@ def read_manifest(
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)
     if COMPOUND not in table and wells is not None:
         raise TableError(
-            f"{wells.origin}: no column {COMPOUND}; it has {', '.join(wells.columns)}; a column "
-            f"with another name can be given as --column {COMPOUND}=NAME"
+            f"{wells.origin}: no column {COMPOUND}; it has {', '.join(wells.columns)}; to read it "
+            f"from a column with another name, use --column {COMPOUND}=NAME"
         )
     if COMPOUND not in table:
         raise TableError(
-            f"{origin}: doesn't say which well got which compound; give a plate map (--platemap: a "
-            f"table with {COMPOUND} and so on for each Metadata_Plate and Metadata_Well), or name "
-            f"the column (--column {COMPOUND}=NAME)"
+            f"{origin}: doesn't say which well received which compound; give a plate map "
+            f"(--platemap: a table with {COMPOUND} and so on for each Metadata_Plate and "
+            f"Metadata_Well), or name the column (--column {COMPOUND}=NAME)"
         )
     table = resolve_files(table, raw.folder, origin=origin, check_files=check_files)
     return validate_manifest(table, origin=origin, controls=controls)
@@ -87,20 +87,20 @@ def read_manifest(
 def read_wells(
     source: str | Path | pd.DataFrame | PlateMap, *, columns: Mapping[str, str] | None = None
 ) -> PlateMap:
-    """Read what is known of wells: a plate map, or the table of a screen in BBBC021's layout.
+    """Read the metadata of wells: a plate map, or the table of a screen in BBBC021's layout.
 
     Parameters
     ----------
     source
-        What :func:`wsdino.tables.platemap.read_platemap` reads, or BBBC021's folder or image table,
-        which need not have its images.
+        Anything that :func:`wsdino.tables.platemap.read_platemap` reads, or BBBC021's folder or
+        image table, with or without the images.
     columns
-        Our name -> the table's, as the user says.
+        Our name -> the table's, as given by the user.
 
     Raises
     ------
     TableError
-        As the two do.
+        As either reader does.
     """
     if isinstance(source, (str, Path)) and bbbc021.recognises(Path(source)):
         wells = read_manifest(source, check_files=False)

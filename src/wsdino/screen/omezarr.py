@@ -19,16 +19,16 @@ from wsdino.progress import Meter, say
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# What a channel without a label of its own is called, with its number.
+# Name of a channel without a label of its own; its number is appended.
 UNNAMED = "channel"
 _SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
 METADATA_FILES = ("zarr.json", ".zattrs")
-# An axis that the specification knows, as the letter that tifffile has for it.
+# Letters that tifffile uses for the axes of the specification.
 _AXES = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
 
 
 def find_plates(folder: Path) -> list[Path]:
-    """Return the OME-Zarr plates that a folder is or holds, by name; none where there is none."""
+    """Return the OME-Zarr plates at or in a folder, by name; empty if there are none."""
     if _is_plate(folder):
         return [folder]
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -52,15 +52,15 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per field with `Metadata_Plate` (the plate's name, or that of its folder),
-        `Metadata_Well`, `Metadata_Site` (the field's own number where it has one), and for each
+        A row per field with `Metadata_Plate` (the plate's name, or its folder's),
+        `Metadata_Well`, `Metadata_Site` (the field's own number if it has one), and for each
         channel `PathName_`, `FileName_` (the field's group) and `Frame_`.
 
     Raises
     ------
     TableError
-        Metadata are missing or damaged, two plates have one name, a plate has several
-        acquisitions, or images have other channels than the first.
+        Metadata is missing or damaged, two plates have the same name, a plate has several
+        acquisitions, or images differ from the first in their channels.
     """
     rows: list[dict[str, Any]] = []
     channels: list[str] = []
@@ -75,8 +75,8 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
                     channels, first = found, image
                     if not is_named:
                         say(
-                            f"{image}: its OME-Zarr metadata (omero) don't give every channel a "
-                            f"name of its own; they are called {', '.join(channels)}"
+                            f"{image}: its OME-Zarr metadata (omero) doesn't give every channel a "
+                            f"unique name; the channels are named {', '.join(channels)}"
                         )
                 if sorted(found) != sorted(channels):
                     raise TableError(
@@ -93,16 +93,16 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
             meter.advance()
     if copies:
         say(
-            f"{plates[0].parent}: {len(copies)} images are derived from another of their well and "
-            f"left out, such as {copies[0]}"
+            f"{plates[0].parent}: {len(copies)} images are derived from another image of the same "
+            f"well and left out, such as {copies[0]}"
         )
     return pd.DataFrame(rows)
 
 
 def _plate_names(plates: Sequence[Path]) -> list[str]:
-    """Return what each plate is called: by its metadata, else by its folder.
+    """Return each plate's name: from its metadata, else from its folder.
 
-    Instruments give every plate one name, so names that several share are those of the folders.
+    Instruments give every plate the same name, so shared names are replaced by the folders'.
     """
     folders = [_SUFFIX.sub("", plate.name) for plate in plates]
     given = [str(_metadata(plate)["plate"].get("name") or "").strip() for plate in plates]
@@ -110,8 +110,8 @@ def _plate_names(plates: Sequence[Path]) -> list[str]:
     if shared:
         name = min(shared)
         say(
-            f"{plates[0].parent}: {given.count(name)} plates are all named '{name}', so they go by "
-            "the names of their folders"
+            f"{plates[0].parent}: {given.count(name)} plates are all named '{name}', so they are "
+            "named after their folders"
         )
     names = [
         name if name and name not in shared else folder
@@ -124,12 +124,12 @@ def _plate_names(plates: Sequence[Path]) -> list[str]:
 
 
 def _sites(plate: Path, name: str, copies: list[str]) -> Iterator[tuple[dict[str, Any], Path]]:
-    """List a plate's fields; the paths of copies that were made of another go to `copies`."""
+    """List a plate's fields; paths of images derived from another one are added to `copies`."""
     described = _metadata(plate)["plate"]
     acquisitions = described.get("acquisitions") or []
     if len(acquisitions) > 1:
         raise TableError(
-            f"{plate}: has {len(acquisitions)} acquisitions; a screen has one, so split the plate"
+            f"{plate}: has {len(acquisitions)} acquisitions; split the plate so that it has one"
         )
     entries = described.get("wells")
     for index, well in enumerate(_listed(described, "wells", plate)):
@@ -149,12 +149,12 @@ def _sites(plate: Path, name: str, copies: list[str]) -> Iterator[tuple[dict[str
 
 
 def _is_copy(image: str, images: Sequence[str]) -> bool:
-    """Whether an image, such as Fractal's `0_illum_corr`, was made of another in its well."""
+    """Whether an image, such as Fractal's `0_illum_corr`, is derived from another of its well."""
     return any(image.startswith(f"{other}_") for other in images)
 
 
 def _place(described: dict[str, Any], entry: dict[str, Any], well: str, plate: Path) -> str:
-    """Return the well's name by its path, or by its indices where the path holds these."""
+    """Return the well's name from its path, or from its indices if the path consists of these."""
     parts = Path(well).parts
     names = [
         [str(line.get("name")) for line in described.get(key) or []] for key in ("rows", "columns")
@@ -168,7 +168,7 @@ def _place(described: dict[str, Any], entry: dict[str, Any], well: str, plate: P
         for index, lines in zip(indices, names, strict=True)
     ):
         raise TableError(
-            f"{plate}: the path {well} of a well names no row and column, and its rowIndex "
+            f"{plate}: the path {well} of a well is not a row and column, and its rowIndex "
             f"{indices[0]} and columnIndex {indices[1]} don't fit it; correct the plate's metadata"
         )
     return "".join(
@@ -182,14 +182,16 @@ def _listed(described: dict[str, Any], key: str, folder: Path) -> list[str]:
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries
     ):
-        raise TableError(f"{folder}: its OME-Zarr metadata list no {key} with a path each")
+        raise TableError(
+            f"{folder}: its OME-Zarr metadata has no list of {key} that each have a path"
+        )
     return [entry["path"] for entry in entries]
 
 
 def _channels(image: Path) -> tuple[list[str], bool]:
-    """Return the names of an image's channels, and whether these are its labels alone.
+    """Return the names of an image's channels, and whether all of them are its own labels.
 
-    A label that is missing or doubled gets the channel's number.
+    A missing or duplicate label gets the channel's number.
     """
     metadata = _metadata(image)
     omero = metadata.get("omero")
@@ -197,12 +199,12 @@ def _channels(image: Path) -> tuple[list[str], bool]:
     labels = [str(channel.get("label") or "").strip() for channel in listed or []]
     num_channels = _num_channels(image, metadata)
     if num_channels is None and not labels:
-        raise TableError(f"{image}: no OME-Zarr image, or a damaged one")
+        raise TableError(f"{image}: not an OME-Zarr image, or damaged")
     if num_channels is None:
         num_channels = len(labels)
     if len(labels) > num_channels:
         raise TableError(
-            f"{image}: has {num_channels} channels, and its metadata name {', '.join(labels)}"
+            f"{image}: has {num_channels} channels, but its metadata names {', '.join(labels)}"
         )
     labels += [""] * (num_channels - len(labels))
     names = [
@@ -213,7 +215,7 @@ def _channels(image: Path) -> tuple[list[str], bool]:
 
 
 def _num_channels(image: Path, metadata: dict[str, Any]) -> int | None:
-    """Return how many channels an image's array has; None where reading it will fail."""
+    """Return how many channels an image's array has; None if it can't be read."""
     try:
         scale = metadata["multiscales"][0]
         shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
@@ -242,24 +244,24 @@ def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
     Returns
     -------
     pixels, axes
-        As they are stored, (..., H, W), and a letter of TCZYX for each axis.
+        The stored array, (..., H, W), and a letter of TCZYX for each axis.
 
     Raises
     ------
     ValueError
-        It is no such image, or a whole plane was never written: Zarr reads that as zeros.
+        It is not such an image, or a whole plane was never written (Zarr reads that as zeros).
     OSError, KeyError
-        What Zarr says of damaged groups and arrays.
+        Errors of Zarr for damaged groups and arrays.
     """
     scales = _metadata(image).get("multiscales")
     if not scales:
-        raise ValueError("no OME-Zarr image (there are no multiscales)")
+        raise ValueError("not an OME-Zarr image (there are no multiscales)")
     names = _axis_names(scales[0])
     array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
     pixels = np.asarray(array[...])
     axes = "".join(_AXES.get(name, "?") for name in names)
     if len(axes) != pixels.ndim:
-        raise ValueError(f"{pixels.ndim} axes, of which the metadata name {len(axes)}")
+        raise ValueError(f"{pixels.ndim} axes, but the metadata names {len(axes)}")
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     is_empty = (planes == (array.fill_value or 0)).all(axis=(1, 2))
     if is_empty.any() and array.nchunks_initialized < array.nchunks:
@@ -268,11 +270,11 @@ def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-    """Return a group's OME-Zarr metadata: version 0.5 has them under `ome`."""
+    """Return a group's OME-Zarr metadata, which version 0.5 has under `ome`."""
     try:
         attributes = zarr.open_group(folder, mode="r").attrs.asdict()
     except FileNotFoundError as error:
-        raise TableError(f"{folder}: no OME-Zarr group, though the plate lists it") from error
+        raise TableError(f"{folder}: not an OME-Zarr group, although the plate lists it") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TableError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error
@@ -282,5 +284,5 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _part(metadata: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
     part = metadata.get(key)
     if not isinstance(part, dict):
-        raise TableError(f"{folder}: its OME-Zarr metadata have no {key}")
+        raise TableError(f"{folder}: its OME-Zarr metadata has no {key}")
     return part

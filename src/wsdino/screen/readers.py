@@ -1,6 +1,6 @@
-"""What a screen may be on disk: one table, from which help, errors and dispatch derive.
+"""The formats of a screen on disk: one table, from which help, errors and dispatch derive.
 
-The readers themselves are imported when they are needed, so that the command line starts fast.
+The readers themselves are imported only when needed, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RawTable:
         A row per site, in any names that :func:`~wsdino.tables.tidy.tidy` knows, with
         `FileName_<Channel>` and so on.
     folder
-        What its relative folders of images are relative to.
+        Base of its relative image folders.
     """
 
     table: pd.DataFrame
@@ -36,16 +36,16 @@ class RawTable:
 
 @dataclass(frozen=True)
 class Reader:
-    """One kind of screen.
+    """A format of screens.
 
     Attributes
     ----------
     name
-        What to call it, in a list of what a screen may be.
+        Description, in the list of supported formats.
     recognises
-        Whether a path, which exists, is such a screen.
+        Whether an existing path is such a screen.
     read
-        From the path, and names of columns whose type may not be guessed, to the table.
+        Reads the table, given the path and the names of columns that must be read as text.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _read_table(path: Path, text: Collection[str]) -> RawTable:
 # The first that recognises a path reads it.
 READERS = (
     Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
-    Reader("an OME-Zarr plate, or a folder of such", _is_plates, _read_plates),
+    Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",
@@ -105,19 +105,19 @@ READERS = (
 
 
 def accepted() -> str:
-    """Say what a screen may be."""
+    """List the supported formats."""
     return "; ".join(reader.name for reader in READERS)
 
 
 def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
-    """Read a screen's table, whatever describes it.
+    """Read a screen's table in any supported format.
 
     Parameters
     ----------
     path
-        What one of :data:`READERS` recognises.
+        Anything that one of :data:`READERS` recognises.
     text
-        Columns of a table whose type may not be guessed.
+        Columns of the table that must be read as text.
 
     Raises
     ------
@@ -129,5 +129,5 @@ def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
     for reader in READERS:
         if reader.recognises(path):
             return reader.read(path, text)
-    what = "this folder is no screen" if path.is_dir() else "not a table that can be read"
+    what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
     raise TableError(f"{path}: {what}; a screen is {accepted()}")

@@ -1,7 +1,7 @@
 """What a store knows of each site: what it was made from, and what was written.
 
-Times of files are compared for being the same, never for being earlier or later: a clock may have
-been set back, and copies bring their times along.
+File times are only compared for equality, never as earlier or later: clocks may be set back, and
+copies keep the times of their originals.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def record_type(num_channels: int) -> np.dtype[Any]:
 
 
 def image_state(path: Path) -> int | None:
-    """Return a number that changes with an image's size and time; None where there is none.
+    """Return a number that changes with an image's size and time; None if it doesn't exist.
 
-    Of a folder (OME-Zarr) it changes with those of any file in it.
+    For a folder (OME-Zarr) it changes with the size and time of any file in it.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         files = {".": path.stat()}
@@ -63,21 +63,21 @@ def digest_of(content: bytes) -> int:
 
 
 def image_states(planes: Sequence[Plane]) -> list[int | None]:
-    """Return :func:`image_state` of each plane's file; one that several share is looked up once."""
+    """Return :func:`image_state` of each plane's file; shared files are looked up once."""
     states = {path: image_state(path) for path in dict.fromkeys(plane.path for plane in planes)}
     return [states[plane.path] for plane in planes]
 
 
 def crc32(pixels: NDArray[Any]) -> int:
-    """Return the checksum of a site's pixels, however they are stored."""
+    """Return the checksum of a site's pixels, independent of their storage."""
     return zlib.crc32(np.ascontiguousarray(pixels).data.cast("B"))
 
 
 def file_state(path: Path) -> tuple[int, int, int]:
-    """Return size and times (ns) of a site's file in the store; zeros where there is none.
+    """Return size and times (ns) of a site's file in the store; zeros if there is none.
 
-    Nobody can set the time at which the inode changed: a file that is written over in place, and
-    gets its old time back, still shows.
+    The inode's change time can't be set, so that even a file that is overwritten in place and has
+    its modification time restored is detected.
     """
     with suppress(FileNotFoundError):
         found = os.stat(path)  # noqa: PTH116 a store has many, and this takes half the time
@@ -86,7 +86,7 @@ def file_state(path: Path) -> tuple[int, int, int]:
 
 
 def changed_sites(records: NDArray[Any], paths: Iterable[Path]) -> list[int]:
-    """Return the sites whose files no longer look as they did when their records were made."""
+    """Return the sites whose files have changed since their records were made."""
     recorded = np.stack([records[name] for name in STATE], axis=1).tolist()
     return [
         site
@@ -96,6 +96,6 @@ def changed_sites(records: NDArray[Any], paths: Iterable[Path]) -> list[int]:
 
 
 def set_state(records: NDArray[Any], site: int, path: Path) -> None:
-    """Note how a site's file looks now."""
+    """Record the current state of a site's file."""
     for name, value in zip(STATE, file_state(path), strict=True):
         records[name][site] = value

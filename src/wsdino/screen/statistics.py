@@ -1,4 +1,4 @@
-"""Intensity statistics of a field, exactly, from its histogram."""
+"""Exact intensity statistics of a field, from its histogram."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def site_statistics(
 def _channel_statistics(
     channel: np.ndarray[Any, np.dtype[Any]],
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    # A histogram of 16-bit values takes a tenth of the time that partial sorting does.
+    # A histogram of 16-bit values takes a tenth of the time of partial sorting.
     counts = np.bincount(channel.ravel())
     values = np.arange(len(counts), dtype=np.float64)
     num_pixels = channel.size

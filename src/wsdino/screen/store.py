@@ -31,7 +31,7 @@ MAX_READERS = 8
 
 
 def chunk_path(store: Path, site: int) -> Path:
-    """Return the file that holds the pixels of one site, all its channels."""
+    """Return the file that holds the pixels of one site, in all channels."""
     return store / IMAGES / f"c.{site}.0.0.0"
 
 
@@ -45,7 +45,7 @@ class Store:
     path : Path
         The store's folder.
     attributes : dict
-        Of the Zarr array: channels, pixel_scaling, provenance and more.
+        Attributes of the Zarr array: channels, pixel_scaling, provenance and more.
     """
 
     def __init__(self, path: Path, images: zarr.Array[Any]) -> None:
@@ -100,16 +100,16 @@ class Store:
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Intensity of each site and channel: mean, std, p01, p50, p99, each float32 (N, C)."""
+        """Intensity statistics: mean, std, p01, p50 and p99, each float32 (N, C)."""
         table = np.load(self.path / STATISTICS)
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
 
     @cached_property
     def pixels_digest(self) -> str:
-        """Digest of what all sites show, whatever their files are called, hold beside, or when.
+        """Digest of the pixels of all sites, independent of their files' names and times.
 
-        Checksums were made when the screen was ingested. A site whose file no longer looks as it
-        did then is read and compared.
+        Checksums were computed when the screen was ingested. A site whose file has changed since
+        is read and compared.
 
         Raises
         ------
@@ -121,18 +121,18 @@ class Store:
         changed = changed_sites(records, paths)
         with Meter("check pixels", len(changed), last_line=False) as meter:
             for site in changed:
-                # Before it is read: what changes meanwhile will look changed the next time.
+                # Taken first: a file that changes meanwhile will look changed next time.
                 set_state(records, site, paths[site])
                 found = crc32(self[site])
                 if not is_new and found != records["crc32"][site]:
                     raise StoreError(
-                        f"{paths[site]}: the store is damaged: these are not the pixels that were "
-                        "ingested; ingest it again"
+                        f"{paths[site]}: the store is damaged: the pixels differ from those that "
+                        "were ingested; ingest it again"
                     )
                 records["crc32"][site] = found
                 meter.advance()
         if changed:
-            # A store that can't be written is read again the next time.
+            # A read-only store is read again next time.
             with (
                 suppress(OutputError),
                 writing(self.path / RECORDS) as partial,
@@ -148,7 +148,7 @@ class Store:
         return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
 
     def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
-        """Load the sites' records, and tell whether there were none and they are new."""
+        """Load the sites' records, and return whether they are new because there were none."""
         wanted = record_type(len(self.channels))
         with suppress(OSError, ValueError, EOFError):
             found: np.ndarray[Any, np.dtype[Any]] = np.load(self.path / RECORDS)
@@ -169,13 +169,13 @@ class Store:
         indices
             n site numbers, in any order; negative ones count from the end.
         out
-            (n, C, H, W) of the store's type, each site contiguous, to read into: fresh memory costs
-            nearly as much time as decoding does.
+            (n, C, H, W) of the store's type, each site contiguous, to read into: allocating memory
+            takes nearly as long as decoding.
 
         Returns
         -------
         numpy.ndarray
-            (n, C, H, W), in the order of `indices`: `out` where it was given.
+            (n, C, H, W), in the order of `indices`; `out` if it was given.
 
         Raises
         ------
@@ -221,12 +221,12 @@ class Store:
 
 @cache
 def _readers(_process: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting them would take as long as they have work. A fork has its own."""
+    """Return this process's thread pool, reused because starting threads takes as long as work."""
     return ThreadPoolExecutor(MAX_READERS, thread_name_prefix="wsdino-reader")
 
 
 def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Decode a site's file, which is one Blosc frame: Zarr takes four times as long to do it."""
+    """Decode a site's file, which is one Blosc frame; Zarr takes four times as long."""
     found = imagecodecs.blosc_decode(frame, out=out.data.cast("B"))
     if len(found) != out.nbytes:
         raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
@@ -258,7 +258,7 @@ def open_store(path: str | Path) -> Store:
     for name in (MANIFEST, STATISTICS):
         if not (path / name).is_file():
             raise StoreError(f"{path}: the store is damaged: {name} is missing; ingest it again")
-    # Zarr reads an absent chunk as zeros without a word.
+    # Zarr silently reads a missing chunk as zeros.
     present = {chunk.name for chunk in (path / IMAGES).iterdir()}
     absent = [site for site in range(len(store)) if chunk_path(path, site).name not in present]
     if absent:
@@ -280,19 +280,19 @@ def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
     Returns
     -------
     zarr.Array or None
-        (site, channel, y, x); None where the folder has no such array.
+        (site, channel, y, x); None if the folder has no such array.
 
     Raises
     ------
     StoreError
-        There is an array, but not one that this version of wsdino wrote.
+        The array was not written by this version of wsdino.
     """
     folder = path / IMAGES
     if not (folder / "zarr.json").is_file():
         return None
     try:
-        # The setting stays with the array, also where it is sent to: black sites have files too, so
-        # that an absent file always means an absent site.
+        # This setting stays with the array, even when it is sent elsewhere: black sites have files
+        # too, so that a missing file always means a missing site.
         with zarr.config.set({"array.write_empty_chunks": True}):
             images = zarr.open_array(folder, mode=mode)
         found = images.attrs.get(FORMAT_KEY)

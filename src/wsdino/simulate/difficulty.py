@@ -215,6 +215,6 @@ def _number(name: str, value: str) -> float:
         ) from None
 
 
-def help_of_difficulties() -> str:
+def difficulty_help() -> str:
     """Name every difficulty with its meaning, the default first."""
     return ", ".join(f"{named.name} ({named.meaning})" for named in DIFFICULTIES)

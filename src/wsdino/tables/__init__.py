@@ -1,1 +1,1 @@
-"""Every table that enters or leaves: columns, reading and writing, plate maps."""
+"""Tables in and out: columns, reading and writing, plate maps."""

@@ -1,9 +1,9 @@
-"""The names of columns: ours, and what other tools call the same.
+"""Column names: ours, and those of other tools.
 
-Which column is read as ours is decided here, in this order: what the user names (`--column
-Metadata_Compound=pert_iname`); our own name; the first of :data:`SYNONYMS` that starts with
-`Metadata_`, in the table's order; the first without that prefix. A column without any value says
-nothing and is passed over. Case, blanks and CellProfiler's prefix `Image_` don't matter.
+Each of our columns is read from the first of these that the table has: the column that the user
+names (`--column Metadata_Compound=pert_iname`); our own name; the first of :data:`SYNONYMS` that
+starts with `Metadata_`, in the table's order; the first without that prefix. A column without any
+value is skipped. Case, spaces and CellProfiler's prefix `Image_` don't matter.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
 TREATMENT = (COMPOUND, CONCENTRATION)
 METADATA = (PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, MOA, CONTROL)
 TEXT = (PLATE, WELL, BATCH, COMPOUND, MOA)
-# Which map a plate follows; it is no plate, though CellProfiler's table of BBBC021 has names of
-# the same form (`Metadata_Plate_DAPI`).
+# The name of a plate's plate map. It isn't a plate, although CellProfiler's table of BBBC021 has
+# names of the same form (`Metadata_Plate_DAPI`).
 PLATE_MAP = "Metadata_Plate_Map_Name"
 CONTROL_TYPE, PERT_TYPE = "control_type", "pert_type"
 FILE_COLUMN = re.compile(r"(?:Image_)?(?:FileName|PathName|URL|Frame|Series)_.+")
 
-# Micromolar in one of each unit, by the end of a column's name.
+# Micromolar per unit, by the suffix of a column's name.
 UNITS = {
     "um": 1.0,
     "micromolar": 1.0,
@@ -61,14 +61,14 @@ UNIT_COLUMNS = tuple(f"{dose}_unit{s}" for dose in _DOSES for s in ("", "s"))
 
 @dataclass(frozen=True)
 class Synonyms:
-    """What other tools call one of our columns.
+    """Names that other tools give to one of our columns.
 
     Parameters
     ----------
     column
         Our name.
     others
-        Theirs, the first that a table has wins; as :func:`plain_name` writes them.
+        Their names, in the form of :func:`plain_name`; the first that a table has is used.
     """
 
     column: str
@@ -107,7 +107,7 @@ SYNONYMS = (
     ),
     Synonyms(SITE, ("site", "field", "fieldid", "field_id", "fov", "imagesite")),
     Synonyms(BATCH, ("batch", "batch_id", "batch_name", "batchname", "batch_number")),
-    # A name comes before an identifier of a sample, of which one compound may have several.
+    # A name takes precedence over a sample identifier: one compound may have several samples.
     Synonyms(
         COMPOUND,
         (
@@ -162,14 +162,14 @@ _OURS = {name: synonyms.column for synonyms in SYNONYMS for name in synonyms.oth
 
 
 def plain_name(name: str) -> str:
-    """Return a column's name without prefix, case and signs: `Metadata_Dose (µM)` is `dose_um`."""
+    """Normalise a name, dropping prefix, case and signs: `Metadata_Dose (µM)` -> `dose_um`."""
     name = str(name).strip().removeprefix("Image_").removeprefix(PREFIX).casefold()
     name = name.removeprefix(PREFIX.casefold()).replace("\N{GREEK SMALL LETTER MU}", "u")
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def micromolar_in(name: str) -> float | None:
-    """How many micromolar one unit of a column is, by its name; None where the name has no unit."""
+def micromolar_per_unit(name: str) -> float | None:
+    """Micromolar per unit of a column, from its name; None if the name has no unit."""
     plain = plain_name(name)
     if plain in _PER_LITER:
         return _PER_LITER[plain]
@@ -178,7 +178,7 @@ def micromolar_in(name: str) -> float | None:
 
 
 def is_text(name: str) -> bool:
-    """Whether a column holds text or words for numbers, so that no reader may guess its type."""
+    """Whether a column must be read as text, so that no reader may guess its type."""
     name = str(name).strip()
     return (
         name.removeprefix("Image_").casefold().startswith(PREFIX.casefold())
@@ -187,13 +187,13 @@ def is_text(name: str) -> bool:
     )
 
 
-def ours_of(name: str) -> str | None:
-    """Which of our columns a name, with or without `Metadata_`, may stand for."""
+def our_column(name: str) -> str | None:
+    """Return which of our columns a name, with or without `Metadata_`, may stand for."""
     return _OURS.get(plain_name(name))
 
 
 def parse_columns(settings: Sequence[str] | None) -> dict[str, str]:
-    """Read `Metadata_Compound=pert_iname` and the like.
+    """Parse settings such as `Metadata_Compound=pert_iname`.
 
     Returns
     -------
@@ -217,7 +217,7 @@ def parse_columns(settings: Sequence[str] | None) -> dict[str, str]:
         known = {name.casefold(): name for name in METADATA}
         ours = known.get(ours.casefold(), ours)
         if ours in columns:
-            raise InputError(f"--column {setting!r}: {ours} is {columns[ours]} already")
+            raise InputError(f"--column {setting!r}: {ours} is already read from {columns[ours]}")
         columns[ours] = theirs
     return columns
 
@@ -231,10 +231,10 @@ def find_column(name: str, names: Collection[str]) -> str | None:
 
 
 def require_sources(columns: Mapping[str, str], names: Collection[str], *, origin: str) -> None:
-    """Raise TableError where there is no column that the user named."""
+    """Raise TableError if a column that the user named does not exist."""
     for ours, theirs in columns.items():
         if find_column(theirs, names) is None:
             raise TableError(
-                f"{origin}: {ours} is to be read from {theirs}, and there is no such column; there "
-                f"are {', '.join(names)}"
+                f"{origin}: no column {theirs}, from which {ours} is to be read; the table has "
+                f"{', '.join(names)}"
             )

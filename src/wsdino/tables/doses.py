@@ -1,7 +1,7 @@
-"""Concentrations, and what is one treatment.
+"""Concentrations, and which of them are the same treatment.
 
-Concentrations are micromolar. Those of a compound that differ by rounding are one, and a missing
-one stays missing.
+Concentrations are in micromolar. Those of a compound that differ only by rounding are merged, and a
+missing one stays missing.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _ALMOST_SAME_DOSE = 1e-2
 
 
 def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
-    """Return concentrations in micromolar, given how many one unit of theirs is."""
-    what = "a number of micromolar, at least 0" if factor == 1 else "a number of at least 0"
+    """Convert concentrations to micromolar, given the number of micromolar per unit."""
+    what = "a number of micromolar, at least 0" if factor == 1 else "a number, at least 0"
     found = numbers(values, origin=origin, what=what)
     # Dividing by whole numbers rounds once.
     return found * factor if factor >= 1 else found / round(1 / factor)
 
 
 def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Convert `Metadata_Concentration` where a column of units beside it says that it has another.
+    """Convert `Metadata_Concentration` to micromolar if a column of units gives another unit.
 
     Raises
     ------
@@ -57,8 +57,8 @@ def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     bad = factors.isna()
     if bad.any():
         raise TableError(
-            f"{origin}: {column} is '{units[bad].iloc[0]}' in {row_of(bad)}; known are uM, nM, mM, "
-            "pM and M"
+            f"{origin}: {column} is '{units[bad].iloc[0]}' in {row_of(bad)}; the known units are "
+            "uM, nM, mM, pM and M"
         )
     if (factors == 1).all():
         return table
@@ -74,11 +74,11 @@ def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     return table
 
 
-def with_same_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Make one of a compound's concentrations that differ by rounding: the first in the table.
+def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+    """Merge concentrations of a compound that differ only by rounding into the first in the table.
 
-    Concentrations differ by rounding where one is within 0.01 % of another. What lies within 1 % is
-    named and left alone.
+    Concentrations within 0.01 % of each other differ only by rounding. Those within 1 % are
+    reported and left alone.
     """
     if COMPOUND not in table or CONCENTRATION not in table:
         return table
@@ -94,8 +94,8 @@ def with_same_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     if changes:
         (compound, dose), one = next(iter(changes.items()))
         say(
-            f"{origin}: {len(changes)} concentrations differ from another of their compound by "
-            f"rounding and are taken as that one, such as {compound} at {dose!r} and {one!r} uM"
+            f"{origin}: {len(changes)} concentrations differ only by rounding from another of "
+            f"their compound and are merged with it, such as {compound} at {dose!r} and {one!r} uM"
         )
         keys = zip(table[COMPOUND], table[CONCENTRATION], strict=True)
         merged = [changes.get(key, key[1]) if isinstance(key[0], str) else key[1] for key in keys]
@@ -107,7 +107,7 @@ def with_same_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
 
 
 def _same_doses(doses: NDArray[np.float64]) -> tuple[dict[float, float], list[tuple[float, float]]]:
-    """Return each dose's first equal, and pairs of neighbours that are nearly so."""
+    """Map each dose to the first equal one, and list pairs of neighbours that are nearly equal."""
     ordered = np.sort(doses)
     gaps = np.diff(ordered) / np.maximum(ordered[1:], np.finfo(np.float64).tiny)
     group = dict(zip(ordered.tolist(), np.cumsum([0, *(gaps > SAME_DOSE)]).tolist(), strict=True))
@@ -125,7 +125,7 @@ def require_one_moa(
     origin: str,
     columns: tuple[str, str, str] = (COMPOUND, CONCENTRATION, MOA),
 ) -> None:
-    """Raise TableError where a treatment has two mechanisms.
+    """Raise TableError if a treatment has two mechanisms.
 
     Parameters
     ----------
@@ -144,13 +144,13 @@ def require_one_moa(
         (name, dose), same = next(iter(treatment))
         found = " and ".join(f"'{value}'" for value in same[moa])
         raise TableError(
-            f"{origin}: {treatment_name(name, dose)} has more than one MoA, {found}; a treatment "
-            "has one"
+            f"{origin}: {treatment_name(name, dose)} has more than one MoA: {found}; give each "
+            "treatment a single one"
         )
 
 
 def treatment_name(compound: object, concentration: object) -> str:
-    """Return `taxol at 0.3 uM`, or the compound alone where the concentration is missing."""
+    """Return `taxol at 0.3 uM`, or the compound alone if the concentration is missing."""
     if isinstance(concentration, (int, float)) and not np.isnan(concentration):
         return f"{compound} at {concentration:g} uM"
     return str(compound)

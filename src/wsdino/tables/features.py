@@ -1,7 +1,7 @@
-"""What a feature is, and what is metadata.
+"""Telling features from metadata.
 
-Of a table that has been read, every numeric column whose name does not start with `Metadata_` is a
-feature, whatever tool wrote it. What could be a label instead is found on reading
+In a table that has been read, every numeric column whose name does not start with `Metadata_` is a
+feature, whichever tool wrote it. Columns that may be labels instead are detected on reading
 (:func:`without_labels`), so that labels never enter the feature matrix.
 """
 
@@ -25,7 +25,7 @@ from wsdino.tables.columns import (
     PREFIX,
     TREATMENT,
     WELL,
-    ours_of,
+    our_column,
     plain_name,
 )
 
@@ -40,7 +40,7 @@ _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
 def feature_columns(table: pd.DataFrame) -> list[str]:
     """Names of the features: numeric columns that don't start with `Metadata_`, in order.
 
-    Booleans and text are no features.
+    Booleans and text are not features.
     """
     numeric = table.select_dtypes(include="number", exclude="timedelta").columns
     return [name for name in numeric if not str(name).startswith(PREFIX)]
@@ -67,13 +67,13 @@ def features_of(table: pd.DataFrame) -> NDArray[np.float64]:
     Raises
     ------
     TableError
-        If there is no row, no feature, or a feature is missing or infinite somewhere.
+        If there are no rows or no features, or a feature has a missing or infinite value.
     """
     names = feature_columns(table)
     if not names or table.empty:
         msg = (
             f"the table has {len(table)} rows and {len(names)} feature columns (numeric, not "
-            f"starting with {PREFIX}); expected at least one of both"
+            f"starting with {PREFIX}); expected at least one of each"
         )
         raise TableError(msg)
     matrix = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -84,7 +84,7 @@ def features_of(table: pd.DataFrame) -> NDArray[np.float64]:
         msg = (
             f"feature {names[first]} is missing or infinite in {int(bad[:, first].sum())} of "
             f"{len(table)} rows ({len(columns)} of {len(names)} features are affected); drop or "
-            "fill these before"
+            "fill these first"
         )
         raise TableError(msg)
     return matrix
@@ -102,7 +102,7 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], *, purpose: str) 
         raise TableError(msg)
 
 
-# What differs from well to well of any treatment, and is meant to be averaged over.
+# Columns that differ between the wells of any treatment and are meant to be averaged over.
 _PLACE = re.compile(
     r"(?:^|.*_)(?:plates?|barcodes?|wells?|sites?|fields?|rows?|cols?|columns?|batch|batches"
     r"|replicates?|rep|images?|objects?|position|abstime|timestamp|date|week|run|files?|paths?|id"
@@ -110,15 +110,15 @@ _PLACE = re.compile(
 )
 
 
-def say_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
-    """Name metadata that varies within groups and is averaged over, such as the cell line.
+def report_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
+    """Report metadata that varies within groups and is averaged over, such as the cell line.
 
     Parameters
     ----------
     table
         Metadata of sites or wells, with the columns of `by`.
     by
-        The columns that make a group. Controls don't count.
+        The columns that define a group. Controls are ignored.
     """
     treated = ~table[CONTROL].to_numpy(dtype=bool) if CONTROL in table else slice(None)
     metadata = metadata_of(table)[treated]
@@ -142,24 +142,23 @@ def say_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def channel_of(feature: str) -> str:
-    """Channel in a name such as `emb_<channel>_<index>`, or `""` in names of other tools."""
+    """Channel in a name of the form `emb_<channel>_<index>`; `""` for names of other tools."""
     match = _EMBEDDING_NAME.match(feature)
     return match["channel"] if match else ""
 
 
-# What CellProfiler and its relatives write beside their measurements, after any `Image_`.
+# Columns that CellProfiler and similar tools write beside their measurements, after any `Image_`.
 _BOOKKEEPING = re.compile(
     r"(?:ImageNumber|ObjectNumber|TableNumber|ImageSet_.+|Group_(?:Index|Number|Length)"
     r"|(?:ExecutionTime|ModuleError|Frame|Series|Height|Width|MD5Digest|Scaling|FileName|PathName"
     r"|URL)_.+|ProcessingStatus)"
 )
-# What people and their scripts call numbers that stand for something else, as `plain_name` writes
-# it.
+# Common names of numeric codes, in the form of `plain_name`.
 _LABEL = re.compile(
     r"index|level_\d|id|.+_id|.+_idx|row|col|column|rep|replicate|replicates|week|day|date"
     r"|label|labels|.+_label|target|class|class_id|cluster|fold|split|treatment|unique_.+|.+_code|.+_codes|.+_encoded"
 )
-# Names that only a measurement has, so that no value of it makes it a label.
+# Names that only measurements have; such a column is never taken as a label.
 _MEASUREMENT = re.compile(
     r"(?:emb|classical|white)_.+|(?:Image_)?ImageQuality_.+|(?:Image_)?Count_.+|[A-Za-z0-9]+_"
     r"(?:AreaShape|AreaOccupied|Children|Correlation|Granularity|Intensity|Location|Neighbors"
@@ -168,13 +167,13 @@ _MEASUREMENT = re.compile(
 
 
 def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = ()) -> pd.DataFrame:
-    """Turn numbers that are no measurements into metadata, and say which.
+    """Turn numbers that are not measurements into metadata, and report which.
 
-    These are a tool's book-keeping and the names of labels (`ImageNumber`, `Replicate`,
-    `Unique_MoA`), and whatever its values give away: whole numbers that have one value in all rows
-    of a plate, batch, well, compound, treatment or mechanism, or that number the rows; and any
-    number that has one value in all wells of a plate or batch. Features by a name that only a
-    measurement has (`Cells_Children_Count`, `emb_DNA_0`) are left alone.
+    These are columns with the name of a tool's book-keeping or of a label (`ImageNumber`,
+    `Replicate`, `Unique_MoA`), and columns whose values look like labels: whole numbers that are
+    constant within each plate, batch, well, compound, treatment or mechanism, or that number the
+    rows; and any numbers that are constant over all wells of each plate or batch. Columns with a
+    name that only measurements have (`Cells_Children_Count`, `emb_DNA_0`) are left alone.
 
     Parameters
     ----------
@@ -183,24 +182,24 @@ def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = 
     origin
         Where it came from, for messages.
     keep
-        Columns that are features in spite of all that.
+        Columns to keep as features regardless.
 
     Returns
     -------
     DataFrame
-        The same rows. Such a column `X` has become `Metadata_X`; where there is a `Metadata_X`
-        already, it is left out.
+        The same rows. Such a column `X` becomes `Metadata_X`, or is dropped if there is already a
+        `Metadata_X`.
 
     Raises
     ------
     TableError
-        If a column of `keep` is no numeric column, or no feature is left.
+        If a column of `keep` is not a numeric column, or no feature is left.
     """
     numeric = feature_columns(table)
     for name in keep:
         if name not in numeric:
             raise TableError(
-                f"{origin}: --feature {name}: there is no such numeric column; there are "
+                f"{origin}: --feature {name}: no such numeric column; the table has "
                 f"{', '.join(numeric[:8]) or 'none'}{', ...' if len(numeric) > 8 else ''}"
             )
     open_ = [name for name in numeric if name not in keep]
@@ -213,14 +212,14 @@ def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = 
         reasons = ", ".join(f"{name} ({why})" for name, why in list(suspects.items())[:5])
         more = f" and {len(suspects) - 5} more" if len(suspects) > 5 else ""
         say(
-            f"{origin}: {reasons}{more} could be labels, so they are no features; --feature NAME "
-            "makes one a feature"
+            f"{origin}: {reasons}{more} may be labels, so they are not used as features; "
+            "--feature NAME keeps one as a feature"
         )
     gone = [*known, *suspects]
     if gone and len(gone) == len(numeric):
         raise TableError(
-            f"{origin}: all its numeric columns ({_listed(gone)}) look like labels, so that no "
-            "feature is left; --feature NAME makes one a feature"
+            f"{origin}: all numeric columns ({_listed(gone)}) look like labels, so no feature is "
+            "left; --feature NAME keeps one as a feature"
         )
     _name_text(table, origin)
     attributes = table.attrs
@@ -236,11 +235,11 @@ def _is_no_measurement(name: str) -> bool:
     plain = name.removeprefix("Image_")
     if _BOOKKEEPING.fullmatch(plain):
         return True
-    return ours_of(name) is not None or _LABEL.fullmatch(plain_name(name)) is not None
+    return our_column(name) is not None or _LABEL.fullmatch(plain_name(name)) is not None
 
 
 def _suspects(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
-    """Return the columns whose values look like labels, and why each does."""
+    """Return the columns whose values look like labels, each with the reason."""
     groups = _groups(table)
     suspects: dict[str, str] = {}
     for name in names:
@@ -260,15 +259,15 @@ def _suspects(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
 
 
 def _numbers_rows(values: NDArray[np.float64]) -> bool:
-    """Whether the values are n consecutive numbers in some order."""
+    """Whether the values are n consecutive numbers in any order."""
     ordered = np.sort(values)
     return len(values) > 3 and bool((np.diff(ordered) == 1).all())
 
 
 def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[Any], bool]]:
-    """Return what repeats in a table: a word for it, (n,) codes (-1: missing), whether of any kind.
+    """Return the groupings of a table: name, (n,) codes (-1: missing), whether any number counts.
 
-    In plates and batches with several compounds no measurement of any kind is constant.
+    Within plates and batches with several compounds, no measurement is constant, integer or not.
     """
     groups = []
     for what, columns in _LABELLED.items():
@@ -299,9 +298,9 @@ _LABELLED = {
 
 
 def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> bool:
-    """Whether values differ between groups and not within any, for which there is some evidence.
+    """Whether values differ between groups but not within any, given enough evidence.
 
-    The evidence is in rows beyond the first of their group.
+    Only rows beyond the first of each group are evidence.
     """
     used = (codes >= 0) & np.isfinite(values)
     values, codes = values[used], codes[used]
@@ -316,7 +315,7 @@ def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> boo
 
 
 def _name_text(table: pd.DataFrame, origin: str) -> None:
-    """Name columns that would be features but for a few cells of text."""
+    """Report columns that would be features except for a few cells of text."""
     found = []
     for name in table.columns:
         if str(name).startswith(PREFIX) or table[name].dtype != object:
@@ -327,7 +326,7 @@ def _name_text(table: pd.DataFrame, origin: str) -> None:
         if 0 < len(wrong) < len(cells) / 2:
             found.append(f"{name} ({len(wrong)} cells such as {str(wrong.iloc[0])!r})")
     if found:
-        say(f"{origin}: {_listed(found)} hold text among their numbers, so they are no features")
+        say(f"{origin}: {_listed(found)} mix text and numbers, so they are not used as features")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -336,5 +335,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def plate_keys(table: pd.DataFrame) -> list[str]:
-    """Columns that tell plates apart: a plate is a plate within its batch, where that is known."""
+    """Columns that identify a plate: plate and, if known, batch."""
     return [*([BATCH] if BATCH in table else []), PLATE]

@@ -1,4 +1,4 @@
-"""Tables as files, whoever wrote them: CSV in its dialects, compressed or not, and Parquet."""
+"""Table files of any origin: CSV in its dialects, compressed or not, and Parquet."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.progress import say
-from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, ours_of
+from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# What wsdino writes, and what it reads.
+# Suffixes that wsdino writes, and those that it reads.
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 _DELIMITERS = (",", ";", "\t")
-# More than any header has.
+# Longer than any header.
 _HEADER_BYTES = 1 << 22
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
 
 
 def is_table(path: Path) -> bool:
-    """Whether `path` is named like a table that :func:`read_file` reads."""
+    """Whether `path` has the suffix of a table that :func:`read_file` reads."""
     return path.name.lower().endswith(READABLE)
 
 
 def suffix_of(path: Path) -> str:
-    """Return which of the formats that wsdino writes a name asks for; TableError where none."""
+    """Return the format to write, from a path's suffix; TableError if it is unknown."""
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
@@ -42,23 +42,23 @@ def suffix_of(path: Path) -> str:
 
 
 def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
-    """Read a table as it is in its file.
+    """Read a table without interpreting it.
 
     Parameters
     ----------
     path
-        Parquet, or CSV: separated by comma, semicolon or tab, with a decimal comma where that
-        doesn't separate, in UTF-8 or UTF-16, or as Windows writes it (which is said), with any line
-        ends, and compressed by gzip if its name or its contents say so.
+        Parquet, or CSV: separated by comma, semicolon or tab, with decimal points (or decimal
+        commas if the comma is not the separator), in UTF-8, UTF-16 or Windows-1252 (which is
+        reported), with any line endings, and gzip-compressed or not.
     text
-        Further columns of a CSV whose type may not be guessed.
+        Additional columns of a CSV to read as text.
 
     Returns
     -------
     DataFrame
-        Of a CSV, all metadata, names of files, and columns that go by a name we know
-        (:func:`~wsdino.tables.columns.is_text`) as text, blank cells as None: "0042", "NA" and
-        "None" stay what they are. Other columns with the types that they seem to have.
+        From a CSV, metadata, file names and columns with a known name
+        (:func:`~wsdino.tables.columns.is_text`) are text, with None for blank cells: "0042", "NA"
+        and "None" are kept. Other columns have the type that their values suggest.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a table's columns without reading it; none where it can't be read."""
+    """Return the names of a table's columns without reading it; empty if it can't be read."""
     try:
         if path.name.lower().endswith(".parquet"):
             from pyarrow import parquet
@@ -97,7 +97,7 @@ def column_names(path: Path) -> list[str]:
             is_packed = file.read(2) == _GZIP
         with gzip.open(path) if is_packed else path.open("rb") as file:
             start = file.read(_HEADER_BYTES)
-        # The end may cut a character in two, and no name is in what follows the first line.
+        # The end may cut a character in two; only the first line matters.
         content = _plain(start.decode(_unicode(start) or "utf-8-sig", errors="replace"))
         rows = _first_rows(content, _delimiter(content))
         return [name.strip() for name in rows[0]] if rows else []
@@ -106,13 +106,13 @@ def column_names(path: Path) -> list[str]:
 
 
 def _delimiter(content: str) -> str:
-    """Return what separates cells: what makes the most of the header."""
+    """Return the delimiter: the one that splits the header into the most cells."""
     header = content.split("\n", 1)[0]
     return max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
 
 
 def _unicode(data: bytes) -> str | None:
-    """Return which of the wide encodings a file has; None where it has none."""
+    """Return a file's UTF-16 encoding; None if it is not in UTF-16."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     if b"\0" not in data[:100]:
@@ -126,7 +126,7 @@ def _decoded(data: bytes, path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        say(f"{path}: no UTF-8, so read as Windows-1252 (Latin-1)")
+        say(f"{path}: not UTF-8, so it is read as Windows-1252 (Latin-1)")
     try:
         return data.decode("cp1252")
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def _plain(content: str) -> str:
-    """Return a CSV with one kind of line end, without empty lines before it or Excel's `sep=;`."""
+    """Normalise a CSV's line endings; drop leading empty lines and Excel's `sep=;`."""
     content = content.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
     first, _, rest = content.partition("\n")
     is_hint = len(first.strip().strip('"')) <= 5 and first.strip().strip('"').startswith("sep=")
@@ -151,7 +151,7 @@ def _read_csv(data: bytes, path: Path, text: Collection[str]) -> pd.DataFrame:
     delimiter = _delimiter(content)
     names = _names(_first_rows(content, delimiter), path)
     is_name = [is_text(name) or name in text for name in names]
-    # Numbers as names: two columns may have none, and none may turn into another's.
+    # Number the columns: several may be unnamed, and pandas must not rename any.
     columns = range(len(names))
     missing: dict[Any, list[str]] = {
         column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
@@ -173,7 +173,7 @@ def _read_csv(data: bytes, path: Path, text: Collection[str]) -> pd.DataFrame:
     table = table.iloc[:, named]
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
-        raise TableError(f"{path}: two columns are named {twice}; each name may occur once")
+        raise TableError(f"{path}: two columns are named {twice}; column names must be unique")
     if delimiter != ",":
         table = _with_decimal_points(table, path)
     return table
@@ -217,34 +217,34 @@ def _first_rows(content: str, delimiter: str) -> list[list[str]]:
 
 
 def _rows_of_header(content: str, delimiter: str) -> int:
-    """How many lines the header takes, blanks within its quotes included."""
+    """Count the lines of the header; quoted names may contain line breaks."""
     rows = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
     next(rows)
     return rows.line_num
 
 
 def _names(rows: list[list[str]], path: Path) -> list[str]:
-    """Return the names of the columns as they stand in the rows; empty ones have none."""
+    """Return the names of the columns; unnamed ones are empty."""
     names = [name.strip() for name in rows[0]]
     width = len(rows[1]) if len(rows) > 1 else len(names)
     if width == len(names) + 1 and rows[1][-1].strip():
-        # R writes the numbers of rows without a name for them.
+        # R writes row numbers without a column name.
         return ["", *names]
     if width > len(names) and not any(cell.strip() for cell in rows[1][len(names) :]):
         return names + [""] * (width - len(names))
     if width > len(names):
         raise TableError(
-            f"{path}: can't be read as a table: the first row has {width} cells, and {len(names)} "
-            "columns have names"
+            f"{path}: can't be read as a table: the first row has {width} cells but the header has "
+            f"{len(names)}"
         )
     return names
 
 
 def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Read `0,5` as a number in columns that hold nothing else, where commas don't separate."""
+    """Read `0,5` as a number in columns of such values, unless the comma is the delimiter."""
     changed = []
     for name in table.columns:
-        if table[name].dtype != object or FILE_COLUMN.fullmatch(name) or ours_of(name) in TEXT:
+        if table[name].dtype != object or FILE_COLUMN.fullmatch(name) or our_column(name) in TEXT:
             continue
         cells = table[name].dropna().astype(str).str.strip()
         commas = cells.str.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?")

@@ -1,7 +1,7 @@
-"""What a plate, a well, a control and a compound are: one parser for each.
+"""Plates, wells, controls and compounds: one parser for each.
 
-Identifiers are text without blanks at either end. Wells are `B04`. Compounds that differ by case or
-blanks alone are named. A plate is a plate within its batch. For doses there is
+Identifiers are text without surrounding spaces. Wells are written `B04`. Compounds that differ only
+by case or spaces are reported. A plate is identified within its batch. For doses see
 :mod:`wsdino.tables.doses`.
 """
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_CONTROLS = ("DMSO",)
-# What stands for a missing number, flag or mechanism in tables of other tools. Of identifiers none
-# does: a compound may be called NA.
+# How other tools write a missing number, flag or mechanism. This does not apply to identifiers: a
+# compound may be called NA.
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>"})
 
 # 1536-well plates, the largest in use, have rows A to AF and columns 1 to 48.
@@ -91,9 +91,9 @@ _TREATED = frozenset(
 
 
 def text_of(value: Any) -> Any:
-    """Return an identifier as text without blanks around it; None where there is none.
+    """Return an identifier as text without surrounding spaces; None if it is missing.
 
-    Whole numbers that a tool holds as floats lose their `.0`; a list stays one, of text.
+    Whole numbers stored as floats lose their `.0`; a list becomes a list of text.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -112,8 +112,8 @@ def text_of(value: Any) -> Any:
 def texts(values: pd.Series) -> pd.Series:
     """Return identifiers as text (object, None where missing).
 
-    In a column of text that holds nothing but `22123.0` and the like, these are whole numbers that
-    passed through floats.
+    A text column that holds only values such as `22123.0` holds whole numbers that were stored as
+    floats.
     """
     found = pd.Series([text_of(value) for value in values], index=values.index, dtype=object)
     known = [value for value in found if value is not None]
@@ -123,7 +123,7 @@ def texts(values: pd.Series) -> pd.Series:
 
 
 def normalise_well(well: str) -> str | None:
-    """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None for what names no well."""
+    """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None if it is not a well."""
     text = well.strip()
     if match := _WELL.fullmatch(text):
         return f"{match[1].upper()}{int(match[2]):02d}"
@@ -139,12 +139,12 @@ def wells(values: pd.Series, *, origin: str) -> pd.Series:
     Raises
     ------
     TableError
-        Something names no well.
+        A value is not a well.
     """
     found = texts(values)
     known = {
         well: normalise_well(well) for well in found if isinstance(well, str)
-    }  # lists are none: a profile of several wells has no well
+    }  # a list is not a well: a profile of several wells has none
     bad = found.map(lambda well: isinstance(well, str) and known[well] is None).astype(bool)
     if bad.any():
         raise TableError(
@@ -155,7 +155,7 @@ def wells(values: pd.Series, *, origin: str) -> pd.Series:
 
 
 def sites(values: pd.Series) -> pd.Series | None:
-    """Return sites as whole numbers (`3`, `f03`, `s3` are 3); None where one can't be read."""
+    """Return sites as whole numbers (`3`, `f03`, `s3` are 3); None if any can't be read."""
     found = texts(values)
     matches = [_SITE.fullmatch(str(value)) for value in found]
     if not all(matches):
@@ -169,7 +169,7 @@ def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
     Raises
     ------
     TableError
-        Something is no such number; `what` says what it must be.
+        A value is not such a number; `what` describes the expected one.
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         found = values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -188,7 +188,7 @@ def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
 
 
 def control_of(word: str) -> bool | None:
-    """Whether a word calls a row a negative control; None for one that isn't known."""
+    """Whether a word marks a negative control; None if the word is unknown."""
     plain = re.sub(r"[\s\-]+", "_", word.strip().casefold())
     if plain in _CONTROL or plain.startswith("negcon"):
         return True
@@ -198,17 +198,17 @@ def control_of(word: str) -> bool | None:
 
 
 def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read which rows are negative controls.
+    """Parse flags of negative controls.
 
     Returns
     -------
     is_control, is_missing
-        (n,) bool each. A missing flag is no control.
+        (n,) bool each. A row without a flag is not a control.
 
     Raises
     ------
     TableError
-        A word isn't known.
+        A word is unknown.
     """
     words = values.astype(object).where(values.notna(), "").astype(str).str.strip()
     known = {word: control_of(word) for word in words.unique()}
@@ -226,15 +226,15 @@ def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_],
 def with_controls(
     table: pd.DataFrame, controls: Sequence[str] | None, *, origin: str
 ) -> pd.DataFrame:
-    """Say which rows are negative controls, and take their mechanism away.
+    """Decide which rows are negative controls, and remove their mechanism.
 
     Parameters
     ----------
     table
         With compounds as text.
     controls
-        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
-        it says anything, else DMSO.
+        Compounds that are negative controls, in any case. None: `Metadata_Control` if it has any
+        value, else DMSO.
     origin
         Where it came from, for messages.
 
@@ -253,7 +253,7 @@ def with_controls(
         if is_missing.any():
             say(
                 f"{origin}: {CONTROL} is empty in {int(is_missing.sum())} of {len(table)} rows, "
-                "which therefore are no controls"
+                "which are therefore not controls"
             )
     elif COMPOUND in table:
         names = {name.strip().casefold() for name in controls or DEFAULT_CONTROLS}
@@ -263,8 +263,8 @@ def with_controls(
         if controls and not is_control.any():
             some = ", ".join(sorted(table[COMPOUND].dropna().astype(str).unique())[:5])
             raise TableError(
-                f"{origin}: no compound is a control named {', '.join(controls)}; there are "
-                f"{some}, ..."
+                f"{origin}: no compound is named {', '.join(controls)}, as the control should be; "
+                f"the compounds are {some}, ..."
             )
     else:
         return table.drop(columns=CONTROL, errors="ignore")
@@ -277,7 +277,7 @@ def with_controls(
 def _one_name_for_each_control(
     table: pd.DataFrame, is_control: NDArray[np.bool_], origin: str
 ) -> pd.DataFrame:
-    """Give controls that differ by case alone (`DMSO`, `dmso`) the name that comes first."""
+    """Give controls whose names differ only by case (`DMSO`, `dmso`) the first of these names."""
     first: dict[str, str] = {}
     names = [name for name in table.loc[is_control, COMPOUND].unique() if isinstance(name, str)]
     for name in names:
@@ -285,7 +285,7 @@ def _one_name_for_each_control(
     others = [name for name in names if first[name.casefold()] != name]
     if not others:
         return table
-    say(f"{origin}: controls named {', '.join(others)} count as {first[others[0].casefold()]}")
+    say(f"{origin}: controls named {', '.join(others)} are taken as {first[others[0].casefold()]}")
     renamed = table[COMPOUND].where(
         ~is_control,
         table[COMPOUND].map(
@@ -295,8 +295,8 @@ def _one_name_for_each_control(
     return table.assign(**{COMPOUND: renamed})
 
 
-def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
-    """Name compounds, mechanisms, plates and batches that differ by case or blanks alone."""
+def report_spellings(table: pd.DataFrame, *, origin: str) -> None:
+    """Report compounds, mechanisms, plates and batches that differ only by case or spaces."""
     for column in (COMPOUND, MOA, PLATE, BATCH):
         if column not in table:
             continue
@@ -309,7 +309,7 @@ def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
             shown = "; ".join(", ".join(same) for same in several[:3])
             more = f"; and {len(several) - 3} more" if len(several) > 3 else ""
             say(
-                f"{origin}: {column} has names that differ by case or blanks alone, and they count "
+                f"{origin}: {column} has names that differ only by case or spaces, and are treated "
                 f"as different: {shown}{more}"
             )
         odd = [name for name in names if name.casefold() in MISSING]
@@ -318,7 +318,7 @@ def name_spellings(table: pd.DataFrame, *, origin: str) -> None:
 
 
 def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Name a plate after its batch where plates of several batches share a name."""
+    """Prefix plate names with the batch if plates of several batches share a name."""
     if PLATE not in table or BATCH not in table:
         return table
     is_one = [
@@ -332,8 +332,8 @@ def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     first = min(shared)
     batches = pairs.loc[pairs[PLATE] == first, BATCH].tolist()
     say(
-        f"{origin}: {len(shared)} plate names stand in several batches and are different plates, "
-        f"named such as {batches[0]}/{first} and {batches[1]}/{first}"
+        f"{origin}: {len(shared)} plate names occur in several batches; these are different "
+        f"plates, now named {batches[0]}/{first}, {batches[1]}/{first} and so on"
     )
     names = [
         f"{batch}/{plate}" if one and plate in shared else plate
@@ -343,7 +343,7 @@ def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
 
 
 def row_of(bad: pd.Series) -> str:
-    """Name the first row for which `bad` is true, as a person counts, and how many there are."""
+    """Name the first row for which `bad` is true, counted from 1, and how many more there are."""
     rows = np.flatnonzero(bad.to_numpy())
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     return f"data row {rows[0] + 1}{more}"

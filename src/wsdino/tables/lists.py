@@ -2,7 +2,7 @@
 
 Such a cell is a list of strings: in memory a Python list, in Parquet a list column, in CSV and
 AnnData a JSON array (`["W1", "W2"]`). Text is one label, whatever it contains: batches named
-`2019;A` and `2019;B` are two batches. None in a list stands for a label that isn't known.
+`2019;A` and `2019;B` are two batches. None in a list stands for an unknown label.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ LIST_COLUMNS = (PLATE, BATCH)
 
 
 def is_list(value: object) -> bool:
-    """Tell whether a cell holds a list; Parquet's come as arrays where pandas alone reads them."""
+    """Whether a cell holds a list; plain pandas reads those of Parquet as arrays."""
     return isinstance(value, list | tuple | np.ndarray)
 
 
 def holds_lists(values: Iterable[object]) -> bool:
-    """Tell whether any of the cells holds a list."""
+    """Whether any of the cells holds a list."""
     return any(is_list(value) for value in values)
 
 
 def labels_of(value: Any) -> list[str | None]:
-    """Labels of a cell: those of a list, the only one, or none where it is missing."""
+    """Labels of a cell: those of a list, a single one, or none if it is missing."""
     if is_list(value):
         return [None if pd.isna(label) else str(label) for label in value]
     return [] if pd.isna(value) else [str(value)]
@@ -46,20 +46,20 @@ def read_labels(column: pd.Series[Any], *, origin: str) -> pd.Series[Any]:
     Parameters
     ----------
     column
-        As pandas has it: text, numbers, lists or arrays, missing cells, or lists written as text (a
-        JSON array, or what Python prints).
+        As pandas reads it: text, numbers, lists or arrays, missing cells, or lists written as text
+        (a JSON array, or Python's notation).
     origin
         What to call the table in an error.
 
     Returns
     -------
     Series
-        Object; in each cell text, a list of labels, or None where it is missing.
+        Object; each cell is text, a list of labels, or None if it is missing.
 
     Raises
     ------
     TableError
-        If a text begins like a list but is none.
+        If a text begins like a list but is not one.
     """
     cells = [_read_cell(value, column=str(column.name), origin=origin) for value in column]
     return pd.Series(cells, index=column.index, name=column.name, dtype=object)
@@ -81,7 +81,7 @@ def _read_cell(value: Any, *, column: str, origin: str) -> str | list[str | None
 
 
 def _parsed(text: str) -> list[str | None] | None:
-    """Parse a list of labels written as JSON or by Python; None where it is neither."""
+    """Parse a list of labels written as JSON or by Python; None if it is neither."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -99,7 +99,7 @@ def _parsed(text: str) -> list[str | None] | None:
 
 
 def with_json(metadata: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its lists written as JSON arrays, for files that hold no lists."""
+    """Return a table with its lists as JSON arrays, for formats without lists."""
     columns = [name for name in LIST_COLUMNS if name in metadata and holds_lists(metadata[name])]
     return metadata.assign(
         **{
@@ -113,7 +113,7 @@ def with_json(metadata: pd.DataFrame) -> pd.DataFrame:
 
 
 def require_one_label(table: pd.DataFrame, names: Iterable[str], *, purpose: str) -> None:
-    """Raise TableError if one of the columns holds lists, as those of treatment profiles do."""
+    """Raise TableError if one of the columns holds lists, as in treatment profiles."""
     for name in names:
         if name in table and holds_lists(table[name]):
             where = next(value for value in table[name] if is_list(value))

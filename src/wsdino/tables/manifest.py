@@ -1,4 +1,4 @@
-"""The manifest's contract: one row per site, normalised names, types and values."""
+"""The manifest: one row per site, with normalised names, types and values."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def validate_manifest(
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Check a manifest and bring its columns into the contract's names, types and order.
+    """Check a manifest and bring its columns into our names, types and order.
 
-    Names and values become ours as :mod:`wsdino.tables.tidy` has it. What is missing is filled in
-    where there is one sensible reading, and said on standard error: a manifest without
-    `Metadata_Batch` takes each plate as a batch of its own. A missing concentration stays missing:
-    a compound without any counts as one treatment. A negative control has no mechanism, so its
-    `Metadata_MoA` is null. Columns that are neither metadata nor files are dropped.
+    Names and values are converted by :mod:`wsdino.tables.tidy`. What is missing is filled in if
+    there is a single sensible reading, and reported on standard error: without `Metadata_Batch`,
+    each plate counts as a batch of its own. A missing concentration stays missing: a compound
+    without any is one treatment. A negative control has no mechanism, so its `Metadata_MoA` is
+    null. Columns that are neither metadata nor files are dropped.
 
     Parameters
     ----------
@@ -84,10 +84,10 @@ def validate_manifest(
     origin
         Where it came from, for messages.
     controls
-        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
-        it says anything, else DMSO.
+        Compounds that are negative controls, in any case. None: `Metadata_Control` if it has any
+        value, else DMSO.
     columns
-        Our name -> the table's, as the user says.
+        Our name -> the table's, as given by the user.
 
     Returns
     -------
@@ -139,17 +139,17 @@ def _require_columns(manifest: pd.DataFrame, origin: str) -> list[str]:
     for column in REQUIRED:
         if column not in manifest:
             raise TableError(
-                f"{origin}: no column {column}; {has}; a column with another name can be given as "
-                f"--column {column}=NAME"
+                f"{origin}: no column {column}; {has}; to read it from a column with another name, "
+                f"use --column {column}=NAME"
             )
     channels = channels_of(manifest)
     if not channels:
         raise TableError(
-            f"{origin}: no column FileName_<Channel> names an image (PathName_<Channel> is its "
-            f"folder, URL_<Channel> does for both); {has}"
+            f"{origin}: no column FileName_<Channel> with image names (PathName_<Channel> is the "
+            f"folder; URL_<Channel> can replace both); {has}"
         )
     if not len(manifest):
-        raise TableError(f"{origin}: the table has no rows; a manifest has one for each site")
+        raise TableError(f"{origin}: the table has no rows; a manifest has one row per site")
     return channels
 
 
@@ -179,12 +179,12 @@ def _say_missing_doses(table: pd.DataFrame, origin: str) -> None:
         names = ", ".join(list(dict.fromkeys(table.loc[missing, COMPOUND]))[:3])
         say(
             f"{origin}: {CONCENTRATION} is empty in {int(missing.sum())} of {len(table)} rows "
-            f"({names}); these count as treatments without a known concentration"
+            f"({names}); these are treatments of unknown concentration"
         )
 
 
 def _storable(values: pd.Series) -> pd.Series:
-    """Make text of a column that mixes types, which Parquet can't hold."""
+    """Convert a column of mixed types to text, because Parquet can't hold mixed types."""
     if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) != "string":
         return values.astype(str).astype(object).where(values.notna(), None)
     return values
@@ -196,5 +196,5 @@ def _require_unique_sites(table: pd.DataFrame, origin: str) -> None:
         plate, well, site = table.loc[twice, KEY].iloc[0]
         raise TableError(
             f"{origin}: plate {plate}, well {well}, site {site} occurs more than once "
-            f"({row_of(twice)}); each row must be a site of its own"
+            f"({row_of(twice)}); each site must have a single row"
         )

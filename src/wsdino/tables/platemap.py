@@ -1,8 +1,8 @@
-"""Plate maps: which well got what, where the table of images or features doesn't say.
+"""Plate maps: what each well received, if the table of images or features doesn't say.
 
-One join for all commands. What the plate map says of a well wins where it says something, but for
-columns that the user names (`--column`) and the table has. Rows whose well isn't in the plate map,
-and rows that end up without a compound, are left out, counted and named.
+All commands share one join. The plate map's values take precedence over the table's, except in
+columns that the user names (`--column`) and the table has; a missing value never replaces another.
+Rows whose well isn't in the plate map, and rows left without a compound, are dropped and reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wsdino.tables.columns import (
 )
 from wsdino.tables.files import READABLE, read_file
 from wsdino.tables.identity import texts
-from wsdino.tables.tidy import says, tidy
+from wsdino.tables.tidy import has_values, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -43,18 +43,18 @@ _BARCODE, _MAP_NAME = "assay_plate_barcode", "plate_map_name"
 
 @dataclass(frozen=True)
 class PlateMap:
-    """What is known of wells.
+    """Metadata of wells.
 
     Attributes
     ----------
     wells
-        `Metadata_*` columns, tidy; a row for each well, or several that agree or are told apart by
-        their site. Without `Metadata_Plate` it holds for every plate, without `Metadata_Well` for
-        every well of a plate.
+        Tidy `Metadata_*` columns; one row per well, or several that agree or differ by site.
+        Without `Metadata_Plate` it applies to every plate, without `Metadata_Well` to every well
+        of a plate.
     origin
         Where it came from, for messages.
     columns
-        Names of the columns as they were.
+        Original names of the columns.
     """
 
     wells: pd.DataFrame
@@ -72,10 +72,10 @@ def read_platemap(
     source
         A table of wells, in our names or those of other tools, such as the Broad's plate maps
         (`well_position`, `broad_sample`, `mmoles_per_liter`); or a `barcode_platemap.csv`
-        (`Assay_Plate_Barcode`, `Plate_Map_Name`) beside which `platemap/` has the maps, or the
-        folder of both; or a manifest.
+        (`Assay_Plate_Barcode`, `Plate_Map_Name`) with the maps in `platemap/` beside it, or the
+        folder that contains both; or a manifest.
     columns
-        Our name -> the table's, as the user says.
+        Our name -> the table's, as given by the user.
 
     Returns
     -------
@@ -97,25 +97,25 @@ def read_platemap(
     wells = tidy(raw, origin=origin, columns=columns)
     is_screen = any(FILE_COLUMN.fullmatch(str(name)) for name in wells)
     if not is_screen:
-        # All that stands in a table of wells is metadata of wells.
+        # Every column in a table of wells is metadata.
         plain = [name for name in map(str, wells.columns) if not name.startswith(PREFIX)]
         named = {name: PREFIX + name for name in plain}
         named |= {name: PLATE_MAP for name in plain if plain_name(name) == _MAP_NAME}
         wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
     wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
-    wells = wells[[name for name in wells.columns if says(wells, name)]]
-    # What is known of whole plates, such as their batch, needs no wells; compounds do.
+    wells = wells[[name for name in wells.columns if has_values(wells, name)]]
+    # Metadata of whole plates, such as their batch, doesn't need wells; compounds do.
     if WELL not in wells and (PLATE not in wells or COMPOUND in wells):
         raise TableError(
             f"{origin}: no column {WELL}; it has {', '.join(map(str, raw.columns))}; a plate map "
-            "has a row for each well, and a column can be named with --column Metadata_Well=NAME"
+            "has one row per well; name the column of wells with --column Metadata_Well=NAME"
         )
     return PlateMap(wells, origin, tuple(map(str, raw.columns)))
 
 
 def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
     if not path.exists() and path.name == BARCODES:
-        raise TableError(f"{path.parent}: a folder of plate maps has a {BARCODES}; this has none")
+        raise TableError(f"{path.parent}: no {BARCODES}, which a folder of plate maps must have")
     table = read_file(path, text=text)
     plain = {plain_name(name): name for name in table.columns}
     is_list = _BARCODE in plain and _MAP_NAME in plain
@@ -145,7 +145,7 @@ def _map_file(path: Path, name: str) -> Path:
                 if (found := folder / f"{stem}{suffix}").is_file():
                     return found
     raise TableError(
-        f"{path}: names the plate map {name}, and there is no {path.parent / 'platemap' / name}.txt"
+        f"{path}: lists the plate map {name}, but there is no {path.parent / 'platemap' / name}.txt"
     )
 
 
@@ -156,18 +156,18 @@ def tidy_and_join(
     origin: str,
     columns: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Bring a table to our names, and join it with a plate map if there is one.
+    """Convert a table to our names, and join it with a plate map if there is one.
 
     Parameters
     ----------
     raw
-        As it is in its file.
+        The table as read from its file.
     platemap
-        What is known of its wells.
+        Metadata of its wells.
     origin
-        What to call the table in messages.
+        Name of the table in messages.
     columns
-        Our name -> that of the table or of the plate map, as the user says.
+        Our name -> the table's or the plate map's, as given by the user.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def tidy_and_join(
     Raises
     ------
     TableError
-        As these do, or if neither has a column that the user named.
+        As these functions do, or if neither table has a column that the user named.
     """
     columns = columns or {}
     theirs = [*map(str, raw.columns), *(platemap.columns if platemap else ())]
@@ -192,31 +192,31 @@ def tidy_and_join(
 def join_platemap(
     table: pd.DataFrame, platemap: PlateMap, *, origin: str, keep: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Add what a plate map says of each well to a table of sites or wells.
+    """Add the plate map's metadata of each well to a table of sites or wells.
 
     Parameters
     ----------
     table
         Tidy, with the plates and wells by which the plate map is joined. It is not changed.
     platemap
-        See :class:`PlateMap`. What varies within its wells is joined by site where both have sites,
-        and left out otherwise.
+        See :class:`PlateMap`. Columns that vary within its wells are joined by site if both tables
+        have sites, and left out otherwise.
     origin
         Where `table` came from, for messages.
     keep
-        Columns of the table that the plate map leaves alone.
+        Columns of the table that the plate map must not change.
 
     Returns
     -------
     DataFrame
-        The rows whose well is known and has a compound, in their order, with a fresh index:
+        The rows whose well is in the plate map and has a compound, in order, with a fresh index:
         metadata first, then all other columns.
 
     Raises
     ------
     TableError
-        If plates or wells are missing in `table`, a well of the plate map has two contents, or no
-        row is left.
+        If `table` has no plates or wells, a well of the plate map has contradictory rows, or no row
+        is left.
     """
     wells = platemap.wells
     keys = _keys(table, wells, platemap.origin, origin)
@@ -244,25 +244,25 @@ def join_platemap(
 def _keys(table: pd.DataFrame, wells: pd.DataFrame, theirs: str, ours: str) -> list[str]:
     """Return the columns by which a table is joined with a plate map."""
     keys = [key for key in (PLATE, WELL) if key in wells]
-    if PLATE not in wells and says(table, PLATE_MAP) and says(wells, PLATE_MAP):
+    if PLATE not in wells and has_values(table, PLATE_MAP) and has_values(wells, PLATE_MAP):
         keys = [PLATE_MAP, *keys]
-    if PLATE in wells and says(table, BATCH) and says(wells, BATCH):
+    if PLATE in wells and has_values(table, BATCH) and has_values(wells, BATCH):
         several = wells[[PLATE, BATCH]].drop_duplicates().duplicated(PLATE).any()
         keys = [BATCH, *keys] if several else keys
     for key in keys:
-        if not says(table, key):
+        if not has_values(table, key):
             has = ", ".join(name for name in table.columns if str(name).startswith(PREFIX))
             raise TableError(
-                f"{ours}: no column {key}, by which it is joined with {theirs}; it has "
+                f"{ours}: no column {key}, which is needed to join it with {theirs}; it has "
                 f"{has or 'no metadata'}"
             )
     return keys
 
 
 def _barcodes(plates: pd.Series, known: pd.Series, origin: str) -> pd.Series:
-    """Return the plates as the plate map names them.
+    """Return the plates by their names in the plate map.
 
-    Instruments add date and measurement to a plate's barcode: `BR00117035__2021-05-02T16_02_51-...`
+    Instruments append date and measurement to a barcode: `BR00117035__2021-05-02T16_02_51-...`
     """
     theirs = set(known.dropna())
     short = {
@@ -273,7 +273,7 @@ def _barcodes(plates: pd.Series, known: pd.Series, origin: str) -> pd.Series:
     if short:
         plate, barcode = next(iter(short.items()))
         say(
-            f"{origin}: {len(short)} plates are known by their barcode, such as {plate} as "
+            f"{origin}: {len(short)} plates are matched by their barcode, such as {plate} as "
             f"{barcode}"
         )
     return plates.map(lambda plate: short.get(plate, plate) if isinstance(plate, str) else plate)
@@ -282,9 +282,9 @@ def _barcodes(plates: pd.Series, known: pd.Series, origin: str) -> pd.Series:
 def _constant(
     wells: pd.DataFrame, keys: list[str], origin: str
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Split a plate map into what holds for a well, and what holds for a site alone.
+    """Split a plate map into the columns constant within wells, and those that vary by site.
 
-    A missing value says nothing; of the others a well may have one.
+    Missing values are ignored; apart from these, each well must have a single value.
     """
     wells = wells.dropna(subset=keys)
     grouped = wells.groupby(keys, sort=False)
@@ -296,7 +296,7 @@ def _constant(
             same = wells[(wells[keys] == first).all(axis=1)]
             found = ", ".join(map(str, same[name].dropna().unique()))
             raise TableError(
-                f"{origin}: well {'/'.join(map(str, first))} stands there with different contents "
+                f"{origin}: well {'/'.join(map(str, first))} occurs with different values "
                 f"({name} is {found})"
             )
     drop = [name for name in {*varying, SITE} if name in wells]
@@ -310,7 +310,7 @@ def _constant(
 
 
 def _winning(table: pd.DataFrame, theirs: pd.Series, origin: str) -> pd.Series:
-    """Return the plate map's value where it has one, and the table's elsewhere."""
+    """Return the plate map's value if it has one, else the table's."""
     name = str(theirs.name)
     if name not in table:
         return theirs
@@ -320,7 +320,7 @@ def _winning(table: pd.DataFrame, theirs: pd.Series, origin: str) -> pd.Series:
         pairs = zip(texts(ours), texts(theirs), strict=True)
         differ = sum(a is not None and b is not None and a != b for a, b in pairs)
         if differ:
-            say(f"{origin}: its {name} replaces another in {differ} of {len(table)} rows")
+            say(f"{origin}: its {name} replaces a different one in {differ} of {len(table)} rows")
     if not said.any():
         return ours
     if said.all():
@@ -331,7 +331,7 @@ def _winning(table: pd.DataFrame, theirs: pd.Series, origin: str) -> pd.Series:
 
 
 def _left(table: pd.DataFrame, absent: object, theirs: str, ours: str) -> pd.DataFrame:
-    """Leave out rows that the plate map doesn't know, or that have no compound, and say so."""
+    """Drop and report rows that aren't in the plate map, or that have no compound."""
     gone = pd.Series(absent, index=table.index)
     if COMPOUND in table:
         gone |= table[COMPOUND].isna()
@@ -345,7 +345,7 @@ def _left(table: pd.DataFrame, absent: object, theirs: str, ours: str) -> pd.Dat
     if gone.all():
         raise TableError(
             f"{theirs}: has {what} for any of the {len(table)} rows of {ours} ({shown}); plates "
-            "and wells have to be named alike in both"
+            "and wells must have the same names in both"
         )
     say(
         f"{theirs}: has {what} for {int(gone.sum())} of {len(table)} rows of {ours}; they are left "

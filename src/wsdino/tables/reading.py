@@ -1,4 +1,4 @@
-"""Tables of embeddings or profiles, from their file to features with metadata in our names."""
+"""Reading tables of embeddings or profiles: features, with metadata in our names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsdino.tables.features import without_labels
 from wsdino.tables.files import read_file
 from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
-from wsdino.tables.tidy import identify, says
+from wsdino.tables.tidy import has_values, identify
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -33,23 +33,23 @@ def read_table(
     Parameters
     ----------
     path
-        What :func:`read_file` reads, or such a table as a frame.
+        A file that :func:`read_file` reads, or such a table as a data frame.
     platemap
-        Says of each well what it got; see :func:`~wsdino.tables.platemap.join_platemap`.
+        What each well received; see :func:`~wsdino.tables.platemap.join_platemap`.
     columns
-        Our name -> the table's or plate map's, where they have names of their own.
+        Our name -> the table's or plate map's, if it differs.
     controls
-        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
-        it says anything, else DMSO.
+        Compounds that are negative controls, in any case. None: `Metadata_Control` if it has any
+        value, else DMSO.
     features
-        Columns that are features although they look like labels.
+        Columns to keep as features although they look like labels.
 
     Returns
     -------
     DataFrame
-        Metadata in our names and types (:func:`~wsdino.tables.tidy.tidy`), features as they are
-        stored. Row numbers, a tool's book-keeping and numbers that could be labels have become
-        `Metadata_*` columns, which is said (:func:`~wsdino.tables.features.without_labels`).
+        Metadata in our names and types (:func:`~wsdino.tables.tidy.tidy`), features as stored. Row
+        numbers, a tool's book-keeping and numbers that may be labels become `Metadata_*` columns,
+        which is reported (:func:`~wsdino.tables.features.without_labels`).
 
     Raises
     ------
@@ -67,12 +67,12 @@ def read_table(
         raise TableError(msg)
     wells = None if platemap is None else read_platemap(platemap, columns=columns)
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
-    is_flagged = controls is not None or says(table, CONTROL)
+    is_flagged = controls is not None or has_values(table, CONTROL)
     table = identify(table, origin=origin, controls=controls)
     if not is_flagged and CONTROL in table and table[CONTROL].any():
         say(
-            f"{origin}: no column {CONTROL}, so {', '.join(DEFAULT_CONTROLS)} counts as negative "
-            f"control ({int(table[CONTROL].sum())} of {len(table)} rows)"
+            f"{origin}: no column {CONTROL}, so {', '.join(DEFAULT_CONTROLS)} is taken as the "
+            f"negative control ({int(table[CONTROL].sum())} of {len(table)} rows)"
         )
     metadata = [name for name in table.columns if str(name).startswith(PREFIX)]
     table = table[metadata + [name for name in table.columns if name not in metadata]]

@@ -1,4 +1,4 @@
-"""Any table in our names and types: the one way in for screens, plate maps and features."""
+"""Converting any table to our names and types: screens, plate maps and features alike."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from wsdino.tables.columns import (
     TEXT,
     WELL,
     find_column,
-    micromolar_in,
+    micromolar_per_unit,
     plain_name,
 )
-from wsdino.tables.doses import in_micromolar, micromolar, with_same_doses
+from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar
 from wsdino.tables.identity import (
     MISSING,
     control_of,
-    name_spellings,
+    report_spellings,
     sites,
     texts,
     wells,
@@ -47,24 +47,24 @@ if TYPE_CHECKING:
 def tidy(
     table: pd.DataFrame, *, origin: str, columns: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Bring the metadata of a table to our names and types.
+    """Convert the metadata of a table to our names and types.
 
     Parameters
     ----------
     table
-        As another tool wrote it. It is not changed.
+        A table of any origin. It is not changed.
     origin
-        What to call the table in messages.
+        Name of the table in messages.
     columns
-        Our name -> the table's, as the user says; ones that the table lacks are passed over.
+        Our name -> the table's, as given by the user; those that the table lacks are ignored.
 
     Returns
     -------
     DataFrame
-        The same rows with a fresh index. Plate, well, batch, compound and MoA are text (None where
-        missing), wells are `B04`, sites are integers where all can be read, concentrations float64
-        in micromolar, and other `Metadata_*` columns of text numbers or truths where they hold
-        nothing else. `Metadata_Control` is as it was, see :func:`identify`. Features are untouched.
+        The same rows with a fresh index. Plate, well, batch, compound and MoA are text (None if
+        missing), wells are `B04`, sites are integers if all can be read, concentrations are float64
+        in micromolar, and other `Metadata_*` columns of text become numbers or booleans if they
+        hold nothing else. `Metadata_Control` is left to :func:`identify`. Features are unchanged.
 
     Raises
     ------
@@ -101,23 +101,23 @@ def tidy(
 def identify(
     table: pd.DataFrame, *, origin: str, controls: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Decide what is a control, one treatment and one plate, once all metadata is together.
+    """Identify controls, treatments and plates, once all metadata is joined.
 
     Parameters
     ----------
     table
-        What :func:`tidy` returned, with what a plate map adds. It is not changed.
+        What :func:`tidy` returned, joined with any plate map. It is not changed.
     origin
-        What to call the table in messages.
+        Name of the table in messages.
     controls
-        Compounds that are negative controls, whatever their case. None: `Metadata_Control` where
-        it says anything, else DMSO.
+        Compounds that are negative controls, in any case. None: `Metadata_Control` if it has any
+        value, else DMSO.
 
     Returns
     -------
     DataFrame
-        The same rows; see :mod:`wsdino.tables.identity`. Compounds without any concentrations get
-        missing ones.
+        The same rows; see :mod:`wsdino.tables.identity`. Compounds without any concentration get a
+        missing one.
 
     Raises
     ------
@@ -129,14 +129,14 @@ def identify(
     if COMPOUND in table and CONCENTRATION not in table:
         say(f"{origin}: no column {CONCENTRATION}, so each compound counts as one treatment")
         table = table.assign(**{CONCENTRATION: float("nan")})
-    table = with_same_doses(table, origin=origin)
+    table = merge_equal_doses(table, origin=origin)
     table = with_plates_of_batches(table, origin=origin)
-    name_spellings(table, origin=origin)
+    report_spellings(table, origin=origin)
     table.attrs = attributes
     return table
 
 
-def says(table: pd.DataFrame, column: str) -> bool:
+def has_values(table: pd.DataFrame, column: str) -> bool:
     """Whether a table has a column with at least one value."""
     if column not in table:
         return False
@@ -147,7 +147,7 @@ def says(table: pd.DataFrame, column: str) -> bool:
 
 
 def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """Strip names, take off CellProfiler's `Image_`, and drop row numbers without a name."""
+    """Strip names, remove CellProfiler's prefix `Image_`, and drop unnamed row numbers."""
     if any(name is not None for name in table.index.names):
         table = table.reset_index()
     table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
@@ -160,8 +160,8 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     for name, short in plain.items():
         if short in table and not _agree(table[name], table[short]):
             raise TableError(
-                f"{origin}: two columns are named {short}, one with Image_ before it, and they "
-                "differ; drop one"
+                f"{origin}: two columns are named {short}, one of them with the prefix Image_, and "
+                "they differ; drop one"
             )
     table = table.drop(columns=[name for name, short in plain.items() if short in table])
     return table.rename(columns=plain)
@@ -170,7 +170,7 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
 def _require_unique(table: pd.DataFrame, origin: str) -> None:
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
-        raise TableError(f"{origin}: two columns are named {twice}; each name may occur once")
+        raise TableError(f"{origin}: two columns are named {twice}; column names must be unique")
 
 
 def _agree(one: pd.Series, other: pd.Series) -> bool:
@@ -179,7 +179,7 @@ def _agree(one: pd.Series, other: pd.Series) -> bool:
 
 
 def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) -> pd.DataFrame:
-    """Give columns our names as :mod:`wsdino.tables.columns` decides, and say which had others."""
+    """Rename columns to ours as :mod:`wsdino.tables.columns` decides, and report the renamed."""
     taken: dict[str, str] = {}
     for ours, theirs in columns.items():
         found = find_column(theirs, [*table.columns])
@@ -187,7 +187,7 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
             taken[ours] = found
     table = _of_all_channels(table, origin)
     for synonyms in SYNONYMS:
-        if synonyms.column not in taken and not says(table, synonyms.column):
+        if synonyms.column not in taken and not has_values(table, synonyms.column):
             for theirs in _candidates(table, synonyms):
                 if theirs not in taken.values():
                     taken[synonyms.column] = theirs
@@ -198,44 +198,44 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
     named = ", ".join(f"{theirs} as {ours}{_unit(theirs)}" for ours, theirs in taken.items())
     say(f"{origin}: read {named}")
     new = {ours: _contents(table, theirs, ours, origin) for ours, theirs in taken.items()}
-    # What had another unit or other words stays beside ours under its own name.
+    # A column with another unit or other words is kept beside ours under its own name.
     kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
     gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
     return table.drop(columns=gone).assign(**new)
 
 
 def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
-    """Return the columns that may be read as one of ours, the one that wins first."""
+    """Return the columns that may be read as one of ours, the preferred one first."""
     found: dict[str, list[str]] = {}
     for name in table.columns:
         found.setdefault(plain_name(name), []).append(name)
     in_order = [name for other in synonyms.others for name in found.get(other, [])]
-    in_order = [name for name in in_order if name != synonyms.column and says(table, name)]
+    in_order = [name for name in in_order if name != synonyms.column and has_values(table, name)]
     if synonyms.column == CONTROL:
-        in_order = [name for name in in_order if _tells_controls(table[name])]
+        in_order = [name for name in in_order if _marks_controls(table[name])]
     return sorted(in_order, key=lambda name: not name.startswith(PREFIX))
 
 
-def _tells_controls(values: pd.Series) -> bool:
+def _marks_controls(values: pd.Series) -> bool:
     words = {str(value).strip() for value in values.dropna().unique()}
     return all(word.casefold() in MISSING or control_of(word) is not None for word in words)
 
 
 def _differs(theirs: str) -> bool:
-    """Whether a column's contents change when they are read as ours."""
-    return micromolar_in(theirs) not in (None, 1.0) or plain_name(theirs) in (
+    """Whether a column's values change when it is read as ours."""
+    return micromolar_per_unit(theirs) not in (None, 1.0) or plain_name(theirs) in (
         CONTROL_TYPE,
         PERT_TYPE,
     )
 
 
 def _unit(theirs: str) -> str:
-    factor = micromolar_in(theirs)
+    factor = micromolar_per_unit(theirs)
     return "" if factor in (None, 1.0) else f" (times {factor:g})"
 
 
 def _contents(table: pd.DataFrame, theirs: str, ours: str, origin: str) -> pd.Series:
-    factor = micromolar_in(theirs) if ours == CONCENTRATION else None
+    factor = micromolar_per_unit(theirs) if ours == CONCENTRATION else None
     if factor not in (None, 1.0):
         return micromolar(table[theirs], factor or 1.0, origin=origin)
     if ours == CONTROL and plain_name(theirs) == CONTROL_TYPE:
@@ -244,20 +244,20 @@ def _contents(table: pd.DataFrame, theirs: str, ours: str, origin: str) -> pd.Se
 
 
 def _control_types(table: pd.DataFrame, theirs: str) -> pd.Series:
-    """Fill what the kind of control leaves open by the kind of perturbation: blank means treated.
+    """Fill blanks in the type of control from the type of perturbation: blank means treated.
 
     JUMP's tables have both: `pert_type` is trt or control, `control_type` negcon, poscon_cp, ...
     """
     types = texts(table[theirs])
     other = next((name for name in table.columns if plain_name(name) == PERT_TYPE), None)
-    filled = texts(table[other]) if other and _tells_controls(table[other]) else types.map(str)
+    filled = texts(table[other]) if other and _marks_controls(table[other]) else types.map(str)
     return types.where(types.notna(), filled.where(filled != "None", "trt"))
 
 
 def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """Make one plate and one well of `Metadata_Plate_<Channel>` and `Metadata_Well_<Channel>`.
+    """Merge `Metadata_Plate_<Channel>` into one plate, and likewise `Metadata_Well_<Channel>`.
 
-    A channel is what has an image, or a plate and a well alike: `Plate_Map_Name` is none.
+    A channel has an image, or both a plate and a well: `Plate_Map_Name` is not one.
     """
     names = set(table.columns)
     ends = [name.removeprefix(f"{ours}") for ours in (PLATE, WELL) for name in table.columns]
@@ -270,27 +270,29 @@ def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         copies = [ours + end for end in channels if ours + end in names]
         for copy in copies[1:]:
             if not _agree(table[copies[0]], table[copy]):
-                raise TableError(f"{origin}: {copies[0]} and {copy} differ; a site has one of each")
-        if copies and not says(table, ours):
+                raise TableError(
+                    f"{origin}: {copies[0]} and {copy} differ; a site has a single plate and well"
+                )
+        if copies and not has_values(table, ours):
             table = table.assign(**{ours: table[copies[0]]})
         table = table.drop(columns=copies)
     return table
 
 
 def _mechanisms(values: pd.Series, origin: str) -> pd.Series:
-    """Return mechanisms as text; what other tools write for a missing one is missing."""
+    """Return mechanisms as text, None if missing, however other tools write a missing one."""
     found = texts(values)
     odd = found.map(lambda text: isinstance(text, str) and text.casefold() in MISSING).astype(bool)
     if odd.any():
         say(
             f"{origin}: {MOA} is '{found[odd].iloc[0]}' in {int(odd.sum())} rows, which is taken "
-            "as unknown"
+            "to mean unknown"
         )
     return found.where(~odd, None)
 
 
 def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """Name wells without a compound after their solvent, as the Broad's plate maps mean them."""
+    """Name wells without a compound after their solvent, as the Broad's plate maps intend."""
     solvent = next((name for name in table.columns if plain_name(name) == "solvent"), None)
     if solvent is None or COMPOUND not in table:
         return table
@@ -307,14 +309,14 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     if not blank.any():
         return table
     say(
-        f"{origin}: {int(blank.sum())} wells have no compound, and count as their solvent "
+        f"{origin}: {int(blank.sum())} wells have no compound, and are named after their solvent "
         f"({', '.join(sorted(set(solvents[blank])))})"
     )
     return table.assign(**{COMPOUND: compounds.where(~blank, solvents)})
 
 
 def _inferred(values: pd.Series) -> pd.Series:
-    """Return text as numbers or truths where it holds nothing else that would read back alike."""
+    """Return text as numbers or booleans if every value survives the conversion."""
     if values.dtype != object:
         return values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
     filled = values.dropna()
@@ -328,7 +330,7 @@ def _inferred(values: pd.Series) -> pd.Series:
         return stripped
     if text.isin(["True", "False"]).all() and len(text) == len(values):
         return text == "True"
-    # A number that another one writes otherwise, such as 0042, is a name.
+    # A number that would be written differently, such as 0042, is a name.
     if text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         whole = len(text) == len(values)
         return pd.to_numeric(text) if whole else pd.to_numeric(stripped).astype("float64")

@@ -1,4 +1,4 @@
-"""Tables of features as files: Parquet, CSV, AnnData."""
+"""Writing tables of features: Parquet, CSV, AnnData."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     Parameters
     ----------
     table
-        Metadata and features. Parquet keeps lists of plates and batches as they are and
-        `table.attrs` (how profiles were made); in CSV lists are JSON arrays.
+        Metadata and features. Parquet keeps lists of plates and batches, and `table.attrs` (how
+        profiles were made); in CSV lists are JSON arrays.
     path
-        `.parquet`, `.csv` or `.csv.gz`; its folder is made where it is missing.
+        `.parquet`, `.csv` or `.csv.gz`; its folder is created if missing.
 
     Raises
     ------
     TableError
-        If the format is another.
+        If the format is unknown.
     OutputError
         If the path can't be written.
     """
@@ -52,14 +52,14 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
     table
         Metadata and features.
     path
-        `.h5ad`. The names of obs keep the whole `Metadata_` prefix; `var["channel"]` is the
+        `.h5ad`. The names of obs keep the `Metadata_` prefix; `var["channel"]` is the
         channel in `emb_<channel>_<index>`, empty for features with other names. Lists of plates
         and batches are JSON arrays.
 
     Raises
     ------
     TableError
-        If the format is another, or a feature is not finite.
+        If the format is unknown, or a feature is not finite.
     OutputError
         If the path can't be written.
     """
@@ -72,7 +72,7 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
     names = feature_columns(table)
     metadata = with_json(metadata_of(table))
     text = metadata.select_dtypes(include="object").columns
-    # HDF5 holds no mixture of text and missing values; a categorical does.
+    # HDF5 can't mix text and missing values; a categorical can.
     metadata = metadata.astype(dict.fromkeys(text, "category"))
     metadata.index = pd.RangeIndex(len(metadata)).astype(str)
     channels = [channel_of(name) for name in names]

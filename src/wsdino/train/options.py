@@ -147,9 +147,9 @@ class WeakPositives:
 
 
 # What may change between two parts of a run without changing what it comes to.
-INDECISIVE = ("residency", "log_every", "checkpoint_minutes", "max_bad_steps")
+CHANGEABLE = ("residency", "log_every", "checkpoint_minutes", "max_bad_steps")
 
 
-def decisive(options: Optimisation) -> dict[str, Any]:
+def fixed_options(options: Optimisation) -> dict[str, Any]:
     """Return the options that decide what a training comes to, by name."""
-    return {key: value for key, value in asdict(options).items() if key not in INDECISIVE}
+    return {key: value for key, value in asdict(options).items() if key not in CHANGEABLE}

@@ -27,7 +27,7 @@ from wsdino.train.loop import Trainer
 from wsdino.train.objectives import objective_of
 from wsdino.train.objectives.base import Given, Parts
 from wsdino.train.objectives.distill import DISTILL
-from wsdino.train.options import decisive
+from wsdino.train.options import fixed_options
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
 from wsdino.train.sampler import BatchwiseSampler, Sampler
@@ -319,7 +319,7 @@ def train(
         # Tiles are how a trained network looks at fields; training sees crops.
         "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")}
         | {"architecture": spec.architecture.identity()},
-        "optimisation": decisive(optimisation),
+        "optimisation": fixed_options(optimisation),
         "objective": asdict(objective),
         "weak_positives": asdict(weak_positives),
         "views": [asdict(view) for view in views],
