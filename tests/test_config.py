@@ -353,7 +353,7 @@ def test_keys_of_earlier_versions_are_refused_with_their_new_place(
     path = written(text)
     message = refusal(path)
     assert message.startswith(f"{path}: config key {key}: ")
-    assert ("leave it out" if "classifier" in key else "section objective now") in message
+    assert ("leave it out" if "classifier" in key else "now the section objective") in message
 
 
 @pytest.mark.parametrize("text", ["demo #1", "a: b #1", "[x", "- a", "{b", "1e3", "no", "~", "'q'"])
