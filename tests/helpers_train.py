@@ -178,7 +178,7 @@ def _note_anchors(path: Path) -> None:
 
     from wsdino.train.loop import Trainer
 
-    whole_step, anchors = Trainer._step, []
+    whole_step, anchors = Trainer.step, []
 
     def step(self: Trainer, number: int, plan: Any, views: Any, **rest: Any) -> Any:
         if len(anchors) < self.total_steps:
@@ -186,4 +186,4 @@ def _note_anchors(path: Path) -> None:
             np.save(path, np.stack(anchors))
         return whole_step(self, number, plan, views, **rest)
 
-    Trainer._step = step  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign]

@@ -83,7 +83,7 @@ def test_a_full_disk_is_said_with_what_is_free(tmp_path: Path) -> None:
         fill()
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'f'}: can't be written: No space left on device (")
-    assert re.search(r"\(\d+\.\d MiB are free\)$", message)
+    assert re.search(r"\(\d+\.\d MiB free\)$", message)
     assert names(tmp_path) == set()
 
 

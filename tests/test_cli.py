@@ -351,7 +351,11 @@ def no_controls(table: pd.DataFrame) -> pd.DataFrame:
         (no_controls, "profile.normalise=tvn", "profile.normalise tvn needs at least 2 control"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Shape", "pairing.label 'Metadata_Shape'"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Control", "pairing.label 'Metadata_Control'"),
-        (pd.DataFrame.copy, "screen.controls=[water]", "no compound is a control named water"),
+        (
+            pd.DataFrame.copy,
+            "screen.controls=[water]",
+            "no compound is named water, given as control",
+        ),
         (pd.DataFrame.copy, "crops.global_views.size=128", "128"),
     ],
 )
@@ -512,7 +516,7 @@ def test_an_option_without_effect_is_refused(
     # Given is given, be it the default.
     value = {"--normalise": "tvn", "--aggregate": "published"}[option]
     message = wsdino_("evaluate", tmp_path / "p.csv", option, value).error
-    assert message.startswith(f"{option} {value}: no effect on profiles of treatments; ")
+    assert message.startswith(f"{option} {value}: has no effect on treatment profiles; ")
     assert wsdino_("evaluate", tmp_path / "p.csv").status == 0
 
 
@@ -521,7 +525,7 @@ def test_multi_batch_without_batches_is_refused(
 ) -> None:
     treatments().drop(columns="Metadata_Batch").to_csv(tmp_path / "p.csv", index=False)
     message = wsdino_("evaluate", tmp_path / "p.csv", "--multi-batch", "strict").error
-    assert "--multi-batch strict: no effect on " in message
+    assert "--multi-batch strict: has no effect on " in message
     done = wsdino_("evaluate", tmp_path / "p.csv")
     assert done.status == 0
     assert "NSCB was not computed: the profiles have no Metadata_Batch" in done.out
@@ -573,7 +577,10 @@ def test_an_output_of_an_unknown_format(
     sites.to_parquet(tmp_path / "sites.parquet")
     arguments = ("profile", tmp_path / "sites.parquet", "--out")
     assert "unknown table format" in wsdino_(*arguments, tmp_path / "p.txt").error
-    assert "--to 'excel': only anndata" in wsdino_(*arguments, "p.xlsx", "--to", "excel").error
+    assert (
+        "--to 'excel': the only format is anndata"
+        in wsdino_(*arguments, "p.xlsx", "--to", "excel").error
+    )
     assert ".h5ad" in wsdino_(*arguments, tmp_path / "p.parquet", "--to", "anndata").error
     assert [path.name for path in tmp_path.iterdir()] == ["sites.parquet"]
 
@@ -618,7 +625,7 @@ def test_a_folder_called_starter_is_not_taken_for_the_starter(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
     done = wsdino_("embed", "starter", original, "--out", tmp_path / "e.parquet")
-    assert "./starter is the folder" in done.error
+    assert "use ./starter for the folder" in done.error
     named = wsdino_("embed", "./starter", original, "--out", tmp_path / "e.parquet")
     assert "neither a finished run" in named.error
     assert not (tmp_path / "e.parquet").exists()
@@ -736,12 +743,12 @@ def test_a_fitted_normaliser_serves_other_plates(
         assert note.endswith("; fitted before, and applied here")
     # Whoever evaluates these is told as well.
     judged = " ".join(wsdino_("evaluate", out).out.split())
-    assert "weak labels (compound) were used, those of the queries too; a number with" in judged
+    assert "weak labels (compound) were used, including those of the queries; results" in judged
     # It has its own options, and needs its own features.
     given = ("profile", tmp_path / "new.csv", "--normaliser", tmp_path / "model")
     out = tmp_path / "no.parquet"
     for options, named in (
-        (("--label", "treatment"), "--label treatment: no effect on what "),
+        (("--label", "treatment"), "--label treatment: has no effect on the normalisation "),
         (("--normalise", "weak_label"), "--normalise weak_label: no effect on what "),
     ):
         assert named in wsdino_(*given, *options, "--out", out).error

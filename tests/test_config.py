@@ -372,8 +372,8 @@ def test_a_warm_up_longer_than_the_run_is_refused(name: str) -> None:
     epochs = load_config(name).train.warmup_epochs
     longer = [f"train.epochs={epochs}", f"train.warmup_epochs={epochs + 1}"]
     assert refusal(name, *longer).startswith(
-        f"config key train: warmup_epochs {epochs + 1:g}: the warm-up is longer than the run of "
-        f"epochs {epochs:g}"
+        f"config key train: warmup_epochs {epochs + 1:g}: the warm-up is longer than the run, "
+        f"which has epochs {epochs:g}"
     )
     assert load_config(name, [longer[0]]).train.epochs == epochs
 

@@ -117,7 +117,7 @@ def test_the_run_s_normalisation_travels_with_its_model(
     model.save(run / "model")
     capfd.readouterr()
     assert go("export", run, "--out", out) == 0
-    assert "was not fitted on embeddings of this model as it is now" in capfd.readouterr().err
+    assert "was not fitted on embeddings of the current model" in capfd.readouterr().err
     assert not (out / "normalisation.npz").exists()
 
 
@@ -220,9 +220,15 @@ TO = ("--like", "like.yaml", *OUT)
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("import", "dino.pth", *TO), "dino.pth: which channels is it for?"),
-        (("import", "dino.pth", "Actin=Actin.pth", *TO), "dino.pth: of several files each must"),
-        (("import", "A=DAPI.pth", "A=Actin.pth", *TO), "A=Actin.pth: channel A has DAPI.pth"),
+        (("import", "dino.pth", *TO), "dino.pth: the channels are unknown; name each"),
+        (
+            ("import", "dino.pth", "Actin=Actin.pth", *TO),
+            "dino.pth: with several files, give each as",
+        ),
+        (
+            ("import", "A=DAPI.pth", "A=Actin.pth", *TO),
+            "A=Actin.pth: channel A already has DAPI.pth",
+        ),
         (
             ("import", "A=DAPI.pth", "--channel", "B", *TO),
             "--channel B: the files are for A",
@@ -231,8 +237,11 @@ TO = ("--like", "like.yaml", *OUT)
         (("import", "A=like.yaml", *TO), "like.yaml: not a readable weight file"),
         (("import", "A=DAPI.pth", *OUT), "does not fit this backbone"),
         (("import", "A=DAPI.pth", "--like", "papr", *OUT), "papr"),
-        (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "run"), "run: is there and is"),
-        (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "like.yaml"), "is no model"),
+        (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "run"), "run: exists and is"),
+        (
+            ("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "like.yaml"),
+            "exists and is not a model",
+        ),
         (("import", "A=DAPI.pth", "--set", "embed.tile=30", *TO), "embed.tile 30"),
         (("export", "run", "--out", "run"), "run: is the run itself"),
         (("export", "run", "--out", "run/model"), "run/model: is the run itself"),

@@ -86,7 +86,7 @@ def test_a_run_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
 def test_a_bad_step_leaves_no_trace(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states, whole_step = [], Trainer._step
+    states, whole_step = [], Trainer.step
 
     def step(
         self: Trainer, number: int, plan: Any, views: list[Tensor], **rest: Any
@@ -96,7 +96,7 @@ def test_a_bad_step_leaves_no_trace(
         states.append({key: value.clone() for key, value in self.module.state_dict().items()})
         return record
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(store, tmp_path, device=DEVICE, **options_of(objective={"targets": "center"}))
     assert [record["applied"] for record in read_records(tmp_path)] == [1, 1, 0, 1, 1, 1, 1]
     for name, value in states[1].items():
@@ -110,7 +110,7 @@ def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str
 ) -> None:
     """Metrics are waited for, by an event of their own; all else is queued."""
-    whole_step, num_checked = Trainer._step, 0
+    whole_step, num_checked = Trainer.step, 0
 
     def step(self: Trainer, number: int, *rest: Any, **named: Any) -> dict[str, float]:
         nonlocal num_checked
@@ -124,7 +124,7 @@ def test_nothing_in_a_step_waits_until_the_device_has_run_dry(
         num_checked += 1
         return record
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     options = {
         "optimisation": {"residency": "device", "log_every": 1000},
         "objective": {"targets": targets, "koleo_weight": 0.1},

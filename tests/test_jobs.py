@@ -132,7 +132,7 @@ def test_a_killed_process_ends_the_job_and_torchrun_resumes_it_to_the_same_end(
     assert not (ended / "model").exists()
     job = start_job(tmp_path / "again.log", "train", place / "long.yaml", "--out", ended)
     assert job.finish() == 0, job.output
-    assert "going on from step " in job.output
+    assert "resuming from step " in job.output
     assert_same_run(ended, whole)
 
     job = start_job(
@@ -141,7 +141,7 @@ def test_a_killed_process_ends_the_job_and_torchrun_resumes_it_to_the_same_end(
     job.wait_for(resumed, "checkpoints/*.pt", num=2)
     os.kill(job.worker(0), signal.SIGKILL)
     assert job.finish() == 0, job.output
-    assert "going on from step " in job.output
+    assert "resuming from step " in job.output
     assert_same_run(resumed, whole)
 
 

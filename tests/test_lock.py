@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import signal
@@ -131,21 +130,23 @@ def test_of_a_job_the_first_process_holds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_said_once(
-    tmp_path: Path,
-    number: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr("wsdino.lock._State.has_said_no_locks", False)
-    for _ in range(2):
-        with one_writer(tmp_path / "run"):
-            (tmp_path / "run" / "product").touch()
-    (line,) = capfd.readouterr().err.splitlines()
+def test_a_file_system_without_locks_is_reported_once(tmp_path: Path, number: int) -> None:
+    code = f"""
+import fcntl
+import os
+from pathlib import Path
+from wsdino.lock import one_writer
+def flock(*_):
+    raise OSError({number}, os.strerror({number}))
+fcntl.flock = flock
+folder = Path({str(tmp_path / "run")!r})
+for _ in range(2):
+    with one_writer(folder):
+        (folder / "product").touch()
+"""
+    status, _, err = finish(start(code=code))
+    assert status == 0
+    (line,) = err.splitlines()
     assert f"note: {tmp_path / 'run'}: this file system has no locks" in line
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["product"]
 

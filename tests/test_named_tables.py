@@ -160,7 +160,7 @@ def test_an_option_without_effect_is_refused(sites: Path, tmp_path: Path) -> Non
     assert outside("profile", sites, "--out", profiles)[0] == 0
     status, _, err = outside("evaluate", profiles, "--num-components", 3)
     assert status == 2
-    assert "--num-components 3: no effect on profiles of treatments" in err
+    assert "--num-components 3: has no effect on treatment profiles" in err
 
 
 def test_a_run_has_both(tmp_path: Path) -> None:

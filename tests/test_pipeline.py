@@ -105,7 +105,7 @@ def again(
         lines = capfd.readouterr().err.splitlines()
         changed = {name for name, made in products(finished).items() if before.get(name) != made}
         done = [line.removesuffix(": start") for line in lines if line.endswith(": start")]
-        skipped = [line for line in lines if line.endswith(": done before")]
+        skipped = [line for line in lines if line.endswith(": already done")]
         assert len(done + skipped) == 5 + sum(NUM_STAGES[name] for name in config.baselines.names)
         if done and "environment.json" in before:
             # Whether it says something else than before depends on what happened meanwhile.
@@ -410,7 +410,7 @@ def test_images_replaced_under_a_trained_model_are_refused_and_the_advice_works(
     for _ in range(2):
         with pytest.raises(ConfigError, match="trained on other images than the store") as caught:
             run(config, out)
-        assert f"delete {out / 'checkpoints'} to train anew" in str(caught.value)
+        assert f"delete {out / 'checkpoints'} to train again" in str(caught.value)
         assert (out / "model" / "model.safetensors").read_bytes() == weights
     shutil.rmtree(out / "checkpoints")
     run(config, out)
@@ -637,7 +637,7 @@ def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
 
     status, _, err = finish(start(*command, tmp_path / "run"))
     assert status == 0, err
-    assert "going on from step " in err
+    assert "resuming from step " in err
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
     assert (tmp_path / "run" / "report.html").is_file()

@@ -118,38 +118,39 @@ def part_files(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("[0-9]*.parquet"))}
 
 
+def stop_after(num_sites: int, patched: pytest.MonkeyPatch) -> None:
+    """Interrupt embedding once more than a number of sites have been given to a model."""
+    whole, seen = Model.embed, 0
+
+    def embed_some(self: Model, images: torch.Tensor, **options: torch.Tensor) -> np.ndarray:
+        nonlocal seen
+        seen += len(images)
+        if seen > num_sites:
+            raise KeyboardInterrupt
+        return whole(self, images, **options)
+
+    patched.setattr(Model, "embed", embed_some)
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_a_stopped_embedding_goes_on_and_another_model_begins_anew(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = model_of(store), tmp_path / "e.parquet"
     parts = tmp_path / ".e.parquet.parts"
-    whole = Model.embed
-
-    def stop_after(num_sites: int) -> None:
-        seen = 0
-
-        def embed_some(self: Model, images: torch.Tensor, **options: torch.Tensor) -> np.ndarray:
-            nonlocal seen
-            seen += len(images)
-            if seen > num_sites:
-                raise KeyboardInterrupt
-            return whole(self, images, **options)
-
-        monkeypatch.setattr(Model, "embed", embed_some)
-
-    stop_after(35)
-    with pytest.raises(KeyboardInterrupt):
-        write_embeddings(model, store, out, batch_size=5)
+    with monkeypatch.context() as stopped:
+        stop_after(35, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_embeddings(model, store, out, batch_size=5)
     before = part_files(parts)
     assert list(before) == [f"{start:09d}.parquet" for start in (0, 10, 20)]
-    stop_after(25)
-    with pytest.raises(KeyboardInterrupt):
-        write_embeddings(model, store, out, batch_size=10)
+    with monkeypatch.context() as stopped:
+        stop_after(25, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_embeddings(model, store, out, batch_size=10)
     after = part_files(parts)
     assert len(after) == 5
     assert {name: after[name] for name in before} == before, "what is there is not made again"
-    monkeypatch.setattr(Model, "embed", whole)
     other = model_of(store, seed=1)
     write_embeddings(other, store, out)
     np.testing.assert_allclose(
@@ -170,10 +171,16 @@ def test_a_column_that_is_empty_in_one_part_keeps_its_type(store: Store, tmp_pat
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_damaged_part_is_named(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_part_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = tmp_path / ".e.parquet.parts"
     model = model_of(store)
-    embed._open_folder(parts, embed._stamp(model, store))
+    with monkeypatch.context() as stopped:
+        stop_after(35, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_embeddings(model, store, tmp_path / "e.parquet", batch_size=5)
+    assert (parts / f"{20:09d}.parquet").exists()
     (parts / f"{20:09d}.parquet").write_bytes(b"PAR1")
     with pytest.raises(OutputError, match=r"000000020.parquet: damaged .* delete it") as caught:
         write_embeddings(model, store, tmp_path / "e.parquet")

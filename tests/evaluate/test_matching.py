@@ -24,7 +24,7 @@ def profiles() -> pd.DataFrame:
 
 
 def naive(profiles: pd.DataFrame, *, batches: bool, multi_batch: str) -> tuple[dict, set]:
-    """Contract 4.6, row by row: {query: neighbour}, and who is left out."""
+    """The rule of matching, row by row: {query: neighbour}, and the treatments left out."""
     names = feature_columns(profiles)
     rows = [row for row in profiles.to_dict("records") if isinstance(row["Metadata_MoA"], str)]
     rows = [row for row in rows if not row.get("Metadata_Control")]
@@ -271,7 +271,7 @@ def test_an_unknown_batch_is_no_other_batch(unknown, multi_batch):
     assert reasons == {
         "b1": f"{shares}, or has none that is known",
         "b2": f"{shares}, or has none that is known",
-        "b3": "its batch isn't known",
+        "b3": "its batch is unknown",
     }
     assert not result.neighbours["neighbour_compound"].str.startswith("b").any()
     assert match_moa(table).num_total == 6

@@ -42,7 +42,7 @@ def results(sites) -> dict:
     return evaluate_sites(sites, **FEW)
 
 
-def test_results_hold_what_the_contract_says(results):
+def test_results_have_the_documented_keys(results):
     assert results["schema"] == 2
     assert set(results["normalisation"]) == {
         "method", "options", "fitted_on", "num_fitted", "num_components", "note",

@@ -59,8 +59,8 @@ def test_every_dash_has_its_reason() -> None:
     baselines = {"untrained": UNTRAINED, "mine": {}}
     assert missing_lines({**PAPER, "baselines": baselines}, name="it") == [
         "it: NSCB was not computed: the profiles have no Metadata_Batch",
-        "untrained network: the results don't hold NSC and mAP",
-        "mine: the results don't hold NSC and NSCB and mAP",
+        "untrained network: the results don't contain NSC and mAP",
+        "mine: the results don't contain NSC and NSCB and mAP",
     ]
     assert missing_lines(PAPER) == PAPER["notes"]
     assert missing_lines({**PAPER, "baselines": {"dino": PAPER}}) == PAPER["notes"]

@@ -50,16 +50,16 @@ def test_settings_are_a_base_and_numbers_on_top() -> None:
     ("setting", "message"),
     [
         ("publishd", "difficulty 'publishd': no such difficulty, did you mean published?; give o"),
-        ("publishd", "; give one of published, hard, easy, or a number as name=value"),
+        ("publishd", "; give one of published, hard, easy, or a parameter as name=value"),
         ("Hard", "did you mean hard?"),
         ("zzz", "difficulty 'zzz': no such difficulty; give one of"),
         ("effect", "difficulty 'effect': has no value; such as effect="),
-        ("efect=1", "difficulty 'efect=1': no such number, did you mean effect?; give one of eff"),
-        ("hard=1", "difficulty 'hard=1': no such number"),
-        ("effect=much", "difficulty effect: 'much'; a number of at least 0 would be right"),
-        ("effect=", "difficulty effect: ''; a number of at least 0 would be right"),
-        ("effect=-1", "difficulty effect: -1.0; a number of at least 0 would be right"),
-        ("penetrance=2", "difficulty penetrance: 2.0; at most 1 would be right"),
+        ("efect=1", "difficulty 'efect=1': no such parameter, did you mean effect?; give one of eff"),
+        ("hard=1", "difficulty 'hard=1': no such parameter"),
+        ("effect=much", "difficulty effect: 'much'; give a number of at least 0"),
+        ("effect=", "difficulty effect: ''; give a number of at least 0"),
+        ("effect=-1", "difficulty effect: -1.0; give a number of at least 0"),
+        ("penetrance=2", "difficulty penetrance: 2.0; give at most 1"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_one_line(setting: str, message: str) -> None:

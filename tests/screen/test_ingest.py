@@ -75,7 +75,7 @@ def test_changed_metadata_reach_a_finished_store(source, tmp_path, capsys):
     with (source / "BBBC021_v1_moa.csv").open("a") as file:
         file.write("unknown 1,1.0,Found out\n")
     store = ingest(source, out, controls=("unknown 2",))
-    assert "metadata has changed" in capsys.readouterr().err
+    assert "metadata has changed; manifest.parquet is updated" in capsys.readouterr().err
     assert (store.manifest.Metadata_MoA == "Found out").sum() == 1
     assert store.manifest[store.manifest.Metadata_Control].Metadata_Compound.tolist() == [
         "unknown 2"

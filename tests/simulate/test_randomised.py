@@ -153,6 +153,6 @@ def test_a_phenotype_shows() -> None:
      ({"fields_per_plate": 0}, "fields_per_plate"), ({"size": 8}, "size")],
 )  # fmt: skip
 def test_numbers_out_of_range_are_named(change: dict[str, int], named: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{named}: .* would be right"):
+    with pytest.raises(InputError, match=f"{named}: .*; give "):
         simulate_randomised(tmp_path / "out", **(SMALL | change))
     assert not (tmp_path / "out").exists()

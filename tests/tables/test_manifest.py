@@ -116,7 +116,7 @@ def test_controls_come_from_the_argument_then_the_column_then_dmso():
     assert named.Metadata_Control.tolist() == [True, False, False, False]
     assert validate(table()).Metadata_Control.tolist() == [False, True, False, False]
     assert not validate(table(), controls=()).Metadata_Control.any()
-    with pytest.raises(TableError, match="no compound is a control named water; there are"):
+    with pytest.raises(TableError, match="no compound is named water, given as control; the"):
         validate(table(), controls=("water",))
 
 

@@ -60,13 +60,14 @@ def test_compiled_training_equals_training(
     }
     train(store, tmp_path / "eager", **options_of(**options))
     torch.compiler.reset()
-    whole_step = Trainer._step
+    whole_step = Trainer.step
 
     def step(self: Trainer, number: int, *rest: Any, **named: Any) -> dict[str, float]:
-        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+        patch = torch._dynamo.config.patch  # noqa: SLF001 torch has no public name
+        with patch(error_on_recompile=number > 0):
             return whole_step(self, number, *rest, **named)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setitem(COMPILED, "backend", backend)
     options["optimisation"] |= {"compile": True}
     train(store, tmp_path / "compiled", **options_of(**options))

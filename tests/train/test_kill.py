@@ -89,13 +89,13 @@ def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
     training.process.terminate()
     output = training.finish(exit_code=1)
     stopped_at = newest_step(run)
-    assert f"going on from step {killed_at} of {NUM_STEPS}" in output
+    assert f"resuming from step {killed_at} of {NUM_STEPS}" in output
     assert f"stopped by a signal after step {stopped_at} of {NUM_STEPS}; the same" in output
     assert "Traceback" not in output
     assert killed_at < stopped_at < NUM_STEPS
 
     output = start_training(store.path, run.parent, CHANGES).finish()
-    assert f"going on from step {stopped_at} of {NUM_STEPS}" in output
+    assert f"resuming from step {stopped_at} of {NUM_STEPS}" in output
     assert_same_run(run, whole)
 
 

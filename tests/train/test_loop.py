@@ -236,7 +236,7 @@ def test_too_many_bad_steps_save_the_state_before_them_whenever_they_come(
 ) -> None:
     """No checkpoint was due: what was reached by the last good step is saved at the stop."""
     changes = {"epochs": 5, "learning_rate": 1e38, "warmup_epochs": 0, "max_bad_steps": 3}
-    with pytest.raises(TrainingError, match=r"the state before them is kept"):
+    with pytest.raises(TrainingError, match=r"the state before them is saved"):
         train(store, tmp_path, **options_of(optimisation=changes))
     bad = [record["step"] for record in read_records(tmp_path) if not record["applied"]]
     state = load_newest(tmp_path / "checkpoints")
@@ -263,7 +263,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(
     """One batch of broken pixels: training goes on as if the step had not been."""
     from wsdino.train.loop import Trainer
 
-    states, whole_step = {}, Trainer._step
+    states, whole_step = {}, Trainer.step
 
     def step(
         self: Trainer, number: int, plan: StepPlan, views: list[Tensor], **rest: Any
@@ -275,7 +275,7 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(
         states[number] = (record["applied"], copied)
         return record
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(store, tmp_path, **options_of(objective={"targets": "center"}))
     assert [applied for applied, _ in states.values()] == [1, 1, 0, 1, 1, 1, 1]
     for name, value in states[1][1].items():
@@ -333,7 +333,7 @@ def test_a_batch_that_can_t_be_divided_is_refused(store: Store, tmp_path: Path) 
                 "global_views": ViewPlan(num_views=1, size=24),
                 "local_views": ViewPlan(num_views=0, size=16),
             },
-            "there is one in all",
+            "and there is one;",
         ),
         ({"weak_positives": {"partner_global_views": 3}}, "only 2 global views"),
         ({"weak_positives": {"num_partners": 3}}, "num_partners 3: there are only 2 local views"),

@@ -1,1 +1,1 @@
-"""Profiles become numbers with intervals."""
+"""Evaluation: profiles become measures with confidence intervals."""

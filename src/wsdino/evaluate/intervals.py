@@ -1,4 +1,4 @@
-"""How sure the numbers are: intervals and permutation nulls; mean average precision."""
+"""Uncertainty: confidence intervals and permutation nulls; mean average precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the batch or the plate can be read off the features."""
+"""Leakage: how well batch or plate can be predicted from the features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Leakage:
-    """What :func:`label_leakage` found.
+    """Result of :func:`label_leakage`.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Leakage:
 
 
 def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
-    """Tell how often a well's nearest neighbour comes from the same batch (or plate).
+    """Measure how often a well's nearest neighbour comes from the same batch (or plate).
 
     Neighbours of the same compound don't count, because in most designs a compound lies in one
     batch. Sites are averaged to wells first. Without leakage, accuracy is near chance, apart from

@@ -1,7 +1,7 @@
-"""Whether the rows of a table are treatments, which is all that matching can judge.
+"""Checking that the rows of a table are treatments, as matching requires.
 
-A table of sites or wells has several rows of a treatment; taken for treatments, each row would find
-its nearest neighbour among thousands, and the number would look like an accuracy and be none.
+A table of sites or wells has several rows per treatment; taken as treatments, each row would find
+its nearest neighbour among thousands, and the result would only look like an accuracy.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-# What earlier versions joined the plates and batches of a treatment by.
+# Separator with which earlier versions joined the plates and batches of a treatment.
 _OLD_SEPARATOR = ";"
 
 
 def require_treatments(profiles: pd.DataFrame, *, command: str | None = None) -> None:
-    """Refuse a table whose rows are sites or wells, or profiles that can't be read rightly.
+    """Refuse a table of sites or wells, or profiles that can't be interpreted correctly.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def require_treatments(profiles: pd.DataFrame, *, command: str | None = None) ->
         If a treatment with an MoA has several rows; if the table has a well or a site in each row
         and doesn't say that it was made by :func:`wsdino.profile.aggregate.make_profiles`; or if an
         earlier version made the profiles and joined several plates or batches to one name. The
-        message has the command that is right.
+        message has the right command.
     """
     repeated = _repeated_treatment(profiles)
     made_here = ATTRIBUTE in profiles.attrs
@@ -60,7 +60,7 @@ def require_treatments(profiles: pd.DataFrame, *, command: str | None = None) ->
 
 
 def is_control(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which rows are negative controls; none where the table doesn't say."""
+    """Return which rows are negative controls; none if the table has no such column."""
     if CONTROL not in table:
         return np.zeros(len(table), dtype=bool)
     return table[CONTROL].to_numpy(dtype=bool)

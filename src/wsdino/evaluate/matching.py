@@ -46,7 +46,7 @@ NO_MOA, NO_COMPOUND = "it has no MoA", "it has no compound"
 
 @dataclass(frozen=True)
 class MatchResult:
-    """What :func:`match_moa` found.
+    """Result of :func:`match_moa`.
 
     Attributes
     ----------
@@ -349,13 +349,13 @@ def _median_batch(
 
 
 def _reason(gallery: Gallery, row: int) -> str:
-    """Say why a treatment is no query."""
+    """Explain why a treatment is not a query."""
     same = gallery.moa == gallery.moa[row]
     others = same & (gallery.compound != gallery.compound[row])
     if not others.any():
         return "no other compound has this MoA"
     assert gallery.batch_known is not None
     if not gallery.batch_known[row]:
-        return "its batch isn't known"
+        return "its batch is unknown"
     reason = "every other compound with this MoA shares a batch with it"
     return reason if gallery.batch_known[others].all() else f"{reason}, or has none that is known"

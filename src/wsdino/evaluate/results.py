@@ -1,4 +1,4 @@
-"""`results.json`: all numbers of an evaluation in one plain dict."""
+"""`results.json`: all results of an evaluation in one plain dict."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ def _confusion(nsc: MatchResult, nscb: MatchResult | None) -> dict[str, Any]:
 def _notes(
     profiles: pd.DataFrame, nsc: MatchResult, nscb: MatchResult | None, *, has_chance: bool
 ) -> list[str]:
-    """Say why numbers are missing, and what in the table may have been meant otherwise."""
+    """Explain missing results, and point out possible mistakes in the table."""
     notes = []
     if nscb is None:
         has = "an empty" if BATCH in profiles else "no"
@@ -367,8 +367,8 @@ def _notes(
     joined = joined_labels(profiles) if nscb else None
     if joined:
         notes.append(
-            f"NSCB takes {joined!r} for one batch; several batches of a treatment are a list, in "
-            'CSV ["A", "B"]'
+            f"NSCB takes {joined!r} as one batch; give several batches of a treatment as a list, "
+            'in CSV ["A", "B"]'
         )
     return notes
 

@@ -1,1 +1,1 @@
-"""A model and a store become site embeddings and treatment profiles."""
+"""Profiling: tables of sites or wells become normalised treatment profiles."""

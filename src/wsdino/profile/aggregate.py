@@ -261,7 +261,7 @@ def _plates_and_batches(
 def _pairs(
     plates: list[str | None], batches: list[str | None]
 ) -> list[tuple[str | None, str | None]]:
-    """Pair the plates in a row with their batches; an only one, or none at all, goes with all."""
+    """Pair the plates in a row with their batches; a single batch, or none, applies to all."""
     num = max(len(plates), len(batches))
     if min(len(plates), len(batches)) > 1 and len(plates) != len(batches):
         msg = (

@@ -100,7 +100,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
     ),
     Normalisation(
         name="plate_controls",
-        help="centred on each plate's controls, over the deviation of all these",
+        help="centred on each plate's controls, scaled by the deviation of all controls",
         method=_plate_controls,
         needs=Needs(controls=2, controls_per_plate=1),
     ),

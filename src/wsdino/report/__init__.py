@@ -1,1 +1,1 @@
-"""Everything becomes figures, attention maps and one HTML file."""
+"""Reporting: figures, attention maps and one HTML file."""

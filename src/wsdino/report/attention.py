@@ -26,11 +26,11 @@ _CELL_INCHES = 1.7
 
 
 class Attentive(Protocol):
-    """What attention maps ask of a model (contract 4.7)."""
+    """The part of a model's interface that attention maps use."""
 
     @property
     def network_names(self) -> Sequence[str]:
-        """One name per network: its channel, or what it is called."""
+        """Name of each network, such as its channel."""
 
     def attention(self, images: Any, /, *, offset: Any = ..., gain: Any = ...) -> Any:
         """(B, C, H, W) integers -> (B, networks, heads, h, w), softmax attention of [CLS]."""
@@ -43,7 +43,7 @@ class Panel:
     Attributes
     ----------
     label
-        What it shows.
+        Caption.
     picture
         uint8 (H, W, 3).
     """
@@ -63,11 +63,11 @@ def attention_panels(
         The field, any real dtype (C, H, W).
     maps
         Float (networks, heads, h, w), attention of the class token to each patch. Patches are
-        square; where they don't fill the field, its lower and right rest is cut off.
+        square; if they don't fill the field, its lower and right margins are cut off.
     channels
         The C channel names.
     network_names
-        One name per network. A network named like a channel is shown on that channel in grey,
+        One name per network. A network named after a channel is shown on that channel in grey,
         any other on the composite.
 
     Returns
@@ -146,7 +146,7 @@ def attention_figure(
     from matplotlib.figure import Figure
 
     rows = attention_panels(image, maps, channels=channels, network_names=network_names)
-    # A compound's name may hold a dollar sign, which isn't the start of a formula.
+    # A dollar sign in a compound's name must not start a formula.
     with rc_context({"text.parse_math": False}):
         figure = Figure(
             figsize=(_CELL_INCHES * len(rows[0]), (_CELL_INCHES + 0.2) * len(rows) + 0.3),
@@ -171,7 +171,7 @@ def site_maps(model: Attentive, store: Fields, site: int) -> np.ndarray:
     Parameters
     ----------
     model
-        Anything with `attention` (contract 4.7).
+        Anything with the methods of :class:`Attentive`.
     store
         An open store.
     site
@@ -190,7 +190,7 @@ def site_maps(model: Attentive, store: Fields, site: int) -> np.ndarray:
     if not 0 <= site < len(store):
         raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
     images = np.asarray(store[site])[None]
-    # A model of ours scales a site as it did for its embedding, which may need its whole plate.
+    # Our models scale a site as for its embedding, which may need its whole plate.
     spec = getattr(model, "spec", None)
     if spec is None:
         maps = model.attention(images)
@@ -199,43 +199,43 @@ def site_maps(model: Attentive, store: Fields, site: int) -> np.ndarray:
 
         offset, gain = (torch.from_numpy(x[[site]]) for x in spec.scaling.for_store(store))
         maps = model.attention(images, offset=offset, gain=gain)
-    # A tensor may live on a GPU; `cpu` is what tells it from an array.
+    # A tensor may be on a GPU; the method `cpu` distinguishes it from an array.
     maps = maps.detach().cpu().float().numpy() if hasattr(maps, "cpu") else maps
     first: np.ndarray = np.asarray(maps, dtype=np.float32)[0]
     return first
 
 
 def site_title(row: pd.Series[Any]) -> str:
-    """Say which site a row of the manifest is: treatment, mechanism, plate, well and site."""
+    """Describe the site of a row of the manifest: treatment, mechanism, plate, well and site."""
     parts = [site_treatment(row), row.get("Metadata_MoA"), site_place(row)]
     return ", ".join(part for part in parts if isinstance(part, str) and part)
 
 
 def site_treatment(row: pd.Series[Any]) -> str:
-    """Say what a site was treated with."""
+    """Describe the treatment of a site."""
     dose = concentration(row.get("Metadata_Concentration"))
     return f"{row.get('Metadata_Compound', '')} {dose}".strip()
 
 
 def site_place(row: pd.Series[Any]) -> str:
-    """Say where a site lies: plate, well and number."""
+    """Describe the position of a site: plate, well and number."""
     well, site = row.get("Metadata_Well", ""), row.get("Metadata_Site", "")
     return f"{row.get('Metadata_Plate', '')} {well} site {site}".strip()
 
 
 def save_attention(model: Attentive, store: Fields, sites: Sequence[int], out: Path) -> list[Path]:
-    """Write an attention figure for each of some sites.
+    """Write an attention figure for each of the given sites.
 
     Parameters
     ----------
     model
-        Anything with `attention` and `network_names` (contract 4.7).
+        Anything with the methods of :class:`Attentive`.
     store
         An open store.
     sites
         Rows of the manifest.
     out
-        Folder; made where it is missing.
+        Folder; created if missing.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The sections of a report on how a run came about: training, weak labels, environment."""
+"""Sections of a report on the background of a run: training, weak labels, environment."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _SHOWN = {
 
 
 def training(record: RunRecord) -> dict[str, Any]:
-    """Training curves of everything trained, and whether it collapsed."""
+    """Show the training curves of everything trained, and whether it collapsed."""
     if not record.metrics:
         raise Omitted(record.problems.get("metrics.jsonl", "nothing was trained"))
-    # A classifier's cross-entropy and a distillation loss share a name but no scale.
+    # A classifier's cross-entropy and a distillation loss share a name but not a scale.
     classifiers = {n: frame for n, frame in record.metrics.items() if "accuracy" in frame}
     others = {n: frame for n, frame in record.metrics.items() if n not in classifiers}
     colours = series_colours(list(record.metrics))
@@ -96,7 +96,7 @@ def coverage(record: RunRecord) -> dict[str, Any]:
 
 
 def further_numbers(record: RunRecord) -> dict[str, Any]:
-    """Show whatever else the results hold, so that nothing measured goes unseen."""
+    """Show the remaining results, so that every measurement appears."""
     rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
     rows = [
         (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)

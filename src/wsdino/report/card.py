@@ -1,4 +1,4 @@
-"""The model card: what an exported model is, where it comes from, and what was measured with it."""
+"""The model card: an exported model's description, origin and measured results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model_card(record: RunRecord, spec: ModelSpec, *, num_features: int) -> str:
     Parameters
     ----------
     record
-        What the run folder holds; whatever is absent is left out.
+        Contents of the run folder; anything missing is left out.
     spec
         The model.
     num_features
@@ -116,7 +116,7 @@ def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequen
 
 
 def _start(config: Mapping[str, Any]) -> str:
-    """Say from which weights a training started; paths of a machine are nobody else's business."""
+    """Name the weights that training started from; without folders, which are private."""
     weights = (config.get("model") or {}).get("weights")
     if weights is None:
         return "random weights"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def coverage_title(record: Mapping[str, Any]) -> str:
-    """Say in one line which label is used, on how many sites, and how they are paired.
+    """Describe in one line the label, its number of sites, and how they are paired.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ def coverage_title(record: Mapping[str, Any]) -> str:
 
 
 def coverage_table(record: Mapping[str, Any]) -> Table:
-    """Show how many sites have partners, a row for each possible demand.
+    """Show how many sites have partners, one row per possible requirement.
 
     Parameters
     ----------
     record
         ``label``, ``num_labels``, ``num_sites``, ``partner_from``, ``fallback`` and the ``rows`` of
-        :meth:`wsdino.train.pairing.Pairing.coverage`; no rows where nothing is paired.
+        :meth:`wsdino.train.pairing.Pairing.coverage`; no rows if nothing is paired.
 
     Returns
     -------

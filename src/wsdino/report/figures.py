@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Reserved colours and what takes their place on the page.
+# Reserved colours and their replacements on the page.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 _THEME = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER: "var(--paper)"}
 
@@ -67,23 +67,23 @@ _STYLE: dict[Any, Any] = {
 
 
 def to_svg(figure: Figure, prefix: str, alt: str, tips: Mapping[str, str] | None = None) -> str:
-    """Turn a figure into an SVG element for the inside of a page.
+    """Turn a figure into an inline SVG element.
 
     Parameters
     ----------
     figure
         What to draw.
     prefix
-        Put before every id, which must be unique on the page.
+        Prefix of every id, because ids must be unique on the page.
     alt
-        What the figure shows, for those who don't see it.
+        Text alternative of the figure.
     tips
-        Text by the `gid` of an artist, shown when the pointer rests on it.
+        Tooltip by the `gid` of an artist.
 
     Returns
     -------
     str
-        One `<svg>` element without width, height, fonts or anything outside itself.
+        One self-contained `<svg>` element without width, height or fonts.
     """
     from matplotlib import rc_context
 
@@ -127,12 +127,12 @@ def forest_svg(results: Mapping[str, Mapping[str, Any]]) -> str:
     Parameters
     ----------
     results
-        Results (contract 4.5) by name, the run first.
+        Results (see :func:`wsdino.evaluate.results.evaluate`) by name, the run first.
 
     Returns
     -------
     str
-        SVG with one panel per measure that anyone has.
+        SVG with one panel per measure that any of them has.
     """
     from matplotlib import rc_context
 
@@ -219,13 +219,13 @@ def scatter_svg(
     moas
         Mechanism of each treatment, or None.
     labels
-        Name of each treatment, shown when the pointer rests on it.
+        Name of each treatment, shown as a tooltip.
     wrong
         True for the treatments whose nearest neighbour has another mechanism: drawn hollow.
     styles
         Colour and shape by mechanism.
     method
-        What made the coordinates, for the axes' names.
+        Method that made the coordinates, for the axes' names.
 
     Returns
     -------
@@ -264,8 +264,8 @@ def curve_svg(
 ) -> str:
     """Draw one training curve of each run that has it.
 
-    Long curves are averaged in equal stretches to :data:`MAX_POINTS_PER_LINE` points, which keeps
-    the report small and the noise of single batches out of it.
+    Long curves are averaged in equal intervals to :data:`MAX_POINTS_PER_LINE` points, which keeps
+    the report small and removes the noise of single batches.
 
     Parameters
     ----------
@@ -317,7 +317,7 @@ def curve_svg(
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average a curve in equal stretches down to :data:`MAX_POINTS_PER_LINE` points.
+    """Average a curve in equal intervals down to :data:`MAX_POINTS_PER_LINE` points.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The sections of a report that show pictures of fields."""
+"""Sections of a report with images of fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ATTENTION_SITES = 3
 
 
 def moas_of(frame: pd.DataFrame) -> list[str | None]:
-    """Return the mechanism of each row of a table, None where there is none."""
+    """Return the mechanism of each row of a table, None if there is none."""
     if "Metadata_MoA" not in frame:
         return [None] * len(frame)
     return [str(moa) if pd.notna(moa) and str(moa) else None for moa in frame["Metadata_MoA"]]
@@ -37,7 +37,7 @@ def moas_of(frame: pd.DataFrame) -> list[str | None]:
 def example_fields(
     store: Fields | None, styles: Mapping[str, MoaStyle], *, num: int
 ) -> dict[str, Any]:
-    """Composite pictures of some fields of each mechanism and of the controls."""
+    """Show composite images of some fields of each mechanism and of the controls."""
     if store is None:
         raise Omitted("no store was given")
     if num < 1:
@@ -84,7 +84,7 @@ def _channel_legend(channels: Sequence[str]) -> list[tuple[str, str]]:
 def attention(
     store: Fields | None, model: Attentive | None, sites: Sequence[int] | None
 ) -> dict[str, Any]:
-    """Attention maps of some sites."""
+    """Show attention maps of some sites."""
     if store is None or model is None:
         raise Omitted("no model was given" if store is not None else "no store was given")
     manifest = store.manifest.reset_index(drop=True)
@@ -111,7 +111,7 @@ def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
 
 
 def _spread_over_moas(manifest: pd.DataFrame, num: int) -> list[int]:
-    """Choose sites of different mechanisms, evenly over the alphabet."""
+    """Choose sites of different mechanisms, evenly in alphabetical order."""
     moas = pd.Series(moas_of(manifest), dtype=object)
     first = moas[moas.notna()].drop_duplicates().sort_values()
     if first.empty:

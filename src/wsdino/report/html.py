@@ -27,12 +27,12 @@ NUM_EXAMPLE_FIELDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the sections of a report are made from.
+    """The inputs of a report's sections.
 
     Attributes
     ----------
     record
-        What the run folder holds.
+        Contents of the run folder.
     store, model, num_example_fields, attention_sites, seed
         See :func:`write_report`.
     styles
@@ -55,12 +55,12 @@ class Section:
     Attributes
     ----------
     name
-        In the template.
+        Name in the template.
     title
-        Its heading.
+        Heading.
     make
-        Makes what the template shows; raises :class:`~wsdino.runrecord.Omitted` with the reason
-        where there is nothing to show.
+        Makes the values for the template; raises :class:`~wsdino.runrecord.Omitted` with the reason
+        if there is nothing to show.
     """
 
     name: str
@@ -108,24 +108,24 @@ def write_report(
     attention_sites: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write the report on a run as one HTML file that loads nothing from anywhere.
+    """Write the report on a run as one self-contained HTML file.
 
-    A section whose input is absent or damaged is left out, and the report says why.
+    A section is left out if its input is missing or damaged, and the report says why.
 
     Parameters
     ----------
     run
-        Run folder (contract 4.4).
+        Run folder.
     store
         An open store, for example fields and attention maps.
     model
-        Anything with `attention` and `network_names` (contract 4.7), for attention maps.
+        A model, for attention maps; see :class:`wsdino.report.attention.Attentive`.
     out
         The file to write; default `RUN/report.html`.
     num_example_fields
         Fields shown of each mechanism.
     attention_sites
-        Rows of the store's manifest whose attention is shown; default a few of different
+        Rows of the store's manifest to show attention of; default: a few with different
         mechanisms.
     seed
         Seed of the map of treatments.
@@ -138,9 +138,9 @@ def write_report(
     Raises
     ------
     InputError
-        `run` is no folder, or the store lacks one of `attention_sites`.
+        `run` is not a folder, or the store lacks one of `attention_sites`.
     OutputError
-        `out` is a folder, or lies in none.
+        `out` is a folder, or is not in an existing folder.
     """
     record = read_run(run)
     path = out if out is not None else RunPaths(run).report
@@ -199,7 +199,7 @@ def _render(what: Shown) -> str:
 
 
 def _version(record: RunRecord) -> str:
-    """Return the version that made the run, which need not be the one that reports on it."""
+    """Return the version that made the run, which may differ from the one writing the report."""
     versions = record.environment.get("versions")
     return str(versions.get("wsdino", "")) if isinstance(versions, dict) else ""
 
@@ -211,7 +211,7 @@ def _config(record: RunRecord) -> dict[str, Any]:
 
 
 def _command(record: RunRecord) -> str:
-    """Return the command that makes this run: the one it noted, else what its config calls for."""
+    """Return the command that makes this run: the recorded one, else one for its config."""
     noted = record.environment.get("command")
     if isinstance(noted, list):
         return shlex.join(str(word) for word in noted)
@@ -219,7 +219,7 @@ def _command(record: RunRecord) -> str:
 
 
 def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
-    """Every mechanism that some section shows, so that all sections agree on its colour."""
+    """Collect every mechanism shown in any section, so that all sections use the same colours."""
     found: set[str | None] = set()
     confusion = record.results.get("confusion")
     if isinstance(confusion, dict):

@@ -1,4 +1,4 @@
-"""Fields as small pictures that a page can hold."""
+"""Fields as small images for a page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STRETCH_PERCENTILES = (0.5, 99.7)
-# Of large fields the middle is shown, so that cells are still to be seen.
+# Of large fields only the middle is shown, so that cells remain visible.
 MAX_WINDOW_PX = 512
 THUMBNAIL_PX = 240
 JPEG_QUALITY = 80
 
 
 class Fields(Protocol):
-    """What the report asks of a store (contract 4.2)."""
+    """The part of a store's interface that the report uses."""
 
     @property
     def channels(self) -> Sequence[str]:
@@ -58,7 +58,7 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 
 def composite(image: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-    """Mix the channels of one field into one colour picture.
+    """Combine the channels of one field into a colour image.
 
     Parameters
     ----------
@@ -125,22 +125,22 @@ def data_uri(picture: np.ndarray, *, max_px: int = THUMBNAIL_PX) -> str:
 
 
 def example_sites(manifest: pd.DataFrame, *, num: int) -> list[int]:
-    """Choose sites that differ in what the manifest knows about them.
+    """Choose sites with diverse metadata.
 
-    One after the other, each time a site whose compound was shown least so far, then whose
-    treatment, plate and well were; ties go to the first row. The choice is the same every time.
+    Repeatedly take the site with the compound shown least so far, then by treatment, plate and
+    well; ties go to the first row. The choice is deterministic.
 
     Parameters
     ----------
     manifest
-        Rows to choose from (contract 4.1), with any index.
+        Rows of a manifest to choose from, with any index.
     num
-        How many at most.
+        Maximum number.
 
     Returns
     -------
     list of int
-        Positions (not index values) in `manifest`, none twice.
+        Distinct positions (not index values) in `manifest`.
     """
     columns = [f"Metadata_{name}" for name in ("Compound", "Concentration", "Plate", "Well")]
     keys = [name for name in columns if name in manifest]

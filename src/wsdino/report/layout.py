@@ -6,15 +6,15 @@ import warnings
 
 import numpy as np
 
-# Below this many treatments a neighbour graph says nothing that isn't in the choice of its size.
+# With fewer treatments a neighbour graph mostly reflects the chosen number of neighbours.
 MIN_FOR_UMAP = 10
 NUM_NEIGHBOURS = 15
 
 
 def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
-    """Place profiles in two dimensions so that similar ones lie close together.
+    """Lay profiles out in two dimensions so that similar ones are close together.
 
-    UMAP (arXiv 1802.03426) on cosine distances; of fewer than :data:`MIN_FOR_UMAP` profiles the
+    UMAP (arXiv 1802.03426) on cosine distances; for fewer than :data:`MIN_FOR_UMAP` profiles, the
     first two principal components of the length-normalised features.
 
     Parameters
@@ -32,7 +32,7 @@ def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
     if len(features) < MIN_FOR_UMAP:
         return _principal_components(features), "PCA"
     with warnings.catch_warnings():
-        # It warns about its optional TensorFlow part, and about the one thread that a seed costs.
+        # UMAP warns that TensorFlow is missing, and that a seed limits it to one thread.
         warnings.simplefilter("ignore")
         from umap import UMAP
 

@@ -1,4 +1,4 @@
-"""What each section of a report says: a run's contents become plain values for the template.
+"""Contents of a report's sections, as plain values for the template.
 
 A section that has nothing to show raises :class:`Omitted` with the reason.
 """
@@ -47,7 +47,7 @@ KEYS = [measure.key for measure in MEASURES]
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
-    """Numbers of the run, how they were made, and how they compare with the best baseline."""
+    """Results of the run, how they were made, and how they compare with the best baseline."""
     results = record.results
     if not results:
         raise Omitted(record.problems.get("results.json", "results.json is empty"))
@@ -67,20 +67,20 @@ def headline(record: RunRecord) -> dict[str, Any]:
     said = [str(note) for note in notes] if isinstance(notes, list) else []
     if results.get("schema") not in (None, SCHEMA):
         said.append(
-            f"results.json has schema {results['schema']}, this version writes {SCHEMA}; where the "
-            "two differ (the gallery of mAP, what is left out), evaluating again gives the new"
+            f"results.json has schema {results['schema']}, and this version writes {SCHEMA}; they "
+            "differ in the gallery of mAP and in what is left out; evaluate again to update it"
         )
     return {"cards": cards, "method": _method(results), "notes": said}
 
 
 def _count_words(results: Mapping[str, Any], measure: Measure) -> str:
-    """Say how many queries a measure has, and how many are right; may be empty."""
+    """Describe how many queries a measure has, and how many are right; may be empty."""
     count = count_text(results, measure.key)
     return count if measure.is_share or not count else f"{count} queries"
 
 
 def _chance_text(results: Mapping[str, Any], measure: Measure) -> str:
-    """Say what shuffled mechanisms reach; may be empty."""
+    """Describe the result of shuffled mechanisms; may be empty."""
     null = results.get(f"{measure.key}_null")
     if not isinstance(null, dict) or not is_number(null.get("mean")):
         return ""
@@ -89,7 +89,7 @@ def _chance_text(results: Mapping[str, Any], measure: Measure) -> str:
 
 
 def _comparison(record: RunRecord, measure: Measure) -> str:
-    """Say how a number of the run stands to that of the best baseline."""
+    """Compare a result of the run with that of the best baseline."""
     key = measure.key
     mine = record.results.get(key)
     theirs = {n: r for n, r in record.baselines.items() if is_number(r.get(key))}
@@ -106,7 +106,7 @@ def _comparison(record: RunRecord, measure: Measure) -> str:
 
 
 def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the profiles were made, as terms and texts."""
+    """Describe how the profiles were made, as terms and texts."""
     rows = []
     normalisation = results.get("normalisation")
     if isinstance(normalisation, dict):
@@ -140,7 +140,7 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def comparison(record: RunRecord) -> dict[str, Any]:
-    """Set the run beside its baselines: rows of the table, and the forest plot."""
+    """Compare the run with its baselines: rows of the table, and the forest plot."""
     everyone = record.all_results
     if not any(is_number(r.get(m)) for r in everyone.values() for m in KEYS):
         raise Omitted("no results of the run or of a baseline")
@@ -170,7 +170,7 @@ def _normalisation_name(results: Mapping[str, Any]) -> str:
 def treatment_map(
     record: RunRecord, styles: Mapping[str, MoaStyle], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Treatments in two dimensions."""
+    """Show the treatments in two dimensions."""
     frame = record.profiles
     if frame is None:
         raise Omitted(record.problems["profiles.parquet"])
@@ -213,12 +213,12 @@ def treatment_map(
 
 
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Compound and concentration as they are shown, which also makes them comparable."""
+    """Format compound and concentration as displayed, which also makes them comparable."""
     return str(row.get("compound", "")), concentration(row.get("concentration"))
 
 
 def confusion(record: RunRecord) -> dict[str, Any]:
-    """Confusion matrices, with the share of each row in each cell, and numbers per mechanism."""
+    """Show confusion matrices, with each cell's share of its row, and results per mechanism."""
     found = record.results.get("confusion")
     if not isinstance(found, dict) or not found.get("labels"):
         raise Omitted("results.json has no confusion matrix")
@@ -226,7 +226,7 @@ def confusion(record: RunRecord) -> dict[str, Any]:
     matrices: list[dict[str, Any]] = []
     for measure, name in MATCHED.items():
         counts = np.asarray(found.get(measure) or [], dtype=object)
-        # Without queries there is nothing to confuse.
+        # Without queries there is no confusion matrix.
         if counts.shape != (len(labels), len(labels)) or not counts.sum():
             continue
         rows = []
@@ -237,7 +237,7 @@ def confusion(record: RunRecord) -> dict[str, Any]:
             rows.append({"label": label, "cells": cells, "right": right})
         matrices.append({"name": name, "rows": rows})
     if not matrices:
-        raise Omitted("results.json has no confusion matrix that fits its labels and has queries")
+        raise Omitted("results.json has no confusion matrix with queries that fits its labels")
     precision = record.results.get("map_per_moa")
     precision = precision if isinstance(precision, dict) else {}
     per_moa = [
@@ -252,7 +252,7 @@ def confusion(record: RunRecord) -> dict[str, Any]:
 
 
 def leakage(record: RunRecord) -> dict[str, Any]:
-    """Show how much of batch and plate can be read off the profiles."""
+    """Show how well batch and plate can be predicted from the profiles."""
     found = record.results.get("leakage")
     rows = [
         {
@@ -265,7 +265,7 @@ def leakage(record: RunRecord) -> dict[str, Any]:
         if isinstance(values, dict)
     ]
     if not rows:
-        raise Omitted("results.json doesn't say what can be read off the profiles")
+        raise Omitted("results.json doesn't have batch and plate leakage")
     return {"rows": rows}
 
 
@@ -295,7 +295,7 @@ def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
 
 
 def left_out(record: RunRecord) -> dict[str, Any]:
-    """List the queries that could not be asked, grouped by reason and mechanism."""
+    """List the treatments that are not queries, grouped by reason and mechanism."""
     found = record.results.get("left_out")
     if not isinstance(found, dict):
         raise Omitted("results.json doesn't list left-out queries")

@@ -1,4 +1,4 @@
-"""Colours and marker shapes that all figures and tables of a report share."""
+"""Colours and marker shapes shared by all figures and tables of a report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from wsdino.runrecord import RUN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Paul Tol's "vibrant" scheme with two of his "muted" ones: told apart by people with any of the
-# common colour deficiencies, and of medium lightness, so that they hold on white and on black.
+# Paul Tol's "vibrant" scheme with two of his "muted" colours: distinguishable with any of the
+# common colour vision deficiencies, and of medium lightness, so that they work on white and black.
 COLOURS = (
     "#0077bb",
     "#ee7733",
@@ -35,7 +35,7 @@ _SHAPES = (
     ("v", '<path d="M6 10.8 11 1.8H1z"/>'),
 )
 
-# Red, green and blue shares of the stains whose customary colours people expect.
+# Red, green and blue shares of stains with customary colours.
 _STAINS = {
     ("dapi", "dna", "hoechst", "nuclei", "nucleus"): (0.0, 0.35, 1.0),
     ("tubulin", "microtubules", "er", "gfp"): (0.0, 1.0, 0.0),
@@ -47,7 +47,7 @@ _PRIMARY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.35, 1.0))
 
 @dataclass(frozen=True)
 class MoaStyle:
-    """How one mechanism looks in every figure.
+    """Appearance of a mechanism in every figure.
 
     Attributes
     ----------

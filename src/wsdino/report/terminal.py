@@ -1,4 +1,4 @@
-"""What closes an evaluation on the terminal."""
+"""The summary of an evaluation on the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsdino.report.words import display_name, held_out_number, held_out_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# Lines are made for so many columns; on narrower terminals intervals get lines of their own.
+# Lines are this wide; on narrower terminals intervals get separate lines.
 WIDTH = 100
 _MAX_NAMES = 5
 
@@ -26,23 +26,24 @@ _MAX_NAMES = 5
 def summary_table(
     results: Mapping[str, Any], *, name: str = "this run", width: int = WIDTH
 ) -> Table:
-    """Set the numbers of a run beside those of its baselines.
+    """Compare the results of a run with those of its baselines.
 
     Parameters
     ----------
     results
-        Results of the run (contract 4.5), with those of its baselines under `baselines`.
+        Results of the run (see :func:`wsdino.evaluate.results.evaluate`), with those of its
+        baselines under `baselines`.
     name
-        What to call the run.
+        Name of the run.
     width
-        Columns to fit into.
+        Maximum number of columns.
 
     Returns
     -------
     rich.table.Table
-        A row each for the run and its baselines, with each measure (right / queries, percent and
-        95 % confidence interval), below it a row of what remains with the query's compound left out
-        of a fit on labels, and one of what chance reaches; a dash for what is absent.
+        One row each for the run and its baselines, with each measure (right / queries, percent and
+        95 % confidence interval); below it a row with the query's compound left out of a fit on
+        labels, and one of chance; a dash if a number is missing.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("", overflow="ellipsis")
@@ -69,7 +70,7 @@ def summary_table(
 
 
 def print_results(results: Mapping[str, Any], *, name: str) -> None:
-    """Print the table and how it came about; what was left out goes to standard error.
+    """Print the table and the methods behind it; what was left out goes to standard error.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def beside_results(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:
-    """Say why the table has dashes where it has them, and what else the evaluation noted.
+    """Explain the dashes in the table, and list the other notes of the evaluation.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list
     Returns
     -------
     list of str
-        The notes of the run and its baselines; with their names, where they don't hold for all.
+        The notes of the run and its baselines; with their names, unless they apply to all.
     """
     shown = _shown(results, name)
     said: dict[str, list[str]] = {}
@@ -146,7 +147,7 @@ def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list
             and not any(note.startswith(f"{measure.name} ") for note in notes)
         ]
         if absent:
-            notes.append(f"the results don't hold {' and '.join(absent)}")
+            notes.append(f"the results don't contain {' and '.join(absent)}")
         for note in notes:
             said.setdefault(note, []).append(each)
     return [
@@ -156,17 +157,17 @@ def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list
 
 
 def left_out_lines(results: Mapping[str, Any]) -> list[str]:
-    """Say how many treatments each measure leaves out, why, and the names of the first.
+    """Report how many treatments each measure leaves out, why, and the first of them.
 
     Parameters
     ----------
     results
-        Results of a run (contract 4.5).
+        Results of a run; see :func:`wsdino.evaluate.results.evaluate`.
 
     Returns
     -------
     list of str
-        A line for each reason and the measures that it holds for.
+        A line for each reason and the measures that it applies to.
     """
     measures: dict[tuple[str, str], list[str]] = {}
     for measure in MEASURES:
@@ -184,13 +185,13 @@ def left_out_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(results: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """Return the results of the run and its baselines by the names in the table."""
+    """Return the results of the run and its baselines by their names in the table."""
     baselines = results.get("baselines") or {}
     return {name: results} | {display_name(key): value for key, value in baselines.items()}
 
 
 def _how(results: Mapping[str, Any]) -> list[str]:
-    """Say how profiles, galleries and intervals came about."""
+    """Describe how profiles, galleries and intervals were made."""
     made, num_in = results["normalisation"], results.get("gallery", {})
     sizes = {m.name: f"{num_in[m.key]} treatments" for m in MEASURES if m.key in num_in}
     intervals = {m.name: m.interval for m in MEASURES if results.get(m.key) is not None}
@@ -210,7 +211,7 @@ def _how(results: Mapping[str, Any]) -> list[str]:
 
 
 def _grouped(names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names of each value."""
+    """Group the names by value."""
     groups: dict[str, list[str]] = {}
     for name, value in names.items():
         groups.setdefault(value, []).append(name)

@@ -1,4 +1,4 @@
-"""Whether self-distillation collapsed, in plain words, from its training curves.
+"""Detecting whether self-distillation collapsed, from its training curves.
 
 DINO has two ways to fail (arXiv 2104.14294, section 5.3): the teacher spreads every image evenly
 over all prototypes, or gives every image the same one. Its embedding may also shrink to a point
@@ -38,7 +38,7 @@ _DIAGNOSTICS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the curves say.
+    """Conclusion from the training curves.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
     Returns
     -------
     Verdict
-        `unknown` where none of the columns that could tell is there.
+        `unknown` if none of the columns needed to decide is there.
     """
     end = dict.fromkeys(_DIAGNOSTICS, math.nan)
     end |= {name: _end_of(metrics[name]) for name in _DIAGNOSTICS if name in metrics}
@@ -88,7 +88,7 @@ def collapse_verdict(metrics: pd.DataFrame) -> Verdict:
         return Verdict(
             "warning",
             "No collapse, but soft targets",
-            f"The teacher stays undecided, so there is little to learn from. {facts}",
+            f"The teacher's targets stay close to uniform, so they teach little. {facts}",
         )
     if not facts:
         return Verdict(
@@ -104,14 +104,14 @@ def _sentence(words: str) -> str:
 
 
 def _end_of(values: pd.Series[float]) -> float:
-    """Average the finite ones among the last values; NaN where there are none."""
+    """Average the finite values near the end; NaN if there are none."""
     tail = values.to_numpy(dtype=np.float64)[-max(1, math.ceil(TAIL_SHARE * len(values))) :]
     known = tail[np.isfinite(tail)]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _facts(end: dict[str, float]) -> str:
-    """Say the numbers at the end of the run that are known."""
+    """List the known numbers at the end of the run."""
     ceiling, parts = end["teacher_entropy_max"], []
     if math.isfinite(end["teacher_entropy"]) and ceiling > 0:
         parts.append(

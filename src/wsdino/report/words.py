@@ -1,4 +1,4 @@
-"""Numbers and names as a report and the terminal say them."""
+"""Formatting numbers and names for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from wsdino.evaluate.measures import Measure
 
-# Stands for what is absent.
+# Shown for a missing value.
 DASH = "-"
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number; a truth value isn't one."""
+    """Whether a value is a finite number; a boolean is not."""
     return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
 
 
 def display_name(name: str) -> str:
-    """Say in words which run or baseline a name stands for."""
+    """Return the label of a run or baseline."""
     known = {RUN: "this run"} | {entry.name: entry.label for entry in baselines.BASELINES}
     return known.get(name, name)
 
@@ -100,7 +100,7 @@ def concentration(value: Any) -> str:
 
 
 def held_out_text(results: Mapping[str, Any]) -> str:
-    """Say that weak labels were used, and what remains without the query's; may be empty."""
+    """Describe the use of weak labels, and the results without the query's; may be empty."""
     made = results.get("normalisation")
     options = made.get("options") if isinstance(made, dict) else None
     label = options.get("label") if isinstance(options, dict) else None
@@ -110,8 +110,8 @@ def held_out_text(results: Mapping[str, Any]) -> str:
     found = results.get("held_out")
     if not isinstance(found, dict):
         return (
-            f"{used}, those of the queries too; a number with the query's compound left out of the "
-            "fit takes the sites (wsdino evaluate SITES --from-sites)"
+            f"{used}, including those of the queries; results with the query's compound left out "
+            "of the fit require the sites (wsdino evaluate SITES --from-sites)"
         )
     if "note" in found:
         return f"{used}; the query's compound could not be left out of the fit: {found['note']}"

@@ -1,8 +1,8 @@
-"""A simulated screen: cells under twelve mechanisms, in BBBC021's own file layout.
+"""Simulated screens: cells under twelve mechanisms, in BBBC021's file layout.
 
-Made from scratch, so that the whole chain can be tried, tested and measured where no data set
-is at hand, and where the truth behind each image is known. The functions are imported when they
-are first used: the command line's help needs the difficulties' names and nothing that draws.
+Drawn from scratch, so that the whole chain can be tried, tested and measured without a data set,
+and with known ground truth. The functions are imported when they are first used: the command line's
+help only needs the names of the difficulties.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From traits to a field of cells: who lies where, what is inside, and the three stains.
+"""From traits to a field of cells: positions, contents, and the three stains.
 
 Vectorised over the cells of a field; the pixels are done by :mod:`.raster`.
 """
@@ -53,7 +53,7 @@ class Culture:
         return len(self.y)
 
     def has(self, *names: str) -> NDArray[np.bool_]:
-        """Say of each cell whether its state is one of `names`, bool (n,)."""
+        """Whether the state of each cell is one of `names`, bool (n,)."""
         return np.array([state in names for state in STATES])[self.state]
 
 
@@ -114,7 +114,7 @@ def seed_cells(
 
 
 def _grow(values: Vector, rng: np.random.Generator) -> None:
-    """Let, in place, some cells have copied their DNA, and all of them take it up unevenly."""
+    """Double, in place, the DNA of some cells, and vary the uptake of the stain in all."""
     num = len(values)
     copied = rng.random(num) < values[:, INDEX["copied"]]
     uneven = values[:, INDEX["dna_unevenness"]] * rng.standard_normal(num)
@@ -145,7 +145,7 @@ def _states(values: Vector, rng: np.random.Generator) -> NDArray[np.int64]:
 def _settle(
     radius: Vector, colony: float, edge: float, margin: float, rng: np.random.Generator
 ) -> Vector:
-    """Place cells, some of them in colonies: positions (k, 2), k <= n where room runs out."""
+    """Place cells, some of them in colonies: positions (k, 2), k < n if there is no more room."""
     num = len(radius)
     tries = 25 * num
     centres = rng.uniform(-margin, edge + margin, (max(round(num / 9), 1), 2))

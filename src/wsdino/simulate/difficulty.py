@@ -1,6 +1,6 @@
-"""How hard a simulated screen is: numbers, and the settings of them that have names.
+"""The difficulty of a simulated screen: its parameters, and named settings of them.
 
-Nothing heavy is imported here, so that the command line's help can tell the names.
+Nothing heavy is imported here, so that the command line's help can list the names quickly.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ DEFAULT = "published"
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard the screen is; every number can be zero.
+    """The difficulty of a screen; every parameter can be zero.
 
     The defaults are those of the difficulty named :data:`DEFAULT`.
 
     Parameters
     ----------
     effect
-        Multiplies what mechanisms change.
+        Factor on the effects of mechanisms.
     penetrance
         Share of the cells that respond at full activity, at most 1.
     lean, signature, compound_density, compound_staining
@@ -33,9 +33,9 @@ class Difficulty:
     batch_biology, plate_biology, well_biology
         Natural variation of all traits at each level, in units of their spread.
     batch_response
-        How differently the cells of each batch respond, being of another passage or another day's
-        making: standard deviation of the log factor on each trait's change by any compound. What
-        a whitening on controls can't see.
+        How differently the cells of each batch respond, because of another passage or day: standard
+        deviation of the log factor on each trait's change by any compound. Invisible to a whitening
+        on controls.
     batch_density, plate_density, well_density
         Standard deviation of the log number of cells.
     batch_gain, plate_gain, well_gain
@@ -43,8 +43,8 @@ class Difficulty:
     batch_blur, plate_blur, well_blur
         Standard deviation of the log width of the point spread.
     batch_staining, plate_staining, well_staining
-        Variation of how stains take and what else shines: haze, saturation, mottling, textured
-        background, precipitate, bleed-through; in units of the spreads in :mod:`.handling`.
+        Variation of staining and stray light: haze, saturation, mottling, textured background,
+        precipitate, bleed-through; in units of the spreads in :mod:`.handling`.
     batch_background, plate_background, well_background
         Standard deviation of each channel's log background.
     plate_shade
@@ -94,15 +94,15 @@ class Difficulty:
 
     @classmethod
     def of(cls, settings: Iterable[str]) -> Difficulty:
-        """Read settings: names of difficulties, and ``name=value`` that change single numbers.
+        """Parse settings: names of difficulties, and ``name=value`` for single parameters.
 
-        The last name is the base (:data:`DEFAULT` if there is none), whatever its place among the
-        settings; of several values for one number the last one counts.
+        The last name is the base (:data:`DEFAULT` if there is none), wherever it is among the
+        settings; of several values of a parameter the last one counts.
 
         Raises
         ------
         InputError
-            A setting is none of the names, names no number, or its value is out of range.
+            A setting is neither a name nor a parameter with a value in range.
         """
         base, changes = DEFAULT, {}
         for setting in settings:
@@ -111,7 +111,7 @@ class Difficulty:
                 base = _checked_name(name)
             elif name not in NUMBERS:
                 raise InputError(
-                    f"difficulty {setting!r}: no such number{did_you_mean(name, NUMBERS)}; give "
+                    f"difficulty {setting!r}: no such parameter{did_you_mean(name, NUMBERS)}; give "
                     f"one of {', '.join(NUMBERS)}"
                 )
             else:
@@ -123,13 +123,11 @@ class Difficulty:
             value = getattr(self, field.name)
             if not (isinstance(value, int | float) and 0 <= value < float("inf")):
                 raise InputError(
-                    f"difficulty {field.name}: {value!r}; a number of at least 0 would be right"
+                    f"difficulty {field.name}: {value!r}; give a number of at least 0"
                 )
         for name in ("penetrance", "defocus_rate"):
             if getattr(self, name) > 1:
-                raise InputError(
-                    f"difficulty {name}: {getattr(self, name)}; at most 1 would be right"
-                )
+                raise InputError(f"difficulty {name}: {getattr(self, name)}; give at most 1")
 
 
 NUMBERS = tuple(field.name for field in fields(Difficulty))
@@ -137,16 +135,16 @@ NUMBERS = tuple(field.name for field in fields(Difficulty))
 
 @dataclass(frozen=True)
 class NamedDifficulty:
-    """One setting of all numbers.
+    """A named setting of all parameters.
 
     Parameters
     ----------
     name
-        On the command line and in Python.
+        Name on the command line and in Python.
     meaning
-        What to expect of it, for the help.
+        One-line description, for the help.
     numbers
-        The numbers.
+        The parameters.
     """
 
     name: str
@@ -157,12 +155,12 @@ class NamedDifficulty:
 DIFFICULTIES = (
     NamedDifficulty(
         "published",
-        "CellProfiler's features come as far as on the real BBBC021",
+        "CellProfiler's features score as on the real BBBC021",
         Difficulty(),
     ),
     NamedDifficulty(
         "hard",
-        "faint effects on unlike batches",
+        "faint effects, large batch differences",
         Difficulty(
             effect=1.7,
             lean=0.15,
@@ -175,7 +173,7 @@ DIFFICULTIES = (
     ),
     NamedDifficulty(
         "easy",
-        "statistics find nearly every mechanism, in other batches too",
+        "simple statistics find nearly every mechanism, even across batches",
         Difficulty(
             effect=4.0,
             lean=0.0,
@@ -195,13 +193,11 @@ _NAMED = {named.name: named for named in DIFFICULTIES}
 def _checked_name(name: str) -> str:
     if name in NUMBERS:
         usual = getattr(_NAMED[DEFAULT].numbers, name)
-        raise InputError(
-            f"difficulty {name!r}: has no value; such as {name}={usual} would be right"
-        )
+        raise InputError(f"difficulty {name!r}: has no value; give one, such as {name}={usual}")
     if name not in _NAMED:
         raise InputError(
             f"difficulty {name!r}: no such difficulty{did_you_mean(name, (*_NAMED, *NUMBERS))}; "
-            f"give one of {', '.join(_NAMED)}, or a number as name=value"
+            f"give one of {', '.join(_NAMED)}, or a parameter as name=value"
         )
     return name
 
@@ -211,10 +207,10 @@ def _number(name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise InputError(
-            f"difficulty {name}: {value!r}; a number of at least 0 would be right"
+            f"difficulty {name}: {value!r}; give a number of at least 0"
         ) from None
 
 
 def difficulty_help() -> str:
-    """Name every difficulty with its meaning, the default first."""
+    """List every difficulty with its description, the default first."""
     return ", ".join(f"{named.name} ({named.meaning})" for named in DIFFICULTIES)

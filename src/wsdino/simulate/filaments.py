@@ -1,4 +1,4 @@
-"""Microtubules and actin fibres: how many, from where, which way.
+"""Microtubules and actin fibres: number, origin and direction.
 
 The kinds below differ in arrangement alone: all filaments of a channel come in the same number
 and with the same length per cell, so that a mechanism that turns them leaves the spectrum alone.
@@ -81,7 +81,7 @@ def microtubules(
         [axis + rng.normal(0, 0.15, shape), bearing + np.pi / 2 + rng.normal(0, 0.1, shape)],
         free,
     )
-    # few microtubules can be told apart close to their centre: draw each from some way out
+    # microtubules overlap close to their centre: start each some way out
     begin = rng.uniform(0.05, 0.6, shape) * radius
     y = np.where(kind == RADIAL, pole_y[:, None] + begin * np.sin(free), spread_y)
     x = np.where(kind == RADIAL, pole_x[:, None] + begin * np.cos(free), spread_x)

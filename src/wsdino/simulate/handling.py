@@ -1,4 +1,4 @@
-"""How a well is stained and imaged, as numbers: what biology does not need and statistics measure.
+"""Staining and imaging of a well, as parameters: technical variation that statistics pick up.
 
 Every property has a value for each channel (DNA, tubulin, actin). Batches, plates, wells and
 compounds multiply it, each by the exponential of a normal draw times the property's spread.

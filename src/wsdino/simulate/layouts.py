@@ -1,4 +1,4 @@
-"""Which compound is in which well: two built-in layouts, and any that a table describes.
+"""Plate layouts: two built-in ones, and any given as a table.
 
 A layout is a table with one row per site, as :func:`layout_table` documents it.
 """
@@ -153,7 +153,7 @@ def layout_table(layout: str | Path, *, sites: int | None = None) -> pd.DataFram
         There is no such layout or table, or the table can't be read.
     """
     if sites is not None and sites < 1:
-        raise InputError(f"sites: {sites} per well; at least 1 would be right")
+        raise InputError(f"sites: {sites} per well; give at least 1")
     if str(layout) == "small":
         return _named(_built_in(SMALL_SERIES, SMALL_PLATES, sites or 3, reference=False))
     if str(layout) == "bbbc021":
@@ -212,7 +212,7 @@ def _wells(
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """Add folders and file names in BBBC021's manner."""
+    """Add folders and file names in BBBC021's style."""
     table["folder"] = table["batch"] + "/" + table["plate"]
     for channel in CHANNELS:
         table[f"file_{channel}"] = [
@@ -254,17 +254,17 @@ def _from_table(path: str | Path) -> pd.DataFrame:
 
 
 def _require_folder_names(names: pd.Series[str], what: str) -> None:
-    """Refuse batches and plates that can't be folders inside the screen's, such as ``../x``."""
+    """Refuse batches and plates that can't be names of folders, such as ``../x``."""
     for name in names.astype(str).unique():
         if name in {"", ".", ".."} or set(name) & set("/\\\0"):
             raise ManifestError(
-                f"{what} is {name!r}; a simulated screen has a folder of that name, so it must be "
-                "without / and \\, and not . or .."
+                f"{what} is {name!r}; a simulated screen has a folder of that name, so it must not "
+                "contain / or \\, or be . or .."
             )
 
 
 def _are_bbbc021_names(names: pd.DataFrame) -> bool:
-    """Whether all files are TIFFs that tell their site and wavelength, so that they can stay."""
+    """Whether all files are TIFFs named after site and wavelength, so that names can be kept."""
     return all(
         names[column].astype(str).str.contains(rf"_s\d+_{wavelength}.*\.tif$", regex=True).all()
         for column, wavelength in zip(names.columns, WAVELENGTHS.values(), strict=True)

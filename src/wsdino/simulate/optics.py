@@ -37,7 +37,7 @@ class Optics:
     gain
         Counts relative to :data:`COUNTS`.
     background
-        Counts where nothing is.
+        Counts of an empty field.
     haze
         Share of the light that is spread over the neighbourhood; lowers contrast.
     saturation
@@ -153,9 +153,9 @@ def _modulate(image: Floats, relative: Floats) -> None:
 
 
 def _seen(stains: Floats, channel: int, optics: Optics, rng: np.random.Generator) -> Floats:
-    """Return what fluoresces in a channel, float32 (H, W): its stain as it took, and other light.
+    """Return the light in a channel, float32 (H, W): its unevenly taken stain, and stray light.
 
-    As many random numbers are drawn whatever the optics are.
+    The number of random draws doesn't depend on the optics.
     """
     image: Floats = stains[channel].copy()
     places = rng.integers(0, 65536, (len(MOTTLE_SCALES) + len(TEXTURE_SCALES), 2))
@@ -241,7 +241,7 @@ def _block_means(image: Floats) -> Floats:
 
 
 def expose(stains: Floats, optics: Optics, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Photograph a field.
+    """Image a field.
 
     Photon noise is drawn from the normal distribution with the variance of Poisson's, which it
     equals closely from some ten electrons on; the background alone holds more than that.
@@ -251,7 +251,7 @@ def expose(stains: Floats, optics: Optics, rng: np.random.Generator) -> NDArray[
     stains
         float32 (3, H, W), as drawn by :func:`wsdino.simulate.cells.draw`.
     optics
-        How it is imaged.
+        Optical parameters.
     rng
         Source of the noise.
 

@@ -1,4 +1,4 @@
-"""What compounds do to cells: twelve mechanisms, potency, penetrance and signatures.
+"""Effects of compounds on cells: twelve mechanisms, potency, penetrance and signatures.
 
 The mechanisms are BBBC021's, by its names (Caie et al. 2010; Ljosa et al. 2013). They are meant
 to differ by shape and arrangement rather than by brightness: each cell keeps its tubulin and its
@@ -91,7 +91,7 @@ HILL_SLOPE = 1.6
 
 @dataclass(frozen=True)
 class Compound:
-    """What one compound does, whatever its concentration.
+    """The effects of one compound, independent of its concentration.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What else makes fields differ: batches, plates and wells.
+"""Variation between batches, plates and wells.
 
-Every effect is drawn from a generator of its own key, so that it is the same for a seed whatever
-else is on the plates.
+Every effect is drawn from a generator with its own key, so that for a given seed it doesn't depend
+on what else is on the plates.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def describe_sites(
 
 
 def truth_table(layout: pd.DataFrame, sites: list[Site]) -> pd.DataFrame:
-    """Tell everything that is known of each site, in the layout's order.
+    """Return the ground truth of each site, in the layout's order.
 
     Returns
     -------
     pandas.DataFrame
-        The contract's ``Metadata_`` columns; ``activity``, ``penetrance``, ``strength``,
+        The manifest's ``Metadata_`` columns; ``activity``, ``penetrance``, ``strength``,
         ``ec50`` (null for controls), ``debris``; ``optics_<name>_<channel>``;
         ``trait_<name>``, the well's untreated cells; ``effect_<name>``, what a fully responding
         cell changes by.

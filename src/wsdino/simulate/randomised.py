@@ -267,7 +267,7 @@ def simulate_randomised(
         ("size", size, 32, 4096),
     ):
         if not low <= value <= high:
-            raise InputError(f"{name}: {value}; from {low} to {high} would be right")
+            raise InputError(f"{name}: {value}; give {low} to {high}")
     folder = Path(out)
     options = {"seed": seed, "size": size, "num_phenotypes": num_phenotypes}
     with one_writer(folder):

@@ -144,9 +144,9 @@ def _check(size: int, height: int | None, zoom: float, workers: int | None) -> N
             f"height: {height} pixels; from {MIN_SIZE} to {size}, the size, would be right"
         )
     if not 0.25 <= zoom <= 8:
-        raise InputError(f"zoom: {zoom}; a number from 0.25 to 8 would be right")
+        raise InputError(f"zoom: {zoom}; give a number from 0.25 to 8")
     if workers is not None and workers < 1:
-        raise InputError(f"workers: {workers}; at least 1 would be right")
+        raise InputError(f"workers: {workers}; give at least 1")
 
 
 def _digest(table: pd.DataFrame) -> str:

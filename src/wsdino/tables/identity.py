@@ -263,8 +263,8 @@ def with_controls(
         if controls and not is_control.any():
             some = ", ".join(sorted(table[COMPOUND].dropna().astype(str).unique())[:5])
             raise TableError(
-                f"{origin}: no compound is named {', '.join(controls)}, as the control should be; "
-                f"the compounds are {some}, ..."
+                f"{origin}: no compound is named {', '.join(controls)}, given as control; the "
+                f"compounds are {some}, ..."
             )
     else:
         return table.drop(columns=CONTROL, errors="ignore")

@@ -1,1 +1,1 @@
-"""A store and a config become a run folder with checkpoints."""
+"""Training: from a store and options to a run folder with checkpoints and a model."""

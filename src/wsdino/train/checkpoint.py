@@ -1,7 +1,7 @@
-"""Checkpoints: everything that a run needs to go on to the same result.
+"""Checkpoints: everything that a run needs to resume to the same result.
 
 A checkpoint holds the step, student and teacher with heads, the centre, the optimiser, the records,
-and the options that it was trained with. What else one might look for needs no saving: images,
+and the options that it was trained with. Everything else needs no saving: images,
 partners, crops, jitter and stochastic depth are functions of (seed, step, rank)
 (:mod:`wsdino.train.plan`), so that there is neither a position of the sampler nor the state of a
 generator; learning rate, weight decay, temperature and momentum are functions of the step; bfloat16
@@ -25,12 +25,12 @@ NUM_KEPT = 2
 
 
 def save_checkpoint(folder: Path, step: int, state: State) -> Path:
-    """Write a checkpoint so that it is there whole or not at all; keep the newest two.
+    """Write a checkpoint atomically; keep the newest two.
 
     Raises
     ------
     OutputError
-        If it can't be written; those before it stay.
+        If it can't be written; earlier checkpoints are kept.
     """
     path = folder / f"step_{step:08d}.pt"
     # On a full disk PyTorch's writer raises an error of its own.
@@ -45,12 +45,12 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, newest first."""
+    """List all checkpoints in a folder, newest first."""
     return sorted(folder.glob("step_*.pt"), reverse=True)
 
 
 def load_newest(folder: Path) -> State | None:
-    """Read the newest checkpoint that can be read; say which damaged ones are passed over."""
+    """Read the newest readable checkpoint; report the damaged ones that are skipped."""
     for path in checkpoints(folder):
         try:
             state: State = torch.load(path, map_location="cpu", weights_only=True)

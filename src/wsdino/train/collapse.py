@@ -1,4 +1,4 @@
-"""Calling a collapse, or a shortcut by plate, by its name while it happens."""
+"""Detecting collapse, or clustering by plate, during training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLATES_WIN = 0.5
 
 
 def name_collapse(record: dict[str, float]) -> str | None:
-    """Say in words what has collapsed, or None.
+    """Describe the collapse or the clustering by plate; None if there is neither.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def _name_collapse(record: dict[str, float]) -> str | None:
     if not highest:
         return None
     if record["teacher_entropy"] > (1 - UNIFORM_MARGIN) * highest:
-        return "collapse to uniform: the teacher's targets tell images no longer apart"
+        return "collapse to uniform: the teacher's targets no longer distinguish images"
     gained = record["assignment_entropy"] - record["teacher_entropy"]
     if (
         record["assignment_entropy"] < FEW_PROTOTYPES * highest
@@ -44,6 +44,6 @@ def _name_clustering(record: dict[str, float]) -> str | None:
     if found > PLATES_WIN:
         return (
             "clustering by plate: images of one plate lie closer together than images of one weak "
-            f"label in {100 * (1 + found) / 2:.0f} % of the cases (chance: 50 %)"
+            f"label in {100 * (1 + found) / 2:.0f} % of comparisons (chance: 50 %)"
         )
     return None

@@ -1,4 +1,4 @@
-"""Crops: all views of a batch by one batched resampling on the device, from stored integers."""
+"""Crops: all views of a batch in one batched resampling of stored integers on the device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Share = Annotated[float, Gt(0), Le(1)]
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """What one kind of view looks like.
+    """Description of one kind of view.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class ViewPlan:
         Whether crops are flipped along both axes, and turned by 90 degrees, each with
         probability one half.
     brightness, contrast
-        Photometric jitter for each channel by itself, after input scaling: x * (1 + c) + b, with
+        Photometric jitter of each channel separately, after input scaling: x * (1 + c) + b, with
         c uniform in +-contrast and b uniform in +-brightness.
     """
 
@@ -71,7 +71,7 @@ def _side(area: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class CropDraw:
-    """Crops of V views of B images: where they lie and how they are altered.
+    """Crops of V views of B images: their positions and augmentations.
 
     Parameters
     ----------
@@ -100,16 +100,16 @@ class CropDraw:
 def require_fit(
     plan: ViewPlan, field_shape: tuple[int, int], *, section: str = "crops.global_views"
 ) -> None:
-    """Refuse crops that don't fit: not what is drawn but what could be, at any step of a run.
+    """Refuse crops that don't fit the field: the largest that can be drawn at any step of a run.
 
     Parameters
     ----------
     plan
-        What the views look like.
+        Description of the views.
     field_shape
         Height and width of a field in px.
     section
-        Where the config has the views.
+        Config section of the views.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def draw_crops(
     Parameters
     ----------
     plan
-        What the views look like.
+        Description of the views.
     num_images
         Images in the batch.
     field_shape
@@ -145,7 +145,7 @@ def draw_crops(
     num_channels
         Channels of a field, each with a jitter of its own.
     rng
-        Draws everything.
+        Random generator.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def cut(
     gain: Tensor,
     clip: tuple[float, float],
 ) -> Tensor:
-    """Cut, scale, resize and alter crops.
+    """Cut, scale, resize and augment crops.
 
     Only the pixels under the crops are touched and turned into floats. Resizing is bicubic with
     antialiasing and treats a crop's edge as the image's edge, as cutting first and resizing then
@@ -224,7 +224,7 @@ def cut(
     factor, shift = send(jitter.reshape(2, sites.size, -1, 1, 1), device)
     window = int(draw.side.max())
     pixel = torch.arange(window, device=device)
-    # A smaller crop than the window repeats its last pixel; resizing gives it no weight.
+    # A crop smaller than the window repeats its last pixel; resizing gives the copies no weight.
     places = torch.minimum(pixel, side[:, None] - 1)
     mirrored = (side[:, None] - 1 - pixel).clamp_min(0)
     rows = top[:, None] + torch.where(flip_y[:, None] > 0, mirrored, places)

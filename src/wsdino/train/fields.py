@@ -1,4 +1,4 @@
-"""Where the pixels of a step come from: device memory, or the store with prefetch."""
+"""The source of a step's pixels: device memory, or the store with prefetch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READ_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class FieldBatch:
-    """Fields that a step needs, on the device.
+    """The fields needed by a step, on the device.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class FieldBatch:
     offset, gain
         (n, C) float32 input scaling.
     sites
-        (n,) sorted int64: which site each row is; None where row i is site i.
+        (n,) sorted int64: the site of each row; None if row i is site i.
     """
 
     pixels: Tensor
@@ -78,14 +78,14 @@ class Fields:
         self._all = self._whole_store() if resident else None
 
     def fetch(self, sites: NDArray[np.int64]) -> FieldBatch:
-        """Return the fields of some sites, each once; they are valid until the next call."""
+        """Return the fields of the given sites, without repeats; valid until the next call."""
         if self._all is not None:
             return self._all
         unique = np.unique(sites)
         return self._batch(self._read(unique), unique)
 
     def _read(self, sites: NDArray[np.int64]) -> Tensor:
-        """Read into memory that is there already, and pinned where a GPU copies from it."""
+        """Read into existing memory, which is pinned for a GPU."""
         num = len(sites)
         if self._host is None or len(self._host) < num:
             room = np.empty((num, *self._store.shape[1:]), self._store.dtype)
@@ -94,7 +94,7 @@ class Fields:
         return upload(self._host[:num], self._device)
 
     def _whole_store(self) -> FieldBatch:
-        """Read part by part: what is on its way is in memory twice."""
+        """Read in parts, because each part is in memory twice while it is copied."""
         rows = np.arange(len(self._store))
         with Meter("read", len(rows), last_line=False) as meter:
             first = self._read(rows[:1])

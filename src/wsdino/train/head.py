@@ -1,4 +1,4 @@
-"""Projection heads: what a network's features pass through on their way to the loss."""
+"""Projection heads between a network's features and the loss."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from wsdino.job import sum_over_ranks, world_size
 class BatchNorm(nn.Module):
     """Batch normalisation (arXiv 1502.03167), always by the statistics of the batch at hand.
 
-    The heads are for training alone, so that nothing has use for running averages, and a teacher
-    needs none. The batch is that of all processes, or what one pass of an accumulated batch holds.
+    Heads are only used in training, so running averages are not needed, even for a teacher. The
+    batch is that of all processes, or one part of an accumulated batch.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise features (..., D), float32, over all else: every process has as many."""
+        """Normalise features (..., D), float32, over all other axes, equal on every process."""
         centred = features.float() - _mean(features.float())
         return centred * (_mean(centred.square()) + self.eps).rsqrt() * self.weight + self.bias
 
@@ -52,7 +52,7 @@ class ProjectionHead(nn.Module):
     batch_norm
         Whether :class:`BatchNorm` comes before each GELU, as the original does with convolutional
         networks. A small network that starts from scratch gives nearly the same vector for every
-        image at first, and learns much faster once the head takes away what they share.
+        image at first, and learns much faster if the head removes what they have in common.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ProjectionHead(nn.Module):
 
 
 class DINOHead(ProjectionHead):
-    """A projection head and a layer of prototypes whose length doesn't count.
+    """A projection head and a layer of prototypes that only count by their direction.
 
     Parameters
     ----------
@@ -137,14 +137,14 @@ class DINOHead(ProjectionHead):
 def logits(vectors: Tensor, prototypes: Tensor, gain: Tensor) -> Tensor:
     """Cosines (..., K) of unit vectors (..., D) to prototypes (K, D), times their gain (K, 1).
 
-    There are far fewer products than prototypes have entries, so it is the products that are
-    brought to unit length.
+    There are far fewer products than entries of prototypes, so the products are normalised
+    instead of the prototypes.
     """
     scale, _ = prototype_scale(prototypes, gain)
     return functional.linear(vectors, prototypes).float() * scale
 
 
 def prototype_scale(prototypes: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what products with prototypes (K, D) are multiplied by, and their lengths: (K,)."""
+    """Return the factors for products with prototypes (K, D), and the prototypes' lengths: (K,)."""
     length = torch.linalg.vector_norm(prototypes, dim=1).clamp_min(1e-12)
     return gain[:, 0] / length, length

@@ -19,17 +19,17 @@ Record = dict[str, float | None]
 
 
 class Journal:
-    """Keeps the records of a run, in memory for its checkpoints and in its folder for people.
+    """Keeps the records of a run: in memory for checkpoints, in its folder for users.
 
-    What the folder held before is replaced by the given records, so that a run that resumes drops
-    what was logged after its checkpoint, and a deleted file comes back.
+    The given records replace those in the folder, so that a resumed run drops what was logged after
+    its checkpoint, and a deleted file is restored.
 
     Parameters
     ----------
     folder
         Run folder.
     records
-        Records up to the step from which the run goes on.
+        Records up to the step that the run resumes from.
     """
 
     def __init__(self, folder: Path, records: list[Record]) -> None:
@@ -58,7 +58,7 @@ class Journal:
         self._writer.close()
 
     def write(self, record: dict[str, float]) -> None:
-        """Append one record; it must have a ``step``. What is not finite becomes null."""
+        """Append one record, which must have a ``step``. Non-finite values become null."""
         finite: Record = {
             key: value if math.isfinite(value) else None for key, value in record.items()
         }
@@ -74,7 +74,7 @@ class Journal:
                 self._writer.add_scalar(key, shown, int(record["step"] or 0))
 
 
-# What the progress line shows of a record, in this order.
+# Entries of a record in the progress line, in this order.
 _SHOWN = {
     "loss": "loss {:.3f}",
     "kl": "KL {:.3f}",
@@ -91,12 +91,12 @@ _SHOWN = {
 
 
 def note_of(record: Mapping[str, float]) -> str:
-    """Return what the progress line shows of a record."""
+    """Format a record for the progress line."""
     return ", ".join(text.format(record[key]) for key, text in _SHOWN.items() if key in record)
 
 
 def summary_of(record: Record) -> str | None:
-    """Say how a teacher used its prototypes in the end, where it has some."""
+    """Summarise how a teacher used its prototypes at the end, if it has any."""
     entropy, spread = record.get("teacher_entropy"), record.get("assignment_entropy")
     highest = record.get("teacher_entropy_max")
     if entropy is None or spread is None or highest is None:

@@ -1,4 +1,4 @@
-"""Weak labels: the manifest column that says which images are alike."""
+"""Weak labels: a manifest column; images with the same value are treated as similar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WeakLabels:
     codes
         (N,) int64: index into `names`, -1 for sites that are not trained on.
     names
-        One name a label; numbers where each image is its own.
+        Name of each label; numbers if each image is its own label.
     """
 
     codes: NDArray[np.int64]
@@ -38,12 +38,12 @@ class WeakLabels:
 def weak_labels(
     manifest: pd.DataFrame, label: str, *, include_controls: bool = False
 ) -> WeakLabels:
-    """Read weak labels off a manifest.
+    """Read weak labels from a manifest.
 
     Parameters
     ----------
     manifest
-        Contract 4.1, N rows.
+        N rows.
     label
         ``none`` (each image its own label: plain DINO), ``compound``, ``treatment`` (compound and
         concentration), or the name of any manifest column, with or without ``Metadata_``.
@@ -53,7 +53,7 @@ def weak_labels(
     Raises
     ------
     ConfigError
-        If the column is absent, empty or the same for every site.
+        If the column is missing, empty or constant.
     """
     trained = np.ones(len(manifest), dtype=bool)
     if not include_controls:
@@ -83,7 +83,7 @@ def _label_values(manifest: pd.DataFrame, label: str) -> tuple[NDArray[np.int64]
         doses, concentrations = pd.factorize(manifest["Metadata_Concentration"])
         pairs, found = pd.factorize(compounds * (len(concentrations) + 1) + doses + 1)
         parts = [divmod(pair, len(concentrations) + 1) for pair in found.tolist()]
-        # A missing concentration is no number to show, and a treatment like any other.
+        # A missing concentration is not shown, but is a treatment like any other.
         both = [f"{names[i]} {concentrations[j - 1]:g} uM" if j else names[i] for i, j in parts]
         return _sorted(np.where(compounds < 0, -1, pairs), both)
     wanted = {label, f"Metadata_{label}", f"Metadata_{label.capitalize()}"}
@@ -98,12 +98,12 @@ def _label_values(manifest: pd.DataFrame, label: str) -> tuple[NDArray[np.int64]
 
 
 def _named(values: pd.Series[str]) -> tuple[NDArray[np.int64], list[str]]:
-    # Names are made of the few distinct values, not of every row.
+    # Convert only the few distinct values to names, not every row.
     codes, found = pd.factorize(values)
     return _sorted(codes, [str(value) for value in found])
 
 
 def _sorted(codes: NDArray[np.int64], names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Bring codes to the order of their names; values of one name (1 and "1") become one."""
+    """Order codes by name; merge values with the same name (1 and "1")."""
     ordered, rank = np.unique(np.array([*names, ""], dtype=object)[:-1], return_inverse=True)
     return np.append(rank, -1)[codes], ordered.tolist()

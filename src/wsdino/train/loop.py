@@ -1,4 +1,4 @@
-"""The training loop: steps, records, checkpoints, signals, and going on where it stopped."""
+"""The training loop: steps, records, checkpoints, signals and resuming."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from wsdino.train.plan import Planner, StepPlan
     from wsdino.train.watch import PlateWatch
 
-# Records in a row in which images cluster by plate before it is said: at the start they may.
+# Consecutive records with clustering by plate before a warning: at the start it is normal.
 LASTING = 5
-# Records without it after which a collapse that comes back is said again.
+# Records without a collapse after which its return is reported again.
 FORGOTTEN = 50
 
 
@@ -55,7 +55,7 @@ class Trainer:
     objective
         A module that is also a :class:`~wsdino.train.objectives.base.TrainingObjective`.
     planner
-        Draws what each step does.
+        Draws the plan of each step.
     fields
         Source of the pixels.
     label_codes
@@ -73,7 +73,7 @@ class Trainer:
     device
         Where to train.
     fingerprint
-        The options as JSON; a checkpoint with others is refused.
+        The options as JSON; checkpoints with different ones are refused.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Trainer:
         TrainingError
             If stopped by a signal, or by too many non-finite steps; the state is saved.
         JobError
-            If another process is gone.
+            If another process is lost.
         """
         first, records = self._resume()
         with Journal(self.folder, records) if job.rank() == 0 else _nothing() as journal:
@@ -148,7 +148,7 @@ class Trainer:
         self.module.train()
         for step in range(first, self.total_steps):
             plan, views = prefetch.take()
-            record = self._step(step, plan, views, meanwhile=prefetch.cut_ahead)
+            record = self.step(step, plan, views, meanwhile=prefetch.cut_ahead)
             bad_steps = 0 if record["applied"] else bad_steps + 1
             done = step + 1
             if self._is_logged(done, record):
@@ -164,7 +164,7 @@ class Trainer:
                 raise TrainingError(
                     f"training stopped at step {done}: loss {record['loss']}, gradient norm "
                     f"{record['grad_norm']} for {bad_steps} steps in a row; the state before them "
-                    "is kept; try a lower train.learning_rate in a new run folder"
+                    "is saved; try a lower train.learning_rate in a new run folder"
                 )
             shown |= record
             meter.advance(1, note_of(shown))
@@ -177,11 +177,11 @@ class Trainer:
             if stopping and done < self.total_steps:
                 raise TrainingError(
                     f"stopped by a signal after step {done} of {self.total_steps}; the same "
-                    "command goes on from there"
+                    "command resumes from there"
                 )
 
     def _agree(self, stop_requested: bool, overdue: bool) -> tuple[bool, bool]:
-        """Stop if any process is asked to, save when the first one's clock says so."""
+        """Stop if any process is asked to; save when the first one's clock is due."""
         is_first = job.rank() == 0
         asked = torch.tensor([float(stop_requested), float(overdue and is_first)])
         stopping, due = job.all_reduce_max(asked).tolist()
@@ -192,7 +192,7 @@ class Trainer:
         return regular or not record["applied"]
 
     def _log(self, record: Metrics, plan: StepPlan, journal: Journal | None) -> None:
-        """Complete and write a record; say what collapses."""
+        """Complete and write a record; report a collapse."""
         record |= self.objective.diagnostics()
         if "teacher_entropy" in record:
             record["kl"] = record["loss"] - record["teacher_entropy"]
@@ -219,10 +219,27 @@ class Trainer:
             steps=range(first, self.total_steps),
         )
 
-    def _step(
+    def step(
         self, step: int, plan: StepPlan, views: list[Tensor], *, meanwhile: Callable[[], None]
     ) -> Metrics:
-        """Take a step; `meanwhile` is called when all but the teacher's move is on its way."""
+        """Take one step.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        plan
+            Images of the whole batch.
+        views
+            This process's views of them, see :func:`~wsdino.train.plan.cut_views`.
+        meanwhile
+            Called once all except the teacher's update is queued on the device.
+
+        Returns
+        -------
+        dict
+            The record of the step.
+        """
         opt, epoch = self.options, step / self.steps_per_epoch
         warmup = round(opt.warmup_epochs * self.steps_per_epoch)
         lr = cosine(
@@ -252,8 +269,8 @@ class Trainer:
         self.objective.after_backward(epoch)
         # A multi-network module is clipped network by network, as if each trained alone.
         norm = clip_gradients(self._parameters_by_network(), opt.clip_gradient)
-        # Everything that is read off the device in a step is read here, at once, and not before
-        # the device has something else to do.
+        # Everything that a step reads from the device is read here, in one go, and only once the
+        # device has other work.
         numbers = torch.stack([*measured.values(), norm])
         reading = Reading(numbers)
         step_if_finite(self.optimiser, numbers)
@@ -293,7 +310,7 @@ class Trainer:
         return dict(zip(sums, values, strict=True))
 
     def _reduced_if(self, wanted: bool) -> AbstractContextManager[None]:
-        """Whether gradients are averaged over ranks: once a step, with the last part's."""
+        """Average gradients over ranks only if wanted: once per step, with the last part."""
         if wanted or not isinstance(self.trainable, DistributedDataParallel):
             return nullcontext()
         return self.trainable.no_sync()
@@ -331,7 +348,7 @@ class Trainer:
         self.module.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.watch.load_state_dict(state["watch"])
-        say(f"going on from step {state['step']} of {self.total_steps}")
+        say(f"resuming from step {state['step']} of {self.total_steps}")
         return int(state["step"]), state["records"]
 
     def _other_training(self, fingerprint: str) -> ConfigError:
@@ -341,12 +358,12 @@ class Trainer:
             folder = RunPaths(self.folder).checkpoints
             what = "images" if "images" in differ else "plates, wells or batches of the images"
             return ConfigError(
-                f"{self.folder}: its checkpoints were trained on other {what} than the store has "
-                f"now; give another output folder, or delete {folder} to train anew"
+                f"{self.folder}: its checkpoints were trained on other {what} than those now in "
+                f"the store; give another output folder, or delete {folder} to train again"
             )
         return ConfigError(
             f"{self.folder}: its checkpoints were trained with other options or weak labels, or by "
-            "an earlier version; give those of its config.yaml, or another output folder"
+            "an earlier version; use the options of its config.yaml, or another output folder"
         )
 
     def _require_agreement(self, found: str, what: str) -> None:
@@ -355,8 +372,8 @@ class Trainer:
         span = torch.tensor([number, -number], dtype=torch.float64)
         if job.all_reduce_max(span).sum() != 0:
             raise ConfigError(
-                f"{self.folder}: the processes of this job found other {what} there; store and "
-                "run folder must lie on a file system that all hosts share"
+                f"{self.folder}: the processes of this job found different {what} there; store and "
+                "run folder must be on a file system that all hosts share"
             )
 
 
@@ -367,14 +384,14 @@ def _nothing() -> Iterator[None]:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and Ctrl-C into a wish that is asked for after each step."""
+    """Turn SIGTERM and Ctrl-C into a request that is checked after each step."""
     received: list[int] = []
     previous = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, lambda got, _: received.append(got))
     except ValueError:
-        # Not in the main thread (a notebook's executor): signals stay as they are.
+        # Not in the main thread (a notebook's executor): signal handlers are left alone.
         pass
     try:
         yield lambda: bool(received)

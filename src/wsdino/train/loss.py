@@ -49,11 +49,11 @@ def centered_targets(teacher: Tensor, center: Tensor, *, temp: float) -> Tensor:
 
 
 def cross_view_entropy(student: Tensor, targets: Tensor, *, student_temp: float) -> Tensor:
-    """Contract targets (T, N, K) with student logits (S, N, K); skip a view's pair with itself.
+    """Cross-entropy of targets (T, N, K) and student logits (S, N, K), skipping equal views.
 
     For a student view s the sum over teacher views t != s of -p_t . log softmax(z_s) equals
     (number of t) * logsumexp(z_s) - (sum of p_t) . z_s, so one log-sum-exp and one product per
-    student view do, and nothing of the size of views x views comes to be.
+    student view suffice, and nothing of the size of views x views is allocated.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def cross_view_entropy(student: Tensor, targets: Tensor, *, student_temp: float)
 
 
 CHUNK_LOGITS = 2**24
-"""Student logits that are in memory at a time (64 MiB of float32), unless one image needs more."""
+"""Number of student logits in memory at a time (64 MiB of float32), unless one image has more."""
 
 
 def factored_cross_view_entropy(
@@ -79,11 +79,10 @@ def factored_cross_view_entropy(
 ) -> Tensor:
     """Compute `cross_view_entropy` of cosines to prototypes, without ever holding them all.
 
-    A chunk of images at a time, all its views together; as the loss is one number, the gradient is
-    taken along with it, so that nothing is kept and nothing computed twice. Prototypes of unit
-    length never come to be either: products are scaled, and of the gradient what would change a
-    prototype's length is taken away. Under autocast the products are computed in its type,
-    everything between them in float32.
+    Images are processed in chunks, with all views together; as the loss is a scalar, its gradient
+    is computed at once, so that nothing is stored or computed twice. Normalised prototypes are
+    never allocated either: products are scaled, and the component of the gradient along a prototype
+    is removed. Under autocast the products are computed in its type, everything else in float32.
 
     Parameters
     ----------
@@ -127,7 +126,7 @@ class _CrossViewEntropy(torch.autograd.Function):
         axes = prototypes.to(dtype)
         scale, length = prototype_scale(prototypes, gain)
         scale = scale / student_temp
-        # With how many teacher views a student view is compared.
+        # Number of teacher views that each student view is compared with.
         others = vectors.new_full((num_views, 1, 1), num_targets)
         others[:num_targets] -= 1
         loss, by_vectors, by_prototypes = vectors.new_zeros(()), [], None
@@ -172,7 +171,7 @@ class _CrossViewEntropy(torch.autograd.Function):
 
 
 def koleo_loss(features: Tensor) -> Tensor:
-    """Push each image away from its nearest neighbour in the batch, so that all directions count.
+    """Push each image away from its nearest neighbour in the batch, to use all directions.
 
     Minus the mean log distance of L2-normalised features to their nearest neighbour: the
     Kozachenko-Leonenko estimate of their entropy, up to constants (arXiv 1806.03198, eq. 2; used
@@ -182,7 +181,7 @@ def koleo_loss(features: Tensor) -> Tensor:
     Parameters
     ----------
     features
-        (N, D); of one process and one part of its batch.
+        (N, D), from one process and one part of its batch.
 
     Returns
     -------
@@ -195,7 +194,7 @@ def koleo_loss(features: Tensor) -> Tensor:
     with torch.no_grad():
         nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(dim=1)
     distance: Tensor = (unit - unit[nearest]).norm(dim=-1)
-    # Equal images would ask for an infinite push.
+    # Equal images would give an infinite gradient.
     return -(distance + 1e-8).log().mean()
 
 

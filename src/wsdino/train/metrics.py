@@ -1,4 +1,4 @@
-"""What is watched during training."""
+"""Diagnostics of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def spread(features: Tensor) -> Tensor:
-    """How far L2-normalised features (N, D) spread around their mean.
+    """Spread of L2-normalised features (N, D) around their mean.
 
     Root mean square distance from the mean: 0 when all point the same way, 1 when they point
     anywhere.
@@ -33,7 +33,7 @@ def effective_rank(features: Tensor) -> Tensor:
     if not centred.isfinite().all():
         return centred.new_tensor(float("nan"), dtype=torch.float64)
     centred = centred.double()
-    # Rows or columns, whichever are fewer: other than zero, the eigenvalues are the same.
+    # Rows or columns, whichever are fewer: the non-zero eigenvalues are the same.
     wide = centred.shape[0] < centred.shape[1]
     products = centred @ centred.T if wide else centred.T @ centred
     eigenvalues = torch.linalg.eigvalsh(products).clamp_min(0)

@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups and what is done with gradients before it."""
+"""AdamW, its parameter groups, and the treatment of gradients before a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def adamw(module: nn.Module) -> torch.optim.AdamW:
-    """Make AdamW with two groups: what is decayed, and vectors (biases, norms, gains) that aren't.
+    """Make AdamW with two groups: with weight decay, and without (biases, norms, gains).
 
     Learning rate and weight decay are set before each step (:func:`set_schedule`).
     """
@@ -27,16 +27,16 @@ def adamw(module: nn.Module) -> torch.optim.AdamW:
 
 
 def set_schedule(optimiser: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Set learning rate of all and weight decay of the first parameter group."""
+    """Set the learning rate of all parameter groups and the weight decay of the first."""
     for index, group in enumerate(optimiser.param_groups):
         group["lr"] = lr
         group["weight_decay"] = weight_decay if index == 0 else 0.0
 
 
 def step_if_finite(optimiser: torch.optim.Optimizer, numbers: Tensor) -> None:
-    """Take a step if all numbers are finite, else leave weights and state as they are.
+    """Take a step if all numbers are finite, else leave weights and state unchanged.
 
-    The device decides by itself: nothing is read off it, so that it need not run dry meanwhile.
+    The decision is made on the device without reading from it, so that it never idles.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def step_if_finite(optimiser: torch.optim.Optimizer, numbers: Tensor) -> None:
 
 
 def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> Tensor:
-    """Clip the gradient norm of each network by itself; return the largest norm before it.
+    """Clip the gradient norm of each network separately; return the largest norm before clipping.
 
-    A norm that is not finite leaves gradients that are none either: such a step is skipped.
+    A non-finite norm makes the gradients non-finite; such a step is skipped.
     """
     norms = []
     for parameters in networks:
@@ -62,5 +62,5 @@ def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None)
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(given, max_norm, norm)
         norms.append(norm)
-    # NaN if any is.
+    # NaN if any of them is.
     return torch.stack(norms).amax()

@@ -1,4 +1,4 @@
-"""The options of training, whatever the objective, each with its range.
+"""The options of training that don't depend on the objective, each with its range.
 
 Those of an objective are in its module, see :mod:`wsdino.train.objectives`.
 """
@@ -33,14 +33,14 @@ class Optimisation:
     batch_size
         Images per step, over all processes.
     accumulate
-        Parts that a process splits its share of the batch into, to need less memory.
+        Parts that a process splits its share of the batch into, to save memory.
     balance
         ``label``: every weak label equally often; ``image``: every image equally often.
     step_from
-        Where the images of one step come from: the whole ``screen``, or one ``batch`` of it, each
+        Source of the images of one step: the whole ``screen``, or one ``batch`` of it, each
         equally often.
     learning_rate, final_learning_rate
-        AdamW, cosine from the first to the second after the warm-up.
+        AdamW's, following a cosine from the first to the second after the warm-up.
     warmup_epochs
         Epochs of linear rise of the learning rate, at most `epochs`.
     weight_decay, final_weight_decay
@@ -92,8 +92,8 @@ class Optimisation:
     def __post_init__(self) -> None:
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
-                f"warmup_epochs {self.warmup_epochs:g}: the warm-up is longer than the run of "
-                f"epochs {self.epochs:g}; give at most that"
+                f"warmup_epochs {self.warmup_epochs:g}: the warm-up is longer than the run, which "
+                f"has epochs {self.epochs:g}; give at most that"
             )
 
     def require_equal_parts(self, num_processes: int, *, section: str = "train") -> None:
@@ -122,7 +122,7 @@ class Optimisation:
 
 @dataclass(frozen=True, kw_only=True)
 class WeakPositives:
-    """What the weak label is and from where partners come.
+    """The weak label and the source of partners.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class WeakPositives:
     partner_from, fallback
         See :class:`~wsdino.train.pairing.Pairing`.
     num_partners
-        Partners that the local crops of an anchor are divided among (the paper: 1).
+        Number of partners that the local crops of an anchor are divided among (the paper: 1).
     partner_global_views
         Global crops that come from the first partner instead of the anchor (the paper: 0).
     """
@@ -146,10 +146,10 @@ class WeakPositives:
     partner_global_views: Annotated[int, Ge(0)] = 0
 
 
-# What may change between two parts of a run without changing what it comes to.
+# Options that may change when a run is resumed, because they don't affect its result.
 CHANGEABLE = ("residency", "log_every", "checkpoint_minutes", "max_bad_steps")
 
 
 def fixed_options(options: Optimisation) -> dict[str, Any]:
-    """Return the options that decide what a training comes to, by name."""
+    """Return, by name, the options that must stay fixed when a run is resumed."""
     return {key: value for key, value in asdict(options).items() if key not in CHANGEABLE}

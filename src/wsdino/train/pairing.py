@@ -1,4 +1,4 @@
-"""Weak positives: from which image the student's local crops come."""
+"""Weak positives: choosing the image that the student's local crops come from."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _COLUMNS = ("Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 
 @dataclass(frozen=True)
 class Segments:
-    """Sites in an order in which a label, and within it a group, is one run of places.
+    """Sites ordered so that each label, and each group within it, is a contiguous run.
 
     Parameters
     ----------
     order
         (N,) sites.
     label_run, group_run
-        (N,) which run of a label, and of a group within it, each site lies in.
+        (N,) the run of its label, and of its group within it, that each site belongs to.
     label_starts, group_starts
-        Where each run starts, and at the end N. All arrays are int32 where N allows.
+        Start of each run, and finally N. All arrays are int32 if N allows.
     """
 
     order: NDArray[np.integer]
@@ -94,15 +94,15 @@ class Pairing:
     Parameters
     ----------
     manifest
-        Contract 4.1, N rows.
+        N rows.
     labels
         Weak labels of its rows.
     partner_from
         The partner lies in another ``image``, ``well``, ``plate`` or ``batch``.
     fallback
-        For an anchor with no such partner: ``relax`` takes the strictest weaker demand that can be
-        met (batch, plate, well, image), and the anchor itself where its label has one image only;
-        ``drop`` does not train on it; ``error`` refuses.
+        For an anchor with no such partner: ``relax`` uses the strictest weaker requirement that can
+        be met (batch, plate, well, image), or the anchor itself if its label has a single image;
+        ``drop`` does not train on it; ``error`` raises an error.
 
     Raises
     ------
@@ -119,14 +119,16 @@ class Pairing:
         fallback: Fallback = "relax",
     ) -> None:
         if partner_from not in _LEVELS or fallback not in get_args(Fallback):
-            raise ConfigError(f"pairing: unknown demand {partner_from!r} or fallback {fallback!r}")
+            raise ConfigError(
+                f"pairing: unknown partner_from {partner_from!r} or fallback {fallback!r}"
+            )
         self.partner_from, self.fallback = partner_from, fallback
         self.levels = _LEVELS[_LEVELS.index(partner_from) :]
         self._segments = {
             level: _segments(labels.codes, groups) for level, groups in _groups(manifest).items()
         }
         self._labels = labels
-        # The index into `levels` of the demand that each site can meet, len(levels) for none.
+        # Index into `levels` of the requirement that each site can meet; len(levels) for none.
         self._level = np.full(len(labels.codes), len(self.levels), dtype=np.int8)
         for index in reversed(range(len(self.levels))):
             possible = self._segments[self.levels[index]].num_candidates(slice(None)) > 0
@@ -136,7 +138,7 @@ class Pairing:
         if not (trained & (self._level == 0)).any() and fallback != "relax":
             raise ConfigError(
                 f"pairing.partner_from {partner_from!r}: no site has a partner in another "
-                f"{partner_from}; use a weaker demand or pairing.fallback relax"
+                f"{partner_from}; use a weaker requirement or pairing.fallback relax"
             )
         if lacking.any() and fallback == "error":
             raise ConfigError(
@@ -172,20 +174,20 @@ class Pairing:
             place = segments.label(sites)[0] + np.floor(
                 uniform[:, columns] * segments.num_candidates(sites)
             ).astype(np.int64)
-            # Candidates are the label's run of places without the group's: jump over the gap.
+            # Candidates are the label's run without the group's: skip the gap.
             start, size = segments.group(sites)
             place += np.where(place >= start, size, 0)
             partners[:, columns] = segments.order[place]
         return partners
 
     def coverage(self) -> list[dict[str, object]]:
-        """How many of the sites to train on have partners, a row for each possible demand.
+        """Count the sites to train on that have partners, one row per possible requirement.
 
         Returns
         -------
         list of dict
             ``partner_in``, ``sites_with_partner``, ``fraction``, ``labels_with_partner``,
-            ``median_partners``, ``sites_drawn`` (how many draw at this demand under the fallback).
+            ``median_partners``, ``sites_drawn`` (how many use this requirement under the fallback).
         """
         trained = np.flatnonzero(self._labels.codes >= 0)
         drawn = np.bincount(self._level[trained], minlength=len(self.levels) + 1)

@@ -25,7 +25,7 @@ def keyed(*parts: ArrayLike) -> NDArray[np.uint64]:
     Returns
     -------
     ndarray
-        (n,) uint64, n = 1 for numbers alone; whoever differs in one part differs in all bits.
+        (n,) uint64, n = 1 if there are no arrays; a change in any part changes all bits.
     """
     key = np.zeros(1, dtype=np.uint64)
     for part in parts:
@@ -36,7 +36,7 @@ def keyed(*parts: ArrayLike) -> NDArray[np.uint64]:
 def permuted(
     places: NDArray[np.int64], counts: NDArray[np.int64], keys: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Look places up in permutations that nobody has to draw as a whole.
+    """Look up places in permutations, without computing these as a whole.
 
     A Feistel network over the rectangle of a x b >= count cells that is nearest to a square,
     walked until it comes back into the range (Black and Rogaway 2002, doi

@@ -1,4 +1,4 @@
-"""What a step does: drawn from seed and step alone, for the whole batch, on every rank alike."""
+"""Plan of a step: drawn from seed and step alone, for the whole batch, equally on every rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepPlan:
     anchors
         (B,) int64 sites.
     sites
-        For each kind of view, (V, B) int64: the site that a crop is cut from.
+        For each kind of view, (V, B) int64: the site that each crop is cut from.
     draws
         For each kind of view, its crops.
     """
@@ -57,8 +57,8 @@ class Planner:
     Parameters
     ----------
     sampler, pairing, weak_positives
-        Which images are anchors, and from where partners come; `pairing` None: every crop comes
-        from the anchor (plain DINO, classification).
+        Choice of anchors and partners; `pairing` None: every crop comes from the anchor (plain
+        DINO, classification).
     views
         Global views, then local views where there are any.
     batch_size

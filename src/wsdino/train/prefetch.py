@@ -1,4 +1,4 @@
-"""What the coming steps look at, made ready while the device computes."""
+"""Preparing the next steps while the device computes."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class Prefetch:
         return taken
 
     def cut_ahead(self) -> None:
-        """Queue the cutting of the next views, if their fields are there.
+        """Queue the cutting of the next views, if their fields are ready.
 
-        A GPU has something to do by that while this process waits for what the step came to.
+        This keeps a GPU busy while this process waits for the results of the step.
         """
         if self._coming is None or not self._coming.done():
             return

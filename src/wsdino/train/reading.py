@@ -1,4 +1,4 @@
-"""Numbers on their way from a device."""
+"""Reading numbers from a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Reading:
-    """Reads a tensor off its device without making the device wait for what comes after it.
+    """Reads a tensor from its device without delaying work queued after it.
 
     Parameters
     ----------

@@ -76,8 +76,8 @@ class BatchwiseSampler:
     """Draws every step from one batch of the screen, each batch once per round.
 
     Where batches differ in ways that a network reads off at a glance (stain, microscope, cell
-    line), a step of mixed batches is solved by telling batches apart: targets that are spread over
-    the images of one batch leave nothing but the weak labels to learn.
+    line), a step of mixed batches can be solved by distinguishing batches; within one batch only
+    the weak labels remain to be learned.
 
     Parameters
     ----------

@@ -51,10 +51,10 @@ class Positives:
     Parameters
     ----------
     labels
-        Weak labels; sites that are not trained on have code -1.
+        Weak labels; sites that are excluded from training have code -1.
     pairing
-        Draws partners; None where every crop is the anchor's: for plain DINO, and for objectives
-        that take no partners.
+        Draws partners; None if every crop comes from the anchor: for plain DINO, and for objectives
+        without partners.
     """
 
     labels: WeakLabels
@@ -64,21 +64,22 @@ class Positives:
 def positives(
     manifest: pd.DataFrame, options: WeakPositives, *, objective: Objective = DISTILL
 ) -> Positives:
-    """Read weak labels off a manifest and, if the objective takes partners, index these.
+    """Read weak labels from a manifest and, if the objective uses partners, index them.
 
     Parameters
     ----------
     manifest
-        Contract 4.1.
+        A valid manifest.
     options
-        What the weak label is and from where partners come.
+        The weak label and the source of partners.
     objective
-        What is minimised.
+        The objective.
 
     Raises
     ------
     ConfigError
-        If the weak label is absent or constant, or partners are lacking and that is refused.
+        If the weak label is missing or constant, or partners are missing and ``fallback`` is
+        ``error``.
     """
     labels = weak_labels(manifest, options.label, include_controls=options.include_controls)
     if objective.needs_label and np.bincount(labels.codes[labels.sites]).max() < 2:
@@ -97,7 +98,7 @@ def positives(
 
 
 def plate_watch(manifest: pd.DataFrame, labels: WeakLabels, options: WeakPositives) -> PlateWatch:
-    """Watch plates against weak labels; where each image is its own label, against compounds."""
+    """Watch plates against weak labels, or against compounds if each image is its own label."""
     codes = labels.codes
     if options.label == "none":
         codes = pd.factorize(manifest["Metadata_Compound"])[0]
@@ -105,7 +106,7 @@ def plate_watch(manifest: pd.DataFrame, labels: WeakLabels, options: WeakPositiv
 
 
 def _places_digest(manifest: pd.DataFrame) -> str:
-    """Tell apart screens whose partners, steps or scaling by plate would be others."""
+    """Digest of the metadata that partners, steps and scaling by plate depend on."""
     columns = ["Metadata_Plate", "Metadata_Well", "Metadata_Batch", "Metadata_Control"]
     text = manifest[columns].to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -114,7 +115,7 @@ def _places_digest(manifest: pd.DataFrame) -> str:
 def initial_networks(
     spec: ModelSpec, *, seed: int, drop_path: float = 0.0, weights: Weights = None
 ) -> ChannelNetworks:
-    """Build networks whose random weights depend on the seed alone."""
+    """Build networks with random weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_networks(spec, drop_path=drop_path, weights=weights)
@@ -134,7 +135,7 @@ def _sampler(
 def training_views(
     global_views: ViewPlan, local_views: ViewPlan, *, objective: Objective = DISTILL
 ) -> list[ViewPlan]:
-    """Return the views that are cut: local ones only where the objective takes them."""
+    """Return the views to cut: local ones only if the objective uses them."""
     if not objective.takes_local_views or not local_views.num_views:
         return [global_views]
     return [global_views, local_views]
@@ -151,7 +152,7 @@ def check_views(
     Parameters
     ----------
     views
-        Global views, then local views where there are any.
+        Global views, then local views if there are any.
     field_shape
         Height and width of a field in px.
     sections
@@ -165,7 +166,7 @@ def check_views(
     for view, section in zip(views, sections, strict=False):
         require_fit(view, field_shape, section=section)
     if not views[0].num_views:
-        raise ConfigError(f"{sections[0]}.num_views 0: at least one is needed")
+        raise ConfigError(f"{sections[0]}.num_views 0: at least one is required")
 
 
 def check_partners(
@@ -201,8 +202,8 @@ def check_partners(
     if not num_local and not options.partner_global_views:
         raise ConfigError(
             f"pairing.label {options.label!r}: without local views and with "
-            "pairing.partner_global_views 0 no view comes from a partner; use pairing.label none "
-            "if that is meant"
+            "pairing.partner_global_views 0, no view comes from a partner; use pairing.label none "
+            "if that is intended"
         )
 
 
@@ -251,7 +252,7 @@ def train(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Model:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or resume a run that was stopped.
 
     Parameters
     ----------
@@ -281,9 +282,9 @@ def train(
     ConfigError
         If options don't fit each other or the screen.
     TrainingError
-        If training was stopped or can't go on.
+        If training was stopped or can't continue.
     JobError
-        If another process of the job is gone.
+        If another process of the job is lost.
     """
     job.start()
     device, kind = numbered(device), objective_of(objective)

@@ -1,4 +1,4 @@
-"""Whether an embedding sorts images by plate rather than by weak label, watched while it trains."""
+"""Monitoring during training whether an embedding clusters by plate rather than by weak label."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TIE = 1e-12
 def plate_clustering(
     features: NDArray[np.float32], plates: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> float:
-    """How often the plate is stronger than the weak label.
+    """Measure how often the plate dominates the weak label.
 
-    Asked of each image: is an image of the same plate and another label closer to it than an image
-    of the same label on another plate? Neither answer needs to be right (images of one label may
-    differ, plates may hold alike compounds), but where the plate wins nearly always, plates are
-    what the embedding tells apart. Images whose label lies on one plate alone have nothing to
-    compare, so that compounds which are confounded with plates raise no alarm.
+    For each image: is an image of the same plate and another label closer than an image of the
+    same label on another plate? Either answer may be right (images of one label may differ, plates
+    may hold similar compounds), but if the plate nearly always wins, the embedding distinguishes
+    plates. Images with a label that is on a single plate are not compared, so compounds confounded
+    with plates don't raise a warning.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def plate_clustering(
     Returns
     -------
     float
-        Share of the triplets that the plate wins, less the share that the label wins, averaged over
-        images: 1 plates alone, 0 as good as chance, -1 labels alone. NaN where fewer than 32 images
-        have both kinds of neighbour.
+        Share of the triplets won by the plate minus the share won by the label, averaged over
+        images: 1 only plates, 0 chance, -1 only labels. NaN if fewer than 32 images have both kinds
+        of neighbour.
     """
     same_plate = plates[:, None] == plates
     same_label = labels[:, None] == labels
@@ -62,17 +62,17 @@ def plate_clustering(
 
 
 def _plate_less_label(by_plate: NDArray[np.float64], by_label: NDArray[np.float64]) -> float:
-    """Share of the pairs of similarities that the plate wins, less that which the label wins."""
+    """Share of the pairs of similarities won by the plate minus the share won by the label."""
     difference = by_plate[:, None] - by_label
-    # Equal images are as similar, but for rounding.
+    # Equal images have the same similarity, apart from rounding.
     return float((difference > TIE).mean() - (difference < -TIE).mean())
 
 
 class PlateWatch:
-    """Keeps the embedding of the last few hundred images, and says how they cluster.
+    """Keeps the embedding of the last few hundred images, and measures how they cluster.
 
-    The same on every process, and part of a checkpoint, so that a run that goes on measures what
-    it would have measured.
+    It is the same on every process, and part of a checkpoint, so that a resumed run measures the
+    same values.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class PlateWatch:
         Returns
         -------
         dict
-            ``plate_clustering`` (:func:`plate_clustering`), or nothing as long as it can't be told.
+            ``plate_clustering`` (:func:`plate_clustering`); empty while it can't be determined.
         """
         features = gather(features.detach().float().flatten(0, 1)).cpu()
         if features.isfinite().all():
@@ -115,5 +115,5 @@ class PlateWatch:
         return {"sites": self._sites.clone(), "features": self._features.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what another one has seen."""
+        """Restore the state of another instance."""
         self._sites, self._features = state["sites"], state["features"]

@@ -1,6 +1,6 @@
-"""What is minimised: each objective has a module of its own, and a row in the table here.
+"""The training objectives: each has its own module, and a row in the table here.
 
-A new one is a module with its options, what it requires and how it is built, and a row.
+To add one, write a module with its options, requirements and builder, and add a row.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ else:
         Union[tuple(each.options for each in OBJECTIVES)],  # noqa: UP007 made from the table
         Discriminator("name"),
     ]
-"""The options of any objective: which ones, their ``name`` says."""
+"""The options of any objective, distinguished by their ``name``."""
 
 
 def objective_of(options: Options) -> Objective:
-    """Return the row of the table that options belong to."""
+    """Return the objective that options belong to."""
     return next(each for each in OBJECTIVES if each.name == options.name)

@@ -1,4 +1,4 @@
-"""What every objective is: its options, what it needs, and what the training loop asks of it."""
+"""The parts of every objective: options, requirements, and the interface to the training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsdino.train.crops import ViewPlan
 
 Metrics = dict[str, float]
-# What would break a graph fails instead of being slow without a word; shapes never change.
+# A graph break is an error instead of being silently slow; shapes never change.
 COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
 Measured = dict[str, Tensor]
 """Metrics that are still on the device: reading them would make it wait."""
@@ -36,7 +36,7 @@ STRICT = pydantic.ConfigDict(extra="forbid")
 class Options:
     """Base of the options of an objective."""
 
-    # Which objective; each has a name of its own as the default.
+    # Name of the objective; each class has its own as the default.
     name: str
 
 
@@ -69,7 +69,7 @@ class StudentOptions(Options):
 
 @dataclass(frozen=True)
 class Parts:
-    """What an objective is built from.
+    """The parts that an objective is built from.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Given:
-    """What an objective is to be trained on, so that it can refuse.
+    """The setting of a training, for an objective to check.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Given:
     epochs
         Length of the run.
     section
-        Where the config has the objective's options.
+        Config section of the objective's options.
     """
 
     views: Sequence[ViewPlan]
@@ -119,7 +119,7 @@ class Objective:
     Parameters
     ----------
     help
-        What it is, in a line.
+        One-line description.
     options
         Its class of options; the default of their ``name`` is the objective's name.
     build
@@ -127,12 +127,12 @@ class Objective:
     needs_label
         Whether it needs a weak label that images share.
     takes_partners
-        Whether views come from partners; else each comes from the anchor.
+        Whether views may come from partners; otherwise each comes from the anchor.
     takes_local_views
-        Whether it is shown local views; else global ones alone.
+        Whether it uses local views; otherwise only global ones.
     requires
-        Raises :class:`~wsdino.errors.ConfigError` where its options and what it is :class:`Given`
-        make no sense together.
+        Raises :class:`~wsdino.errors.ConfigError` if its options don't fit what it is
+        :class:`Given`.
     """
 
     help: str
@@ -150,7 +150,7 @@ class Objective:
 
 
 class HeadedNetworks(nn.Module):
-    """Backbones, each with a head of its own.
+    """Backbones, each with its own head.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class HeadedNetworks(nn.Module):
 
 
 class TrainingObjective(Protocol):
-    """What the training loop asks of an objective, which is also a module."""
+    """The interface of an objective, which is also a module, to the training loop."""
 
     trainable: HeadedNetworks
 
@@ -320,7 +320,7 @@ class StudentTeacher(nn.Module):
 
 
 def thousandths(epoch: float) -> int:
-    """Count schedules in thousandths of an epoch, so that they don't hang on the batch size."""
+    """Count schedules in thousandths of an epoch, so that they don't depend on the batch size."""
     return round(epoch * 1000)
 
 

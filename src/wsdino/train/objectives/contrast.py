@@ -1,4 +1,4 @@
-"""Contrast: weak labels as prototypes, which a teacher makes from the images of the batch."""
+"""Contrast: weak labels as prototypes, computed by a teacher from the images of the batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options(StudentOptions):
 
 
 class Contrast(StudentTeacher):
-    """A student's image must match what a teacher makes of other images with its weak label.
+    """A student's image must match the teacher's prototype of other images with its weak label.
 
     The teacher is the student's moving average (DINO, arXiv 2104.14294), the mean of its vectors
     over a label's images is that label's prototype, and the student's image, the mean over its
@@ -189,7 +189,7 @@ def _build(options: Options, parts: Parts) -> Contrast:
 
 
 CONTRAST = Objective(
-    help="an image against what a teacher makes of each weak label",
+    help="images against a teacher's prototype of each weak label",
     options=Options,
     build=_build,
     needs_label=True,

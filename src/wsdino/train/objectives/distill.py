@@ -1,4 +1,4 @@
-"""Self-distillation: DINO, and with partners in the views WS-DINO."""
+"""Self-distillation: DINO or, with views of partners, WS-DINO."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Options(StudentOptions):
     warmup_teacher_temp: Positive = 0.04
     teacher_temp: Positive = 0.04
     teacher_temp_warmup_epochs: NonNegative = 0.0
-    # Momentum of the centre; it has no part in Sinkhorn-Knopp.
+    # Momentum of the centre; not used by Sinkhorn-Knopp.
     center_momentum: Fraction = 0.9
-    # Epochs during which the prototypes stay as they were drawn.
+    # Epochs during which the prototypes keep their initial values.
     freeze_last_layer_epochs: NonNegative = 1.0
 
     def prototype_head(self, dim: int) -> DINOHead:
@@ -220,18 +220,18 @@ def requires(options: Options, given: Given) -> None:
     """Refuse less than two views, and a warm-up of the temperature that is longer than the run."""
     if sum(view.num_views for view in given.views) < 2:
         raise ConfigError(
-            f"{given.section}.name {options.name}: compares at least two views of an image, and "
-            "there is one in all; raise crops.global_views.num_views or crops.local_views.num_views"
+            f"{given.section}.name {options.name}: needs at least two views of an image, and there "
+            "is one; raise crops.global_views.num_views or crops.local_views.num_views"
         )
     if options.teacher_temp_warmup_epochs > given.epochs:
         raise ConfigError(
             f"{given.section}.teacher_temp_warmup_epochs {options.teacher_temp_warmup_epochs:g}: "
-            f"longer than the run of train.epochs {given.epochs:g}; give at most that"
+            f"longer than the run, which has train.epochs {given.epochs:g}; give at most that"
         )
 
 
 DISTILL = Objective(
-    help="self-distillation: DINO, with partners WS-DINO",
+    help="self-distillation: DINO or, with partners, WS-DINO",
     options=Options,
     build=_build,
     needs_label=False,

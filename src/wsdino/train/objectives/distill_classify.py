@@ -1,4 +1,4 @@
-"""Self-distillation and cross-entropy on the weak label at once."""
+"""Self-distillation combined with cross-entropy on the weak label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
 class Options(distill.Options):
-    """Those of self-distillation, and how much the labels weigh."""
+    """Options of self-distillation, and the weight of the labels."""
 
     name: Literal["distill_classify"] = "distill_classify"  # type: ignore[assignment]
     # Weight of the cross-entropy on the weak label beside that of the distillation.
@@ -118,7 +118,7 @@ def _build(options: Options, parts: Parts) -> DistillClassify:
 
 
 DISTILL_CLASSIFY = Objective(
-    help="self-distillation and cross-entropy on the weak label at once",
+    help="self-distillation combined with cross-entropy on the weak label",
     options=Options,
     build=_build,
     needs_label=True,

@@ -1,4 +1,4 @@
-"""SPC: images against class vectors on the unit sphere, which nothing pushes apart."""
+"""SPC: images against class vectors on the unit sphere that don't repel each other."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class SPC(StudentTeacher):
     its own label than to those of other labels and to images of other labels (NT-Xent, arXiv
     2002.05709). The class vectors get no gradient: after each step those of the labels at hand turn
     by a fixed angle towards the mean direction of their images. They are attracted and never
-    repelled, so that the vectors of labels that look alike may come to lie together.
+    repelled, so that the vectors of labels with similar images may end up close together.
 
-    Ours, and not the paper's: the other images are seen by a momentum teacher, which the class
+    Unlike in the paper, the other images are embedded by a momentum teacher, which the class
     vectors follow too, so that parts of an accumulated batch and several processes come to the same
     step; images of the same label are neither positives nor negatives; and the class vectors start
     at random.
@@ -160,7 +160,7 @@ def turned_towards(vectors: Tensor, goals: Tensor, *, angle: float) -> Tensor:
     # Exact for small angles too, where the arc cosine is not.
     length = torch.linalg.vector_norm(across, dim=-1, keepdim=True)
     step = torch.atan2(length, along).clamp(max=angle)
-    # Of an opposite goal no way is the shortest, and the vector stays until its images move.
+    # An opposite goal has no shortest way; the vector stays until its images move.
     direction = across / length.clamp_min(1e-12)
     turned = functional.normalize(step.cos() * vectors + step.sin() * direction, dim=-1)
     return torch.where(has_goal & (length > 0), turned, vectors)
