@@ -222,7 +222,7 @@ def no_rows(screen: Path) -> str:
 
 def no_table(screen: Path) -> str:
     plates(screen).unlink()
-    return "this folder is no screen; a screen is a folder with BBBC021_v1_image.csv"
+    return "this folder is not a screen; a screen is a folder with BBBC021_v1_image.csv"
 
 
 def no_folder(screen: Path) -> str:
@@ -502,7 +502,7 @@ def test_the_right_command_keeps_the_design(
     bare.to_csv(table, index=False)
     design = sites.filter(regex="^Metadata_")
     design.assign(FileName_DNA="x.tif", PathName_DNA=".").to_csv(wells, index=False)
-    message = wsdino_("evaluate", table, "--design", wells).error
+    message = wsdino_("evaluate", table, "--platemap", wells).error
     words = shlex.split(message.partition("`")[2].partition("`")[0])
     assert words == ["wsdino", "evaluate", str(table), "--platemap", str(wells), "--from-sites"]
     assert wsdino_(*words[1:]).status == 0
@@ -749,7 +749,7 @@ def test_a_fitted_normaliser_serves_other_plates(
     out = tmp_path / "no.parquet"
     for options, named in (
         (("--label", "treatment"), "--label treatment: has no effect on the normalisation "),
-        (("--normalise", "weak_label"), "--normalise weak_label: no effect on what "),
+        (("--normalise", "weak_label"), "--normalise weak_label: has no effect on "),
     ):
         assert named in wsdino_(*given, *options, "--out", out).error
     sites[new].drop(columns="emb_DAPI_0").to_csv(tmp_path / "few.csv", index=False)
@@ -783,7 +783,7 @@ def test_several_tables_of_the_same_sites_make_one_profile(
     assert f"features of {paths[0]} and {paths[1]} together" in found["normalisation"]["note"]
     # Profiles of treatments aren't joined, and units of their own not mixed.
     refused = wsdino_("evaluate", out, out)
-    assert "p.parquet: a second table has no effect on profiles of treatments" in refused.error
+    assert "p.parquet: a second table has no effect on treatment profiles" in refused.error
     mixed = wsdino_("profile", *paths, "--normalise", "none", "--out", tmp_path / "n.csv")
     assert "normalisation none leaves the features of " in mixed.error
 

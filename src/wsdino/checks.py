@@ -230,11 +230,13 @@ def check(
     from wsdino.model.tiles import tile_boxes
 
     controls = manifest["Metadata_Control"]
-    _require_normalisable(
-        manifest, "profile.normalise", config.profile.normalise, config.profile.options, origin
-    )
-    for method in config.evaluate.beside:
-        _require_normalisable(manifest, "evaluate.beside", method, {}, origin)
+    normalisation = find_normalisation(config.profile.normalise)
+    unmet = normalisation.unmet(manifest, config.profile.options)
+    if unmet:
+        advice = f"use --set profile.normalise={'|'.join(usable_normalisations(manifest))}"
+        if normalisation.needs.controls:
+            advice += ", or name the controls with screen.controls"
+        raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
     if evaluated:
         annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
         if annotated["Metadata_Compound"].nunique() < 2:
@@ -243,6 +245,13 @@ def check(
                 "compounds with a known Metadata_MoA, and matching needs at least two; to go "
                 "without an evaluation, use wsdino train, embed and profile"
             )
+        for method in config.evaluate.beside:
+            unmet = find_normalisation(method).unmet(manifest, {})
+            if unmet:
+                raise TableError(
+                    f"{origin}: evaluate.beside: {method} {unmet}; leave it out (--set "
+                    "evaluate.beside=[] leaves all out)"
+                )
     for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
         if baseline.needs_weights and config.model.weights is None:
@@ -259,19 +268,6 @@ def check(
     height, width = field_shape
     _check_trainings(config, manifest, (height, width), channels, run)
     tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
-
-
-def _require_normalisable(
-    manifest: pd.DataFrame, key: str, method: str, options: dict[str, Any], origin: str
-) -> None:
-    """Refuse a normalisation that needs what the screen doesn't have."""
-    normalisation = find_normalisation(method)
-    unmet = normalisation.unmet(manifest, options)
-    if unmet:
-        advice = f"use --set {key}={'|'.join(usable_normalisations(manifest))}"
-        if normalisation.needs.controls:
-            advice += ", or name the controls with screen.controls"
-        raise TableError(f"{origin}: {key} {normalisation.name} {unmet}; {advice}")
 
 
 def _check_trainings(

@@ -245,7 +245,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path
     before = len(part_files(parts))
     status, _, err = finish(start(*arguments, out, code=command), timeout_s=250)
     assert status == 0, err
-    assert f"embed: {before} of 24 parts are there already" in err
+    assert f"embed: {before} of 24 parts are already there" in err
     store = open_store(place / "store")
     pd.testing.assert_frame_equal(
         pd.read_parquet(out), embed_store(model_of(store), store, batch_size=1), atol=1e-6

@@ -164,16 +164,6 @@ def test_the_papers_boxes_are_refused_elsewhere() -> None:
         )
 
 
-@torch.no_grad()
-def test_boxes_of_two_sizes_come_back_in_their_order() -> None:
-    """Tiles of one shape are embedded together where there is room; the mean tells no order."""
-    model = model_of(tile=224, tile_grid="paper")
-    tiles = model._tiles(torch.rand((2, 2, 512, 640)))
-    together = model._embed_tiles(tiles)
-    for tile, found in zip(tiles, together, strict=True):
-        torch.testing.assert_close(found, model.networks(tile), rtol=0, atol=1e-6)
-
-
 def test_the_rule_is_saved_with_the_model_and_the_old_one_where_it_is_not(tmp_path: Path) -> None:
     model, images = model_of(), fields(96, 96)
     model.save(tmp_path)

@@ -116,3 +116,23 @@ def test_printed_lines_fit(capfd: pytest.CaptureFixture[str]) -> None:
     assert "95 % CI: Wilson's score interval (NSC), bootstrap over compounds (mAP)" in text
     assert "NSCB was not computed: the profiles have no Metadata_Batch" in text
     assert "and 3 more" in err
+
+
+def test_further_normalisations_have_a_table_each(capsys: pytest.CaptureFixture[str]) -> None:
+    table = profile_table(list("abcd"), ["x", "x", "y", "y"], np.eye(4)[[0, 0, 1, 1]])
+    run = evaluate(table, num_permutations=0)
+    lucky, baseline = (evaluate(table, num_permutations=0) for _ in range(2))
+    lucky["nsc_correct"], baseline["nsc_correct"] = 2, 1
+    own = {**run, "beside": {"weak_label": lucky}}
+    other = {**run, "beside": {"weak_label": baseline}}
+    print_results({**own, "baselines": {"untrained": other, "frozen": run}}, name="mine")
+    head, beside = capsys.readouterr().out.split("\nweak_label:\n")
+    assert head.startswith("unknown:\n")
+    assert [line.split()[0] for line in head.splitlines() if "/4" in line] == [
+        "mine",
+        "untrained",
+        "starting",
+    ]
+    rows = [line for line in beside.splitlines() if "/4" in line]
+    assert [row.partition("  ")[0] for row in rows] == ["mine", "untrained network"]
+    assert ["2/4" in rows[0], "1/4" in rows[1]] == [True, True]

@@ -134,7 +134,7 @@ def test_controls_can_be_named(tmp_path, screen):
         ("Image_Metadata_Well_DAPI", "no column Image_Metadata_Well_<Channel>"),
         ("Image_Metadata_Compound", "no column Image_Metadata_Compound"),
         ("Image_Metadata_Concentration", "no column Image_Metadata_Concentration"),
-        ("Image_PathName_DAPI", "no column Image_PathName_DAPI, which tells the batch"),
+        ("Image_PathName_DAPI", "no column Image_PathName_DAPI, which gives the batch"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path, screen, column, message):
@@ -146,7 +146,7 @@ def test_a_missing_column_is_named(tmp_path, screen, column, message):
 def test_a_table_without_images_or_sites(tmp_path, screen):
     with pytest.raises(TableError, match="no column Image_FileName_<Channel>"):
         read_tables(tmp_path, screen, lambda table: table[["Image_Metadata_Plate_DAPI"]])
-    with pytest.raises(TableError, match=r"FileName 'a\.tif' tells no site"):
+    with pytest.raises(TableError, match=r"FileName 'a\.tif' has no site"):
         read_tables(tmp_path, screen, lambda table: table.assign(Image_FileName_DAPI="a.tif"))
 
 

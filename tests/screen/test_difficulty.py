@@ -54,7 +54,7 @@ def test_settings_are_a_base_and_numbers_on_top() -> None:
         ("Hard", "did you mean hard?"),
         ("zzz", "difficulty 'zzz': no such difficulty; give one of"),
         ("effect", "difficulty 'effect': has no value; such as effect="),
-        ("efect=1", "difficulty 'efect=1': no such parameter, did you mean effect?; give one of eff"),
+        ("efect=1", "difficulty 'efect=1': no such parameter, did you mean effect?; give one of"),
         ("hard=1", "difficulty 'hard=1': no such parameter"),
         ("effect=much", "difficulty effect: 'much'; give a number of at least 0"),
         ("effect=", "difficulty effect: ''; give a number of at least 0"),

@@ -252,7 +252,7 @@ def test_a_killed_download_goes_on(server: Server, published: Path, tmp_path: Pa
     ("options", "line"),
     [
         ({"plates": ["Week9_1"]}, "--plate Week9_1: .* has no such plate; it has Week1_10001"),
-        ({"source": "ftp://somewhere"}, "no http or https address"),
+        ({"source": "ftp://somewhere"}, "not an http or https address"),
         ({"source": "{}/absent"}, "the server answered 404 .*; --source must be"),
     ],
 )
@@ -284,6 +284,6 @@ def test_a_table_that_names_places_outside_is_refused(published: Path, tmp_path:
     shutil.copy(published / "BBBC021_v1_moa.csv", mirror)
     with Server(mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match="lies outside of the folder"):
+        with pytest.raises(InputError, match="is outside of the folder"):
             download_bbbc021(tmp_path / "out", source=server.address)
         server.shutdown()

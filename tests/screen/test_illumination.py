@@ -201,7 +201,7 @@ def test_the_papers_way_is_that_of_its_pipeline(dtype: type) -> None:
     np.testing.assert_allclose(found.functions[0], expected, rtol=1e-6)
     assert found.functions.min() == 1
     assert found.offsets == (0.0,)
-    assert PaperMedian()._radius == 136
+    assert PaperMedian().radius_px == 136
 
 
 def test_the_papers_way_on_plates(planted: Path, tmp_path: Path) -> None:

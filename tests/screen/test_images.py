@@ -101,12 +101,12 @@ def test_planes_of_a_manifest():
         (
             STACK,
             {"ome": True, "metadata": {"axes": "ZYX"}, "photometric": "minisblack"},
-            "the image has axes ZYX (3 x 24 x 40); it must be one plane, or one stack of channels",
+            "the image has axes ZYX (3 x 24 x 40); it must be a single plane or a stack of channels",
         ),
         (
             STACK[None].repeat(2, 0),
             {"ome": True, "metadata": {"axes": "TCYX"}, "photometric": "minisblack"},
-            "the image has axes TCYX (2 x 3 x 24 x 40); it must be one plane, or one stack",
+            "the image has axes TCYX (2 x 3 x 24 x 40); it must be a single plane or a stack",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_other_kinds_of_file(tmp_path):
 
 def test_a_stack_needs_a_frame_that_exists(tmp_path):
     stack = write_tiff(tmp_path / "a.tif", STACK, photometric="minisblack")
-    with pytest.raises(ImageError, match="3 planes; a column Frame_<Channel> must say which"):
+    with pytest.raises(ImageError, match="3 planes; a column Frame_<Channel> must give each"):
         read_site([Plane(stack, None)])
     with pytest.raises(ImageError, match="there is no plane 3; the image has 3, counted from 0"):
         read_site([Plane(stack, 3)])
@@ -186,7 +186,7 @@ def test_channels_must_be_alike(tmp_path):
         read_site([Plane(one, None), Plane(two, None)])
     assert str(raised.value) == (
         f"{two}: the image is 40 x 24 uint8, but {one} is 40 x 24 uint16; all images of a screen "
-        "must have one size and type"
+        "must have the same size and type"
     )
 
 

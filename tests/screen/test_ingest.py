@@ -229,7 +229,7 @@ def test_a_table_of_multi_channel_files(tmp_path):
         (
             lambda s: (s / "BBBC021_v1_image.csv").unlink(),
             TableError,
-            "this folder is no screen; a screen is a folder with BBBC021",
+            "this folder is not a screen; a screen is a folder with BBBC021",
         ),
         (
             lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n"),
@@ -252,7 +252,9 @@ def test_outputs_that_are_in_the_way(source, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "manifest.parquet").write_text("mine")
-    with pytest.raises(OutputError, match=r"not empty \(it has manifest.parquet\) and is no store"):
+    with pytest.raises(
+        OutputError, match=r"not empty \(it has manifest.parquet\) and is not a store"
+    ):
         ingest(source, full)
     assert (full / "manifest.parquet").read_text() == "mine"
     other = write_bbbc021_folder(tmp_path / "other", seed=1)

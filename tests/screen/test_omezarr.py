@@ -177,7 +177,7 @@ def test_a_loaddata_table_without_compounds_takes_a_plate_map(
     )
     found = read_manifest(tmp_path / "load_data.csv", platemap=tmp_path / "wells.parquet")
     pd.testing.assert_frame_equal(found[manifest.columns], manifest)
-    with pytest.raises(TableError, match=r"load_data.csv: doesn't say which well got which"):
+    with pytest.raises(TableError, match=r"load_data.csv: doesn't say which well received which"):
         read_manifest(tmp_path / "load_data.csv")
 
 
@@ -225,11 +225,11 @@ def three_axes(ome: dict[str, Any]) -> None:
     [
         ("B/3/1", other_label, "its channels are DAPI, Golgi, Actin, but those of "),
         ("B/2/1", no_labels, "but those of .* are DAPI, channel_1, Actin; all images"),
-        ("", two_acquisitions, "has 2 acquisitions; a screen has one"),
-        ("", no_wells, "list no wells with a path each"),
-        ("", another_well, "H/12: no OME-Zarr group, though the plate lists it"),
-        ("B/2/1", no_scales, "no OME-Zarr image"),
-        ("B/2/1", three_axes, "5 axes, of which the metadata name 3"),
+        ("", two_acquisitions, "has 2 acquisitions; split the plate"),
+        ("", no_wells, "has no list of wells that each have a path"),
+        ("", another_well, "H/12: not an OME-Zarr group, although the plate lists it"),
+        ("B/2/1", no_scales, "not an OME-Zarr image"),
+        ("B/2/1", three_axes, "5 axes, but the metadata names 3"),
     ],
 )
 def test_metadata_that_are_wrong_are_one_line(
@@ -285,9 +285,9 @@ def test_plate_maps_that_are_wrong_are_one_line(
 
 
 def test_what_needs_a_plate_map_and_what_is_no_plate(plates: Path, tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="doesn't say which well got which compound"):
+    with pytest.raises(TableError, match="doesn't say which well received which compound"):
         read_manifest(plates)
-    with pytest.raises(TableError, match=r"this folder is no screen; .*an OME-Zarr plate"):
+    with pytest.raises(TableError, match=r"this folder is not a screen; .*an OME-Zarr plate"):
         read_manifest(tmp_path)
 
 
@@ -301,7 +301,7 @@ def test_a_run_takes_plates_and_their_plate_map_from_its_config(
     _, store, resolved = prepare(config, tmp_path / "run")
     assert store.manifest["Metadata_Compound"].nunique() == 9
     assert resolved.screen.platemap == plates / "design.csv"
-    with pytest.raises(TableError, match="which well got which compound"):
+    with pytest.raises(TableError, match="which well received which compound"):
         prepare(
             load_config(tmp_path / "tiny.yaml", [f"screen.source={plates}"]), tmp_path / "other"
         )

@@ -237,7 +237,7 @@ def test_command_line(tiny_layout, tmp_path):
     )  # fmt: skip
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(
-        "wsdino: difficulty 'efect=1': no such parameter, did you mean effect?; give one of effect, "
+        "wsdino: difficulty 'efect=1': no such parameter, did you mean effect?; give one of "
     )
     assert wrong.stderr.count("\n") == 1
     assert not (tmp_path / "no").exists()

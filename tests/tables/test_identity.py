@@ -63,7 +63,9 @@ def test_controls_are_named_else_flagged_else_dmso(capsys: pytest.CaptureFixture
     assert found["Metadata_Compound"].tolist() == ["DMSO", "DMSO", "water", "x"]
     said = capsys.readouterr().err
     assert "controls named dmso are taken as DMSO" in said
-    assert "no column Metadata_Control, so DMSO counts as negative control (2 of 4 rows)" in said
+    assert (
+        "no column Metadata_Control, so DMSO is taken as the negative control (2 of 4 rows)" in said
+    )
     assert found["Metadata_MoA"].tolist() == [None, None, None, "m"]
     named = read_table(given_, controls=["Water"])
     assert named["Metadata_Control"].tolist() == [False, False, True, False]
@@ -108,7 +110,7 @@ def test_doses_that_differ_by_rounding_are_the_first_of_them(
         *(0, 1e-9, 10, 10.05),
     ]
     said = capsys.readouterr().err
-    assert "2 concentrations differ from another of their compound by rounding" in said
+    assert "2 concentrations differ only by rounding from another of their compound" in said
     assert "x at 10 and 10.05 uM differ by less than 1 % and count as different" in said
 
 
@@ -133,12 +135,14 @@ def test_names_that_differ_by_case_are_named(capsys: pytest.CaptureFixture[str])
 def test_an_unknown_mechanism_is_no_mechanism(capsys: pytest.CaptureFixture[str]) -> None:
     found = read_table(table(Compound=list("abc"), MoA=["NA", " m ", "nan"]))
     assert found["Metadata_MoA"].tolist() == [None, "m", None]
-    assert "Metadata_MoA is 'NA' in 2 rows, which is taken as unknown" in capsys.readouterr().err
+    assert (
+        "Metadata_MoA is 'NA' in 2 rows, which is taken to mean unknown" in capsys.readouterr().err
+    )
 
 
 def test_a_plate_is_a_plate_within_its_batch(capsys: pytest.CaptureFixture[str]) -> None:
     given_ = table(Compound=list("abc"), Plate=[1, 1, 2], Batch=["x", "y", "y"])
     found = read_table(given_)
     assert found["Metadata_Plate"].tolist() == ["x/1", "y/1", "2"]
-    assert "1 plate names stand in several batches" in capsys.readouterr().err
+    assert "1 plate names occur in several batches" in capsys.readouterr().err
     assert read_table(found)["Metadata_Plate"].tolist() == ["x/1", "y/1", "2"]

@@ -266,7 +266,7 @@ def test_missing_images_are_named_and_counted(tmp_path, images):
     ("name", "message"),
     [
         ("nowhere", "no such file or folder; a screen is a folder with BBBC021_v1_image.csv"),
-        ("folder", "this folder is no screen; a screen is a folder with BBBC021_v1_image.csv"),
+        ("folder", "this folder is not a screen; a screen is a folder with BBBC021_v1_image.csv"),
         ("sheet.xlsx", "not a table that can be read; a screen is"),
         ("empty.csv", "can't be read as a table"),
         ("broken.csv.gz", "can't be read as a table"),

@@ -91,7 +91,7 @@ def test_a_feature_can_be_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert "grade" in feature_columns(read_table(table, features=["grade"]))
     with pytest.raises(TableError, match="--feature nothing: no such numeric column"):
         read_table(table, features=["nothing"])
-    with pytest.raises(TableError, match=r"all its numeric columns \(grade\) look like labels"):
+    with pytest.raises(TableError, match=r"all numeric columns \(grade\) look like labels"):
         read_table(table.drop(columns=["0", "1", "2", "3"]))
 
 
@@ -118,7 +118,7 @@ def test_numbers_with_a_few_words_among_them_are_named(
     table.loc[3, "0"] = "#DIV/0!"
     table.to_csv(tmp_path / "t.csv", index=False)
     assert feature_columns(read_table(tmp_path / "t.csv")) == ["1", "2", "3"]
-    assert "0 (1 cells such as '#DIV/0!') hold text among" in capsys.readouterr().err
+    assert "0 (1 cells such as '#DIV/0!') mix text and numbers" in capsys.readouterr().err
 
 
 def test_a_lincs_profile_is_recognised_and_that_is_said(
@@ -172,7 +172,7 @@ def test_columns_have_a_form(setting: str) -> None:
 
 
 def test_a_column_is_named_once() -> None:
-    with pytest.raises(InputError, match="Metadata_Compound is a already"):
+    with pytest.raises(InputError, match="Metadata_Compound is already read from a"):
         parse_columns(["Metadata_Compound=a", "compound=b"])
 
 

@@ -88,7 +88,9 @@ def test_the_plate_map_wins_where_it_says_something(capsys: pytest.CaptureFixtur
     assert found["Metadata_MoA"].tolist() == [None, "m", "n", "o"]
     assert found["Metadata_Batch"].tolist() == ["mine"] * 4
     assert found["Metadata_Control"].tolist() == [True, False, False, False]
-    assert "its Metadata_Compound replaces another in 2 of 4 rows" in capsys.readouterr().err
+    assert (
+        "its Metadata_Compound replaces a different one in 2 of 4 rows" in capsys.readouterr().err
+    )
 
 
 def test_unmatched_wells_are_left_out_and_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +109,7 @@ def test_what_does_not_fit_is_named() -> None:
     wells = pd.DataFrame({"Metadata_Well": [*WELLS, "a1"], "Metadata_Compound": list("abcde")})
     with pytest.raises(TableError, match=r"well A01 occurs with different values .*is a, e\)"):
         read_table(features(["P"]), platemap=wells)
-    with pytest.raises(TableError, match="no column Metadata_Well, by which it is joined"):
+    with pytest.raises(TableError, match="no column Metadata_Well, which is needed to join it"):
         read_table(features(["P"]).drop(columns="Metadata_Well"), platemap=wells[:4])
     with pytest.raises(TableError, match="no column Metadata_Well; it has Metadata_Compound"):
         read_table(features(["P"]), platemap=wells[["Metadata_Compound"]])
@@ -197,7 +199,9 @@ def test_what_the_user_names_wins() -> None:
     own = features(["P"], Metadata_pert=list("efgh"))
     found = read_table(own, platemap=wells, columns={"Metadata_Compound": "pert"})
     assert found["Metadata_Compound"].tolist() == list("efgh")
-    with pytest.raises(TableError, match="Metadata_Compound is to be read from nothing, and there"):
+    with pytest.raises(
+        TableError, match="no column nothing, from which Metadata_Compound is to be read"
+    ):
         read_table(own, platemap=wells, columns={"Metadata_Compound": "nothing"})
 
 

@@ -204,8 +204,8 @@ def test_part_takes_images() -> None:
 @pytest.mark.parametrize(
     ("plan", "option"),
     [
-        (ViewPlan(num_views=1, size=41), r"lower crops\.global_views\.size$"),
-        (ViewPlan(num_views=1, size=8, area=(0.01, 0.9)), r"lower crops\.global_views\.area$"),
+        (ViewPlan(num_views=1, size=41), "lower .*size"),
+        (ViewPlan(num_views=1, size=8, area=(0.01, 0.9)), "lower .*area"),
     ],
 )
 def test_a_crop_that_may_not_fit_is_refused_at_once(plan: ViewPlan, option: str) -> None:

@@ -210,15 +210,15 @@ def evaluate_command(
         )
         if len(profiles) > 1:
             raise InputError(
-                f"{profiles[1]}: a second table has no effect on profiles of treatments; leave it "
+                f"{profiles[1]}: a second table has no effect on treatment profiles; leave it "
                 "out, or add --from-sites if the tables hold sites or wells"
             )
     lock_output(json)
     table = _read_tables(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
         raise InputError(
-            f"--multi-batch {multi_batch}: no effect on {_names(profiles)}, which has no {BATCH}; "
-            "leave it out"
+            f"--multi-batch {multi_batch}: has no effect on {_names(profiles)}, which has no "
+            f"{BATCH}; leave it out"
         )
     common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
     with _naming(profiles):

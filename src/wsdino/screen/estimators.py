@@ -62,7 +62,7 @@ class PaperMedian:
     """
 
     def __init__(self, *, filter_size: int = PAPER_FILTER_SIZE) -> None:
-        self._radius = max(1, int(filter_size / WIDTH_TO_SIGMA + 0.5))
+        self.radius_px = max(1, int(filter_size / WIDTH_TO_SIGMA + 0.5))
         self._sum: NDArray[np.uint64] | None = None
         self._num, self._top = 0, 0
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class PaperMedian:
         """Smooth the mean of each channel and divide it by its robust minimum."""
         assert self._sum is not None, "no site was added"
         means = self._sum / self._num * (65535 / self._top)
-        functions = [_rescaled(_median_filtered(mean, self._radius)) for mean in means]
+        functions = [_rescaled(_median_filtered(mean, self.radius_px)) for mean in means]
         return Estimate(np.stack(functions).astype(np.float32), (0.0,) * len(functions))
 
 

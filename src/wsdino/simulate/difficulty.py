@@ -122,9 +122,7 @@ class Difficulty:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (isinstance(value, int | float) and 0 <= value < float("inf")):
-                raise InputError(
-                    f"difficulty {field.name}: {value!r}; give a number of at least 0"
-                )
+                raise InputError(f"difficulty {field.name}: {value!r}; give a number of at least 0")
         for name in ("penetrance", "defocus_rate"):
             if getattr(self, name) > 1:
                 raise InputError(f"difficulty {name}: {getattr(self, name)}; give at most 1")
@@ -206,9 +204,7 @@ def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(
-            f"difficulty {name}: {value!r}; give a number of at least 0"
-        ) from None
+        raise InputError(f"difficulty {name}: {value!r}; give a number of at least 0") from None
 
 
 def difficulty_help() -> str:
