@@ -516,7 +516,7 @@ def untouched(folder: Path) -> None:
         (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
         (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
         (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
-         TableError, "=whiten_all|plate|standardise_all|none, or name the controls with"),
+         TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls"),
         (one_plate_without_controls, ["profile.normalise=plate_controls",
          "profile.num_components=null"], TableError, "needs at least 1 control row on every plate"),
         (missing_image, [], ImageError, "tif"),
