@@ -19,7 +19,7 @@ PUBLISHED, HARD, EASY = (Difficulty.of([name]) for name in ("published", "hard",
 def test_numbers_are_checked() -> None:
     with pytest.raises(InputError, match=r"effect: -1; .* at least 0"):
         Difficulty(effect=-1)
-    with pytest.raises(InputError, match=r"penetrance: 2; at most 1"):
+    with pytest.raises(InputError, match=r"penetrance: 2; give at most 1"):
         Difficulty(penetrance=2)
     with pytest.raises(InputError, match="edge: nan"):
         Difficulty(edge=float("nan"))
@@ -53,7 +53,7 @@ def test_settings_are_a_base_and_numbers_on_top() -> None:
         ("publishd", "; give one of published, hard, easy, or a parameter as name=value"),
         ("Hard", "did you mean hard?"),
         ("zzz", "difficulty 'zzz': no such difficulty; give one of"),
-        ("effect", "difficulty 'effect': has no value; such as effect="),
+        ("effect", "difficulty 'effect': has no value; give one, such as effect="),
         ("efect=1", "difficulty 'efect=1': no such parameter, did you mean effect?; give one of"),
         ("hard=1", "difficulty 'hard=1': no such parameter"),
         ("effect=much", "difficulty effect: 'much'; give a number of at least 0"),
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_compounds_by_every_name() -> None:
 def test_help_names_every_difficulty_without_what_draws() -> None:
     code = (
         "import sys, wsdino.simulate as s, wsdino.cli.screens as c;"
-        "print(c.help_of_difficulties());"
+        "print(c.difficulty_help());"
         "sys.exit(int('numba' in sys.modules or 'pandas' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

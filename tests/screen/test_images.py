@@ -101,7 +101,7 @@ def test_planes_of_a_manifest():
         (
             STACK,
             {"ome": True, "metadata": {"axes": "ZYX"}, "photometric": "minisblack"},
-            "the image has axes ZYX (3 x 24 x 40); it must be a single plane or a stack of channels",
+            "the image has axes ZYX (3 x 24 x 40); it must be a single plane or a stack of",
         ),
         (
             STACK[None].repeat(2, 0),

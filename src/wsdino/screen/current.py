@@ -79,6 +79,11 @@ def sites_to_do(
         Of N sites.
     shadings
         Of the same, None where illumination functions are gone.
+
+    Returns
+    -------
+    ndarray
+        (n,) row numbers, ascending.
     """
     statistics, records = open_statistics(out, images), open_records(out, images)
     done = np.isfinite(statistics).all(axis=(1, 2))
