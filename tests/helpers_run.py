@@ -26,7 +26,7 @@ TINY = {
     "objective": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
     "embed": {"tile": 32},
     "profile": {"num_components": 4},
-    "evaluate": {"num_permutations": 10},
+    "evaluate": {"num_permutations": 10, "beside": []},
     "baselines": {
         "names": ["classical", "untrained", "classifier", "dino"],
         "classifier": {"epochs": 1},

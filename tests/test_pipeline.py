@@ -30,7 +30,7 @@ from wsdino.errors import (
     TableError,
 )
 from wsdino.evaluate.held_out import held_out_of
-from wsdino.evaluate.results import evaluate_leakage
+from wsdino.evaluate.results import evaluate_leakage, evaluate_sites
 from wsdino.model.model import Model
 from wsdino.pipeline import run
 from wsdino.profile.aggregate import make_profiles
@@ -303,20 +303,47 @@ def test_another_normalisation_remakes_the_profiles(finished: Path, again: Calla
     assert list(results["baselines"]) == ["classical"]
 
 
+def test_further_normalisations_are_judged_on_the_same_embeddings(
+    finished: Path, again: Callable
+) -> None:
+    before = json.loads((finished / "results.json").read_text())
+    assert before["beside"] == {}
+    changed, _ = again("evaluate.beside=[weak_label]", "baselines.names=[classical]")
+    assert "profiles.parquet" not in changed
+    results = json.loads((finished / "results.json").read_text())
+    assert results["nsc_neighbours"] == before["nsc_neighbours"]
+    for folder, found in (
+        (finished, results),
+        (finished / "baselines" / "classical", results["baselines"]["classical"]),
+    ):
+        expected = evaluate_sites(
+            read_table(folder / "embeddings.parquet"),
+            normalisation="weak_label",
+            num_permutations=10,
+        )
+        own = found["beside"]["weak_label"]
+        assert own["normalisation"]["method"] == "weak_label"
+        assert own == alike(json.loads(json.dumps(expected)))
+        assert own["held_out"]["nsc"] is not None
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
         ("train.epochs=2", "run: was trained with train.epochs 1.0, but the config now has 2.0"),
         ("seed=1", "run: was trained with seed 0, but the config now has 1"),
         ("crops.local_views.size=24", "crops.local_views.size 16, but the config now has 24"),
-        ("model.weights=x.pth", 'with model.weights null, but the config now has "x.pth"'),
+        (
+            "model.weights=x.pth",
+            'was trained with model.weights null, but the config now has "x.pth"',
+        ),
         (
             "objective.name=classify",
             'run: was trained with objective.name "distill", but the config now has "classify"',
         ),
         (
             "baselines.classifier.epochs=3",
-            "was trained with baselines.classifier.epochs 1.0, but the config now has 3",
+            "classifier: was trained with baselines.classifier.epochs 1.0, but the config now has 3",
         ),
     ],
 )
@@ -408,7 +435,7 @@ def test_images_replaced_under_a_trained_model_are_refused_and_the_advice_works(
         tifffile.imwrite(image, tifffile.imread(image)[::-1])
         os.utime(image, ns=(0, 0))
     for _ in range(2):
-        with pytest.raises(ConfigError, match="trained on other images than those") as caught:
+        with pytest.raises(ConfigError, match="trained on other images than those now in the store") as caught:
             run(config, out)
         assert f"delete {out / 'checkpoints'} to train again" in str(caught.value)
         assert (out / "model" / "model.safetensors").read_bytes() == weights
@@ -424,7 +451,7 @@ def test_a_chunk_changed_after_training_is_refused(place: Path, finished: Path) 
     os.utime(chunks[0], ns=(time, time))
     settings = ["screen.source=null", f"screen.store={finished / 'store'}"]
     before = products(finished)
-    with pytest.raises(StoreError, match="the store is damaged: the pixels differ from those"):
+    with pytest.raises(StoreError, match="the store is damaged: the pixels differ from those that"):
         run(load(place, *settings), finished)
     assert set(products(finished)) == set(before)
 
@@ -516,7 +543,7 @@ def untouched(folder: Path) -> None:
         (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
         (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
         (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
-         TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls"),
+         TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls with"),
         (one_plate_without_controls, ["profile.normalise=plate_controls",
          "profile.num_components=null"], TableError, "needs at least 1 control row on every plate"),
         (missing_image, [], ImageError, "tif"),
