@@ -240,7 +240,7 @@ def test_results_of_another_version_are_said_to_be(run: Path) -> None:
     assert "has schema" not in Page(write_report(run)).text
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps(results | {"schema": 1}))
-    assert "results.json has schema 1, this version writes 2" in Page(write_report(run)).text
+    assert "results.json has schema 1, and this version writes 2" in Page(write_report(run)).text
 
 
 @pytest.mark.parametrize(
