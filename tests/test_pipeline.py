@@ -343,7 +343,7 @@ def test_further_normalisations_are_judged_on_the_same_embeddings(
         ),
         (
             "baselines.classifier.epochs=3",
-            "classifier: was trained with baselines.classifier.epochs 1.0, but the config now has",
+            "was trained with baselines.classifier.epochs 1.0, but the config now has",
         ),
     ],
 )
