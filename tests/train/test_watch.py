@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers_train import make_store, options_of, read_records
+from helpers_screen import write_bbbc021_folder
+from helpers_train import CHANNELS, options_of, read_records
 from wsdino.model.scaling import InputScaling
-from wsdino.screen.store import open_store
+from wsdino.screen.images import planes_of
+from wsdino.screen.ingest import ingest
+from wsdino.screen.manifest import read_manifest
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.collapse import PLATES_WIN, name_collapse
 from wsdino.train.train import train
@@ -150,19 +153,23 @@ def test_it_is_said_while_it_happens(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], by_plate: bool
 ) -> None:
     """Fields that show nothing but noise, and perhaps their plate's brightness."""
-    store, rng = make_store(tmp_path), np.random.default_rng(0)
-    pixels = zarr.open_array(store.path / "images.zarr", mode="r+")
-    plates = pd.factorize(store.manifest["Metadata_Plate"])[0]
-    for site, plate in enumerate(plates):
-        noise = rng.integers(0, 300, pixels.shape[1:])
-        pixels[site] = (1000 + 2000 * by_plate * plate + noise).astype(np.uint16)
+    screen, rng = tmp_path / "screen", np.random.default_rng(0)
+    write_bbbc021_folder(screen, channels=CHANNELS, num_dmso_wells=1)
+    manifest = read_manifest(screen)
+    plates = pd.factorize(manifest["Metadata_Plate"])[0]
+    for planes, plate in zip(planes_of(manifest), plates, strict=True):
+        noise = rng.integers(0, 300, (len(planes), 32, 40))
+        images = (1000 + 2000 * by_plate * plate + noise).astype(np.uint16)
+        for plane, image in zip(planes, images, strict=True):
+            tifffile.imwrite(plane.path, image)
+    store = ingest(screen, tmp_path / "store")
     changes = {"epochs": 6, "learning_rate": 1e-9, "final_learning_rate": 0.0}
     options = options_of(
         optimisation=changes,
         spec={"scaling": InputScaling("fixed")},
         weak_positives={"partner_from": "image"},
     )
-    train(open_store(store.path), tmp_path / "run", **options)
+    train(store, tmp_path / "run", **options)
     said = [line for line in capfd.readouterr().err.splitlines() if "clustering by plate" in line]
     assert len(said) == by_plate
     assert all(line.startswith("warning: step ") for line in said)
