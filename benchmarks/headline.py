@@ -285,7 +285,8 @@ def judge(
     leak = label_leakage(normalised, BATCH)
     whole = {
         "replicates": replicate_retrieval(normalised),
-        "batch leakage": leak.as_dict().get("lift") if leak else None,
+        # Times chance: 1 where neighbours say nothing of the batch.
+        "batch leakage": leak.accuracy / leak.chance if leak and leak.chance else None,
     }
     return found, whole
 
