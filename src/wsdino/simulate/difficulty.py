@@ -153,7 +153,7 @@ class NamedDifficulty:
 DIFFICULTIES = (
     NamedDifficulty(
         "published",
-        "CellProfiler's features score as on the real BBBC021",
+        "meant to be about as hard as the real BBBC021",
         Difficulty(),
     ),
     NamedDifficulty(
@@ -171,7 +171,7 @@ DIFFICULTIES = (
     ),
     NamedDifficulty(
         "easy",
-        "simple statistics find nearly every mechanism, even across batches",
+        "strong effects, small differences between batches",
         Difficulty(
             effect=4.0,
             lean=0.0,
