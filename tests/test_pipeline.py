@@ -241,7 +241,10 @@ def test_what_is_deleted_is_made_anew_with_what_follows(
     results = json.loads((finished / "results.json").read_text())
     for name in deleted:
         (finished / name).unlink()
-    assert again()[0] == made
+    changed = again()[0]
+    # What came out the same to the byte asks for no new report.
+    assert made - {"report.html"} <= changed <= made
+    assert "report.html" in changed or deleted != ["report.html"]
     assert json.loads((finished / "results.json").read_text()) == alike(results)
 
 
@@ -409,7 +412,8 @@ def test_a_product_that_was_replaced_is_made_anew(
     before = path.stat().st_mtime_ns
     shutil.copy(place / "run" / "baselines" / "classical" / "profiles.parquet", path)
     os.utime(path, ns=(before, before))
-    assert again()[0] == {*PROFILES, *AFTER_NUMBERS}
+    made = {*PROFILES, *AFTER_NUMBERS}
+    assert made - {"report.html"} <= again()[0] <= made
     ours, theirs = (pd.read_parquet(f / "profiles.parquet") for f in (finished, place / "run"))
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-4)
 
