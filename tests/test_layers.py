@@ -20,6 +20,7 @@ LAYERS = (
     ("cli",),
     ("exchange",),
     ("pipeline", "checks"),
+    ("judging",),
     ("trainings",),
     ("report",),
     ("evaluate", "baselines"),
@@ -35,7 +36,16 @@ LAYERS = (
     ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}
-SEES_CONFIG = {"__init__", "cli", "config", "exchange", "pipeline", "checks", "trainings"}
+SEES_CONFIG = {
+    "__init__",
+    "cli",
+    "config",
+    "exchange",
+    "pipeline",
+    "judging",
+    "checks",
+    "trainings",
+}
 HEAVY = {"torch", "torchvision", "timm", "umap", "matplotlib"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,8 +9,8 @@ from wsdino.baselines import find_baseline
 from wsdino.checks import prepare
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
+from wsdino.judging import evaluate_stage, profile_stage
 from wsdino.lock import one_writer
-from wsdino.profile.methods import find_normalisation
 from wsdino.progress import say
 from wsdino.runfolder import RunFolder, RunPaths
 from wsdino.trainings import OWN, model_spec, plain, training_config, training_options
@@ -50,6 +49,8 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
     TrainingError
         If training was stopped or can't continue; the same call resumes if it can.
     """
+    from wsdino.evaluate.results import read_results
+
     out = RunFolder(Path(out)).path
     with one_writer(out):
         folder, store, config = prepare(config, out, evaluated=True)
@@ -58,16 +59,16 @@ def run(config: Config, out: str | Path) -> dict[str, Any]:
         _embed_stage(config, store, folder, out, name="run", embed=embed)
         for name in joined:
             _embed_baseline(name, config, store, folder)
-        _profile_stage(config, folder, out, name="run", others=joined)
+        profile_stage(config, folder, out, name="run", others=joined)
         for name in config.baselines.names:
             own = folder.paths.baseline(name).folder
             _embed_baseline(name, config, store, folder)
-            _profile_stage(config, folder, own, name=name)
-            _evaluate_stage(config, folder, own, name=name)
+            profile_stage(config, folder, own, name=name)
+            evaluate_stage(config, folder, own, name=name)
         names = config.baselines.names
-        _evaluate_stage(config, folder, out, name="run", others=joined, baselines=names)
+        evaluate_stage(config, folder, out, name="run", others=joined, baselines=names)
         _report_stage(config, store, folder)
-        return _read_json(folder.paths.results)
+        return read_results(folder.paths.results)
 
 
 def train_run(config: Config, out: str | Path) -> ModelPaths:
@@ -197,116 +198,6 @@ def _embed_stage(
     )
 
 
-def _tables_of(folder: RunFolder, out: Path, others: tuple[str, ...]) -> dict[str, Path]:
-    """Return the tables of sites behind profiles, by what they are called."""
-    tables = {"the model": RunPaths(out).embeddings}
-    return tables | {name: folder.paths.baseline(name).embeddings for name in others}
-
-
-def _profile_stage(
-    config: Config, folder: RunFolder, out: Path, *, name: str, others: tuple[str, ...] = ()
-) -> None:
-    """Make the profiles of the run, with the features of others perhaps, or of a baseline.
-
-    The profiles carry what can only be measured on the normalised sites, so that these are
-    computed once.
-    """
-    from wsdino.evaluate.results import leakage_of_normalised
-    from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
-    from wsdino.profile.normalise import fit_normalisation
-    from wsdino.tables.joining import read_tables
-    from wsdino.tables.writing import write_table
-
-    paths, tables = RunPaths(out), _tables_of(folder, out, others)
-
-    def make_profile_table() -> None:
-        table = read_tables(tables)
-        fitted = fit_normalisation(table, method=config.profile.normalise, **config.profile.options)
-        fitted.save(paths.normalisation)
-        normalised = fitted.transform(table)
-        made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
-        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
-        write_table(made, paths.profiles)
-
-    # Which features are joined is the run's business alone.
-    options = {key: value for key, value in plain(config.profile).items() if key != "with"}
-    folder.make(
-        f"{name}: profile",
-        products=[paths.profiles, paths.normalisation],
-        sources=list(tables.values()),
-        options=[options, list(others)],
-        work=make_profile_table,
-    )
-
-
-def _evaluate_stage(
-    config: Config,
-    folder: RunFolder,
-    out: Path,
-    *,
-    name: str,
-    others: tuple[str, ...] = (),
-    baselines: tuple[str, ...] = (),
-) -> None:
-    """Make the results of the run or of a baseline; the run's contain those of its baselines."""
-    from wsdino.evaluate.held_out import held_out_of
-    from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
-    from wsdino.profile.aggregate import ATTRIBUTE
-    from wsdino.tables.joining import read_tables
-    from wsdino.tables.reading import read_table
-
-    paths = RunPaths(out)
-    tables = _tables_of(folder, out, others)
-    beside = {each: paths.baseline(each).results for each in baselines}
-    uses_labels = find_normalisation(config.profile.normalise).needs.label
-
-    def make_numbers() -> None:
-        profiles = read_table(paths.profiles)
-        results = evaluate(
-            profiles,
-            multi_batch=config.evaluate.multi_batch,
-            num_permutations=config.evaluate.num_permutations,
-            seed=config.seed,
-        )
-        results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
-        if uses_labels:
-            results["held_out"] = held_out_of(
-                read_tables(tables),
-                normalisation=config.profile.normalise,
-                aggregation=config.profile.aggregate,
-                multi_batch=config.evaluate.multi_batch,
-                seed=config.seed,
-                **config.profile.options,
-            )
-        results["beside"] = {
-            method: evaluate_sites(
-                read_tables(tables),
-                normalisation=method,
-                aggregation=config.profile.aggregate,
-                multi_batch=config.evaluate.multi_batch,
-                num_permutations=config.evaluate.num_permutations,
-                seed=config.seed,
-            )
-            for method in config.evaluate.beside
-        }
-        if baselines:
-            results["baselines"] = {each: _read_json(path) for each, path in beside.items()}
-        write_results(results, paths.results)
-
-    folder.make(
-        f"{name}: evaluate",
-        products=[paths.results],
-        sources=[paths.profiles, *tables.values(), *beside.values()],
-        options=[
-            plain(config.evaluate),
-            config.profile.aggregate,
-            config.seed,
-            list(baselines),
-        ],
-        work=make_numbers,
-    )
-
-
 def _embed_baseline(name: str, config: Config, store: Store, folder: RunFolder) -> None:
     """Train a baseline where it is trained, and embed as for the run."""
     baseline, out = find_baseline(name), folder.paths.baseline(name).folder
@@ -404,7 +295,3 @@ def _or_none(get: Callable[[], T]) -> T | None:
     except InputError as error:
         say(f"left out of the report: {error}")
         return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # Lines are this wide; on narrower terminals intervals get separate lines.
-WIDTH = 100
+WIDTH = 108
 _MAX_NAMES = 5
 
 

@@ -231,8 +231,7 @@ class Trainer:
         plan
             Images of the whole batch.
         views
-            This process's views of them, one (V, B, C, h, w) for each resolution; see
-            :func:`~wsdino.train.plan.cut_views`.
+            This process's views, (V, B, C, h, w) each; see :func:`~wsdino.train.plan.cut_views`.
         meanwhile
             Called once all except the teacher's update is queued on the device.
 

@@ -319,6 +319,21 @@ class StudentTeacher(nn.Module):
         return self.teacher.networks
 
 
+def labelled(module: Callable[..., TrainingObjective]) -> Callable[[Any, Parts], TrainingObjective]:
+    """Return what builds a module of student and teacher that is told the number of labels."""
+
+    def build(options: Any, parts: Parts) -> TrainingObjective:
+        return module(
+            parts.student,
+            parts.teacher(),
+            options=options,
+            epochs=parts.epochs,
+            num_labels=parts.num_labels,
+        )
+
+    return build
+
+
 def thousandths(epoch: float) -> int:
     """Count schedules in thousandths of an epoch, so that they don't depend on the batch size."""
     return round(epoch * 1000)

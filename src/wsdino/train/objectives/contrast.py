@@ -15,6 +15,7 @@ from wsdino.train.objectives.base import (
     Objective,
     StudentOptions,
     StudentTeacher,
+    labelled,
     spread_and_rank,
 )
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives.base import Measured, Metrics, Parts
+    from wsdino.train.objectives.base import Measured, Metrics
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -178,20 +179,10 @@ def label_logits(
     return cosines.scatter(-1, rows[:, None], positive) / temp
 
 
-def _build(options: Options, parts: Parts) -> Contrast:
-    return Contrast(
-        parts.student,
-        parts.teacher(),
-        options=options,
-        epochs=parts.epochs,
-        num_labels=parts.num_labels,
-    )
-
-
 CONTRAST = Objective(
     help="images against a teacher's prototype of each weak label",
     options=Options,
-    build=_build,
+    build=labelled(Contrast),
     needs_label=True,
     takes_partners=False,
     takes_local_views=True,

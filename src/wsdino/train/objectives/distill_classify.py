@@ -11,14 +11,14 @@ from torch.nn import functional
 
 from wsdino.train.head import DINOHead
 from wsdino.train.objectives import distill
-from wsdino.train.objectives.base import STRICT, Objective
+from wsdino.train.objectives.base import STRICT, Objective, labelled
 from wsdino.train.options import NonNegative  # noqa: TC001 pydantic reads it
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives.base import Measured, Parts
+    from wsdino.train.objectives.base import Measured
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -107,20 +107,10 @@ class DistillClassify(distill.SelfDistillation):
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
 
-def _build(options: Options, parts: Parts) -> DistillClassify:
-    return DistillClassify(
-        parts.student,
-        parts.teacher(),
-        options=options,
-        epochs=parts.epochs,
-        num_labels=parts.num_labels,
-    )
-
-
 DISTILL_CLASSIFY = Objective(
     help="self-distillation combined with cross-entropy on the weak label",
     options=Options,
-    build=_build,
+    build=labelled(DistillClassify),
     needs_label=True,
     takes_partners=True,
     takes_local_views=True,

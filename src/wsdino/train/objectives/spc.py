@@ -17,6 +17,7 @@ from wsdino.train.objectives.base import (
     Objective,
     StudentOptions,
     StudentTeacher,
+    labelled,
     spread_and_rank,
 )
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives.base import Measured, Metrics, Parts
+    from wsdino.train.objectives.base import Measured, Metrics
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -208,20 +209,10 @@ def class_overlap(class_vectors: Tensor) -> float:
     return float(cosines.max(dim=-1).values.mean())
 
 
-def _build(options: Options, parts: Parts) -> SPC:
-    return SPC(
-        parts.student,
-        parts.teacher(),
-        options=options,
-        epochs=parts.epochs,
-        num_labels=parts.num_labels,
-    )
-
-
 SPC_OBJECTIVE = Objective(
     help="an image against class vectors that follow their images and may overlap",
     options=Options,
-    build=_build,
+    build=labelled(SPC),
     needs_label=True,
     takes_partners=False,
     takes_local_views=True,
