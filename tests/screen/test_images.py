@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import imagecodecs
 import numpy as np
@@ -207,3 +208,48 @@ def test_statistics_are_exact(dtype, shape):
     found = site_statistics(pixels)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_each_file_of_a_set_is_read_by_itself(tmp_path):
+    """Every file of an OME-TIFF set describes all of them; the table names one."""
+    names, ids = ["a.ome.tif", "b.ome.tif"], ["urn:uuid:" + str(uuid4()) for _ in range(2)]
+    images = "".join(
+        f'<Image ID="Image:{i}"><Pixels ID="Pixels:{i}" DimensionOrder="XYCZT" Type="uint16" '
+        f'SizeX="8" SizeY="6" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="Channel:{i}:0"/>'
+        f'<Channel ID="Channel:{i}:1"/>'
+        + "".join(
+            f'<TiffData IFD="{c}" FirstC="{c}" PlaneCount="1"><UUID FileName="{names[i]}">{ids[i]}'
+            "</UUID></TiffData>"
+            for c in range(2)
+        )
+        + "</Pixels></Image>"
+        for i in range(2)
+    )
+    for i, name in enumerate(names):
+        description = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[i]}">'
+            f"{images}</OME>"
+        )
+        with tifffile.TiffWriter(tmp_path / name) as writer:
+            for c in range(2):
+                plane = np.full((6, 8), 10 * i + c, np.uint16)
+                writer.write(plane, description=description if c == 0 else None, metadata=None)
+    for i, name in enumerate(names):
+        assert read_planes(tmp_path / name)[:, 0, 0].tolist() == [10 * i, 10 * i + 1]
+
+
+def test_a_thumbnail_is_not_the_image(tmp_path):
+    image = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(image[::2, ::2].copy(), subfiletype=1, metadata=None)
+        writer.write(image, metadata=None)
+    np.testing.assert_array_equal(read_planes(tmp_path / "a.tif")[0], image)
+
+
+@pytest.mark.parametrize("kind", ["miniswhite", "palette"])
+def test_values_that_are_not_intensities_are_refused(tmp_path, kind):
+    image = np.zeros((6, 8), np.uint8)
+    more = {"colormap": np.zeros((3, 256), np.uint16)} if kind == "palette" else {}
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric=kind, metadata=None, **more)
+    with pytest.raises(ImageError, match=rf"a.tif: the pixels are stored as {kind.upper()}"):
+        read_planes(tmp_path / "a.tif")

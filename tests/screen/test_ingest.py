@@ -319,12 +319,15 @@ def test_an_image_unlike_the_first(source, tmp_path, image, found):
 
 
 def write_long_table(folder: Path, *, num_rows: int) -> Path:
-    """Write a LoadData CSV that names few files many times."""
+    """Write a LoadData CSV of many files that share few images."""
     rng = np.random.default_rng(0)
     for i in range(7):
         image = rng.integers(0, 4000, (256, 256)).astype(np.uint16)
         tifffile.imwrite(folder / f"{i}.tif", image, compression="zlib")
     rows = np.arange(num_rows)
+    for row in rows:
+        for channel, image in (("A", row % 7), ("B", row % 3)):
+            os.link(folder / f"{image}.tif", folder / f"{channel}{row}.tif")
     table = pd.DataFrame(
         {
             "Metadata_Plate": "P",
@@ -333,8 +336,8 @@ def write_long_table(folder: Path, *, num_rows: int) -> Path:
             "Metadata_Batch": "B",
             "Metadata_Compound": "x",
             "Metadata_Concentration": 1.0,
-            "FileName_A": [f"{i}.tif" for i in rows % 7],
-            "FileName_B": [f"{i}.tif" for i in rows % 3],
+            "FileName_A": [f"A{row}.tif" for row in rows],
+            "FileName_B": [f"B{row}.tif" for row in rows],
         }
     )
     table.to_csv(folder / "load_data.csv", index=False)

@@ -203,13 +203,20 @@ def test_a_frame_is_relative_to_the_working_directory(tmp_path, images, monkeypa
 def test_loaddata_names_files_in_many_ways(tmp_path, images):
     spaced = images / "with space.tif"
     spaced.touch()
+    for i in range(3):
+        (images / f"rna{i}.tif").touch()
     rows = [
         {"Image_FileName_DNA": "0.tif", "Image_PathName_DNA": str(images)},
         {"Image_FileName_DNA": "1.TIF", "Image_PathName_DNA": "IMAGES"},
         {"Image_FileName_DNA": "2.tif", "Image_PathName_DNA": ".\\images"},
         {"Image_FileName_DNA": "images/3.tif", "Image_PathName_DNA": ""},
     ]
-    urls = [spaced.as_uri(), str(images / "0.tif"), "file:images/1.tif", "images\\2.tif"]
+    urls = [
+        spaced.as_uri(),
+        str(images / "rna0.tif"),
+        "file:images/rna1.tif",
+        "images\\rna2.tif",
+    ]
     for i, row in enumerate(rows):
         row |= {
             "URL_RNA": urls[i],
@@ -226,7 +233,12 @@ def test_loaddata_names_files_in_many_ways(tmp_path, images):
     assert channels_of(manifest) == ["DNA", "RNA"]
     assert (manifest.PathName_DNA == str(images)).all()
     assert manifest.FileName_DNA.tolist() == ["0.tif", "1.tif", "2.tif", "3.tif"]
-    assert manifest.FileName_RNA.tolist() == ["with space.tif", "0.tif", "1.tif", "2.tif"]
+    assert manifest.FileName_RNA.tolist() == [
+        "with space.tif",
+        "rna0.tif",
+        "rna1.tif",
+        "rna2.tif",
+    ]
     assert (manifest.PathName_RNA == str(images)).all()
     assert (manifest.Metadata_Dose_Unit == "uM").all()
 
@@ -292,3 +304,23 @@ def test_the_image_table_itself_is_a_source(tmp_path):
     shutil.rmtree(folder / "Week1")
     with pytest.raises(ImageError, match="of 216 are missing"):
         read_manifest(folder)
+
+
+def test_an_image_belongs_to_one_channel_of_one_site():
+    frame = table().assign(FileName_DNA="a.tif", PathName_DNA="p")
+    with pytest.raises(TableError, match=r"a.tif is the image of DNA of plate .* and of DNA of"):
+        validate_manifest(frame, origin="m.csv")
+    own = table()
+    own["FileName_Copy"], own["PathName_Copy"] = own["FileName_DNA"], own["PathName_DNA"]
+    with pytest.raises(TableError, match=r"is the image of DNA of .*, and of Copy of"):
+        validate_manifest(own, origin="m.csv")
+    # Planes of one file are images of their own.
+    planes = own.assign(Frame_DNA=0, Frame_Copy=1)
+    assert len(validate_manifest(planes, origin="m.csv")) == len(own)
+
+
+def test_only_the_first_series_is_read():
+    first = table(Series_DNA=0)
+    assert len(validate_manifest(first, origin="m.csv")) == len(first)
+    with pytest.raises(TableError, match=r"m.csv: Series_DNA is 2 in data row 1 .*first series"):
+        validate_manifest(table(Series_DNA=2), origin="m.csv")

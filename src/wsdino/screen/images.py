@@ -43,6 +43,7 @@ _DECODING_ERRORS = (
 
 # Python prints unhandled log records; a damaged file is reported once, as an ImageError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+_NOT_INTENSITIES = {tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE}
 
 
 class Plane(NamedTuple):
@@ -164,27 +165,56 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
 
 def _read_tiff(path: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
     with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        size = tiff.filehandle.size
-        if not _has_all_pages(tiff):
+        series = _image_series(tiff, path)
+        pages = (page for page in series.pages if page is not None)
+        if any(page.parent.filehandle.path != tiff.filehandle.path for page in pages):
+            # OME-XML that describes a set of files; the table names this one of them.
+            with tifffile.TiffFile(path, is_ome=False) as alone:
+                return _checked_pixels(alone, _image_series(alone, path), path)
+        return _checked_pixels(tiff, series, path)
+
+
+def _image_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """Return the first series that isn't a thumbnail."""
+    for series in tiff.series:
+        if not series.keyframe.is_reduced:
+            return series
+    raise ImageError(f"{path}: the file holds nothing but reduced copies of an image")
+
+
+def _checked_pixels(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path
+) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
+    """Decode a series, unless the file is cut short or its values aren't intensities."""
+    size = tiff.filehandle.size
+    is_grey = series.dtype.newbyteorder("=") in PIXEL_TYPES
+    if is_grey and series.keyframe.photometric in _NOT_INTENSITIES:
+        kind = tifffile.PHOTOMETRIC(series.keyframe.photometric).name
+        raise ImageError(
+            f"{path}: the pixels are stored as {kind}, so that larger is not brighter; convert the "
+            "image to plain grey values (MINISBLACK)"
+        )
+    if not _has_all_pages(tiff):
+        raise ImageError(
+            f"{path}: damaged or incomplete image: the file ends after {size} bytes, before "
+            "its last page does"
+        )
+    for page in series.pages:
+        # tifffile fills missing planes and truncated strips with zeros instead of raising.
+        if page is None:
+            raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
+        if 0 in page.databytecounts:
+            raise ImageError(f"{path}: incomplete image: part of it was never written")
+        ends = (
+            start + count
+            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        )
+        if max(ends, default=0) > size:
             raise ImageError(
-                f"{path}: damaged or incomplete image: the file ends after {size} bytes, before "
-                "its last page does"
+                f"{path}: damaged or incomplete image: the file ends after {size} bytes, "
+                "before its pixels do"
             )
-        for page in series.pages:
-            # tifffile fills missing planes and truncated strips with zeros instead of raising.
-            if page is None:
-                raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
-            ends = (
-                start + count
-                for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            )
-            if max(ends, default=0) > size:
-                raise ImageError(
-                    f"{path}: damaged or incomplete image: the file ends after {size} bytes, "
-                    "before its pixels do"
-                )
-        return series.asarray(), series.axes
+    return series.asarray(), series.axes
 
 
 def _has_all_pages(tiff: tifffile.TiffFile) -> bool:

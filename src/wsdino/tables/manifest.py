@@ -125,11 +125,13 @@ def validate_manifest(
         table[f"FileName_{channel}"] = source[f"FileName_{channel}"].astype(str).str.strip()
         path = f"PathName_{channel}"
         table[path] = source[path].fillna("").astype(str) if path in source else ""
+        _require_first_series(source, channel, origin)
         frame = f"Frame_{channel}"
         if frame in source and source[frame].notna().any():
             table[frame] = _whole_numbers(source[frame], origin)
 
     _require_unique_sites(table, origin)
+    _require_own_images(table, channels, origin)
     require_one_moa(table, origin=origin)
     return table
 
@@ -151,6 +153,50 @@ def _require_columns(manifest: pd.DataFrame, origin: str) -> list[str]:
     if not len(manifest):
         raise TableError(f"{origin}: the table has no rows; a manifest has one row per site")
     return channels
+
+
+def _require_first_series(source: pd.DataFrame, channel: str, origin: str) -> None:
+    """Refuse series of a file beyond the first, which are not read."""
+    name = f"Series_{channel}"
+    if name not in source:
+        return
+    other = pd.to_numeric(source[name], errors="coerce").fillna(0) != 0
+    if other.any():
+        raise TableError(
+            f"{origin}: {name} is {source.loc[other, name].iloc[0]} in {row_of(other)}; only the "
+            "first series of a file (0) can be read, so split such files first"
+        )
+
+
+def _require_own_images(table: pd.DataFrame, channels: list[str], origin: str) -> None:
+    """Refuse an image that several channels or sites name."""
+    named = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "folder": table[f"PathName_{channel}"],
+                    "file": table[f"FileName_{channel}"],
+                    "plane": table.get(f"Frame_{channel}", -1),
+                    "channel": channel,
+                }
+            )
+            for channel in channels
+        ]
+    )
+    twice = named[named.duplicated(["folder", "file", "plane"], keep=False)]
+    if twice.empty:
+        return
+    first = twice.iloc[0]
+    same = twice[(twice[["folder", "file", "plane"]] == first[:3]).all(axis=1)]
+    where = [
+        "{} of plate {}, well {}, site {}".format(channel, *table.loc[row, [PLATE, WELL, SITE]])
+        for row, channel in zip(same.index[:2], same["channel"].iloc[:2], strict=True)
+    ]
+    raise TableError(
+        f"{origin}: {first['file']} is the image of {where[0]}, and of {where[1]}; every channel "
+        "of every site needs an image of its own (planes of one file are told apart by "
+        "Frame_<Channel>)"
+    )
 
 
 def _require_filled(values: pd.Series, origin: str) -> None:
