@@ -428,3 +428,20 @@ def test_a_browser_shows_it_without_overflow(tmp_path: Path, width: int) -> None
     assert all(np.ptp(band) > 100 for band in np.array_split(pixels[:3000], 10))
     assert np.ptp(pixels[:, :8]) == 0
     assert np.ptp(pixels[:, -8:]) == 0
+
+
+def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
+    path = run / "results.json"
+    results = json.loads(path.read_text())
+    held_out = {"nsc": 0.125, "nscb": 0.25, "map": 0.375, "num_folds": 4, "num_seeds": 5}
+    beside = {
+        **{key: value for key, value in results.items() if key != "baselines"},
+        "nsc": 0.8125,
+        "normalisation": {**results["normalisation"], "method": "weak_label"},
+        "held_out": held_out,
+    }
+    path.write_text(json.dumps(results | {"beside": {"weak_label": beside}}))
+    text = " ".join(Page(write_report(run)).text.split())
+    assert "81.2 %" in text
+    assert "left out of the fit 12.5 %" in text
+    assert "weak_label" in text

@@ -19,10 +19,12 @@ from wsdino.report.gallery import moas_of
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
 from wsdino.report.words import (
     DASH,
+    beside_results,
     concentration,
     count_text,
     decimal,
     display_name,
+    held_out_number,
     held_out_text,
     interval,
     interval_text,
@@ -144,15 +146,11 @@ def comparison(record: RunRecord) -> dict[str, Any]:
     everyone = record.all_results
     if not any(is_number(r.get(m)) for r in everyone.values() for m in KEYS):
         raise Omitted("no results of the run or of a baseline")
-    rows = [
-        {
-            "name": display_name(name),
-            "is_run": name == RUN,
-            "measures": [(measure_text(r, m), interval_text(r, m), count_text(r, m)) for m in KEYS],
-            "method": _normalisation_name(r),
-        }
-        for name, r in everyone.items()
-    ]
+    rows = [row for name, own in everyone.items() for row in _rows(name, own)]
+    whole = record.results | {"baselines": record.baselines}
+    for own in beside_results(whole).values():
+        baselines = own.pop("baselines")
+        rows += [row for name, r in ({RUN: own} | baselines).items() for row in _rows(name, r)]
     return {
         "rows": rows,
         "measures": [measure.name for measure in MEASURES],
@@ -160,6 +158,29 @@ def comparison(record: RunRecord) -> dict[str, Any]:
         "num_baselines": len(record.baselines),
         "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in KEYS),
     }
+
+
+def _rows(name: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the comparison: a model's results, and what is left without the query's labels."""
+    row = {
+        "name": display_name(name),
+        "is_run": name == RUN,
+        "measures": [
+            (measure_text(results, m), interval_text(results, m), count_text(results, m))
+            for m in KEYS
+        ],
+        "method": _normalisation_name(results),
+    }
+    held_out = results.get("held_out")
+    if not held_out or "note" in held_out:
+        return [row]
+    left_out = {
+        "name": "left out of the fit",
+        "is_run": False,
+        "measures": [(held_out_number(held_out, measure), "", "") for measure in MEASURES],
+        "method": "",
+    }
+    return [row, left_out]
 
 
 def _normalisation_name(results: Mapping[str, Any]) -> str:

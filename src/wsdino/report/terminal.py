@@ -13,7 +13,7 @@ from rich.text import Text
 from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
-from wsdino.report.words import display_name, held_out_number, held_out_text
+from wsdino.report.words import beside_results, display_name, held_out_number, held_out_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -94,33 +94,6 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
         say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
-
-
-def beside_results(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the numbers under each further normalisation as if they were a run's own.
-
-    Parameters
-    ----------
-    results
-        Results of a run, with those under further normalisations in `beside`, its baselines' too.
-
-    Returns
-    -------
-    dict
-        Normalisation -> results, with `baselines` where they were judged under it.
-    """
-    baselines = results.get("baselines") or {}
-    return {
-        method: {
-            **own,
-            "baselines": {
-                name: each["beside"][method]
-                for name, each in baselines.items()
-                if method in (each.get("beside") or {})
-            },
-        }
-        for method, own in (results.get("beside") or {}).items()
-    }
 
 
 def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:

@@ -130,3 +130,30 @@ def held_out_number(found: Mapping[str, Any], measure: Measure) -> str:
     """Format a measure with the query's compound left out of the fit; a dash without it."""
     value = found.get(measure.key)
     return percent(value) if measure.is_share else decimal(value)
+
+
+def beside_results(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the numbers under each further normalisation as if they were a run's own.
+
+    Parameters
+    ----------
+    results
+        Results of a run, with those under further normalisations in `beside`, its baselines' too.
+
+    Returns
+    -------
+    dict
+        Normalisation -> results, with `baselines` where they were judged under it.
+    """
+    baselines = results.get("baselines") or {}
+    return {
+        method: {
+            **own,
+            "baselines": {
+                name: each["beside"][method]
+                for name, each in baselines.items()
+                if method in (each.get("beside") or {})
+            },
+        }
+        for method, own in (results.get("beside") or {}).items()
+    }
