@@ -19,7 +19,7 @@ from helpers_run import call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.evaluate.results import evaluate_sites
-from wsdino.profile.aggregate import aggregate_published, make_profiles
+from wsdino.profile.aggregate import aggregate_treatments, make_profiles
 from wsdino.profile.normalise import fit_normalisation
 from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.joining import join_tables
@@ -730,7 +730,7 @@ def test_a_fitted_normaliser_serves_other_plates(
     sites[new].to_csv(tmp_path / "new.csv", index=False)
     fitted = fit_normalisation(sites[~new], method="weak_label")
     fitted.save(tmp_path / "model" / "normalisation.npz")
-    expected = aggregate_published(fitted.transform(read_table(tmp_path / "new.csv")))
+    expected = aggregate_treatments(fitted.transform(read_table(tmp_path / "new.csv")))
     for number, given in enumerate((tmp_path / "model", tmp_path / "model" / "normalisation.npz")):
         out = tmp_path / f"{number}.parquet"
         done = wsdino_("profile", tmp_path / "new.csv", "--normaliser", given, "--out", out)

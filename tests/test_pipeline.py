@@ -30,10 +30,11 @@ from wsdino.errors import (
     TableError,
 )
 from wsdino.evaluate.held_out import held_out_of
-from wsdino.evaluate.results import evaluate_leakage, evaluate_sites
+from wsdino.evaluate.results import evaluate_sites, leakage_of_normalised
 from wsdino.model.model import Model
 from wsdino.pipeline import run
 from wsdino.profile.aggregate import make_profiles
+from wsdino.profile.normalise import normalise
 from wsdino.runfolder import RunFolder
 from wsdino.screen.store import open_store
 from wsdino.tables.features import feature_columns, features_of
@@ -187,7 +188,9 @@ def test_results_hold_what_is_promised(place: Path) -> None:
 def test_leakage_is_that_of_the_normalised_sites(place: Path) -> None:
     for folder in (place / "run", place / "run" / "baselines" / "classical"):
         found = json.loads((folder / "results.json").read_text())["leakage"]
-        expected = evaluate_leakage(read_table(folder / "embeddings.parquet"), num_components=4)
+        expected = leakage_of_normalised(
+            normalise(read_table(folder / "embeddings.parquet"), num_components=4)[0]
+        )
         assert found == json.loads(json.dumps(expected))
         assert found["plate"]["num_wells"] > 0
 

@@ -9,7 +9,7 @@ from wsdino.errors import TableError
 from wsdino.evaluate.held_out import HeldOut, deal, held_out
 from wsdino.evaluate.intervals import mean_average_precision
 from wsdino.evaluate.matching import match_moa
-from wsdino.profile.aggregate import aggregate_published
+from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.profile.weak_label import fit_weak_label
 from wsdino.tables.features import feature_columns, features_of
 
@@ -29,7 +29,7 @@ def unchanged(table: pd.DataFrame):
 
 def test_a_transform_that_learns_nothing_has_the_numbers_of_all_treatments(table):
     found = held_out(table, unchanged(table), num_seeds=2)
-    profiles = aggregate_published(table)
+    profiles = aggregate_treatments(table)
     nsc, nscb = (match_moa(profiles, exclude_shared_batch=batches) for batches in (False, True))
     assert 0.3 < nsc.accuracy < 1
     assert found.nsc == (nsc.accuracy,) * 2
@@ -86,7 +86,7 @@ def test_labels_that_carry_no_signal_flatter_the_transductive_number_alone(table
 
     columns = table.drop(columns=feature_columns(table))
     every = pd.DataFrame(fit(np.ones(len(labels), bool))).add_prefix("emb_x_")
-    transductive = match_moa(aggregate_published(pd.concat([columns, every], axis=1)))
+    transductive = match_moa(aggregate_treatments(pd.concat([columns, every], axis=1)))
     held = held_out(columns, fit, num_seeds=2)
     assert transductive.accuracy > 0.6
     assert np.mean(held.nsc) < 0.3

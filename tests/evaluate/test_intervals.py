@@ -10,24 +10,31 @@ from sklearn.metrics import average_precision_score
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.evaluate.intervals import (
+    PermutationNull,
     average_precisions,
     clustered_interval,
     mean_average_precision,
-    permutation_null,
     permutation_nulls,
     wilson_interval,
 )
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import make_gallery, match_moa
 from wsdino.evaluate.ranking import rank
-from wsdino.profile.aggregate import aggregate_published
+from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns, features_of, metadata_of
 
 SMALL = {"num_moas": 4, "num_compounds": 12, "num_treatments": 24, "num_batches": 4}
 
 
 def profiles_of(signal: float, **options: int) -> pd.DataFrame:
-    return aggregate_published(with_features(synthetic_design(**(SMALL | options)), signal=signal))
+    return aggregate_treatments(with_features(synthetic_design(**(SMALL | options)), signal=signal))
+
+
+def permutation_null(
+    profiles: pd.DataFrame, *, exclude_shared_batch: bool = False, **options: int
+) -> PermutationNull | None:
+    gallery = make_gallery(profiles, exclude_shared_batch=exclude_shared_batch)
+    return permutation_nulls(gallery, **options)["accuracy"]
 
 
 def test_the_published_accuracy_has_the_known_interval():

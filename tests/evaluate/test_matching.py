@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.evaluate.matching import match_moa, unannotated
-from wsdino.profile.aggregate import aggregate_published
+from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns
 from wsdino.tables.lists import labels_of
 
@@ -20,7 +20,7 @@ COLUMNS = ["compound", "concentration", "moa"]
 
 @pytest.fixture(scope="module")
 def profiles() -> pd.DataFrame:
-    return aggregate_published(with_features(synthetic_design(), signal=0.8))
+    return aggregate_treatments(with_features(synthetic_design(), signal=0.8))
 
 
 def naive(profiles: pd.DataFrame, *, batches: bool, multi_batch: str) -> tuple[dict, set]:
@@ -70,7 +70,7 @@ def naive(profiles: pd.DataFrame, *, batches: bool, multi_batch: str) -> tuple[d
 @pytest.mark.parametrize("seed", [0, 1])
 def test_matching_equals_a_loop(batches, multi_batch, seed):
     table = with_features(synthetic_design(num_treatments=60), signal=0.6, seed=seed)
-    profiles = aggregate_published(table)
+    profiles = aggregate_treatments(table)
     pairs, left_out = naive(profiles, batches=batches, multi_batch=multi_batch)
     result = match_moa(profiles, exclude_shared_batch=batches, multi_batch=multi_batch)
     found = {

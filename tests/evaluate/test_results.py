@@ -14,13 +14,13 @@ from wsdino.evaluate.intervals import average_precisions, clustered_interval, pe
 from wsdino.evaluate.matching import make_gallery, match_moa
 from wsdino.evaluate.results import (
     evaluate,
-    evaluate_leakage,
     evaluate_sites,
+    leakage_of_normalised,
     read_results,
     results_table,
     write_results,
 )
-from wsdino.profile.aggregate import aggregate_published, make_profiles
+from wsdino.profile.aggregate import aggregate_treatments, make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.tables.features import feature_columns
 from wsdino.tables.reading import read_table
@@ -78,7 +78,7 @@ def test_results_have_the_documented_keys(results):
 
 def test_sites_take_the_published_path(results, sites):
     normalised, info = normalise(sites, method="tvn")
-    match = match_moa(aggregate_published(normalised))
+    match = match_moa(aggregate_treatments(normalised))
     assert results["normalisation"] == info
     assert (results["nsc_correct"], results["nsc_total"]) == (match.num_correct, match.num_total)
 
@@ -98,9 +98,9 @@ def test_evaluation_needs_no_torch():
 
 
 def test_leakage_alone_is_that_of_the_whole(results, sites):
-    assert evaluate_leakage(sites) == results["leakage"]
-    for option in ({"normalisation": "none"}, {"num_components": 1}, {"per_channel": False}):
-        assert evaluate_leakage(sites, **option) != results["leakage"]
+    assert leakage_of_normalised(normalise(sites)[0]) == results["leakage"]
+    for option in ({"method": "none"}, {"num_components": 1}, {"per_channel": False}):
+        assert leakage_of_normalised(normalise(sites, **option)[0]) != results["leakage"]
 
 
 def test_results_survive_json(results, tmp_path):
@@ -275,7 +275,7 @@ def test_reference_numbers_of_cellprofiler_s_features(ljosa, method, nsc, multi_
 def test_the_full_design_leaves_out_taxol_only_where_strict(real_data):
     design = real_design(real_data)
     annotated = design[design["Metadata_MoA"].notna() & ~design["Metadata_Control"]]
-    profiles = aggregate_published(with_features(annotated.reset_index(drop=True)))
+    profiles = aggregate_treatments(with_features(annotated.reset_index(drop=True)))
     strict, published = (
         match_moa(profiles, exclude_shared_batch=True, multi_batch=mode)
         for mode in ("strict", "first-published")

@@ -8,7 +8,7 @@ import pytest
 
 from helpers_tables import annotated_sites, real_design, synthetic_design, with_features
 from wsdino.errors import TableError
-from wsdino.profile.aggregate import aggregate, aggregate_published, make_profiles
+from wsdino.profile.aggregate import aggregate, aggregate_treatments, make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.reading import read_table
@@ -38,7 +38,7 @@ def test_aggregation_equals_pandas(sites, method):
 
 
 def test_published_aggregation_equals_a_loop(sites):
-    profiles = aggregate_published(sites)
+    profiles = aggregate_treatments(sites)
     names = feature_columns(sites)[:2]
     assert len(profiles) == 104
     by_treatment: dict[tuple, dict[str, list]] = {}
@@ -59,14 +59,14 @@ def test_each_plate_counts_alike_however_many_sites_it_has(sites):
     one_plate = sites["Metadata_Plate"] == sites["Metadata_Plate"].iloc[0]
     more = pd.concat([sites, sites[one_plate], sites[one_plate]], ignore_index=True)
     np.testing.assert_allclose(
-        features_of(aggregate_published(more)), features_of(aggregate_published(sites)), rtol=1e-9
+        features_of(aggregate_treatments(more)), features_of(aggregate_treatments(sites)), rtol=1e-9
     )
 
 
 @pytest.mark.parametrize("steps", ["one", "published"])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_several_plates_and_batches_survive(sites, tmp_path, steps, suffix):
-    profiles = aggregate(sites) if steps == "one" else aggregate_published(sites)
+    profiles = aggregate(sites) if steps == "one" else aggregate_treatments(sites)
     write_table(profiles, tmp_path / f"p{suffix}")
     back = read_table(tmp_path / f"p{suffix}")
     assert {"Metadata_MoA", "Metadata_Control", *TREATMENT} <= set(back)
@@ -126,7 +126,7 @@ def test_a_plate_is_a_plate_within_its_batch():
             "x": [1.0, 3.0, 10.0, 4.0],
         }
     )
-    (profile,) = aggregate_published(sites).to_dict("records")
+    (profile,) = aggregate_treatments(sites).to_dict("records")
     assert profile["x"] == statistics.median([2.0, 10.0, 4.0])
     assert profile["Metadata_Plate"] == ["P1", "P1", "P2"]
     assert profile["Metadata_Batch"] == ["A", "B", "B"]
@@ -171,7 +171,7 @@ def test_what_can_not_be_aggregated_is_named(sites):
     with pytest.raises(TableError, match="needs the column Metadata_Dose"):
         aggregate(sites, by="Metadata_Dose")
     with pytest.raises(TableError, match="aggregation published needs the column Metadata_Plate"):
-        aggregate_published(sites.drop(columns="Metadata_Plate"))
+        aggregate_treatments(sites.drop(columns="Metadata_Plate"))
     odd = pd.DataFrame({"Metadata_Compound": ["c", "c"], "x": 1.0})
     odd["Metadata_Plate"] = [["a", "b"], ["d"]]
     odd["Metadata_Batch"] = [["1", "2", "3"], ["4"]]
@@ -186,7 +186,7 @@ def test_make_profiles_normalises_then_aggregates(sites, tmp_path, aggregation):
     profiles = make_profiles(sites, aggregation=aggregation, num_components=3)
     normalised, info = normalise(sites, num_components=3)
     expected = (
-        aggregate_published(normalised)
+        aggregate_treatments(normalised)
         if aggregation == "published"
         else aggregate(normalised, method=aggregation)
     )

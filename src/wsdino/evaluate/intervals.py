@@ -73,39 +73,6 @@ def wilson_interval(
     return float(interval.low), float(interval.high)
 
 
-def permutation_null(
-    profiles: pd.DataFrame,
-    *,
-    exclude_shared_batch: bool = False,
-    multi_batch: str = "strict",
-    num_permutations: int = 1000,
-    seed: int = 0,
-) -> PermutationNull | None:
-    """NSC or NSCB when the compounds' MoAs are shuffled: one of :func:`permutation_nulls`.
-
-    Parameters
-    ----------
-    profiles, exclude_shared_batch, multi_batch
-        See :func:`wsdino.evaluate.matching.match_moa`.
-    num_permutations, seed
-        Number of shuffles, and their seed.
-
-    Returns
-    -------
-    PermutationNull, or None
-        None where the truth has no query.
-
-    Raises
-    ------
-    TableError
-        As :func:`permutation_nulls` does.
-    """
-    gallery = make_gallery(
-        profiles, exclude_shared_batch=exclude_shared_batch, multi_batch=multi_batch
-    )
-    return permutation_nulls(gallery, num_permutations=num_permutations, seed=seed)["accuracy"]
-
-
 def permutation_nulls(
     gallery: Gallery, *, num_permutations: int = 1000, seed: int = 0
 ) -> dict[str, PermutationNull | None]:

@@ -190,31 +190,6 @@ def evaluate_sites(
     return results
 
 
-def evaluate_leakage(
-    table: pd.DataFrame, *, normalisation: str = "tvn", **options: Any
-) -> dict[str, Any]:
-    """How much of batch and plate can be read off the features once they are normalised.
-
-    Parameters
-    ----------
-    table
-        Metadata and features of sites or wells.
-    normalisation, **options
-        See :func:`wsdino.profile.normalise.fit_normalisation`.
-
-    Returns
-    -------
-    dict
-        See :func:`leakage_of_normalised`.
-
-    Raises
-    ------
-    TableError
-        See :func:`wsdino.profile.normalise.fit_normalisation`.
-    """
-    return leakage_of_normalised(normalise(table, method=normalisation, **options)[0])
-
-
 def leakage_of_normalised(normalised: pd.DataFrame) -> dict[str, Any]:
     """How much of batch and plate can be read off normalised features.
 

@@ -113,27 +113,6 @@ def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published")
     return table
 
 
-def aggregate_published(table: pd.DataFrame) -> pd.DataFrame:
-    """Aggregate sites to treatment profiles as WS-DINO's paper does.
-
-    Parameters
-    ----------
-    table
-        See :func:`aggregate_treatments`.
-
-    Returns
-    -------
-    DataFrame
-        That of :func:`aggregate_treatments` with `published`.
-
-    Raises
-    ------
-    TableError
-        See :func:`aggregate_treatments`.
-    """
-    return aggregate_treatments(table, aggregation="published")
-
-
 def make_profiles(
     table: pd.DataFrame,
     *,
