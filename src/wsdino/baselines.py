@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, find_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,7 +208,4 @@ def find_baseline(name: str) -> Baseline:
     ConfigError
         If there is no such baseline; lists all of them.
     """
-    for entry in BASELINES:
-        if entry.name == name:
-            return entry
-    raise ConfigError(f"baseline is {name!r}; expected one of {', '.join(baseline_names())}")
+    return find_named(BASELINES, name, what="baseline", error=ConfigError)

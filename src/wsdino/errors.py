@@ -7,7 +7,7 @@ exits with status 2. Any other :class:`WsdinoError` is work that failed: status 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,3 +70,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the closest of the known names for a message; empty if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
+
+
+class Named(Protocol):
+    """An entry of a named table."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+
+Entry = TypeVar("Entry", bound=Named)
+
+
+def find_named(entries: Iterable[Entry], name: str, *, what: str, error: type[InputError]) -> Entry:
+    """Look up an entry of a named table, or raise `error`, which names all of them."""
+    known = {entry.name: entry for entry in entries}
+    if name not in known:
+        raise error(f"{what} is {name!r}; expected one of {', '.join(known)}")
+    return known[name]

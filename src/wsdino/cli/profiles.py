@@ -100,6 +100,21 @@ AggregateSites = Annotated[
 To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
 
 
+def fit_options(
+    num_components: int | None,
+    regularisation: str | None,
+    per_channel: bool | None,
+    label: str | None,
+) -> dict[str, Any]:
+    """Options of a normalisation by name; None where an option isn't given."""
+    return {
+        "num_components": num_components,
+        "regularisation": number_or_auto(regularisation),
+        "per_channel": per_channel,
+        "label": label,
+    }
+
+
 @commands.command(name="profile")
 def profile_command(
     embeddings: Annotated[
@@ -129,12 +144,7 @@ def profile_command(
     from wsdino.profile.fitted import load_normalisation
     from wsdino.tables.writing import write_anndata, write_table
 
-    options: dict[str, Any] = {
-        "num_components": num_components,
-        "regularisation": number_or_auto(regularisation),
-        "per_channel": per_channel,
-        "label": label,
-    }
+    options = fit_options(num_components, regularisation, per_channel, label)
     if normaliser:
         _refuse(
             {"normalise": normalise, **options},
@@ -196,12 +206,7 @@ def evaluate_command(
     from wsdino.report.terminal import print_results
     from wsdino.tables.columns import BATCH
 
-    options: dict[str, Any] = {
-        "num_components": num_components,
-        "regularisation": number_or_auto(regularisation),
-        "per_channel": per_channel,
-        "label": label,
-    }
+    options = fit_options(num_components, regularisation, per_channel, label)
     if not from_sites:
         _refuse(
             {"normalise": normalise, **options, "aggregate": aggregate},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, find_named
 from wsdino.profile.base import Needs, Normalisation
 
 if TYPE_CHECKING:
@@ -173,12 +173,7 @@ def find_normalisation(name: str) -> Normalisation:
     TableError
         If there is none of that name; names all.
     """
-    for entry in NORMALISATIONS:
-        if entry.name == name:
-            return entry
-    raise TableError(
-        f"normalisation is {name!r}; expected one of {', '.join(normalisation_names())}"
-    )
+    return find_named(NORMALISATIONS, name, what="normalisation", error=TableError)
 
 
 def find_aggregation(name: str) -> Aggregation:
@@ -198,10 +193,7 @@ def find_aggregation(name: str) -> Aggregation:
     TableError
         If there is none of that name; names all.
     """
-    for entry in AGGREGATIONS:
-        if entry.name == name:
-            return entry
-    raise TableError(f"aggregation is {name!r}; expected one of {', '.join(aggregation_names())}")
+    return find_named(AGGREGATIONS, name, what="aggregation", error=TableError)
 
 
 def usable_normalisations(table: pd.DataFrame) -> list[str]:
