@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from wsdino.baselines import BASELINES
 from wsdino.config import MOVED, RENAMED, Config, load_config, preset_names, preset_text
+from wsdino.effects import EFFECTS
 from wsdino.errors import ConfigError
+from wsdino.profile.methods import NORMALISATIONS
+from wsdino.settings import merge, parse_setting
 from wsdino.train.objectives import OBJECTIVES, contrast
 
 if TYPE_CHECKING:
@@ -317,7 +321,10 @@ def test_an_objective_has_its_own_options_and_no_others() -> None:
 def test_another_objective_keeps_what_it_shares_with_that_of_the_preset(
     written: typing.Callable[[str], Path],
 ) -> None:
-    path = written("preset: cpu\nobjective: {koleo_weight: 0.3, teacher_temp: 0.02}\n")
+    path = written(
+        "preset: cpu\nobjective: {koleo_weight: 0.3, teacher_temp: 0.02}\n"
+        "baselines: {names: [dino]}\n"
+    )
     # In either order.
     settings = ["objective.student_temp=0.2", "objective.name=contrast"]
     for order in (settings, settings[::-1]):
@@ -334,7 +341,8 @@ def test_another_objective_keeps_what_it_shares_with_that_of_the_preset(
 
 
 def test_the_baseline_dino_follows_the_objective_but_for_what_is_said_of_it() -> None:
-    config = load_config("cpu", ["objective.student_temp=0.2", "baselines.dino.koleo_weight=0.3"])
+    given = ["baselines.names=[dino]", "baselines.dino.koleo_weight=0.3"]
+    config = load_config("cpu", ["objective.student_temp=0.2", *given])
     assert config.baselines.dino == replace(config.objective, koleo_weight=0.3)
     assert config.objective.student_temp == 0.2
 
@@ -362,7 +370,8 @@ def test_paths_and_names_never_go_through_yaml(text: str) -> None:
     config = load_config("cpu", [f"{key}={text}" for key in keys])
     assert {config.screen.source, config.screen.platemap, config.screen.store} == {Path(text)}
     assert config.pairing.label == text
-    assert load_config("cpu", [f"screen.design={text}"]).screen.platemap == Path(text)
+    given = ["screen.source=plates", f"screen.design={text}"]
+    assert load_config("cpu", given).screen.platemap == Path(text)
     channels = load_config("cpu", [f"model.weights.DAPI={text}"]).model.weights
     assert channels == {"DAPI": text}
 
@@ -376,6 +385,145 @@ def test_a_warm_up_longer_than_the_run_is_refused(name: str) -> None:
         f"which has epochs {epochs:g}"
     )
     assert load_config(name, [longer[0]]).train.epochs == epochs
+
+
+# An option, settings with which it has no effect, what the error says, and what gives it one.
+IN_VAIN = (
+    ("objective.center_momentum=0.5", [], "objective.targets sinkhorn",
+     ["objective.targets=center"]),
+    ("objective.warmup_teacher_temp=0.5", [], "objective.teacher_temp_warmup_epochs 0.0",
+     ["objective.teacher_temp_warmup_epochs=5"]),
+    ("baselines.dino.center_momentum=0.5", ["baselines.names=[dino]"],
+     "baselines.dino.targets sinkhorn", ["baselines.dino.targets=center"]),
+    ("baselines.dino.warmup_teacher_temp=0.5", ["baselines.names=[dino]"],
+     "baselines.dino.teacher_temp_warmup_epochs 0.0",
+     ["baselines.dino.teacher_temp_warmup_epochs=5"]),
+    ("baselines.dino.koleo_weight=0.5", [], "baselines.names [classical, untrained, classifier]",
+     ["profile.with=[dino]"]),
+    ("baselines.classifier.epochs=5", ["baselines.names=[classical]"],
+     "baselines.names [classical]", ["baselines.names=[classifier]"]),
+    ("baselines.classifier_views.num_views=5", ["baselines.names=[]"], "baselines.names []",
+     ["baselines.names=[classifier]"]),
+    ("pairing.partner_from=well", ["pairing.label=none"], "pairing.label none",
+     ["pairing.label=treatment"]),
+    ("pairing.num_partners=2", ["objective.name=classify"], "objective.name classify",
+     ["objective.name=distill_classify"]),
+    ("pairing.partner_global_views=2", ["objective.name=contrast"], "objective.name contrast",
+     ["objective.name=distill"]),
+    ("pairing.fallback=drop", ["objective.name=spc"], "objective.name spc",
+     ["objective.name=distill"]),
+    # Neither the run's training nor that of the baseline without weak labels has partners.
+    ("pairing.partner_from=well", ["objective.name=contrast", "baselines.names=[dino]"],
+     "objective.name contrast", ["objective.name=distill"]),
+    ("crops.local_views.num_views=2", ["objective.name=classify"], "objective.name classify",
+     ["baselines.names=[dino]"]),
+    ("crops.local_views.size=40", ["crops.local_views.num_views=0"],
+     "crops.local_views.num_views 0", ["crops.local_views.num_views=1"]),
+    ("embed.tile_grid=[2, 2]", ["embed.tile=null"], "embed.tile null", ["embed.tile=64"]),
+    ("embed.tile_summary=median", ["embed.tile=null"], "embed.tile null", ["embed.tile=64"]),
+    ("input.low=5", [], "input.method field", ["input.method=fixed"]),
+    ("input.high=5", ["input.method=plate"], "input.method plate", ["input.method=fixed"]),
+    ("architecture.depth=2", ["architecture.backbone=vit_tiny_patch16_224"],
+     "architecture.backbone vit_tiny_patch16_224", ["architecture.backbone=vit"]),
+    ("architecture.pool=avg", ["architecture.backbone=resnet18"], "architecture.backbone resnet18",
+     ["architecture.backbone=vit_tiny_patch16_224"]),
+    ("screen.platemap=wells.csv", [], "screen.source null", ["screen.source=plates"]),
+    ("screen.controls=[water]", ["screen.store=STORE"], "screen.source null",
+     ["screen.source=plates"]),
+    ("screen.scale=0.5", ["screen.store=STORE"], "screen.source null", ["screen.source=plates"]),
+    ("profile.num_components=5", ["profile.normalise=plate"], "profile.normalise plate",
+     ["profile.normalise=tvn"]),
+    ("profile.label=treatment", [], "profile.normalise tvn", ["profile.normalise=weak_label"]),
+)  # fmt: skip
+
+
+def value_at(config: Config, setting: str) -> object:
+    value: object = config
+    for part in setting.partition("=")[0].split("."):
+        value = getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize(("setting", "others", "why", "remedy"), IN_VAIN)
+def test_an_option_without_effect_is_refused(
+    setting: str,
+    others: list[str],
+    why: str,
+    remedy: list[str],
+    written: typing.Callable[[str], Path],
+) -> None:
+    key = setting.partition("=")[0]
+    message = refusal("cpu", *others, setting)
+    assert message.startswith(f"--set {setting}: config key {key}: ")
+    assert f" has no effect with {why}; leave it out, or " in message
+    # With what the message advises it counts.
+    changed = value_at(load_config("cpu", [*others, setting, *remedy]), key)
+    assert changed != value_at(load_config("cpu", [*others, *remedy]), key)
+    # In a file, too.
+    given: dict[str, typing.Any] = {"preset": "cpu"}
+    for each in (*others, setting):
+        merge(given, parse_setting(each, Config))
+    path = written(yaml.safe_dump(given))
+    assert refusal(path).startswith(f"{path}: config key {key}: ")
+    assert f" has no effect with {why}; " in refusal(path)
+    assert value_at(load_config(path, remedy), key) == changed
+
+
+def test_every_reason_for_having_no_effect_has_a_case() -> None:
+    keys = {key for effect in EFFECTS for key in effect.keys}
+    tried = [setting.partition("=")[0] for setting, *_ in IN_VAIN]
+    for effect in EFFECTS:
+        assert any(name.startswith(key) for name in tried for key in effect.keys), effect.keys
+        assert any(why.startswith(f"{effect.given} ") for _, _, why, _ in IN_VAIN), effect.given
+    known = {*known_keys(load_config("cpu").model_dump(by_alias=False))}
+    assert {*keys, *(effect.given for effect in EFFECTS)} <= known
+
+
+CHOICES = (
+    *(f"objective.name={each.name}" for each in OBJECTIVES),
+    *(f"profile.normalise={each.name}" for each in NORMALISATIONS),
+    *(f"objective.targets={name}" for name in ("center", "sinkhorn")),
+    *(f"input.method={name}" for name in ("fixed", "plate", "field")),
+    *("pairing.label=none", "crops.local_views.num_views=0", "baselines.names=[]"),
+    *("architecture.backbone=vit", "architecture.backbone=resnet18", "screen.store=STORE"),
+)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_works_with_another_choice(name: str, tmp_path: Path) -> None:
+    for choice in CHOICES:
+        config = load_config(name, [choice])
+        assert value_at(config, choice.partition("=")[0]) != ""
+        # What is recorded of a run is read back, and what is added to it in vain is refused.
+        path = tmp_path / "config.yaml"
+        path.write_text(config.to_yaml())
+        assert load_config(path) == config
+    values = yaml.safe_load(load_config(name).to_yaml())
+    values["objective"]["warmup_teacher_temp"] = 12.5
+    path.write_text(yaml.safe_dump(values))
+    key = "objective.warmup_teacher_temp"
+    assert refusal(path).startswith(f"{path}: config key {key}: 12.5 has no effect with ")
+
+
+def test_what_a_file_gives_for_another_choice_is_passed_over(
+    written: typing.Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = written(
+        "preset: cpu\nobjective: {targets: center, center_momentum: 0.7}\n"
+        "baselines: {names: [dino, classifier], classifier: {epochs: 7}}\n"
+    )
+    centred = load_config(path)
+    assert centred.objective.center_momentum == 0.7
+    assert centred.baselines.dino.center_momentum == 0.7
+    config = load_config(path, ["objective.targets=sinkhorn", "baselines.names=[dino]"])
+    preset = load_config("cpu")
+    assert config.objective == preset.objective
+    assert config.baselines.dino == preset.objective
+    assert config.baselines.classifier == preset.baselines.classifier
+    recorded = tmp_path / "config.yaml"
+    recorded.write_text(config.to_yaml())
+    assert load_config(recorded) == config
+    assert load_config(recorded, ["train.batch_size=8"]).baselines.classifier.batch_size == 8
 
 
 def known_keys(values: dict[str, typing.Any], prefix: str = "") -> Iterator[str]:
@@ -429,7 +577,7 @@ def test_every_option_is_consumed() -> None:
     of_baselines = [entry.training.reads.values() for entry in BASELINES if entry.training]
     read |= {f"config.{key}" for keys in of_baselines for key in keys}
     if "config.profile.options" in read:
-        read |= {f"config.profile.{name}" for name in load_config("default").profile.options}
+        read |= {f"config.profile.{name}" for each in NORMALISATIONS for name in each.options}
     # The preset's name stands for its values; sections of options are handed on whole.
     idle = {option for option in options - {"preset"} if f"config.{option}" not in read}
     assert not idle

@@ -243,6 +243,10 @@ TO = ("--like", "like.yaml", *OUT)
             "exists and is not a model",
         ),
         (("import", "A=DAPI.pth", "--set", "embed.tile=30", *TO), "embed.tile 30"),
+        (
+            ("import", "A=DAPI.pth", "--set", "seed=3", *TO),
+            "--set seed=3: has no effect on an import, which takes only model.mode, arch",
+        ),
         (("export", "run", "--out", "run"), "run: is the run itself"),
         (("export", "run", "--out", "run/model"), "run/model: is the run itself"),
         (("export", "run", "--out", "screen"), "screen: exists and is not a model"),

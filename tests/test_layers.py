@@ -23,6 +23,7 @@ LAYERS = (
     ("judging",),
     ("trainings",),
     ("report",),
+    ("effects",),
     ("evaluate", "baselines"),
     ("profile",),
     ("train", "embed"),
@@ -40,6 +41,7 @@ SEES_CONFIG = {
     "__init__",
     "cli",
     "config",
+    "effects",
     "exchange",
     "pipeline",
     "judging",
@@ -101,9 +103,9 @@ def test_imports_point_downwards(module: Path) -> None:
     part, used = part_of(module), ours(imports_of(module))
     if part == "config":
         below = {
+            "effects",
             "errors",
             "model",
-            "progress",
             "settings",
             "screen",
             "train",
@@ -132,7 +134,7 @@ def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
 
 def is_light(module: Path) -> bool:
     """Whether a module has to work where torch is not installed."""
-    needs_torch = part_of(module) in {"model", "train", "config", "job"}
+    needs_torch = part_of(module) in {"model", "train", "config", "effects", "job"}
     return not needs_torch and module != SOURCE / "embed" / "embed.py"
 
 

@@ -205,7 +205,7 @@ def test_config_and_checks_know_both(tmp_path: Path) -> None:
     config = write_tiny_config(tmp_path / "tiny.yaml", profile={"normalise": "within"})
     with pytest.raises(ConfigError, match=r"'bright'; expected one of classical, .*, brightness$"):
         load_config(config, ["baselines.names=[bright]"])
-    with pytest.raises(ConfigError, match=r"per_channel True has no effect with .* within"):
+    with pytest.raises(ConfigError, match=r"per_channel: True has no effect with .* within"):
         load_config(config, ["profile.per_channel=true"])
     screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1)
     given = [f"screen.source={screen}", "baselines.names=[brightness]"]

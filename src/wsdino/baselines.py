@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wsdino.errors import ConfigError, find_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
 
@@ -184,6 +184,18 @@ BASELINES: tuple[Baseline, ...] = (
         training=Training(reads={"objective": "baselines.dino"}, sets={"pairing.label": "none"}),
     ),
 )
+
+
+def trainings_of(names: Iterable[str]) -> list[Training]:
+    """Trainings of those of some baselines that are trained, each once.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`find_baseline`.
+    """
+    wanted = [find_baseline(name).training for name in dict.fromkeys(names)]
+    return [training for training in wanted if training]
 
 
 def baseline_names() -> list[str]:

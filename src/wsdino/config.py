@@ -5,6 +5,7 @@ Only the entry modules see it; what does the work gets plain arguments.
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import fields
 from importlib import resources
@@ -25,15 +26,25 @@ from pydantic import (
 )
 
 from wsdino.baselines import find_baseline
+from wsdino.effects import without_effect
 from wsdino.errors import ConfigError, InputError, did_you_mean
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
 from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile.methods import find_aggregation, find_normalisation
-from wsdino.progress import say
 from wsdino.screen.illumination import DEFAULT, illumination_method
-from wsdino.settings import check_keys, merge, parse_setting
+from wsdino.settings import (
+    check_keys,
+    covering,
+    merge,
+    options_of,
+    parse_setting,
+    parse_yaml,
+    read_yaml,
+    restore,
+    with_new_names,
+)
 from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import OBJECTIVES, AnyOptions, distill
 from wsdino.train.objectives.distill import DISTILL
@@ -51,6 +62,8 @@ MOVED = {
     "distill": _OBJECTIVE_NOW,
     "baselines.classifier.objective": "the classifier no longer needs one; leave it out",
 }
+# What the layers say of self-distillation, which a baseline needs beside another objective.
+_OF_DISTILL = "objective distill"
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
 Aggregation = Annotated[str, AfterValidator(lambda name: find_aggregation(name).name)]
@@ -135,21 +148,18 @@ class ProfileSection(_Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of the normalisation by name."""
-        return self.model_dump(exclude={"normalise", "with_", "aggregate"})
+        """Options that the normalisation has, by name."""
+        return {name: getattr(self, name) for name in find_normalisation(self.normalise).options}
 
     @model_validator(mode="after")
-    def _options_have_an_effect(self) -> Self:
+    def _fits_the_normalisation(self) -> Self:
         normalisation = find_normalisation(self.normalise)
         if self.with_ and not normalisation.scales:
             raise ConfigError(
                 f"normalise {self.normalise} leaves features in units of their own; with "
                 f"{', '.join(self.with_)} together takes another"
             )
-        try:
-            normalisation.resolve(self.options)
-        except InputError as error:
-            raise ConfigError(f"{error}, or set it to null where a preset sets it") from error
+        normalisation.resolve(self.options)
         return self
 
 
@@ -265,26 +275,49 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     Raises
     ------
     ConfigError
-        Names the key, what was found and what would be right.
+        Names the key, what was found and what would be right. An option that is given and has no
+        effect beside the others is refused; where only a preset has it, it is passed over.
     """
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        given, origin = _with_new_names(_read_yaml(path), f"{path}: "), f"{path}: "
+        origin = f"{path}: "
+        given = with_new_names(read_yaml(path), origin, renamed=RENAMED)
     else:
         given, origin = {"preset": str(source)}, ""
     changes: dict[str, Any] = {}
     parsed = []
     for setting in settings or []:
         where, each = f"--set {setting}: ", parse_setting(setting, Config, renamed=RENAMED)
-        parsed.append((where, _with_new_names(each, where)))
+        parsed.append((where, with_new_names(each, where, renamed=RENAMED)))
     for _, each in parsed:
         merge(changes, each)
     preset = str(changes.get("preset", given.get("preset", "default")))
-    layers = [_parse(preset_text(preset), f"preset {preset}"), given, changes]
-    origins = [[], [(origin, given)], parsed]
-    everything, values = Config().model_dump(), dict[str, Any]()
-    # What the layers say of self-distillation, which a baseline needs beside another objective.
-    of_distill: dict[str, Any] = {}
+    layers = [parse_yaml(preset_text(preset), f"preset {preset}"), given, changes]
+    everything = Config().model_dump()
+    of_preset, of_file, values = _merged(layers, [[], [(origin, given)], parsed], everything)
+    config, idle = _settled(values, of_preset, preset, origin)
+    for where, part in parsed:
+        _refuse(where, {k: v for k, v in options_of(part, everything) if v is not None}, idle)
+    in_vain = {key: value for key, value in options_of(given, everything) if covering(idle, key)}
+    if in_vain:
+        # What a file gives may also be what a preset has, as in the recorded config of a run, or
+        # have had an effect until --set chose otherwise.
+        try:
+            below, idle = _settled(of_file, of_preset, preset, origin)
+        except ConfigError:
+            below = config
+        had = dict(options_of(below.model_dump(mode="json"), everything))
+        _refuse(origin, {k: v for k, v in in_vain.items() if v != had.get(k)}, idle)
+    return config
+
+
+def _merged(
+    layers: list[dict[str, Any]],
+    origins: list[list[tuple[str, dict[str, Any]]]],
+    everything: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Check the keys of each layer; return what holds after each of them."""
+    values, merged = dict[str, Any](), []
     for layer, checked in zip(layers, origins, strict=True):
         name = _objective_name(layer, values)
         options = _objective_options(name)
@@ -300,15 +333,40 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
         values["objective"] = {key: value for key, value in kept.items() if key in options}
         merge(values, layer | {"objective": layer.get("objective", {}) | {"name": name}})
         if name == DISTILL.name:
-            of_distill = dict(values["objective"])
-    own = values.setdefault("baselines", {})
+            values[_OF_DISTILL] = dict(values["objective"])
+        merged.append(copy.deepcopy(values))
+    return merged
+
+
+def _settled(
+    values: dict[str, Any], of_preset: dict[str, Any], preset: str, origin: str
+) -> tuple[Config, dict[str, str]]:
+    """Make a config in which options without effect are as in the preset; return these, too."""
+    idle = without_effect(_validated(values, preset, origin))
+    values = copy.deepcopy(values)
+    for key in idle:
+        for each in (key, key.replace("baselines.dino", _OF_DISTILL)):
+            restore(values, each, of_preset)
+    return _validated(values, preset, origin), idle
+
+
+def _validated(values: dict[str, Any], preset: str, origin: str) -> Config:
+    values = copy.deepcopy(values) | {"preset": preset}
+    of_distill, own = values.pop(_OF_DISTILL, {}), values.setdefault("baselines", {})
     # The classifier trains as the network does, but for what is said of it; so does DINO.
     own["classifier"] = values.get("train", {}) | own.get("classifier", {})
     own["dino"] = of_distill | own.get("dino", {})
     try:
-        return Config.model_validate(values | {"preset": preset})
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_first_problem(error, origin)) from error
+
+
+def _refuse(origin: str, given: dict[str, Any], idle: dict[str, str]) -> None:
+    """Refuse options that are given and have no effect."""
+    for key, value in given.items():
+        if reason := covering(idle, key):
+            raise ConfigError(f"{origin}config key {key}: {value!r} {reason}")
 
 
 def _first_problem(error: ValidationError, origin: str) -> str:
@@ -321,40 +379,6 @@ def _first_problem(error: ValidationError, origin: str) -> str:
         return f"{origin}config key {key}: {reason}"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{origin}config key {key}: found {first['input']!r}: {message}"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{path}: can't be read as text: {error}") from error
-    return _parse(text, str(path))
-
-
-def _with_new_names(given: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Read keys that have been renamed by their new names."""
-    for before, now in RENAMED.items():
-        (section, old), new = before.split("."), now.split(".")[1]
-        values = given.get(section)
-        if not isinstance(values, dict) or old not in values:
-            continue
-        if values[old] is not None:
-            say(f"{origin}config key {before} is now called {now}")
-        others = {name: value for name, value in values.items() if name != old}
-        given = given | {section: {new: values[old]} | others}
-    return given
-
-
-def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{origin}: a config is a mapping of sections, not a plain value")
-    return values
 
 
 def _objective_name(layer: dict[str, Any], below: dict[str, Any]) -> str:

@@ -6,11 +6,15 @@ import copy
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
 from wsdino.errors import ConfigError, did_you_mean
+from wsdino.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TEXT = {str, Path}
 
@@ -143,3 +147,101 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
             merge(values[key], value)
         else:
             values[key] = copy.deepcopy(value)
+
+
+def options_of(values: dict[str, Any], known: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options among nested values: ``a.b`` and its value.
+
+    Parameters
+    ----------
+    values
+        The given values, with sections as mappings.
+    known
+        Every existing key, with sections as mappings; other mappings are values of one option.
+    """
+    for key, value in values.items():
+        inner = known.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            yield from ((f"{key}.{name}", each) for name, each in options_of(value, inner))
+        else:
+            yield key, value
+
+
+def covering(reasons: dict[str, str], key: str) -> str | None:
+    """Return what is said of an option, or of a section that it belongs to; None if nothing is."""
+    return next(
+        (why for each, why in reasons.items() if key == each or key.startswith(f"{each}.")), None
+    )
+
+
+def restore(values: dict[str, Any], key: str, source: dict[str, Any]) -> None:
+    """Set ``a.b`` in place to what `source` has there; remove it if that has nothing."""
+    name, _, rest = key.partition(".")
+    if rest:
+        inner = values.get(name)
+        if isinstance(inner, dict):
+            restore(inner, rest, source.get(name) or {})
+    elif name in source:
+        values[name] = copy.deepcopy(source[name])
+    else:
+        values.pop(name, None)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the sections of a config file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, or it is something else.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{path}: can't be read as text: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> dict[str, Any]:
+    """Parse the sections of a config; `origin` names it in an error.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: a config is a mapping of sections, not a plain value")
+    return values
+
+
+def with_new_names(
+    given: dict[str, Any], origin: str, *, renamed: dict[str, str]
+) -> dict[str, Any]:
+    """Read keys that have been renamed by their new names.
+
+    Parameters
+    ----------
+    given
+        The given values, with sections as mappings.
+    origin
+        Prefix of a message: where the values were given.
+    renamed
+        Keys of earlier versions, and their names now, in the same section.
+    """
+    for before, now in renamed.items():
+        (section, old), new = before.split("."), now.split(".")[1]
+        values = given.get(section)
+        if not isinstance(values, dict) or old not in values:
+            continue
+        if values[old] is not None:
+            say(f"{origin}config key {before} is now called {now}")
+        others = {name: value for name, value in values.items() if name != old}
+        given = given | {section: {new: values[old]} | others}
+    return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wsdino.baselines import Training, find_baseline
+from wsdino.baselines import Training, trainings_of
 from wsdino.config import Config
 
 if TYPE_CHECKING:
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 SECTIONS = ("seed", "model", "architecture", "input", "objective", "pairing", "crops", "train")
 # The run's own training has no differences.
 OWN = Training()
+# Keys that describe a model, see `model_spec`.
+MODEL_KEYS = (
+    "model.mode",
+    "architecture",
+    "input",
+    "embed.tile",
+    "embed.tile_grid",
+    "embed.tile_summary",
+)
 
 
 def trainings(config: Config) -> list[Training]:
     """All trainings of a run, its own first."""
-    names = dict.fromkeys((*config.baselines.names, *config.profile.with_))
-    wanted = [find_baseline(name).training for name in names]
-    return [OWN, *(training for training in wanted if training)]
+    return [OWN, *trainings_of((*config.baselines.names, *config.profile.with_))]
 
 
 def training_config(config: Config, training: Training = OWN) -> Config:

@@ -72,7 +72,7 @@ def test_an_annotated_image_table_brings_its_mechanisms(tmp_path: Path) -> None:
 
 
 def test_former_names_are_heeded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_config("cpu", ["screen.design=wells.csv"])
+    config = load_config("cpu", ["screen.source=plates", "screen.design=wells.csv"])
     assert str(config.screen.platemap) == "wells.csv"
     assert "screen.design is now called screen.platemap" in capsys.readouterr().err
     table = pd.DataFrame({"Metadata_Plate": ["P"], "Metadata_Well": ["A1"], "Metadata_Site": [1]})

@@ -82,10 +82,18 @@ def import_command(
     """Build a model from weights saved by other code."""
     from wsdino.config import load_config
     from wsdino.exchange import import_model, weights_by_channel
+    from wsdino.trainings import MODEL_KEYS
 
     found = weights_by_channel(weights)
     # One file per channel means one network per channel.
     mode = ["model.mode=per_channel"] if isinstance(found, dict) else []
     config = load_config(like, [*mode, *(settings or [])])
+    for setting in settings or ():
+        key = setting.partition("=")[0]
+        if not any(key == each or key.startswith(f"{each}.") for each in MODEL_KEYS):
+            raise InputError(
+                f"--set {setting}: has no effect on an import, which takes only "
+                f"{', '.join(MODEL_KEYS)}; leave it out"
+            )
     import_model(found, out, config=config, channels=channel or [])
     typer.echo(out)

@@ -149,6 +149,11 @@ def small_vit(
     )
 
 
+def is_vision_transformer(backbone: str) -> bool:
+    """Whether a backbone is the small ViT or, by its name, one of timm's that takes any size."""
+    return backbone == SMALL_VIT or backbone.startswith(("vit_", "deit"))
+
+
 def timm_backbone(
     name: str,
     *,
@@ -174,7 +179,7 @@ def timm_backbone(
     import timm
 
     options: dict[str, Any] = {}
-    if name.split(".", maxsplit=1)[0].startswith(("vit_", "deit")):
+    if is_vision_transformer(name):
         options = {"dynamic_img_size": True, "img_size": image_size, "global_pool": pool}
         if pretrained and not resample:
             _require_native_size(name, image_size)

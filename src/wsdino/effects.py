@@ -1,0 +1,222 @@
+"""Which options of a config have an effect, given the others.
+
+Some options count only where another one has a certain value: a centre's momentum where there is a
+centre, bounds of intensities where the scaling has bounds. :data:`EFFECTS` names them, so that one
+that is given in vain is refused instead of ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wsdino import baselines
+from wsdino.model.backbone import SMALL_VIT, is_vision_transformer
+from wsdino.profile import methods
+from wsdino.train.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wsdino.config import Config
+    from wsdino.train.objectives.base import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """When some options have an effect: one entry of :data:`EFFECTS`.
+
+    Attributes
+    ----------
+    keys
+        Options, or whole sections, that depend on another option.
+    given
+        The option that they depend on.
+    when
+        Whether they have an effect in a config.
+    advice
+        What to set so that they have one.
+    """
+
+    keys: tuple[str, ...]
+    given: str
+    when: Callable[[Config], bool]
+    advice: str
+
+
+def _under(section: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names)
+
+
+def _names_of(has: Callable[[Objective], bool]) -> str:
+    return " or ".join(each.name for each in OBJECTIVES if has(each))
+
+
+def _trainings(config: Config) -> Iterator[tuple[Objective, str]]:
+    """Yield the objective and the weak label of each training of a run."""
+    values, known = config.model_dump(), {each.name: each for each in OBJECTIVES}
+    others = baselines.trainings_of((*config.baselines.names, *config.profile.with_))
+    for each in (values, *(training.applied(values) for training in others)):
+        yield known[each["objective"]["name"]], each["pairing"]["label"]
+
+
+def _self_distillation(section: str) -> tuple[Effect, ...]:
+    """Return the rows for options of self-distillation in a section; others have none of them."""
+    return (
+        Effect(
+            keys=_under(section, "center_momentum"),
+            given=f"{section}.targets",
+            when=lambda config: _option(config, section, "targets", "center") == "center",
+            advice=f"set {section}.targets=center",
+        ),
+        Effect(
+            keys=_under(section, "warmup_teacher_temp"),
+            given=f"{section}.teacher_temp_warmup_epochs",
+            when=lambda config: (
+                getattr(_value(config, section), "teacher_temp_warmup_epochs", 1) > 0
+            ),
+            advice=f"give {section}.teacher_temp_warmup_epochs",
+        ),
+    )
+
+
+_PARTNERS = _under("pairing", "partner_from", "fallback", "num_partners", "partner_global_views")
+EFFECTS: tuple[Effect, ...] = (
+    Effect(
+        keys=_under("screen", "platemap", "columns", "controls", "illumination", "scale"),
+        given="screen.source",
+        when=lambda config: config.screen.source is not None,
+        advice="name the images with screen.source (a finished store is read as it is)",
+    ),
+    Effect(
+        keys=_under("architecture", "patch_size", "dim", "depth", "num_heads", "stem"),
+        given="architecture.backbone",
+        when=lambda config: config.architecture.backbone == SMALL_VIT,
+        advice=f"set architecture.backbone={SMALL_VIT}",
+    ),
+    Effect(
+        keys=_under("architecture", "image_size", "pool"),
+        given="architecture.backbone",
+        when=lambda config: is_vision_transformer(config.architecture.backbone),
+        advice="choose a vision transformer",
+    ),
+    Effect(
+        keys=_under("input", "low", "high"),
+        given="input.method",
+        when=lambda config: config.input.method == "fixed",
+        advice="set input.method=fixed",
+    ),
+    Effect(
+        keys=_PARTNERS,
+        given="pairing.label",
+        when=lambda config: any(label != "none" for _, label in _trainings(config)),
+        advice="choose a weak label",
+    ),
+    Effect(
+        keys=_PARTNERS,
+        given="objective.name",
+        when=lambda config: any(
+            objective.takes_partners and label != "none" for objective, label in _trainings(config)
+        ),
+        advice=f"choose an objective with partners ({_names_of(lambda o: o.takes_partners)})",
+    ),
+    Effect(
+        keys=("crops.local_views",),
+        given="objective.name",
+        when=lambda config: any(each.takes_local_views for each, _ in _trainings(config)),
+        advice=f"choose an objective with local views ({_names_of(lambda o: o.takes_local_views)})",
+    ),
+    Effect(
+        keys=_under(
+            *("crops.local_views", "size", "area", "flip", "rotate", "brightness", "contrast")
+        ),
+        given="crops.local_views.num_views",
+        when=lambda config: config.crops.local_views.num_views > 0,
+        advice="raise crops.local_views.num_views",
+    ),
+    *_self_distillation("objective"),
+    *_self_distillation("baselines.dino"),
+    Effect(
+        keys=_under("embed", "tile_grid", "tile_summary"),
+        given="embed.tile",
+        when=lambda config: config.embed.tile is not None,
+        advice="give embed.tile",
+    ),
+)
+
+
+def _of_normalisations() -> Iterator[Effect]:
+    """Yield the rows for options of normalisations."""
+    for option in dict.fromkeys(name for e in methods.NORMALISATIONS for name in e.options):
+        users = [entry.name for entry in methods.NORMALISATIONS if option in entry.options]
+        yield Effect(
+            keys=_under("profile", option),
+            given="profile.normalise",
+            when=partial(_normalises_by, users),
+            advice=f"choose {' or '.join(users)}",
+        )
+
+
+def _normalises_by(names: list[str], config: Config) -> bool:
+    return config.profile.normalise in names
+
+
+def _of_baselines() -> Iterator[Effect]:
+    """Yield the rows for sections that only the trainings of baselines read."""
+    reads = {
+        entry.name: set(entry.training.reads.values())
+        for entry in baselines.BASELINES
+        if entry.training
+    }
+    for key in dict.fromkeys(key for keys in reads.values() for key in sorted(keys)):
+        users = [name for name, keys in reads.items() if key in keys]
+        yield Effect(
+            keys=(key,),
+            given="baselines.names",
+            when=partial(_stands_beside, users),
+            advice=f"name {' or '.join(users)} there",
+        )
+
+
+def _stands_beside(names: list[str], config: Config) -> bool:
+    return not {*config.baselines.names, *config.profile.with_}.isdisjoint(names)
+
+
+def _option(config: Config, section: str, name: str, otherwise: Any) -> Any:
+    """Return an option, or something else where the section has no such option."""
+    return getattr(_value(config, section), name, otherwise)
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """Find the options that have no effect in a config.
+
+    Parameters
+    ----------
+    config
+        Resolved.
+
+    Returns
+    -------
+    dict
+        By the key of an option, or of a section all of whose options have none: the reason and what
+        would be right, in words that go on an error about it.
+    """
+    found: dict[str, str] = {}
+    for effect in (*EFFECTS, *_of_normalisations(), *_of_baselines()):
+        if not effect.when(config):
+            value = _value(config, effect.given)
+            shown = "null" if value is None else value
+            if isinstance(value, tuple):
+                shown = f"[{', '.join(map(str, value))}]"
+            reason = f"has no effect with {effect.given} {shown}; leave it out, or {effect.advice}"
+            for key in effect.keys:
+                found.setdefault(key, reason)
+    return found
