@@ -1,4 +1,7 @@
-"""A normalisation and a baseline that somebody adds from outside are there wherever ours are."""
+"""What somebody adds to a named table from outside is there wherever ours is.
+
+A normalisation, a baseline and a reader; for an objective see train/test_new_objective.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from helpers_run import finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
@@ -18,6 +22,7 @@ from wsdino.baselines import BASELINES, Baseline, Training
 from wsdino.errors import ConfigError, TableError
 from wsdino.evaluate.held_out import held_out_of
 from wsdino.profile.methods import AGGREGATIONS, NORMALISATIONS
+from wsdino.screen.store import open_store
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
@@ -80,12 +85,46 @@ baselines.BASELINES += (
     ),
 )
 """
-MAIN = f"{OURS}\nfrom wsdino.cli.main import main\nmain()\n"
+READER = """
+import pandas as pd
+
+from wsdino.screen import readers
+from wsdino.screen.readers import RawTable, Reader
 
 
-def outside(*arguments: object) -> tuple[int, str, str]:
+def recognises(path):
+    return path.is_dir() and (path / "slide.toml").is_file()
+
+
+def read(path, text):
+    import tomllib
+
+    slide = tomllib.loads((path / "slide.toml").read_text())
+    rows = [
+        {
+            "Metadata_Plate": slide["name"],
+            "Metadata_Well": well["at"],
+            "Metadata_Site": 1,
+            "Metadata_Compound": well.get("drug", "DMSO"),
+            "Metadata_Concentration_nM": well.get("nanomolar"),
+            **{
+                f"FileName_{channel}": f"{well['at']}{number}.tif"
+                for number, channel in enumerate(slide["channels"])
+            },
+        }
+        for well in slide["well"]
+    ]
+    return RawTable(pd.DataFrame(rows), path / "pictures")
+
+
+readers.READERS = (Reader("a slide with slide.toml", recognises, read), *readers.READERS)
+"""
+
+
+def outside(*arguments: object, entries: str = OURS) -> tuple[int, str, str]:
     """The command line of somebody with entries of their own."""
-    status, out, err = finish(start(*arguments, code=MAIN))
+    code = f"{entries}\nfrom wsdino.cli.main import main\nmain()\n"
+    status, out, err = finish(start(*arguments, code=code))
     return status, re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]", " ", out)), err
 
 
@@ -187,6 +226,49 @@ def test_a_run_has_both(tmp_path: Path) -> None:
     assert "median brightness" in report
     assert "within: over the deviation within weak labels" in report
     assert "left out of the fit" in report
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    """A screen in a layout of somebody's own; the first pixel of an image says which it is."""
+    folder = tmp_path / "slide"
+    (folder / "pictures").mkdir(parents=True)
+    wells = {"B02": "", "B03": 'drug = "taxol"\nnanomolar = 300\n'}
+    text = 'name = "S 1"\nchannels = ["DNA", "Actin"]\n'
+    for row, (well, what) in enumerate(wells.items()):
+        text += f'[[well]]\nat = "{well}"\n{what}'
+        for channel in range(2):
+            pixels = np.random.default_rng(row).integers(0, 99, (16, 24)).astype(np.uint16)
+            pixels[0, 0] = 1000 * (row + 1) + channel
+            tifffile.imwrite(folder / "pictures" / f"{well}{channel}.tif", pixels)
+    (folder / "slide.toml").write_text(text)
+    return folder
+
+
+def test_a_reader_from_outside(slide: Path, tmp_path: Path) -> None:
+    status, out, _ = outside("ingest", "--help", entries=READER)
+    assert status == 0
+    assert "The screen: a slide with slide.toml; a folder with" in out
+    status, out, err = outside("ingest", slide, "--out", tmp_path / "store", entries=READER)
+    assert status == 0, err
+    assert "2 sites of 16 x 24 px uint16, channels DNA, Actin; 2 compounds, 1 plates" in out
+    store = open_store(tmp_path / "store")
+    manifest = store.manifest
+    assert manifest["Metadata_Plate"].tolist() == ["S 1", "S 1"]
+    assert manifest["Metadata_Compound"].tolist() == ["DMSO", "taxol"]
+    assert manifest["Metadata_Control"].tolist() == [True, False]
+    assert manifest["Metadata_Concentration"][1] == pytest.approx(0.3)
+    assert [store[site][:, 0, 0].tolist() for site in range(2)] == [[1000, 1001], [2000, 2001]]
+    # What its table lacks is checked as for ours, and its name stands in the errors.
+    (slide / "pictures" / "B031.tif").unlink()
+    status, _, err = outside("ingest", slide, "--out", tmp_path / "other", entries=READER)
+    assert (status, err.count("\n")) == (2, 2)
+    assert "B031.tif (channel Actin, plate S 1, well B03, site 1) does not exist" in err
+    assert not (tmp_path / "other").exists()
+    (slide / "slide.toml").unlink()
+    status, _, err = outside("ingest", slide, "--out", tmp_path / "other", entries=READER)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "this folder is not a screen; a screen is a slide with slide.toml; a folder with" in err
 
 
 @pytest.fixture
