@@ -146,6 +146,18 @@ def test_anndata(table, tmp_path):
         write_anndata(table, tmp_path / "t.zarr")
 
 
+def test_anndata_has_no_slashes_in_names(table, tmp_path, capsys):
+    doses = [f"{row}" for row in range(len(table))]
+    write_anndata(table.assign(**{"Metadata_mg/ml": doses}), tmp_path / "t.h5ad")
+    data = anndata.read_h5ad(tmp_path / "t.h5ad")
+    assert data.obs["Metadata_mg_ml"].tolist() == doses
+    assert "t.h5ad: Metadata_mg/ml is written as Metadata_mg_ml" in capsys.readouterr().err
+    both = table.assign(**{"Metadata_mg/ml": doses, "Metadata_mg_ml": doses})
+    with pytest.raises(TableError, match="mg/ml can't be written as Metadata_mg_ml, which the"):
+        write_anndata(both, tmp_path / "other.h5ad")
+    assert not (tmp_path / "other.h5ad").exists()
+
+
 def test_tidy_leaves_features_alone(table):
     tidied = tidy(table, origin="x")
     np.testing.assert_array_equal(features_of(tidied), features_of(table))

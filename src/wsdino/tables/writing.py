@@ -9,6 +9,7 @@ import pandas as pd
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
+from wsdino.progress import say
 from wsdino.tables.features import channel_of, feature_columns, features_of, metadata_of
 from wsdino.tables.files import suffix_of
 from wsdino.tables.lists import with_json
@@ -52,9 +53,10 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
     table
         Metadata and features.
     path
-        `.h5ad`. The names of obs keep the `Metadata_` prefix; `var["channel"]` is the
-        channel in `emb_<channel>_<index>`, empty for features with other names. Lists of plates
-        and batches are JSON arrays.
+        `.h5ad`. The names of obs keep the `Metadata_` prefix, with `_` for `/`, which HDF5 doesn't
+        allow in a name (this is reported); `var["channel"]` is the channel in
+        `emb_<channel>_<index>`, empty for features with other names. Lists of plates and batches
+        are JSON arrays.
 
     Raises
     ------
@@ -75,6 +77,12 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
     # HDF5 can't mix text and missing values; a categorical can.
     metadata = metadata.astype(dict.fromkeys(text, "category"))
     metadata.index = pd.RangeIndex(len(metadata)).astype(str)
+    renamed = {name: name.replace("/", "_") for name in metadata if "/" in name}
+    for name, new in renamed.items():
+        if new in metadata:
+            raise TableError(f"{path}: {name} can't be written as {new}, which the table has too")
+        say(f"{path}: {name} is written as {new}")
+    metadata = metadata.rename(columns=renamed)
     channels = [channel_of(name) for name in names]
     data = anndata.AnnData(
         X=features_of(table).astype(np.float32),
