@@ -1,9 +1,9 @@
-"""The data path beside what the model consumes: `python benchmarks/data_path.py --out DIR ...`.
+"""How fast data arrive and are consumed: `python benchmarks/data_path.py --out DIR ...`.
 
-Draws 16-bit fields, writes them as TIFFs and as a store, and lets take turns in one process: our
-loader and crops with fields in device memory and streamed from the store; a pipeline as the first
-WS-DINO code has it (per sample two TIFFs read with Pillow, clipped, and every view cut by
-albumentations on the CPU); and the training step that consumes the samples. Needs the extra
+Draws 16-bit fields, writes them as TIFFs and as a store, and times three things in turn in one
+process: our loader and crops, with fields in device memory and streamed from the store; a pipeline
+like that of the first WS-DINO code (two TIFFs per sample read with Pillow, clipped, and every view
+cut by albumentations on the CPU); and the training step that consumes the samples. Needs the extra
 `bench`. Appends a table for each preset to DIR/data_path.md.
 """
 
@@ -89,7 +89,7 @@ def loader(
 def per_sample(
     folder: Path, planner: Planner, num_channels: int, device: torch.device
 ) -> Callable[[], list[Tensor]]:
-    """Return the same by Pillow and albumentations, sample by sample."""
+    """Return the same, made by Pillow and albumentations, sample by sample."""
     steps = itertools.count()
     transforms = [transform_of(view) for view in planner.views]
 

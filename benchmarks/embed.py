@@ -1,9 +1,10 @@
-"""What `wsdino embed` keeps of the bare forward pass: `python benchmarks/embed.py [--device cuda]`.
+"""How close `wsdino embed` is to a bare forward pass: `python benchmarks/embed.py [--device cuda]`.
 
-A store is made of noise, the least compressible there is. `write_embeddings` (reading, scaling,
-tiles, parts, merging) and the same number of tiles through the same network, already scaled and in
-device memory, take turns; of several numbers of tiles at once the fastest counts. Prints sites per
-second of each, medians, and their ratio. `--sites 3848` is the annotated part of BBBC021.
+The store holds noise, the least compressible data there is. `write_embeddings` (reading, scaling,
+tiles, parts, merging) is timed in turn with the same tiles, already scaled and in device memory,
+going through the same network; of several numbers of tiles at once the fastest counts. Prints the
+median of each in sites per second, and their ratio. `--sites 3848` is the size of the annotated part
+of BBBC021.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def make_store(folder: Path, num_sites: int, shape: tuple[int, ...]) -> Store:
 
 @torch.inference_mode()
 def bare(model: Model, store: Store, at_once: int, num_sites: int) -> float:
-    """Sites per second of the network alone, on tiles that are there and scaled."""
+    """Sites per second of the network alone, on tiles that are already in memory and scaled."""
     height, width = store.field_shape
     side = model.spec.tile or height
     num_tiles = len(tile_starts(height, side)) * len(tile_starts(width, side))

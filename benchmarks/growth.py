@@ -1,7 +1,7 @@
-"""What more sites cost: `python benchmarks/growth.py [--rows N ...] [--out FILE]`.
+"""What more sites cost a training: `python benchmarks/growth.py [--rows N ...] [--out FILE]`.
 
 For manifests of 10^3, 10^5 and 10^7 rows, each in a process of its own: CPU time and memory to set
-up weak labels, pairing and sampler, and the CPU time of a plan (anchors, partners and crops of a
+up weak labels, pairing and sampler, and the CPU time of one plan (anchors, partners and crops of a
 step). Plates have 384 wells of 9 sites; each compound lies in 4 wells. Writes a table.
 """
 
@@ -82,7 +82,7 @@ def memory_mib(kind: str) -> float:
 
 
 def measure(num: int, balance: str) -> dict[str, float]:
-    """Set up once, then draw plans of steps all over a run."""
+    """Set up once, then draw plans of steps from all over a run."""
     from wsdino.train.crops import ViewPlan
     from wsdino.train.options import WeakPositives
     from wsdino.train.plan import Planner
@@ -129,7 +129,7 @@ def measure(num: int, balance: str) -> dict[str, float]:
 
 
 def markdown(rows: list[dict[str, float]]) -> str:
-    """Set the sizes below each other."""
+    """Write a table with a row for each size."""
     what = (
         "weak labels, pairing (partners from another plate) and sampler; "
         f"{BATCH_SIZE} images a step, 2 + 8 views, median of {NUM_PLANS} plans, CPU time"

@@ -1,14 +1,14 @@
-"""What weak labels pay: `python benchmarks/headline.py --out DIR`.
+"""What weak labels are worth: `python benchmarks/headline.py --out DIR`.
 
 Every row (statistics, networks as they are, trainings at equal compute) on every screen, under
 whitening on controls and whitening by weak label, over seeds; writes `DIR/headline.md`. A cell is
 a row on a screen with a seed: its table of sites lies in `DIR/SCREEN/ROW_SEED.parquet` and is not
-made twice, and a training that was stopped goes on. `--slice 2/5` makes every fifth cell, from the
-second on, and no table, so that several machines, or calls of ten minutes, share the work; the last
-call without `--slice` finds their files and makes the table. `--held-out` trains on two thirds of
-the compounds and judges the others alone.
+made twice, and a training that was stopped is resumed. `--slice 2/5` makes every fifth cell, from
+the second on, and no table, so that several machines, or calls of ten minutes, share the work; a
+last call without `--slice` finds their files and makes the table. `--held-out` trains on two thirds
+of the compounds and judges only the others.
 
-No choice here is made by a mechanism: trainings stop at a fixed length, and the whitening by weak
+Nothing here is chosen by mechanisms: trainings stop at a fixed length, and the whitening by weak
 label chooses its ridge by labels that it leaves out.
 """
 
@@ -93,9 +93,9 @@ def main() -> None:
     parser.add_argument("--screens", nargs="+", default=[*SIMULATED, REAL])
     parser.add_argument("--rows", nargs="+", help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--layout", default="small", help="of simulated screens")
+    parser.add_argument("--layout", default="small", help="plate layout of the simulated screens")
     parser.add_argument("--size", type=int, default=192, help="side of a simulated field in px")
-    parser.add_argument("--preset", default="demo", help="of the trainings")
+    parser.add_argument("--preset", default="demo", help="preset of the trainings")
     parser.add_argument("--epochs", type=float, default=60)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--set", action="append", default=[], help="further options of trainings")

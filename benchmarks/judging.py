@@ -1,4 +1,4 @@
-"""What each treatment's profile comes to, and leads with intervals, for tables of benchmarks."""
+"""Scores of single treatments, and leads with intervals, for the tables of benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def judged(
     """Right (1) or wrong (0) by NSC and NSCB, and average precision, of each treatment.
 
     `screen` tells apart compounds of the same name in several screens. The index holds compound and
-    concentration, NaN stands for what was left out.
+    concentration; NaN marks queries that were left out.
     """
     found = {
         "nsc": match_moa(profiles, multi_batch=multi_batch).neighbours.rename(

@@ -1,7 +1,7 @@
-"""Repeat a run over seeds and say what holds: `python benchmarks/seeds.py CONFIG --out DIR ...`.
+"""Repeat a run over several seeds: `python benchmarks/seeds.py CONFIG --out DIR ...`.
 
-Everything after `--` goes to `wsdino run`. A run that is there is not repeated. The epoch is the
-last one of the config, so that nothing is chosen by MoA labels. Writes `DIR/seeds.md`.
+Everything after `--` goes to `wsdino run`. Finished runs are not repeated. The last epoch is
+evaluated, so that nothing is chosen by MoA labels. Writes `DIR/seeds.md`.
 """
 
 from __future__ import annotations

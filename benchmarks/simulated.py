@@ -2,8 +2,8 @@
 
 `python benchmarks/simulated.py --out DIR --seeds 1 2 3` simulates the large layout once for each
 seed, profiles it by random features, statistics, an untrained and the starter's network, and a
-small network that is trained on mechanisms and asked about compounds that it never saw, and writes
-`DIR/simulated.md`. What is there is not computed again. `--difficulty` is that of
+small network that is trained on mechanisms and tested on compounds that it never saw, and writes
+`DIR/simulated.md`. What is finished is not computed again. `--difficulty` is that of
 `wsdino simulate`. `python benchmarks/simulated.py --out DIR --speed` times `wsdino simulate`
 instead.
 """
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=1, help="sites per well")
     parser.add_argument("--size", type=int, default=192, help="side of a field in px")
     parser.add_argument("--difficulty", action="append", default=[], help=difficulty_help())
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the supervised network")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="training steps of the supervised network"
+    )
     parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +141,7 @@ def measure(given: argparse.Namespace, seed: int, difficulty: Difficulty) -> Res
 
 
 def random_table(store: Store, seed: int) -> pd.DataFrame:
-    """Draw features that know nothing of the images."""
+    """Draw features that are independent of the images."""
     metadata = store.manifest.filter(regex="^Metadata_").reset_index(drop=True)
     draws = np.random.default_rng(seed).standard_normal((len(store), NUM_RANDOM))
     names = [f"random_{index}" for index in range(NUM_RANDOM)]
@@ -178,15 +180,15 @@ def markdown(results: dict[int, Results]) -> str:
 
 
 def share_of(numbers: list[float]) -> float:
-    """Right of asked, or the share itself."""
+    """Return the number right over the number asked, or the share itself."""
     return numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
 
 
 def speed(out: Path) -> str:
     """Time whole runs of `wsdino simulate` with two workers; the first, untimed, compiles.
 
-    Two lengths are timed in turn, so that the difference gives the rate without what starting
-    Python costs, and a slower spell of the machine meets both alike.
+    Two lengths are timed in turn, so that the difference gives the rate without the cost of
+    starting Python, and a slow spell of the machine affects both alike.
     """
     sites_of = {1: 962, 2: 1924}
     seconds: dict[int, list[float]] = {sites: [] for sites in SPEED_LAYOUTS}

@@ -50,9 +50,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for screens and stores")
     parser.add_argument("--real", type=Path, help="BBBC021 folder of real fields")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="of screens")
-    parser.add_argument("--layout", default="bbbc021", help="of the simulated screens")
-    parser.add_argument("--sites", type=int, default=1, help="sites per well of these")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[101, 102, 103],
+        help="seeds of the simulated screens",
+    )
+    parser.add_argument("--layout", default="bbbc021", help="plate layout of the simulated screens")
+    parser.add_argument(
+        "--sites", type=int, default=1, help="sites per well of the simulated screens"
+    )
     parser.add_argument("--difficulty", action="append", default=[], help=difficulty_help())
     parser.add_argument("--untrained", type=int, default=5, help="number of untrained networks")
     parser.add_argument("--results", type=Path, default=HERE / "results")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was told."""
+    """Wait until a device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

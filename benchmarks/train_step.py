@@ -2,7 +2,7 @@
 
 (a) ours, through the package's own objective and optimiser; (b) the same step written with
 lightly's public parts (DINOProjectionHead, DINOLoss, update_momentum), views of one resolution
-together, which is its faster way; (c) a plain float32 loop as the first WS-DINO code has it: a
+together, which is its faster way; (c) a plain float32 loop like that of the first WS-DINO code: a
 softmax for every pair of views, one parameter after another in optimiser and moving average. All
 have the same ViT from timm, batch, views and head, and take turns in one process. Needs the extra
 `bench`.
@@ -11,7 +11,7 @@ On a GPU several steps are timed together (`--steps`), so that each contender ma
 and with `--compile` ours is also tried with CUDA graphs.
 
 Appends a table for each model to OUT/train_step.md, with the share of the measured matrix
-peak that the step's model FLOPs come to, and what a profile of ours says about the rest.
+peak that the step's model FLOPs reach, and a profile of our step that accounts for the rest.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def views_of(batch: int, channels: int, device: torch.device) -> list[Tensor]:
 
 
 def shares(step: Callable[[], object], device: torch.device) -> list[str]:
-    """Name what ours spends its time on, from a profile, as rows of a table.
+    """List what our step spends its time on, from a profile, as rows of a table.
 
     On a GPU, what its kernels take, by the operation that started them, and how long it has
     nothing to do.
@@ -349,8 +349,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="timed together; default 1, on a GPU 10")
-    parser.add_argument("--compile", action="store_true", help="ours compiled as well")
+    parser.add_argument("--steps", type=int, help="steps timed together; default: 1, on a GPU 10")
+    parser.add_argument("--compile", action="store_true", help="also time ours compiled")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.steps = given.steps or (10 if given.device == "cuda" else 1)

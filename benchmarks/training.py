@@ -1,11 +1,11 @@
 """Whole trainings side by side, data included: `python benchmarks/training.py --out DIR ...`.
 
 (a) ours: :func:`wsdino.train.train.train` on a store, as `wsdino train` runs it, with its records,
-metrics and checkpoint; (c) the original's manner: one worker process reads two 16-bit TIFFs for
-each sample and cuts every view on the CPU (`data_path.py`), and a plain float32 loop takes the
+metrics and checkpoint; (c) as the original does: one worker process reads two 16-bit TIFFs for each
+sample and cuts every view on the CPU (`data_path.py`), and a plain float32 loop takes the
 steps (`train_step.py`). The same ViT, views of 2 x 224 and 8 x 96 px from fields of 512 x 640 px,
-one channel, 65,536 prototypes, batch. They take turns, each for as many steps as it is given, and
-the steps at its start don't count. Needs the extra `bench`. Appends a table to DIR/training.md.
+one channel, 65,536 prototypes, batch. They take turns, each for a given number of
+steps, and the first steps don't count. Needs the extra `bench`. Appends a table to DIR/training.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Samples(IterableDataset):
         self._batch = batch
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        """Go on for ever."""
+        """Yield batches without end."""
         return (self._batch() for _ in itertools.count())
 
 
@@ -118,11 +118,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="vit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="of ours in a round that count")
-    parser.add_argument("--warm-up", type=int, default=2, help="of ours in a round that don't")
-    parser.add_argument("--plain-steps", type=int, default=3, help="of the plain loop that count")
+    parser.add_argument("--steps", type=int, default=6, help="steps of ours that count in a round")
+    parser.add_argument(
+        "--warm-up", type=int, default=2, help="steps of ours before those, which don't count"
+    )
+    parser.add_argument(
+        "--plain-steps", type=int, default=3, help="steps of the plain loop that count"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="ours compiled as well")
+    parser.add_argument("--compile", action="store_true", help="also time ours compiled")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     config = load_config("paper")

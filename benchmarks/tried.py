@@ -1,4 +1,4 @@
-"""What was tried for the step, each beside what is used: `python benchmarks/tried.py`.
+"""Alternatives tried for the training step, beside what is used: `python benchmarks/tried.py`.
 
 Attention of a ViT under bfloat16 (torch's fused kernel, the same in float32, ours), channels_last
 in the convolutional stem, and an upper bound of what packing two resolutions into one batch could
@@ -30,7 +30,7 @@ CALLS_ON_GPU = 20
 
 
 def least_ms(work: Callable[[], object], device: torch.device) -> float:
-    """Least time of one call in ms: of the CPU, or of a GPU that is kept busy."""
+    """Shortest time of one call in ms: of the CPU, or of a GPU that is kept busy."""
     work()
     if device.type == "cuda":
         return (

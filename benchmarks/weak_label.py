@@ -1,9 +1,10 @@
-"""What whitening by weak label adds to tables that exist: `python benchmarks/weak_label.py`.
+"""What whitening by weak label adds to existing tables: `python benchmarks/weak_label.py`.
 
 Prints NSC, NSCB and mAP of CellProfiler's table of BBBC021 (632 wells, Ljosa et al. 2013) and, with
 `--fields`, of embeddings of the real fields (`wsdino embed starter`), under each normalisation: as
 it is used (fitted on all rows), and with the query's compound left out of the fit. Needs the real
-data (WSDINO_DATA, or ../shared/data). Other tables with a design in them can be given as well.
+data, in the folder that WSDINO_DATA names. Other tables that include their plate map can be given
+as well.
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ HEADINGS = "| table | normalisation | NSC | NSCB | mAP | left out: NSC | NSCB | 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=Path, nargs="*", default=[], help="others, with a design")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="other tables, which include their plate map",
+    )
     parser.add_argument("--fields", type=Path, help="embeddings of the real fields")
-    parser.add_argument("--seeds", type=int, default=20, help="deals of the compounds")
+    parser.add_argument(
+        "--seeds", type=int, default=20, help="how often compounds are dealt out to folds"
+    )
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--ridge", default="auto", help="auto, or a number")
     given = parser.parse_args()

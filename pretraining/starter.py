@@ -1,8 +1,8 @@
 """Pretrain the starter backbone: `python pretraining/starter.py --out DIR [--processes N]`.
 
-Simulates the randomised screens, trains by `starter.yaml` beside this file and writes the backbone
-in half precision into the package. Every step goes on where it was stopped. Weights depend on the
-number of processes only by rounding.
+Simulates the randomised screens, trains with `starter.yaml` beside this file and writes the
+backbone in half precision into the package. Every step resumes where it was stopped. The number of
+processes changes the weights only by rounding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main() -> None:
     """Simulate, train, export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=2, help="of torchrun, one thread each")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="number of processes, one thread each"
+    )
     given = parser.parse_args()
     manifest = simulate_randomised(given.out / "screens", **SCREENS)
     run = given.out / "run"

@@ -53,6 +53,12 @@ def test_presets_are_valid_and_say_what_they_are_for(name: str) -> None:
     assert preset_text(name).startswith("# ")
 
 
+def test_the_config_of_the_starter_is_valid() -> None:
+    config = load_config(SOURCE.parents[1] / "pretraining" / "starter.yaml")
+    assert config.objective.name == "contrast"
+    assert config.crops.local_views.num_views == 0
+
+
 def test_there_are_the_documented_presets() -> None:
     assert {"cpu", "default", "demo", "paper"} <= set(preset_names())
 
