@@ -3,8 +3,8 @@
 The store holds noise, the least compressible data there is. `write_embeddings` (reading, scaling,
 tiles, parts, merging) is timed in turn with the same tiles, already scaled and in device memory,
 going through the same network; of several numbers of tiles at once the fastest counts. Prints the
-median of each in sites per second, and their ratio. `--sites 3848` is the size of the annotated part
-of BBBC021.
+median of each in sites per second, and their ratio. `--sites 3848` is as many as the annotated part
+of BBBC021 has.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ class Baseline:
 
     def __post_init__(self) -> None:
         ways = (self.training, self.networks, self.features)
-        assert sum(way is not None for way in ways) == 1, f"baseline {self.name}: one way, please"
+        assert sum(way is not None for way in ways) == 1, (
+            f"baseline {self.name}: exactly one source"
+        )
 
 
 def _classical(store: Store, workers: int) -> pd.DataFrame:

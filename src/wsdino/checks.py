@@ -187,8 +187,8 @@ def _store(config: Config, path: Path) -> Store:
     if made != wanted and wanted != Correction():
         say(
             f"{path}: was made with illumination {made.illumination} and scale {made.scale:g}; "
-            f"screen.illumination {wanted.illumination} and screen.scale {wanted.scale:g} are for "
-            "a screen.source"
+            f"screen.illumination {wanted.illumination} and screen.scale {wanted.scale:g} apply "
+            "only to a screen.source"
         )
     return store
 
@@ -257,8 +257,8 @@ def check(
         if baseline.needs_weights and config.model.weights is None:
             key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
             raise ConfigError(
-                f"{key}: {baseline.name} is {baseline.help}; there are none, so leave it "
-                "out, or give model.weights"
+                f"{key}: {baseline.name} is {baseline.help}, which is not set; leave it out, or "
+                "give model.weights"
             )
     for site in config.report.attention_sites or ():
         if not 0 <= site < len(manifest):

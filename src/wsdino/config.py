@@ -52,7 +52,7 @@ from wsdino.train.options import Optimisation, WeakPositives
 
 # Keys of earlier versions that are still read, and what they are called now, in the same section.
 RENAMED = {"screen.design": "screen.platemap"}
-# Keys of earlier versions that are refused, and where what they said is now.
+# Keys of earlier versions that are refused, and what replaces them.
 _OBJECTIVE_NOW = (
     "an objective and its options are now the section objective, such as "
     "objective: {name: distill, koleo_weight: 0.1}"
@@ -62,7 +62,7 @@ MOVED = {
     "distill": _OBJECTIVE_NOW,
     "baselines.classifier.objective": "the classifier no longer needs one; leave it out",
 }
-# What the layers say of self-distillation, which a baseline needs beside another objective.
+# Options of self-distillation in the layers, for the baseline beside another objective.
 _OF_DISTILL = "objective distill"
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
@@ -79,7 +79,7 @@ class ScreenSection(_Section):
 
     # What `wsdino ingest` reads; not needed if the store is there already.
     source: Path | None = None
-    # Plate map: which well got what, where the source doesn't say.
+    # Plate map: what each well received, where the source doesn't say.
     platemap: Path | None = None
     # Our names -> those of the source or the plate map, such as Metadata_Compound: pert_iname.
     columns: dict[str, str] | None = None
@@ -99,7 +99,7 @@ class ScreenSection(_Section):
 
 
 class ModelSection(_Section):
-    """How channels meet networks, and from which weights they start."""
+    """How channels are divided among networks, and the weights that these start from."""
 
     mode: ChannelMode = "shared"
     # None (random), "starter" (the backbone that the package ships), "timm" (the weights of the
@@ -156,26 +156,26 @@ class ProfileSection(_Section):
         normalisation = find_normalisation(self.normalise)
         if self.with_ and not normalisation.scales:
             raise ConfigError(
-                f"normalise {self.normalise} leaves features in units of their own; with "
-                f"{', '.join(self.with_)} together takes another"
+                f"normalise {self.normalise} leaves features in their own units; to combine them "
+                f"with those of {', '.join(self.with_)} (profile.with), use another"
             )
         normalisation.resolve(self.options)
         return self
 
 
 class EvaluateSection(_Section):
-    """How profiles are judged."""
+    """How profiles are evaluated."""
 
     multi_batch: MultiBatch = "strict"
     # Shuffles behind the chance level; 0 for none.
     num_permutations: Annotated[int, Ge(0)] = 1000
     # Further normalisations, each with its own defaults, under which the same embeddings are
-    # judged too.
+    # evaluated too.
     beside: tuple[Normalisation, ...] = ()
 
 
 class BaselinesSection(_Section):
-    """What every result stands beside."""
+    """The baselines that every result is compared with."""
 
     # See wsdino.baselines.BASELINES. "frozen" takes model.weights.
     names: tuple[BaselineName, ...] = ("classical", "untrained", "classifier")
@@ -275,8 +275,8 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     Raises
     ------
     ConfigError
-        Names the key, what was found and what would be right. An option that is given and has no
-        effect beside the others is refused; where only a preset has it, it is passed over.
+        Names the key, what was found and what would be right. An option that is given but has no
+        effect beside the others is refused; if only a preset gives it, it is passed over.
     """
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
@@ -300,8 +300,8 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
         _refuse(where, {k: v for k, v in options_of(part, everything) if v is not None}, idle)
     in_vain = {key: value for key, value in options_of(given, everything) if covering(idle, key)}
     if in_vain:
-        # What a file gives may also be what a preset has, as in the recorded config of a run, or
-        # have had an effect until --set chose otherwise.
+        # A file may repeat what its preset says, as the recorded config of a run does, and its
+        # options may have an effect until --set chooses otherwise.
         try:
             below, idle = _settled(of_file, of_preset, preset, origin)
         except ConfigError:
@@ -353,7 +353,7 @@ def _settled(
 def _validated(values: dict[str, Any], preset: str, origin: str) -> Config:
     values = copy.deepcopy(values) | {"preset": preset}
     of_distill, own = values.pop(_OF_DISTILL, {}), values.setdefault("baselines", {})
-    # The classifier trains as the network does, but for what is said of it; so does DINO.
+    # Except for their own options, the classifier and DINO train as the run's network does.
     own["classifier"] = values.get("train", {}) | own.get("classifier", {})
     own["dino"] = of_distill | own.get("dino", {})
     try:

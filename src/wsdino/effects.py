@@ -76,7 +76,7 @@ def _self_distillation(section: str) -> tuple[Effect, ...]:
             when=lambda config: (
                 getattr(_value(config, section), "teacher_temp_warmup_epochs", 1) > 0
             ),
-            advice=f"give {section}.teacher_temp_warmup_epochs",
+            advice=f"raise {section}.teacher_temp_warmup_epochs",
         ),
     )
 
@@ -87,7 +87,7 @@ EFFECTS: tuple[Effect, ...] = (
         keys=_under("screen", "platemap", "columns", "controls", "illumination", "scale"),
         given="screen.source",
         when=lambda config: config.screen.source is not None,
-        advice="name the images with screen.source (a finished store is read as it is)",
+        advice="give screen.source (a finished store is read as it is)",
     ),
     Effect(
         keys=_under("architecture", "patch_size", "dim", "depth", "num_heads", "stem"),
@@ -141,7 +141,7 @@ EFFECTS: tuple[Effect, ...] = (
         keys=_under("embed", "tile_grid", "tile_summary"),
         given="embed.tile",
         when=lambda config: config.embed.tile is not None,
-        advice="give embed.tile",
+        advice="set embed.tile",
     ),
 )
 
@@ -175,7 +175,7 @@ def _of_baselines() -> Iterator[Effect]:
             keys=(key,),
             given="baselines.names",
             when=partial(_stands_beside, users),
-            advice=f"name {' or '.join(users)} there",
+            advice=f"add {' or '.join(users)} to them",
         )
 
 
@@ -206,8 +206,8 @@ def without_effect(config: Config) -> dict[str, str]:
     Returns
     -------
     dict
-        By the key of an option, or of a section all of whose options have none: the reason and what
-        would be right, in words that go on an error about it.
+        By the key of an option, or of a section without any effect: the end of an error message,
+        with the reason and what would be right.
     """
     found: dict[str, str] = {}
     for effect in (*EFFECTS, *_of_normalisations(), *_of_baselines()):

@@ -168,7 +168,7 @@ def options_of(values: dict[str, Any], known: dict[str, Any]) -> Iterator[tuple[
 
 
 def covering(reasons: dict[str, str], key: str) -> str | None:
-    """Return what is said of an option, or of a section that it belongs to; None if nothing is."""
+    """Return the reason for an option, or for a section that it is in; None if there is none."""
     return next(
         (why for each, why in reasons.items() if key == each or key.startswith(f"{each}.")), None
     )

@@ -71,7 +71,7 @@ def test_a_site_or_a_well_in_each_row_is_recognised_where_none_repeats():
     table = profile_table(list("abcd"), list("xxyy"), np.eye(4))
     assert match_moa(table).num_total == 4
     for column, unit in (("Site", "sites"), ("Well", "wells")):
-        with pytest.raises(TableError, match=f"rows are {unit}, .*there is Metadata_{column}"):
+        with pytest.raises(TableError, match=f"rows are {unit}, .*the table has Metadata_{column}"):
             match_moa(table.assign(**{f"Metadata_{column}": 1}))
         assert match_moa(table.assign(**{f"Metadata_{column}": None})).num_total == 4
 

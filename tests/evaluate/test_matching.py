@@ -269,8 +269,8 @@ def test_an_unknown_batch_is_no_other_batch(unknown, multi_batch):
     reasons = dict(zip(result.left_out["compound"], result.left_out["reason"], strict=True))
     shares = "every other compound with this MoA shares a batch with it"
     assert reasons == {
-        "b1": f"{shares}, or has none that is known",
-        "b2": f"{shares}, or has none that is known",
+        "b1": f"{shares}, or is of an unknown batch",
+        "b2": f"{shares}, or is of an unknown batch",
         "b3": "its batch is unknown",
     }
     assert not result.neighbours["neighbour_compound"].str.startswith("b").any()

@@ -227,7 +227,7 @@ def test_weights_by_timm_s_name_follow_the_rule_of_who_trained_them(tmp_path: Pa
     with pytest.raises(ModelError, match=r"architecture.image_size 96: .* give 224"):
         build_networks(ModelSpec(("a",), architecture=arch), weights="timm")
     arch = Architecture(backbone="resnet18", positions="dino")
-    with pytest.raises(ModelError, match="positions dino: resnet18 is no plain vision"):
+    with pytest.raises(ModelError, match="positions dino: resnet18 is not a plain vision"):
         build_networks(ModelSpec(("a",), architecture=arch))
 
 

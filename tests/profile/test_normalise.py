@@ -130,7 +130,7 @@ def test_fewer_components_than_asked_for_are_said(table):
 def test_whitening_on_all_is_regularised_unless_told(table):
     result, info = normalise(table, method="whiten_all", regularisation=0)
     np.testing.assert_allclose(np.cov(features_of(result)[:, :6].T), np.eye(6), atol=1e-4)
-    assert (info["fitted_on"], info["num_fitted"]) == ("all", len(table))
+    assert (info["fitted_on"], info["num_fitted"]) == ("all rows", len(table))
     shrunk, info = normalise(table, method="whiten_all")
     assert (features_of(shrunk).var(axis=0) < features_of(result).var(axis=0)).all()
     assert "regularisation 0.1" in info["note"]
@@ -181,7 +181,7 @@ def test_standardise_all_and_none(table):
     result, info = normalise(table, method="standardise_all")
     expected = (features_of(table) - features_of(table).mean(0)) / features_of(table).std(0)
     np.testing.assert_allclose(features_of(result), expected, rtol=1e-9)
-    assert info["fitted_on"] == "all"
+    assert info["fitted_on"] == "all rows"
     np.testing.assert_array_equal(
         normalise(table, method="none")[0][names].to_numpy(), features_of(table)
     )
@@ -191,7 +191,7 @@ def test_standardise_all_and_none(table):
 def test_constant_features_are_dropped_and_counted(table, method):
     result, info = normalise(table.assign(emb_DAPI_0=np.float32(3.3)), method=method)
     assert "emb_DAPI_0" not in result
-    assert "1 of 12 features don't vary there and were dropped" in info["note"]
+    assert "1 of 12 features are constant there and were dropped" in info["note"]
     assert np.isfinite(features_of(result)).all()
     constant = table.assign(**dict.fromkeys(feature_columns(table), 0.1))
     with pytest.raises(TableError, match="every feature is constant"):

@@ -76,7 +76,7 @@ def test_rows_without_a_label_are_whitened_and_not_fitted(table):
 def test_each_channel_can_be_whitened_alone(table):
     together, _ = normalise(table, method="weak_label", regularisation=0.05)
     alone, info = normalise(table, method="weak_label", regularisation=0.05, per_channel=True)
-    assert "2 blocks of features whitened each on its own" in info["note"]
+    assert "2 blocks of features, each whitened on its own" in info["note"]
     one = table.drop(columns=[name for name in table if name.startswith("emb_Actin_")])
     dapi, _ = normalise(one, method="weak_label", regularisation=0.05)
     names = feature_columns(one)

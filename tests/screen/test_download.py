@@ -284,6 +284,6 @@ def test_a_table_that_names_places_outside_is_refused(published: Path, tmp_path:
     shutil.copy(published / "BBBC021_v1_moa.csv", mirror)
     with Server(mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match="is outside of the folder"):
+        with pytest.raises(InputError, match="lies outside the folder"):
             download_bbbc021(tmp_path / "out", source=server.address)
         server.shutdown()

@@ -304,7 +304,7 @@ def test_given_functions_divide_and_are_no_channels(
     assert store.channels == ("OrigDNA", "ER", "OrigRNA")
     told = capsys.readouterr().err
     done = "not applied" if illumination == "none" else "applied"
-    assert f"IllumDNA, IllumER of the table are {done}" in told
+    assert f"the table's IllumDNA, IllumER are {done}" in told
     for row in range(4):
         expected = expected_site(table, row, functions=illumination != "none")
         channels = slice(0, 2) if illumination == "smooth" else slice(0, 3)

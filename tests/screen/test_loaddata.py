@@ -78,7 +78,10 @@ def test_the_tables_of_a_folder_are_one_screen(
     assert tags == [[tag, tag + 1] for tag in first]
     said = capsys.readouterr().err
     assert f"{gallery}: read 3 LoadData tables, such as b1/0042/load_data.csv" in said
-    assert f"{gallery}: no column Metadata_Batch, so the batch is the folder, such as b1" in said
+    assert (
+        f"{gallery}: no column Metadata_Batch, so the batch is the name of the folder, such as b1"
+        in said
+    )
 
 
 def test_one_batch_or_one_plate_of_it(gallery: Path) -> None:

@@ -123,7 +123,7 @@ def test_rows_of_one_table_alone_are_left_out_and_said(one, two, capsys):
         (lambda t: t.assign(Metadata_Plate="p"), "have no row in common"),
         (
             lambda t: t.drop(columns="Metadata_Site"),
-            r"both have several rows for one place \(in two.csv plate W\d_\d, well .*Metadata_Site",
+            r"several rows for the same place \(in two.csv plate W\d_\d, well .*Metadata_Site",
         ),
         (
             lambda t: t.assign(Metadata_Compound="x"),

@@ -98,15 +98,15 @@ def _unit(profiles: pd.DataFrame) -> str:
 def _refusal(profiles: pd.DataFrame, repeated: str | None, command: str | None) -> str:
     unit = _unit(profiles)
     column = {"sites": SITE, "wells": WELL}.get(unit)
-    found = ", ".join(filter(None, [repeated, column and f"there is {column}"]))
+    found = ", ".join(filter(None, [repeated, column and f"the table has {column}"]))
     options, arguments = _right_options(profiles)
     line = " ".join([command or "wsdino evaluate TABLE", "--from-sites", *options])
-    advice = f"`{line}` makes profiles of them first"
+    advice = f"`{line}` profiles them first"
     if command is None:
         call = f"make_profiles({', '.join(['table', *arguments])})"
-        advice = f"`{call}` makes profiles of them; on the command line: {line}"
+        advice = f"`{call}` profiles them; on the command line: {line}"
     if CONCENTRATION not in profiles:
-        advice = f"with a column {CONCENTRATION} (a plate map can have it) {advice}"
+        advice = f"with a column {CONCENTRATION} (from a plate map, perhaps) {advice}"
     are = f"the rows are {unit}, " if column else ""
     return f"{are}expected one row for each treatment ({found}); {advice}"
 

@@ -358,4 +358,4 @@ def _reason(gallery: Gallery, row: int) -> str:
     if not gallery.batch_known[row]:
         return "its batch is unknown"
     reason = "every other compound with this MoA shares a batch with it"
-    return reason if gallery.batch_known[others].all() else f"{reason}, or has none that is known"
+    return reason if gallery.batch_known[others].all() else f"{reason}, or is of an unknown batch"

@@ -253,7 +253,8 @@ def load_model(
         raise ModelError(f"{path}: neither a finished run nor an exported model (no config.json)")
     if not channels:
         raise ModelError(
-            f"{source}: weights without a config need the channels' names, and a file the backbone"
+            f"{source}: weights without a config need the names of the channels; a file also needs "
+            "that of its backbone"
         )
     is_file = path.is_file() or is_url(source) or path.suffix in WEIGHT_SUFFIXES
     if is_file and not backbone:

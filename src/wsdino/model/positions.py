@@ -81,7 +81,7 @@ def use_dinos_rule(backbone: nn.Module, *, name: str) -> None:
     plain = type(backbone) is VisionTransformer
     if not plain or backbone.pos_embed is None or not backbone.dynamic_img_size:
         raise ModelError(
-            f"architecture.positions dino: {name} is no plain vision transformer with learned "
+            f"architecture.positions dino: {name} is not a plain vision transformer with learned "
             "positions; use timm"
         )
     # timm builds the object; only its way of placing tokens changes.

@@ -223,7 +223,7 @@ def _plates_and_batches(
     rows = pd.DataFrame({name: metadata.get(name) for name in (PLATE, BATCH)}, dtype=object)
     rows["code"] = codes
     num_groups = int(codes.max()) + 1
-    # Rows of one plate are alike, and there are many; those with lists can't be told apart so.
+    # Rows of one plate are alike, and there are many; those with lists can't be grouped.
     is_plain = ~rows[[PLATE, BATCH]].map(is_list).any(axis=1)
     rows = pd.concat([rows[is_plain].drop_duplicates(), rows[~is_plain]]).sort_index()
     pairs: list[dict[tuple[str | None, str | None], None]] = [{} for _ in range(num_groups)]

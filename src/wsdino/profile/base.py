@@ -31,7 +31,7 @@ class Fit:
     state
         All that transforming takes.
     fitted_on
-        Which rows were used, in words.
+        Which rows were used, in words; empty if none.
     num_fitted
         How many.
     note

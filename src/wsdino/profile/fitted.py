@@ -153,7 +153,7 @@ def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str,
     if joined and not normalisation.scales:
         raise TableError(
             f"normalisation {normalisation.name} leaves the features of {' and '.join(joined)} in "
-            "units of their own; several tables together need another"
+            "their own units; to combine several tables, use another"
         )
     found = normalisation.method().fit(table, resolved)
     labels = [f"weak labels ({resolved['label']}) were used"] if normalisation.needs.label else []

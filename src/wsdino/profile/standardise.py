@@ -29,7 +29,7 @@ class AllRows:
         centre, deviation = moments(features_of(table))
         kept, note = _varying(feature_columns(table), deviation)
         state = {"kept": kept, "centre": centre, "deviation": deviation}
-        return Fit(state, "all", len(table), note)
+        return Fit(state, "all rows", len(table), note)
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Centre and scale; see :class:`wsdino.profile.base.Method`."""
@@ -85,7 +85,7 @@ class EachPlate:
             if len(constant):
                 raise TableError(
                     f"normalisation plate: feature {name} is constant on plate "
-                    f"{table[PLATE].iloc[constant[0]]}, and was not where it was fitted"
+                    f"{table[PLATE].iloc[constant[0]]}, but was not in the table that was fitted on"
                 )
         return _scaled(table, state["kept"], centre, deviation)
 
@@ -95,7 +95,7 @@ class Nothing:
 
     def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
         """Fit on nothing; see :class:`wsdino.profile.base.Method`."""
-        return Fit({}, "nothing", 0)
+        return Fit({}, "", 0)
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """Return the features as float64; see :class:`wsdino.profile.base.Method`."""
@@ -129,14 +129,16 @@ def _plate_moments(
 
 
 def _varying(names: list[str], deviation: NDArray[np.float64]) -> tuple[list[str], str]:
-    """Return the features with a deviation everywhere, and what to say of the others."""
+    """Return the features with a deviation everywhere, and a note about the others."""
     varies = np.flatnonzero(np.atleast_2d(deviation > 0).all(axis=0))
     if len(varies) == 0:
-        raise TableError("every feature is constant where the normalisation was fitted")
+        raise TableError(
+            "every feature is constant in the rows that the normalisation was fitted on"
+        )
     note = ""
     if len(varies) < len(names):
         num_constant = len(names) - len(varies)
-        note = f"{num_constant} of {len(names)} features don't vary there and were dropped"
+        note = f"{num_constant} of {len(names)} features are constant there and were dropped"
     return [names[position] for position in varies], note
 
 

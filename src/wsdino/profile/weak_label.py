@@ -241,7 +241,7 @@ def fit_weak_label(
     if softening is not None:
         notes.append(f"features softened from {softening:g} deviations on")
     if len(groups) > 1:
-        notes.append(f"{len(groups)} blocks of features whitened each on its own")
+        notes.append(f"{len(groups)} blocks of features, each whitened on its own")
     covariance = within_covariance(soft[fitted], codes[fitted])
     noise = np.sqrt(covariance.diagonal())
     noise = np.maximum(noise, _LEAST_NOISE * soft[fitted].std(axis=0))

@@ -23,7 +23,7 @@ _CONSTANT = 1e-9
 def wants_centres(
     control: NDArray[np.bool_], plates: NDArray[Any] | None, centre: bool | None
 ) -> tuple[bool, list[str]]:
-    """Return whether plates are to be centred on their controls, and what to say of that."""
+    """Return whether plates are to be centred on their controls, and a note about it."""
     if centre is False:
         return False, []
     if plates is None:
@@ -98,7 +98,7 @@ def finite_matrix(features: NDArray[np.floating]) -> NDArray[np.float64]:
         bad = int((~np.isfinite(matrix)).any(axis=0).sum())
         msg = (
             f"weak_label needs finite features; {bad} of {matrix.shape[1]} have missing or "
-            "infinite values; drop or fill these before"
+            "infinite values; drop or fill these first"
         )
         raise TableError(msg)
     return matrix

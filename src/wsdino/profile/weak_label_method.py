@@ -74,7 +74,9 @@ class WeakLabel:
         whitening = WeakLabelWhitening(**state | {"choice": choice, "notes": tuple(state["notes"])})
         lacking = _CENTRING.unmet(table)
         if whitening.centred and lacking:
-            raise TableError(f"normalisation weak_label {lacking}, as where it was fitted")
+            raise TableError(
+                f"normalisation weak_label {lacking}, as the table that it was fitted on did"
+            )
         white = whitening.transform(
             features_of(table), plates=_plates(table), controls=control_rows(table)
         )

@@ -197,7 +197,7 @@ class Whitening:
                 where = f"{channel}: " if channel else ""
                 notes.append(
                     f"{where}{kept} components instead of {wanted}: the {tvn.num_fitted} rows "
-                    "fitted on vary along no more"
+                    "fitted on vary in no further direction"
                 )
         if regularisation:
             notes.insert(0, f"regularisation {regularisation:g}")
@@ -205,7 +205,7 @@ class Whitening:
             notes.insert(0, f"whitened per channel ({', '.join(filter(None, groups))})")
         return Fit(
             {"groups": state},
-            "controls" if self.on_controls else "all",
+            "controls" if self.on_controls else "all rows",
             int(fitted.sum()),
             "; ".join(notes),
             num_components=sum(group["tvn"]["projection"].shape[1] for group in state),

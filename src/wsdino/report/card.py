@@ -10,7 +10,7 @@ import yaml
 from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
-from wsdino.report.words import display_name, held_out_text
+from wsdino.report.words import display_name, held_out_text, normalisation_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +135,7 @@ def _origin(record: RunRecord) -> str:
     labels = held_out_text(record.results)
     return (
         f"On the screen that it was trained on: {record.results.get('num_treatments')} treatments, "
-        f"normalisation {made.get('method')} fitted on {made.get('fitted_on')}, aggregation "
+        f"{normalisation_text(made)}, aggregation "
         f"{record.results.get('aggregation')}, treatments in several batches: "
         f"{record.results.get('multi_batch')}.{f' Of this run: {labels}.' if labels else ''}"
     )

@@ -13,7 +13,13 @@ from rich.text import Text
 from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
-from wsdino.report.words import beside_results, display_name, held_out_number, held_out_text
+from wsdino.report.words import (
+    beside_results,
+    display_name,
+    held_out_number,
+    held_out_text,
+    normalisation_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -169,9 +175,8 @@ def _how(results: Mapping[str, Any]) -> list[str]:
     sizes = {m.name: f"{num_in[m.key]} treatments" for m in MEASURES if m.key in num_in}
     intervals = {m.name: m.interval for m in MEASURES if results.get(m.key) is not None}
     profiles = (
-        f"{results['num_treatments']} treatments; normalisation {made['method']} fitted on "
-        f"{made['fitted_on']}; aggregation {results['aggregation']}; treatments in several "
-        f"batches: {results['multi_batch']}"
+        f"{results['num_treatments']} treatments; {normalisation_text(made)}; aggregation "
+        f"{results['aggregation']}; treatments in several batches: {results['multi_batch']}"
     )
     lines = [profiles]
     for term, named in (("gallery", sizes), ("95 % CI", intervals)):

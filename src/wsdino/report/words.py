@@ -99,6 +99,12 @@ def concentration(value: Any) -> str:
     return f"{value:g} µM" if is_number(value) else ""
 
 
+def normalisation_text(made: Mapping[str, Any]) -> str:
+    """Name a normalisation, and what it was fitted on."""
+    fitted = f" fitted on {made['fitted_on']}" if made.get("fitted_on") else ""
+    return f"normalisation {made.get('method')}{fitted}"
+
+
 def held_out_text(results: Mapping[str, Any]) -> str:
     """Describe the use of weak labels, and the results without the query's; may be empty."""
     made = results.get("normalisation")

@@ -68,9 +68,9 @@ class Shading(NamedTuple):
     function: Path
     """``.npy`` of (H, W)."""
     offset: float
-    """Counts that no light made."""
+    """Dark counts: those that are there without light."""
     state: int | None = None
-    """Changes with function and offset; None where the function is not there to tell."""
+    """Changes with function and offset; None where the function's file is missing."""
 
 
 Shadings = tuple[Shading | None, ...]

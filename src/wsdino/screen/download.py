@@ -111,7 +111,7 @@ def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
             place = PurePosixPath(folder)
             # A downloaded table must not name paths outside of the folder.
             if place.is_absolute() or ".." in place.parts or PurePosixPath(name).name != name:
-                raise InputError(f"{path}: {folder}/{name} is outside of the folder")
+                raise InputError(f"{path}: {folder}/{name} lies outside the folder")
             found.setdefault(place.name, {})[Path(place, name)] = name
     return found
 

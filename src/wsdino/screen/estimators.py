@@ -1,7 +1,7 @@
 """Estimating illumination functions: how unevenly a plate's channel was lit, from many sites.
 
-A function is float32 (H, W), positive, and divides an image; what a method takes for the camera's
-dark offset is subtracted before and added again after, because no lamp made it.
+A function is float32 (H, W), positive, and divides an image. The camera's dark offset, as a method
+estimates it, is subtracted before and added again after, because no lamp made it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PAPER_FILTER_SIZE, WIDTH_TO_SIGMA, ROBUST_SHARE = 320, 2.35, 0.02
 NUM_BLOCKS, MIN_BLOCK, PARTS = 20, 8, 8
 DIM_PERCENTILE, TRIMMED = 20, 0.1
 MAX_DEGREE, NUM_ROUNDS = 6, 8
-# A lamp this even, and dim parts that follow the means this closely, say nothing of the offset.
+# A lamp this even, or dim parts that follow the means this closely, don't show the offset.
 EVEN, MOST_SLOPE = 0.005, 0.95
 # Dim parts this much darker than the means are no measure of light.
 LEAST_LIT = 0.1
-# A higher degree must foretell better by more than a tenth.
+# A higher degree must predict better by more than a tenth.
 NO_WORSE = 1.1
 LAMP_DEGREE, MANY_SITES = 2, 16
 SMALLEST, TINY = 0.05, 1e-9
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     functions: NDArray[np.float32]
     """(C, H, W), positive."""
     offsets: tuple[float, ...]
-    """Counts of each channel that no light made."""
+    """Dark counts of each channel: those that are there without light."""
 
 
 class Estimator(Protocol):
@@ -55,7 +55,7 @@ class Estimator(Protocol):
 
 
 class PaperMedian:
-    """The way of the WS-DINO paper's CellProfiler pipeline: median of the mean of all images.
+    """As the WS-DINO paper's CellProfiler pipeline does: median of the mean of all images.
 
     Reproduces CorrectIlluminationCalculate with "Regular", "All: Across cycles", "Median Filter" of
     a given size and "Rescale: Yes", offsets included in the function.
@@ -110,14 +110,14 @@ def _rescaled(smooth: Floats) -> Floats:
 
 
 class SmoothFit:
-    """Our own way: a smooth surface through robust means, the dark offset told apart.
+    """Our own way: a smooth surface through robust means, separated from the dark offset.
 
     Each site is reduced to two levels for each of some hundred blocks: how bright its dim parts
     are, and its mean. Averaged over sites, both are offset + shading * constant, as cells may lie
     anywhere, with another constant for each. The dim parts vary little between sites, so they show
     the shading's shape; but how much of them is offset shows only in how the mean follows them.
     Surfaces are exponentials of polynomials, of the least degree at which each half of the sites
-    foretells the other well; the two are averaged by how well their halves agree.
+    predicts the other well; the two are averaged by how well their halves agree.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ def _fit(levels: Floats) -> _Fit:
         offset = float(np.clip(offset + unlit / (1 / brightness).mean(), 0, dimmest))
     evened = _evened(levels, offset)
     lit = np.median(levels[:, 0] - offset) / max(np.median(levels[:, 1] - offset), TINY)
-    # What is hardly brighter than the dark tells nothing of the lamp.
+    # Pixels hardly brighter than the dark level say nothing about the lamp.
     used = (0, 1) if lit > LEAST_LIT else (1,)
     degree = max(_best_degree(evened, level) for level in used)
     surfaces = [_shading(evened, level, degree) for level in used]
@@ -248,7 +248,7 @@ def _shading(relative: Floats, level: int, degree: int) -> tuple[Floats, float]:
 
 
 def _best_degree(relative: Floats, level: int) -> int:
-    """Choose the least degree at which each half of the sites foretells the other well.
+    """Choose the least degree at which each half of the sites predicts the other well.
 
     That a lamp tilts and falls off is known before: of many sites the degree is two at least.
     """

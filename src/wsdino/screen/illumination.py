@@ -60,12 +60,12 @@ METHODS = (
     IlluminationMethod("given", "the functions that the table names (FileName_Illum<Channel>)"),
     IlluminationMethod(
         "paper",
-        "per plate and channel the median-filtered mean of all images, as WS-DINO's pipelines",
+        "the median-filtered mean of all images of a plate's channel, as in WS-DINO's pipelines",
         estimator=_paper_median,
     ),
     IlluminationMethod(
         "smooth",
-        "per plate and channel a smooth robust fit, the dark offset told apart",
+        "a smooth robust fit to each plate's channel, with its dark offset subtracted first",
         estimator=_smooth_fit,
         max_sites=MAX_SITES,
     ),

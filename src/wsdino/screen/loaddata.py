@@ -59,7 +59,7 @@ def find_tables(folder: Path) -> list[Path]:
         if len(here) > 1 and not (set(stems) == {_NAME, _WITH_ILLUMINATION} and len(here) == 2):
             raise TableError(
                 f"{place}: has several LoadData tables ({', '.join(path.name for path in here)}); "
-                "keep the one that is meant, or name it instead of the folder"
+                "remove all but one, or give that table instead of the folder"
             )
         tables.append(stems.get(_WITH_ILLUMINATION, here[0]))
     return tables
@@ -94,13 +94,16 @@ def read_tables(folder: Path, *, text: Collection[str] = ()) -> pd.DataFrame:
             raise TableError(
                 f"{path}: has images of {', '.join(sorted(_channels(table)))}, but {paths[0]} of "
                 f"{', '.join(sorted(first))}; the tables of one screen have the same channels, so "
-                "name the folder of those that belong together"
+                "give the folder of those that belong together"
             )
     say(f"{folder}: read {len(paths)} LoadData tables, such as {paths[0].relative_to(folder)}")
     places = [path.parent.relative_to(folder).parts for path in paths]
     has_batch = any(our_column(name) == BATCH for table in tables for name in table)
     if not has_batch and all(len(place) == _MAX_DEPTH for place in places):
-        say(f"{folder}: no column {BATCH}, so the batch is the folder, such as {places[0][0]}")
+        say(
+            f"{folder}: no column {BATCH}, so the batch is the name of the folder, such as "
+            f"{places[0][0]}"
+        )
         tables = [
             table.assign(**{BATCH: place[0]}) for table, place in zip(tables, places, strict=True)
         ]

@@ -40,7 +40,7 @@ PLATE = ["Metadata_Batch", "Metadata_Plate"]
 
 
 def effective(correction: Correction, manifest: pd.DataFrame) -> Correction:
-    """Say what a correction comes to for a manifest: without given functions `given` is `none`."""
+    """Return the correction that applies to a manifest: without functions, `given` is `none`."""
     idle = correction.illumination == "given" and not any(given_functions(manifest).values())
     return Correction("none", correction.scale) if idle else correction
 
@@ -175,14 +175,14 @@ def _say_what_is_applied(
 ) -> None:
     named = illuminations_of(manifest)
     if named and not method.uses_given:
-        say(f"illumination {method.name}: {', '.join(named)} of the table are not applied")
+        say(f"illumination {method.name}: the table's {', '.join(named)} are not applied")
         return
     used = [name for name in named if name in given.values()]
     if used:
-        say(f"illumination: {', '.join(used)} of the table are applied")
+        say(f"illumination: the table's {', '.join(used)} are applied")
     idle = [name for name in named if name not in used]
     if idle:
-        say(f"{', '.join(idle)}: an illumination function of no channel here, not applied")
+        say(f"illumination: {', '.join(idle)} have no channel of that name and are not applied")
 
 
 def _plates(manifest: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:

@@ -252,7 +252,7 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"{path}: {what} ({IMAGES} is missing); make one with wsdino ingest")
     if not images.attrs["complete"]:
         raise StoreError(
-            f"{path}: this store isn't finished; run the same wsdino ingest again to go on"
+            f"{path}: this store isn't finished; run the same wsdino ingest again to finish it"
         )
     store = Store(path, images)
     for name in (MANIFEST, STATISTICS):

@@ -138,11 +138,9 @@ def _write(
 
 def _check(size: int, height: int | None, zoom: float, workers: int | None) -> None:
     if size < MIN_SIZE:
-        raise InputError(f"size: {size} pixels; at least {MIN_SIZE} would be right")
+        raise InputError(f"size: {size} px; give at least {MIN_SIZE}")
     if height is not None and not MIN_SIZE <= height <= size:
-        raise InputError(
-            f"height: {height} pixels; from {MIN_SIZE} to {size}, the size, would be right"
-        )
+        raise InputError(f"height: {height} px; give {MIN_SIZE} to {size}, the size")
     if not 0.25 <= zoom <= 8:
         raise InputError(f"zoom: {zoom}; give a number from 0.25 to 8")
     if workers is not None and workers < 1:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # In a table's `attrs`: which tables were joined.
 JOINED = "wsdino_joined"
-# What can't be said of one site in two ways.
+# What joined tables must agree on.
 _AGREED = (COMPOUND, CONCENTRATION, MOA, CONTROL)
 
 
@@ -120,8 +120,8 @@ def _join(left: pd.DataFrame, right: pd.DataFrame, origin: str, other: str) -> p
         first = places[1].loc[repeated[1], keys].iloc[0]
         named = ", ".join(f"{key.removeprefix(PREFIX).lower()} {first[key]}" for key in keys)
         raise TableError(
-            f"{origin} and {other} both have several rows for one place (in {other} {named}), so "
-            f"that rows can't be told apart; sites are told apart by {SITE} in both"
+            f"{origin} and {other} both have several rows for the same place (in {other} {named}), "
+            f"so rows can't be matched; {SITE} in both would tell sites apart"
         )
     pairs = places[0].merge(places[1], on=keys).sort_values(["row0", "row1"])
     rows = [pairs["row0"].to_numpy(), pairs["row1"].to_numpy()]

@@ -320,7 +320,7 @@ class StudentTeacher(nn.Module):
 
 
 def labelled(module: Callable[..., TrainingObjective]) -> Callable[[Any, Parts], TrainingObjective]:
-    """Return what builds a module of student and teacher that is told the number of labels."""
+    """Return a builder of a module with student, teacher and the number of labels."""
 
     def build(options: Any, parts: Parts) -> TrainingObjective:
         return module(
