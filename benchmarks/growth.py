@@ -2,7 +2,7 @@
 
 For manifests of 10^3, 10^5 and 10^7 rows, each in a process of its own: CPU time and memory to set
 up weak labels, pairing and sampler, and the CPU time of one plan (anchors, partners and crops of a
-step). Plates have 384 wells of 9 sites; each compound lies in 4 wells. Writes a table.
+step). Linux only. Plates have 384 wells of 9 sites; each compound lies in 4 wells. Writes a table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +113,25 @@ def test_what_is_in_the_way_is_one_line(tmp_path: Path, in_the_way: str) -> None
         partial.write_text("x")
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    assert names(tmp_path) == {"f"}
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Network shares often can't flush folders; an error of the disk is one."""
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with nullcontext() if number != errno.EIO else pytest.raises(OutputError, match="can't be wr"):
+        write_text(tmp_path / "f", "x", durable=True)
+    assert (tmp_path / "f").read_text() == "x"
     assert names(tmp_path) == {"f"}
 
 

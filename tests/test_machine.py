@@ -1,10 +1,11 @@
-"""What the machine has: CPUs and memory within the limits of control groups, and whose commit."""
+"""Machines of any kind: CPUs and memory within limits, whose commit, and nowhere to write."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,25 @@ def test_no_repository_and_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert git_commit(path) is None
     assert environment(seed=0, device="cpu")["git_commit"] is None
+
+
+# --- an installation that can't be written to ----------------------------------------------------
+
+
+def test_kernels_compile_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    """As in a container image, read-only and without a home."""
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    package = shutil.copytree(
+        PACKAGE, tmp_path / "site" / "wsdino", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (package / "simulate" / "__pycache__").touch()
+    code = "from wsdino.simulate import raster; print(raster.__file__, raster.clamp(1.5))"
+    cache = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | cache | {"PYTHONPATH": str(tmp_path / "site"), "NUMBA_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(package / "simulate" / "raster.py"), "1.0"], done.stderr

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PARTIAL, LOCK = ".partial-", ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_CANT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _MIB = 2**20
 
 
@@ -56,7 +57,7 @@ def writing(
             _flush(partial)
         os.replace(partial, path)  # noqa: PTH105
         if durable:
-            _flush(path.parent)
+            _flush_folder(path.parent)
     except caught as error:
         raise write_error(path, error) from error
     finally:
@@ -167,6 +168,15 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def _flush_folder(path: Path) -> None:
+    """Flush a folder's entries, where its file system can (network shares often can't)."""
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in _CANT_FLUSH:
+            raise
 
 
 def _flush(path: Path) -> None:

@@ -354,6 +354,32 @@ def test_a_store_that_was_copied_is_as_current_as_before(planted: Path, tmp_path
     assert len(ingest(screen / "manifest.csv", out, illumination="smooth")) == 120
 
 
+def test_names_that_differ_only_by_case_have_files_of_their_own(tmp_path: Path) -> None:
+    """As on macOS, where `er.npy` would replace `ER.npy`."""
+    rows, rng = [], np.random.default_rng(0)
+    for plate, level in (("P1", 400), ("p1", 900)):
+        for site in range(1, 5):
+            row = {"Metadata_Plate": plate, "Metadata_Well": "A01", "Metadata_Site": site}
+            row |= {"Metadata_Batch": "one", "Metadata_Compound": "DMSO"}
+            for channel, factor in (("ER", 1), ("er", 2)):
+                pixels = rng.poisson(level * factor, (48, 48)).astype(np.uint16)
+                row[f"FileName_{channel}"] = f"{plate}_{site}_{factor}_{level}.tif"
+                tifffile.imwrite(tmp_path / row[f"FileName_{channel}"], pixels)
+            rows.append(row)
+    write_rows(tmp_path / "manifest.csv", rows)
+    ingest(tmp_path / "manifest.csv", tmp_path / "store", illumination="smooth")
+    folder = tmp_path / "store" / "illumination"
+    files = {str(path.relative_to(folder)).casefold() for path in folder.rglob("*.npy")}
+    assert len(files) == 4
+    for record in folder.rglob("*.json"):
+        for name, known in json.loads(record.read_text())["channels"].items():
+            assert known["file"].startswith(name)
+    chunk = tmp_path / "store" / "images.zarr" / "c.7.0.0.0"
+    before = chunk.stat().st_mtime_ns
+    ingest(tmp_path / "manifest.csv", tmp_path / "store", illumination="smooth")
+    assert chunk.stat().st_mtime_ns == before
+
+
 def edited(table: Path, change: Callable[[dict[str, str]], None]) -> Path:
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -402,7 +428,8 @@ def test_a_function_of_no_channel_is_said(
         row["PathName_IllumBrightfield"] = "illum"
 
     store = ingest(edited(table, change), tmp_path / "store")
-    assert "IllumBrightfield: an illumination function of no channel" in capsys.readouterr().err
+    said = "illumination: no channel has the name of IllumBrightfield, so not applied"
+    assert said in capsys.readouterr().err
     assert store.channels == ("OrigDNA", "ER", "OrigRNA")
 
     def urls(row: dict[str, str]) -> None:

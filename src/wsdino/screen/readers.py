@@ -79,18 +79,6 @@ def _read_plates(path: Path, text: Collection[str]) -> RawTable:
     return RawTable(read_plates(find_plates(path.absolute())), path)
 
 
-def _is_load_data(path: Path) -> bool:
-    from wsdino.screen.loaddata import find_tables
-
-    return path.is_dir() and bool(find_tables(path))
-
-
-def _read_load_data(path: Path, text: Collection[str]) -> RawTable:
-    from wsdino.screen.loaddata import read_tables
-
-    return RawTable(read_tables(path, text=text), path)
-
-
 def _is_table(path: Path) -> bool:
     from wsdino.tables.files import is_table
 
@@ -107,7 +95,6 @@ def _read_table(path: Path, text: Collection[str]) -> RawTable:
 READERS = (
     Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
     Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
-    Reader("a folder of CellProfiler LoadData tables", _is_load_data, _read_load_data),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",

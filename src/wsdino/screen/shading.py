@@ -27,7 +27,7 @@ from wsdino.screen.records import digest_of, image_state, image_states
 from wsdino.tables.manifest import channels_of, illuminations_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -78,8 +78,9 @@ def known_shadings(
             states = {path: image_state(path) for path in dict.fromkeys(paths)}
             column[:] = [Shading(path, 0.0, states[path]) for path in paths]
     if method.estimator is not None:
+        folders = _plate_folders(out, manifest)
         for plate, rows in _plates(manifest).items():
-            folder = _plate_folder(out, plate)
+            folder = folders[plate]
             record = _read_record(folder)
             if record is None or record["method"] != method.name:
                 return None
@@ -136,8 +137,9 @@ def prepare_shadings(
         seen = {plate: _some(rows, method.max_sites) for plate, rows in _plates(manifest).items()}
         # What changes while it is read will differ from this the next time.
         sources = {plate: _sources(planes, rows) for plate, rows in seen.items()}
+        folders = _plate_folders(out, manifest)
         for plate, digest in sources.items():
-            if _is_current(_plate_folder(out, plate), digest, method):
+            if _is_current(folders[plate], digest, method):
                 del seen[plate]
         with Meter("illumination", sum(map(len, seen.values()))) as meter:
             for plate, rows in seen.items():
@@ -152,7 +154,7 @@ def prepare_shadings(
                     "num_sites": len(rows),
                     "sources": sources[plate],
                 }
-                _write(_plate_folder(out, plate), estimate, list(given), about)
+                _write(folders[plate], estimate, list(given), about)
     found = known_shadings(out, manifest, correction)
     assert found is not None, "every plate has its functions by now"
     return found
@@ -182,7 +184,7 @@ def _say_what_is_applied(
         say(f"illumination: the table's {', '.join(used)} are applied")
     idle = [name for name in named if name not in used]
     if idle:
-        say(f"illumination: {', '.join(idle)} have no channel of that name and are not applied")
+        say(f"illumination: no channel has the name of {', '.join(idle)}, so not applied")
 
 
 def _plates(manifest: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
@@ -191,14 +193,25 @@ def _plates(manifest: pd.DataFrame) -> dict[tuple[str, str], NDArray[np.intp]]:
     return {(str(b), str(p)): np.asarray(rows, np.intp) for (b, p), rows in groups.items()}  # type: ignore[misc,has-type]
 
 
-def _plate_folder(out: Path, plate: tuple[str, str]) -> Path:
-    batch, name = plate
-    return out / FOLDER / _safe(batch) / _safe(name)
+def _plate_folders(out: Path, manifest: pd.DataFrame) -> dict[tuple[str, str], Path]:
+    """Folder of the functions of each (batch, plate)."""
+    plates = list(_plates(manifest))
+    folders = _file_names(batch for batch, _ in plates)
+    names = {b: _file_names(name for batch, name in plates if batch == b) for b in folders}
+    return {(b, name): out / FOLDER / folders[b] / names[b][name] for b, name in plates}
 
 
-def _safe(name: str) -> str:
-    """Make a file name of any name, different for different names."""
-    return quote(name, safe=" ").replace(".", "%2E")
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """Make a file name of any name, different for different names even if case doesn't count."""
+    found: dict[str, str] = {}
+    taken = set[str]()
+    for name in sorted(set(names)):
+        file = quote(name, safe=" ").replace(".", "%2E")
+        while file.casefold() in taken:
+            file += "~"
+        taken.add(file.casefold())
+        found[name] = file
+    return found
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
@@ -240,10 +253,11 @@ def _write(
     """Write a plate's functions, and last the record that says that they are all there."""
     (folder / RECORD).unlink(missing_ok=True)
     found: dict[str, Any] = {}
+    files = _file_names(channels)
     for channel, function, offset in zip(
         channels, estimate.functions, estimate.offsets, strict=True
     ):
-        path = folder / f"{_safe(channel)}.npy"
+        path = folder / f"{files[channel]}.npy"
         with writing(path) as partial, partial.open("wb") as file:
             np.save(file, function)
         digest = digest_of(path.read_bytes())

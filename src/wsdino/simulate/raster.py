@@ -54,8 +54,13 @@ DOT = np.dtype([("cell", "i4"), ("y", "f4"), ("x", "f4"), ("radius", "f4"), ("we
 
 
 def kernel(function: F) -> F:
-    """Compile a function with numba when it is first called, and keep it on disk."""
-    return cast("F", njit(cache=True, fastmath=True, error_model="numpy")(function))
+    """Compile a function with numba when it is first called, and keep it on disk if possible."""
+    options = {"fastmath": True, "error_model": "numpy"}
+    try:
+        return cast("F", njit(cache=True, **options)(function))
+    except RuntimeError:
+        # Nowhere to keep it: a read-only installation, and no home folder.
+        return cast("F", njit(**options)(function))
 
 
 @cache
