@@ -351,7 +351,7 @@ def test_fields_can_be_wider_than_high(tiny_layout, screen, tmp_path):
     with pytest.raises(OutputError, match="simulated with height 40, not None"):
         simulate(out, layout=tiny_layout, size=SIZE, seed=3)
     for height in (8, 65):
-        with pytest.raises(InputError, match=r"height: .* from 32 to 64, the size"):
+        with pytest.raises(InputError, match=r"height: .* give 32 to 64, the size"):
             simulate(tmp_path / "other", layout=tiny_layout, size=SIZE, height=height)
     # What was begun before there were heights goes on.
     described = json.loads((screen / "spec.json").read_text())

@@ -7,6 +7,7 @@ be drawn; all lengths are pixels, all angles radians, and y comes before x.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -55,12 +56,10 @@ DOT = np.dtype([("cell", "i4"), ("y", "f4"), ("x", "f4"), ("radius", "f4"), ("we
 
 def kernel(function: F) -> F:
     """Compile a function with numba when it is first called, and keep it on disk if possible."""
-    options = {"fastmath": True, "error_model": "numpy"}
-    try:
-        return cast("F", njit(cache=True, **options)(function))
-    except RuntimeError:
-        # Nowhere to keep it: a read-only installation, and no home folder.
-        return cast("F", njit(**options)(function))
+    compiled = njit(fastmath=True, error_model="numpy")(function)
+    with suppress(RuntimeError):  # a read-only installation without a home folder
+        compiled.enable_caching()
+    return cast("F", compiled)
 
 
 @cache
