@@ -522,14 +522,14 @@ def test_what_a_file_gives_for_another_choice_is_passed_over(
     assert centred.objective.center_momentum == 0.7
     assert centred.baselines.dino.center_momentum == 0.7
     config = load_config(path, ["objective.targets=sinkhorn", "baselines.names=[dino]"])
-    preset = load_config("cpu")
-    assert config.objective == preset.objective
-    assert config.baselines.dino == preset.objective
-    assert config.baselines.classifier == preset.baselines.classifier
+    assert config.objective == load_config("cpu").objective
+    assert config.baselines.dino == config.objective
+    # A run may have trained it before.
+    assert config.baselines.classifier.epochs == 7
     recorded = tmp_path / "config.yaml"
     recorded.write_text(config.to_yaml())
     assert load_config(recorded) == config
-    assert load_config(recorded, ["train.batch_size=8"]).baselines.classifier.batch_size == 8
+    assert "epochs: 7" in recorded.read_text()
 
 
 def known_keys(values: dict[str, typing.Any], prefix: str = "") -> Iterator[str]:

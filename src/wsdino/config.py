@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from wsdino.baselines import find_baseline
-from wsdino.effects import without_effect
+from wsdino.effects import sections_of_baselines, without_effect
 from wsdino.errors import ConfigError, InputError, did_you_mean
 from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
@@ -46,7 +45,7 @@ from wsdino.settings import (
     with_new_names,
 )
 from wsdino.train.crops import ViewPlan
-from wsdino.train.objectives import OBJECTIVES, AnyOptions, distill
+from wsdino.train.objectives import AnyOptions, distill, option_names
 from wsdino.train.objectives.distill import DISTILL
 from wsdino.train.options import Optimisation, WeakPositives
 
@@ -299,15 +298,20 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     for where, part in parsed:
         _refuse(where, {k: v for k, v in options_of(part, everything) if v is not None}, idle)
     in_vain = {key: value for key, value in options_of(given, everything) if covering(idle, key)}
+    of_baselines = dict.fromkeys(sections_of_baselines(), "a baseline's")
+    if set(Config.model_fields) <= set(given):
+        # The recorded config of a run, which may have trained baselines that no longer count.
+        in_vain = {key: value for key, value in in_vain.items() if not covering(of_baselines, key)}
     if in_vain:
-        # A file may repeat what its preset says, as the recorded config of a run does, and its
-        # options may have an effect until --set chooses otherwise.
+        # A file may repeat what its preset says, and its options may have an effect until --set
+        # chooses otherwise.
         try:
             below, idle = _settled(of_file, of_preset, preset, origin)
         except ConfigError:
             below = config
         had = dict(options_of(below.model_dump(mode="json"), everything))
-        _refuse(origin, {k: v for k, v in in_vain.items() if v != had.get(k)}, idle)
+        changed = {k: v for k, v in in_vain.items() if v != had.get(k) or covering(of_baselines, k)}
+        _refuse(origin, changed, idle)
     return config
 
 
@@ -320,7 +324,7 @@ def _merged(
     values, merged = dict[str, Any](), []
     for layer, checked in zip(layers, origins, strict=True):
         name = _objective_name(layer, values)
-        options = _objective_options(name)
+        options = dict.fromkeys(option_names(name))
         for where, part in checked:
             check_keys(
                 part,
@@ -341,10 +345,13 @@ def _merged(
 def _settled(
     values: dict[str, Any], of_preset: dict[str, Any], preset: str, origin: str
 ) -> tuple[Config, dict[str, str]]:
-    """Make a config in which options without effect are as in the preset; return these, too."""
+    """Make a config in which options without effect are as in the preset; return these, too.
+
+    Those of baselines are kept: some may have been trained with them.
+    """
     idle = without_effect(_validated(values, preset, origin))
     values = copy.deepcopy(values)
-    for key in idle:
+    for key in idle.keys() - sections_of_baselines():
         for each in (key, key.replace("baselines.dino", _OF_DISTILL)):
             restore(values, each, of_preset)
     return _validated(values, preset, origin), idle
@@ -386,15 +393,3 @@ def _objective_name(layer: dict[str, Any], below: dict[str, Any]) -> str:
     section = layer.get("objective")
     named = section.get("name") if isinstance(section, dict) else None
     return str(named or below.get("objective", {}).get("name", DISTILL.name))
-
-
-def _objective_options(name: str) -> dict[str, Any]:
-    found = next((each for each in OBJECTIVES if each.name == name), None)
-    if found is None:
-        names = [each.name for each in OBJECTIVES]
-        choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
-        raise ConfigError(
-            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; "
-            f"use one of {choices}"
-        )
-    return {field.name: None for field in fields(found.options)}

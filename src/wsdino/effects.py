@@ -162,15 +162,18 @@ def _normalises_by(names: list[str], config: Config) -> bool:
     return config.profile.normalise in names
 
 
+def sections_of_baselines() -> dict[str, list[str]]:
+    """Return the sections that only the trainings of baselines read, each with these baselines."""
+    found: dict[str, list[str]] = {}
+    for entry in baselines.BASELINES:
+        for key in entry.training.reads.values() if entry.training else ():
+            found.setdefault(key, []).append(entry.name)
+    return found
+
+
 def _of_baselines() -> Iterator[Effect]:
-    """Yield the rows for sections that only the trainings of baselines read."""
-    reads = {
-        entry.name: set(entry.training.reads.values())
-        for entry in baselines.BASELINES
-        if entry.training
-    }
-    for key in dict.fromkeys(key for keys in reads.values() for key in sorted(keys)):
-        users = [name for name, keys in reads.items() if key in keys]
+    """Yield the rows for sections of baselines."""
+    for key, users in sections_of_baselines().items():
         yield Effect(
             keys=(key,),
             given="baselines.names",

@@ -5,10 +5,12 @@ To add one, write a module with its options, requirements and builder, and add a
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Discriminator
 
+from wsdino.errors import ConfigError, did_you_mean
 from wsdino.train.objectives.classify import CLASSIFY
 from wsdino.train.objectives.contrast import CONTRAST
 from wsdino.train.objectives.distill import DISTILL
@@ -28,6 +30,25 @@ else:
         Discriminator("name"),
     ]
 """The options of any objective, distinguished by their ``name``."""
+
+
+def option_names(name: str) -> list[str]:
+    """Return the names of an objective's options, its own name among them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such objective; lists all of them.
+    """
+    found = next((each for each in OBJECTIVES if each.name == name), None)
+    if found is None:
+        names = [each.name for each in OBJECTIVES]
+        choices = ", ".join(f"{each.name} ({each.help})" for each in OBJECTIVES)
+        raise ConfigError(
+            f"config key objective.name: found {name!r}{did_you_mean(name, names)}; "
+            f"use one of {choices}"
+        )
+    return [field.name for field in fields(found.options)]
 
 
 def objective_of(options: Options) -> Objective:
