@@ -58,19 +58,19 @@ class Difficulty:
         and the number of crystals of unbound stain.
     """
 
-    effect: float = 3.5
+    effect: float = 4.5
     penetrance: float = 0.9
-    lean: float = 0.05
+    lean: float = 0.02
     signature: float = 0.2
-    compound_density: float = 0.15
+    compound_density: float = 0.05
     compound_staining: float = 0.2
-    batch_biology: float = 1.0
+    batch_biology: float = 1.5
     plate_biology: float = 0.25
     well_biology: float = 0.8
-    batch_response: float = 0.3
-    batch_density: float = 0.10
+    batch_response: float = 0.35
+    batch_density: float = 0.05
     plate_density: float = 0.06
-    well_density: float = 0.12
+    well_density: float = 0.08
     batch_gain: float = 0.15
     plate_gain: float = 0.08
     well_gain: float = 0.08
@@ -84,7 +84,7 @@ class Difficulty:
     plate_background: float = 0.08
     well_background: float = 0.15
     plate_shade: float = 0.06
-    edge: float = 1.0
+    edge: float = 0.5
     defocus_rate: float = 0.02
     debris_rate: float = 0.25
     mottle: float = 1.0
@@ -165,15 +165,19 @@ DIFFICULTIES = (
             signature=0.5,
             compound_density=0.25,
             compound_staining=1.1,
+            batch_biology=1.0,
             batch_response=0.6,
+            batch_density=0.10,
+            well_density=0.12,
             well_staining=0.6,
+            edge=1.0,
         ),
     ),
     NamedDifficulty(
         "easy",
         "strong effects, small differences between batches",
         Difficulty(
-            effect=4.0,
+            effect=5.0,
             lean=0.0,
             signature=0.1,
             compound_density=0.1,
