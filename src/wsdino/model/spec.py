@@ -11,8 +11,16 @@ import pydantic
 from annotated_types import Gt
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import POOLS, SMALL_VIT, STEMS, small_vit, timm_backbone
+from wsdino.model.backbone import (
+    POOLS,
+    SMALL_VIT,
+    STEMS,
+    imagenet_units,
+    small_vit,
+    timm_backbone,
+)
 from wsdino.model.networks import ChannelMode, ChannelNetworks
+from wsdino.model.packaged import find_packaged
 from wsdino.model.scaling import InputScaling
 from wsdino.model.weights import (
     load_backbone_weights,
@@ -27,9 +35,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from wsdino.model.packaged import PackagedWeights
     from wsdino.model.tiles import TileGrid
 
 PositionRule = Literal["timm", "dino"]
+Expects = Literal["scaled", "imagenet"]
 TileSummary = Literal["mean", "median"]
 PRETRAINED = "timm"
 """The value of ``weights`` that selects timm's own weights for the backbone."""
@@ -53,17 +63,22 @@ class Architecture:
     Parameters
     ----------
     backbone
-        ``vit`` for the small vision transformer, or a timm name.
+        ``vit`` for the small vision transformer, or timm's name of another, or of a convolutional
+        network.
     image_size
         Side in px at which the positional embedding is native.
     patch_size, dim, depth, num_heads, stem
         See :func:`wsdino.model.backbone.small_vit`.
     pool
-        One of :data:`~wsdino.model.backbone.POOLS`.
+        One of :data:`~wsdino.model.backbone.POOLS`; of vision transformers.
     positions
         How the positional embedding is resized to other sizes: as ``timm`` does, or as the code of
         ``dino`` does (:mod:`wsdino.model.positions`). Weights of DINO and WS-DINO want the latter;
         a model that was saved without this option was trained with the former.
+    expects
+        What the backbone expects: values as ``scaled`` by :class:`InputScaling`, or these in the
+        units of ``imagenet`` (:func:`wsdino.model.backbone.imagenet_units`), as weights of
+        photographs do.
 
     Raises
     ------
@@ -80,16 +95,18 @@ class Architecture:
     stem: StemName = "conv"
     pool: PoolName = "token"
     positions: PositionRule = "timm"
+    expects: Expects = "scaled"
 
     def identity(self) -> dict[str, Any]:
         """Return all options by name, to tell trainings apart.
 
-        `positions` came later: at its default it is left out, so that trainings of before are
-        still known for what they are.
+        `positions` and `expects` came later: at their defaults they are left out, so that trainings
+        of before are still known for what they are.
         """
         options = asdict(self)
-        if self.positions == "timm":
-            del options["positions"]
+        for name, default in {"positions": "timm", "expects": "scaled"}.items():
+            if options[name] == default:
+                del options[name]
         return options
 
 
@@ -158,8 +175,9 @@ def build_networks(
     weights
         None: random, from torch's generator; ``timm``: what timm has for the backbone's name;
         ``starter``: the backbone that the package ships (needs :func:`starter_spec`'s
-        architecture); a file or an http(s) URL: the same for every network; a mapping: one for each
-        channel.
+        architecture); the name of a package with weights
+        (:data:`~wsdino.model.packaged.PACKAGED`; needs :func:`packaged_spec`'s architecture); a
+        file or an http(s) URL: the same for every network; a mapping: one for each channel.
 
     Raises
     ------
@@ -200,10 +218,16 @@ def build_networks(
             resample=arch.positions == "timm",
         )
 
-    networks = ChannelNetworks(spec.channels, spec.mode, build)
+    units = None
+    if arch.expects == "imagenet":
+        scores = spec.scaling.method != "fixed"
+        units = imagenet_units(arch.backbone, standard_scores=scores)
+    networks = ChannelNetworks(spec.channels, spec.mode, build, units=units)
     if weights is None or weights == PRETRAINED:
         return networks
     for network, source in zip(networks.networks, _sources(spec, weights), strict=True):
+        if packaged := find_packaged(source):
+            packaged.require(backbone=arch.backbone, expects=arch.expects)
         state = read_state_dict(local_weights(source))
         load_backbone_weights(network, state, origin=str(source))
     return networks
@@ -243,3 +267,24 @@ def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) ->
     """
     spec = ModelSpec.from_json(ModelPaths(starter_folder()).config.read_text())
     return replace(spec, channels=tuple(channels), tile=tile)
+
+
+def packaged_spec(
+    weights: PackagedWeights, channels: Sequence[str], *, tile: int | None = None
+) -> ModelSpec:
+    """Specify the network of another package's weights for a screen's channels.
+
+    It sees one channel at a time, as grey levels of a photograph with each field standardised by
+    itself.
+
+    Parameters
+    ----------
+    weights
+        An entry of :data:`~wsdino.model.packaged.PACKAGED`.
+    channels
+        Names, in the order of the image's channel axis; any number.
+    tile
+        As in :class:`ModelSpec`.
+    """
+    architecture = Architecture(backbone=weights.backbone, expects="imagenet")
+    return ModelSpec(tuple(channels), architecture=architecture, tile=tile)

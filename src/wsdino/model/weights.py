@@ -1,4 +1,4 @@
-"""Reading weight files: ours, timm's, and those of DINO and WS-DINO."""
+"""Reading weight files: ours, timm's, those of DINO and WS-DINO, and those of other packages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
+from wsdino.model.packaged import find_packaged, timm_names
 from wsdino.runfolder import ModelPaths
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -20,7 +21,7 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 STARTER = "starter"
 """The name that selects the backbone shipped with the package."""
 # First layer of a linear patch embedding, and of our convolutional stem.
-FIRST_LAYERS = ("patch_embed.proj.weight", "patch_embed.proj.0.weight")
+FIRST_LAYERS = ("patch_embed.proj", "patch_embed.proj.0")
 
 
 def is_url(source: str | Path) -> bool:
@@ -36,15 +37,18 @@ def starter_folder() -> Path:
 def local_weights(source: str | Path) -> Path:
     """Return a weight file's path; a URL is downloaded once, into torch's own cache.
 
-    ``starter`` is the backbone shipped with the package.
+    ``starter`` is the backbone shipped with the package; names of
+    :data:`~wsdino.model.packaged.PACKAGED` stand for the file in that package.
 
     Raises
     ------
     ModelError
-        If it can't be downloaded.
+        If it can't be downloaded, or the package isn't installed.
     """
     if source == STARTER:
         return ModelPaths(starter_folder()).weights
+    if packaged := find_packaged(source):
+        return packaged.path()
     if not is_url(source):
         return Path(source)
     url = str(source)
@@ -64,7 +68,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     """Read a backbone's tensors from ``.safetensors`` or a torch checkpoint.
 
     Checkpoints of DINO and WS-DINO hold ``student`` and ``teacher``, each with prefixes such as
-    ``module.backbone.``; the head is left out.
+    ``module.backbone.``.
 
     Raises
     ------
@@ -92,8 +96,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     tensors = {
         _without_prefixes(name): value for name, value in state.items() if torch.is_tensor(value)
     }
-    tensors = {name: value for name, value in tensors.items() if not name.startswith("head.")}
-    if not tensors:
+    if all(name.startswith("head.") for name in tensors):
         raise ModelError(f"{path}: no backbone weights under {key!r}, 'model' or at the top level")
     return tensors
 
@@ -108,15 +111,22 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
 
     If the number of input channels differs, each gets an equal part of the sum over the file's
     channels, so that an image that is equal in all channels gives the same result; positional
-    embeddings are interpolated to the backbone's native grid.
+    embeddings are interpolated to the backbone's native grid. Heads that the backbone lacks are
+    left out.
 
     Raises
     ------
     ModelError
         If a tensor is missing, has another shape, or belongs to blocks that the backbone lacks.
     """
-    target, state = backbone.state_dict(), dict(state)
-    for first in FIRST_LAYERS:
+    target = backbone.state_dict()
+    state = timm_names(state, target)
+    state = {
+        name: value
+        for name, value in state.items()
+        if name in target or not name.startswith("head.")
+    }
+    for first in _first_layers(backbone):
         if first not in state or first not in target or state[first].ndim != 4:
             continue
         given, wanted = state[first].shape[1], target[first].shape[1]
@@ -144,6 +154,13 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
             f"belong to it, first {more[0]}"
         )
     backbone.load_state_dict({name: state[name] for name in target})
+
+
+def _first_layers(backbone: nn.Module) -> set[str]:
+    """Name the weights that may be the first to meet an image."""
+    known = getattr(backbone, "pretrained_cfg", {}).get("first_conv") or ()
+    own = (known,) if isinstance(known, str) else known
+    return {f"{layer}.weight" for layer in (*FIRST_LAYERS, *own)}
 
 
 def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) -> Tensor:

@@ -75,6 +75,7 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
             f"{network.patch_size} px"
         )
     bounds = f", {scaling.low:g} to {scaling.high:g}" if scaling.method == "fixed" else ""
+    units = ", in units of ImageNet" if network.expects == "imagenet" else ""
     tiles = "whole fields"
     if spec.tile:
         grid = "as many as cover the field"
@@ -85,7 +86,7 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
     return [
         ("channels", ", ".join(spec.channels)),
         ("network", f"{shape}; {spec.mode}"),
-        ("input scaling", scaling.method + bounds),
+        ("input scaling", scaling.method + bounds + units),
         ("sees", tiles),
         ("embedding", f"{num_features} features of a field"),
     ]
