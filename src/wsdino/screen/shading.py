@@ -78,9 +78,9 @@ def known_shadings(
             states = {path: image_state(path) for path in dict.fromkeys(paths)}
             column[:] = [Shading(path, 0.0, states[path]) for path in paths]
     if method.estimator is not None:
-        folders = _plate_folders(out, manifest)
+        own_folders = _plate_folders(out, manifest)
         for plate, rows in _plates(manifest).items():
-            folder = folders[plate]
+            folder = own_folders[plate]
             record = _read_record(folder)
             if record is None or record["method"] != method.name:
                 return None

@@ -77,7 +77,7 @@ def write_anndata(table: pd.DataFrame, path: str | Path) -> None:
     # HDF5 can't mix text and missing values; a categorical can.
     metadata = metadata.astype(dict.fromkeys(text, "category"))
     metadata.index = pd.RangeIndex(len(metadata)).astype(str)
-    renamed = {name: name.replace("/", "_") for name in metadata if "/" in name}
+    renamed = {n: n.replace("/", "_") for n in map(str, metadata.columns) if "/" in n}
     for name, new in renamed.items():
         if new in metadata:
             raise TableError(f"{path}: {name} can't be written as {new}, which the table has too")
