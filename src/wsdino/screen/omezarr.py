@@ -19,6 +19,8 @@ from wsdino.progress import Meter, say
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from wsdino.screen.images import Taken
+
 # Name of a channel without a label of its own; its number is appended.
 UNNAMED = "channel"
 _SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
@@ -233,18 +235,20 @@ def _axis_names(scale: dict[str, Any]) -> list[str]:
     return [str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes]
 
 
-def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    """Read the full resolution of an OME-Zarr image.
+def read_image(image: Path, taken: Taken) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
+    """Read part of the full resolution of an OME-Zarr image.
 
     Parameters
     ----------
     image
         The image's group.
+    taken
+        Says what to take, given the axes' letters and the shape.
 
     Returns
     -------
     pixels, axes
-        The stored array, (..., H, W), and a letter of TCZYX for each axis.
+        That part of the stored array, (..., H, W), and a letter of TCZYX for each axis.
 
     Raises
     ------
@@ -258,10 +262,8 @@ def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
         raise ValueError("not an OME-Zarr image (there are no multiscales)")
     names = _axis_names(scales[0])
     array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
-    pixels = np.asarray(array[...])
     axes = "".join(_AXES.get(name, "?") for name in names)
-    if len(axes) != pixels.ndim:
-        raise ValueError(f"{pixels.ndim} axes, but the metadata names {len(axes)}")
+    pixels = np.asarray(array[taken(axes, array.shape)])
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     is_empty = (planes == (array.fill_value or 0)).all(axis=(1, 2))
     if is_empty.any() and array.nchunks_initialized < array.nchunks:

@@ -24,7 +24,7 @@ from wsdino.screen.convert import in_threads
 from wsdino.screen.correction import Correction, Shading, Shadings, load_function
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.records import digest_of, image_state, image_states
-from wsdino.tables.manifest import channels_of, illuminations_of
+from wsdino.tables.manifest import given_functions, illuminations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,25 +43,6 @@ def effective(correction: Correction, manifest: pd.DataFrame) -> Correction:
     """Return the correction that applies to a manifest: without functions, `given` is `none`."""
     idle = correction.illumination == "given" and not any(given_functions(manifest).values())
     return Correction("none", correction.scale) if idle else correction
-
-
-def given_functions(manifest: pd.DataFrame) -> dict[str, str | None]:
-    """Return for each channel the illumination function's name in the manifest, None: it has none.
-
-    ``IllumDNA`` belongs to the channel ``DNA`` or ``OrigDNA``.
-    """
-    named = set(illuminations_of(manifest))
-    return {
-        channel: next(
-            (
-                name
-                for name in (f"Illum{channel}", f"Illum{channel.removeprefix('Orig')}")
-                if name in named
-            ),
-            None,
-        )
-        for channel in channels_of(manifest)
-    }
 
 
 def known_shadings(
