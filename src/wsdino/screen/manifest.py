@@ -20,13 +20,15 @@ from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wsdino.tables.welltables import WellTable
+
 __all__ = ["channels_of", "read_manifest", "read_wells", "validate_manifest"]
 
 
 def read_manifest(
     source: str | Path | pd.DataFrame,
     *,
-    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
+    platemap: str | Path | pd.DataFrame | WellTable | PlateMap | None = None,
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     check_files: bool = True,
@@ -73,7 +75,8 @@ def read_manifest(
         raw = read_raw(Path(source), text=columns.values(), pattern=selection.pattern)
         origin = str(source)
     platemap = platemap if design is None else design
-    wells = raw.wells if platemap is None else read_wells(platemap, columns=columns)
+    platemap = raw.wells if platemap is None else platemap
+    wells = None if platemap is None else read_wells(platemap, columns=columns)
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)
     if COMPOUND not in table and wells is not None:
         raise TableError(
@@ -92,7 +95,9 @@ def read_manifest(
 
 
 def read_wells(
-    source: str | Path | pd.DataFrame | PlateMap, *, columns: Mapping[str, str] | None = None
+    source: str | Path | pd.DataFrame | WellTable | PlateMap,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> PlateMap:
     """Read the metadata of wells: a plate map, or the table of a screen in BBBC021's layout.
 

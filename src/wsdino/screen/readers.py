@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from wsdino.tables.platemap import PlateMap
+    from wsdino.tables.welltables import WellTable
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RawTable:
 
     table: pd.DataFrame
     folder: Path
-    wells: PlateMap | None = None
+    wells: WellTable | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ def _layout(name: str, module: str) -> Reader:
 # The first that recognises a path reads it.
 READERS = (
     Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
+    _layout(
+        "a tree of the Cell Painting Gallery (workspace/load_data_csv, images, metadata)", "gallery"
+    ),
     Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
