@@ -86,3 +86,80 @@ def write_map(
     columns["solvent"] = "DMSO"
     path = metadata / "platemaps" / batch / "platemap" / f"{name}.txt"
     write_table(path, pd.DataFrame(columns), sep="\t")
+
+
+NAMESPACES = {
+    5: "http://www.perkinelmer.com/PEHH/HarmonyV5",
+    6: "http://www.perkinelmer.com/PEHH/HarmonyV6",
+    7: "43B2A954-E3C3-47E1-B392-6635266B0DD3/HarmonyV7",
+}
+HARMONY_CHANNELS = {1: "HOECHST 33342", 2: "Alexa 488"}
+IDENTITY = "{Background: {Character: Null, Mean: NaN, Profile: {Type: Identity}, Quality: 0.25}}"
+
+
+def profile_of(coefficients: list[list[float]], *, size: tuple[int, int] = SIZE) -> str:
+    """A flat-field profile as Harmony writes it; size is (H, W)."""
+    height, width = size
+    origin = f"[{(width - 1) / 2}, {(height - 1) / 2}]"
+    return (
+        "{Background: {Character: NonFlat, Mean: 443.79, NoiseConst: 1.9, NonFlatness: {Corrected: "
+        f"0.1, Original: 0.5, Random: INF}}, Profile: {{Coefficients: {coefficients}, Dims: "
+        f"[{width}, {height}], Origin: {origin}, Scale: [0.1, 0.2], Type: Polynomial}}, Quality: "
+        "1.0}, Channel: 1, ChannelName: HOECHST 33342, Version: Acapella:2013}"
+    )
+
+
+def write_harmony(
+    folder: Path,
+    version: int,
+    *,
+    plate: str = "BR1",
+    planes: int = 1,
+    times: int = 1,
+    profiles: dict[int, str] | None = None,
+    start: int = 0,
+    failed: tuple[str, ...] = (),
+    name: str = "Index.idx.xml",
+) -> Path:
+    """Write a measurement of two wells (r01c02, r16c24) with two fields each; return its folder.
+
+    Tags are `start` + 1000 * well + 100 * field + 50 * time + 10 * plane + channel.
+    """
+    images = []
+    for w, (row, column) in enumerate(((1, 2), (16, 24))):
+        for field in (1, 2):
+            for time in range(times):
+                for plane in range(1, planes + 1):
+                    for channel, dye in HARMONY_CHANNELS.items():
+                        tag = start + 1000 * w + 100 * field + 50 * time + 10 * plane + channel
+                        url = (
+                            f"r{row:02d}c{column:02d}f{field:02d}p{plane:02d}-ch{channel}"
+                            f"sk{time + 1}fk1fl1.tiff"
+                        )
+                        write_tagged(folder / "Images" / url, tag)
+                        state = "Error" if url in failed else "Ok"
+                        own = f"<ChannelName>{dye}</ChannelName>" if version == 5 else ""
+                        images.append(
+                            f'<Image Version="1"><id>{tag}</id><State>{state}</State>'
+                            f"<URL>{url}</URL><Row>{row}</Row><Col>{column}</Col>"
+                            f"<FieldID>{field}</FieldID><PlaneID>{plane}</PlaneID>"
+                            f"<TimepointID>{time}</TimepointID><ChannelID>{channel}</ChannelID>{own}"
+                            "</Image>"
+                        )
+    maps = "".join(
+        f'<Entry ChannelID="{channel}"><FlatfieldProfile>{(profiles or {}).get(channel, IDENTITY)}'
+        "</FlatfieldProfile></Entry>"
+        for channel in HARMONY_CHANNELS
+    )
+    shared = "".join(
+        f'<Entry ChannelID="{channel}"><ChannelName>{dye}</ChannelName></Entry>'
+        for channel, dye in HARMONY_CHANNELS.items()
+    )
+    named = f"<Map>{shared}</Map>" if version > 5 else ""
+    (folder / "Images" / name).write_text(
+        f'<?xml version="1.0" encoding="utf-8"?><EvaluationInputData xmlns="{NAMESPACES[version]}">'
+        f"<Plates><Plate><PlateID>{plate}</PlateID><Name>{plate}</Name></Plate></Plates>"
+        f"<Maps><Map>{maps}</Map>{named}</Maps><Images>{''.join(images)}</Images>"
+        "</EvaluationInputData>"
+    )
+    return folder

@@ -237,8 +237,10 @@ def _fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
             digest.update(f"\0{plane.name}".casefold().encode())
     for name in filter(None, given_functions(manifest).values()):
         if correction.method.uses_given:
-            for column in (f"PathName_{name}", f"FileName_{name}"):
-                digest.update("\0".join([column, *manifest[column]]).casefold().encode())
+            for column in (f"PathName_{name}", f"FileName_{name}", f"Frame_{name}"):
+                if column in manifest:
+                    cells = map(str, manifest[column])
+                    digest.update("\0".join([column, *cells]).casefold().encode())
     return digest.hexdigest()
 
 
