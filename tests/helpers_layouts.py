@@ -5,8 +5,10 @@ The first pixel of each image is a tag that says which image it is.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import tifffile
@@ -162,4 +164,134 @@ def write_harmony(
         f"<Maps><Map>{maps}</Map>{named}</Maps><Images>{''.join(images)}</Images>"
         "</EvaluationInputData>"
     )
+    return folder
+
+
+def write_imagexpress(
+    folder: Path,
+    *,
+    plate: str = "Plate1",
+    times: int = 1,
+    steps: int = 0,
+    sites: int = 2,
+    waves: tuple[str, ...] = ("DAPI", "FITC"),
+    guid: bool = True,
+) -> Path:
+    """Write a plate with an HTD file; return its folder. Without `steps` there is no ZStep folder.
+
+    Tags are 1000 * well + 100 * site + 50 * time + 10 * step + wave, all counted from 1.
+    """
+    number = 0
+    for time in range(1, times + 1):
+        for w, well in enumerate(("B02", "C03"), start=1):
+            for site in range(1, sites + 1):
+                for wave in range(1, len(waves) + 1):
+                    for step in range(1, max(steps, 1) + 1):
+                        number += 1
+                        name = f"{plate}_{well}"
+                        name += f"_s{site}" if sites > 1 else ""
+                        name += f"_w{wave}" if len(waves) > 1 else ""
+                        ending = f"{number:08X}-15BC-4AC8-8A1A-5F0D3AB1C23E" if guid else ""
+                        parent = folder / f"TimePoint_{time}"
+                        parent = parent / f"ZStep_{step}" if steps else parent
+                        tag = 1000 * w + 100 * site + 50 * time + 10 * step + wave
+                        write_tagged(parent / f"{name}{ending}.tif", tag)
+                        write_tagged(parent / f"{name}_thumb{ending}.tif", 9, size=(3, 4))
+    lines = ['"HTSInfoFile", Version 1.0', f'"TimePoints", {times}', f'"XSites", {sites}']
+    lines += [f'"WaveName{i}", "{name}"' for i, name in enumerate(waves, start=1)]
+    lines += ['"SiteSelection1", TRUE, FALSE', '"EndFile"']
+    (folder / f"{plate}.HTD").write_text("\r\n".join(lines), encoding="cp1252")
+    return folder
+
+
+def write_jdce(folder: Path, *, barcode: str = "3500009044", steps: int = 2) -> Path:
+    """Write a plate with a JDCE file; return its folder.
+
+    Tags are 1000 * well + 100 * site + 10 * step + wave, all counted from 0.
+    """
+    rows = []
+    for w, well in enumerate(("B - 7", "B - 8")):
+        for site in (0, 1):
+            for wave in (0, 1):
+                for step in range(steps):
+                    name = f"Scan_t0_{well.replace(' - ', '0')}_s{site}_w{wave}_z{step}.tif"
+                    tag = 1000 * w + 100 * site + 10 * step + wave
+                    write_tagged(folder / "timepoint0" / name, tag)
+                    rows.append(
+                        {
+                            "Well": well,
+                            "Field": site,
+                            "Wavelength": wave,
+                            "Timepoint": 0,
+                            "ZIndex": step,
+                            "ImageSubFolderPath": "timepoint0",
+                            "ImageFileName": name,
+                        }
+                    )
+    write_table(folder / "image_metadata_1.csv", rows)
+    waves = [{"Index": i, "EmissionFilter": {"Name": n}} for i, n in enumerate(("TL", "FITC"))]
+    stack = {
+        "SpecimenHolder": {"Barcode": barcode},
+        "ImageMetadataFiles": ["image_metadata_1.csv"],
+        "AutoLeadAcquisitionProtocol": {"Wavelengths": waves[::-1]},
+    }
+    (folder / "scan.jdce").write_text(json.dumps({"ImageStack": stack}))
+    return folder
+
+
+BTS = "http://www.yokogawa.co.jp/BTS/BTSSchema/1.0"
+
+
+def write_cellvoyager(
+    folder: Path,
+    *,
+    plate: str = "QC60",
+    planes: int = 1,
+    suffix: str = ".tif",
+    settings: bool = True,
+) -> Path:
+    """Write a measurement of channels 1 and 4, of four that the settings name; return its folder.
+
+    Tags are 1000 * well + 100 * field + 10 * plane + channel, wells counted from 0.
+    """
+    records = [
+        '<bts:MeasurementRecord bts:Type="ERR" bts:Row="2">AF failed</bts:MeasurementRecord>'
+    ]
+    for w, (row, column) in enumerate(((2, 6), (3, 11))):
+        for field in (1, 2):
+            for plane in range(1, planes + 1):
+                for channel in (1, 4):
+                    well = f"{'ABCD'[row - 1]}{column:02d}"
+                    name = f"{plate}_{well}_T0001F{field:03d}L01A01Z{plane:02d}C{channel:02d}"
+                    path = folder / f"{name}{suffix}"
+                    tag = 1000 * w + 100 * field + 10 * plane + channel
+                    write_tagged(path.with_suffix(".tif"), tag)
+                    if suffix == ".png":
+                        path.with_suffix(".tif").unlink()
+                        path.write_bytes(imagecodecs.png_encode(tagged(tag)))
+                    records.append(
+                        f'<bts:MeasurementRecord bts:Type="IMG" bts:Column="{column}" '
+                        f'bts:Row="{row}" bts:TimePoint="1" bts:FieldIndex="{field}" '
+                        f'bts:ZIndex="{plane}" bts:ActionIndex="1" bts:Z="-16.0" '
+                        f'bts:Ch="{channel}">{name}.tif</bts:MeasurementRecord>'
+                    )
+    head = '<?xml version="1.0" encoding="utf-8"?>'
+    (folder / "MeasurementData.mlf").write_text(
+        f'{head}<bts:MeasurementData xmlns:bts="{BTS}">{"".join(records)}</bts:MeasurementData>'
+    )
+    listed = "".join(f'<bts:MeasurementChannel bts:Ch="{c}"/>' for c in (1, 2, 3, 4))
+    (folder / "MeasurementDetail.mrf").write_text(
+        f'{head}<bts:MeasurementDetail xmlns:bts="{BTS}" '
+        f'bts:MeasurementSettingFileName="p.mes"><bts:MeasurementSamplePlate bts:Name="{plate}"/>'
+        f"{listed}</bts:MeasurementDetail>"
+    )
+    targets = "".join(
+        f'<bts:Channel bts:Ch="{c}" bts:Target="{t}"/>'
+        for c, t in ((1, "DAPI"), (2, "GFP"), (3, "RFP"), (4, "Cy5"))
+    )
+    if settings:
+        (folder / "p.mes").write_text(
+            f'{head}<bts:MeasurementSetting xmlns:bts="{BTS}"><bts:ChannelList>{targets}'
+            "</bts:ChannelList></bts:MeasurementSetting>"
+        )
     return folder

@@ -45,6 +45,27 @@ _DECODING_ERRORS = (
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What an image file holds.
+
+    Attributes
+    ----------
+    num_images
+        Images, such as positions of a stage.
+    channels
+        Names of the channels of each.
+    """
+
+    num_images: int
+    channels: tuple[str, ...]
+
+
+def unnamed(num: int) -> tuple[str, ...]:
+    """Return names for channels that have none."""
+    return tuple(f"channel_{i}" for i in range(num))
+
+
+@dataclass(frozen=True)
 class ImageFormat:
     """A format of image files.
 
@@ -57,11 +78,14 @@ class ImageFormat:
     read
         Given a path, which of its images (None: its only one) and a function that says what to take
         of given axes, returns that part of the pixels and a letter for each axis of the whole.
+    contents
+        Says what a file holds; None: a single image, whose channels are counted by reading it.
     """
 
     name: str
     suffixes: tuple[str, ...]
     read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
+    contents: Callable[[Path], Contents] | None = None
 
 
 def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
@@ -90,8 +114,14 @@ def _require_one_image(path: Path, series: int | None) -> None:
         raise ImageError(f"{path}: there is no image {series}; the file holds one, counted from 0")
 
 
+def _tiff_contents(path: Path) -> Contents:
+    from wsdino.screen.tiff import contents_of_tiff
+
+    return Contents(*contents_of_tiff(path))
+
+
 FORMATS = (
-    ImageFormat("TIFF", (".tif", ".tiff"), _tiff),
+    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents),
     ImageFormat("PNG", (".png",), _png),
     ImageFormat("OME-Zarr", (), _omezarr),
 )
@@ -104,6 +134,27 @@ def format_of(path: Path) -> ImageFormat | None:
         if suffix in known.suffixes if known.suffixes else path.is_dir():
             return known
     return None
+
+
+def contents_of(path: Path) -> Contents:
+    """Say what an image file holds.
+
+    Raises
+    ------
+    ImageError
+        The file can't be read.
+    """
+    kind = format_of(path)
+    if kind is None or kind.contents is None:
+        return Contents(1, unnamed(len(read_planes(path))))
+    try:
+        found = kind.contents(path)
+    except InputError:
+        raise
+    except _DECODING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
+    return Contents(found.num_images, found.channels or unnamed(1))
 
 
 def read_site(planes: Sequence[Plane]) -> NDArray[Any]:

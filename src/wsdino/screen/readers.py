@@ -118,8 +118,13 @@ READERS = (
     _layout(
         "a tree of the Cell Painting Gallery (workspace/load_data_csv, images, metadata)", "gallery"
     ),
-    _layout("a Harmony measurement (Index.idx.xml), or a folder of measurements", "harmony"),
     Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
+    _layout("a Harmony measurement (Index.idx.xml), or a folder of measurements", "harmony"),
+    _layout("an ImageXpress plate (.HTD or .jdce), or a folder of plates", "imagexpress"),
+    _layout(
+        "a CellVoyager measurement (MeasurementData.mlf), or a folder of measurements",
+        "cellvoyager",
+    ),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",

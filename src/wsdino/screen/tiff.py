@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError
+from wsdino.screen.layouts.xml import parse_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,35 @@ def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
         return _checked_pixels(tiff, _image(images, path, series), path)
 
 
+def contents_of_tiff(path: Path) -> tuple[int, tuple[str, ...]]:
+    """Return how many images of the first one's size a TIFF holds, and its channels' names.
+
+    Channels are named as its OME-XML does, and `channel_0` and so on without it.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        images = _alike(_images(tiff, path))
+        first = images[0]
+        sizes = dict(zip(first.axes, first.shape, strict=True))
+        num = max(sizes.get(axis, 1) for axis in "CSIQ")
+        names = channel_names(tiff.ome_metadata) if tiff.ome_metadata else []
+    given = [name for name in names if name]
+    if len(names) == num and len(set(given)) == num:
+        return len(images), tuple(given)
+    return len(images), tuple(f"channel_{i}" for i in range(num))
+
+
+def channel_names(description: str) -> list[str]:
+    """Return the names of the channels of the first image in OME-XML, empty where missing."""
+    root = parse_text(description.encode(), origin="OME-XML")
+    pixels = root.find("Image/Pixels")
+    return [] if pixels is None else [one.get("Name") or "" for one in pixels.iterfind("Channel")]
+
+
+def _alike(images: list[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
+    """Return the images of the first one's size and type: labels and previews differ from it."""
+    return [i for i in images if (i.shape, i.dtype) == (images[0].shape, images[0].dtype)]
+
+
 def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
     """Return the series that aren't thumbnails."""
     images = [series for series in tiff.series if not series.keyframe.is_reduced]
@@ -64,8 +94,7 @@ def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries
 def _image(
     images: list[tifffile.TiffPageSeries], path: Path, series: int | None
 ) -> tifffile.TiffPageSeries:
-    # A label or preview differs from the image in size or type.
-    alike = [i for i in images if (i.shape, i.dtype) == (images[0].shape, images[0].dtype)]
+    alike = _alike(images)
     if series is None and len(alike) > 1:
         raise ImageError(
             f"{path}: the file holds {len(alike)} images; a column Series_<Channel> must give the "
