@@ -141,7 +141,18 @@ def _along(
             f"{origin}: {num_lost} sites have no image at {dimension.field} {wanted} and are left "
             "out"
         )
-    return table[chosen].reset_index(drop=True)
+    return _without_absent_channels(table[chosen].reset_index(drop=True))
+
+
+def _without_absent_channels(table: pd.DataFrame) -> pd.DataFrame:
+    """Drop channels of which no image is left: another acquisition may have others."""
+    absent = [
+        name
+        for channel in channels_of(table)
+        if f"FileName_{channel}" in table and table[f"FileName_{channel}"].isna().all()
+        for name in _files_of(table, channel)
+    ]
+    return table.drop(columns=absent)
 
 
 def _column(table: pd.DataFrame, dimension: Dimension) -> str | None:

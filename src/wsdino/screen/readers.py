@@ -125,6 +125,7 @@ READERS = (
         "a CellVoyager measurement (MeasurementData.mlf), or a folder of measurements",
         "cellvoyager",
     ),
+    _layout("OME-TIFF files that describe a plate, or their companion file", "ometiff"),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",
