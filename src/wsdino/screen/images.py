@@ -102,6 +102,26 @@ def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], st
     return image[taken(axes, image.shape)], axes
 
 
+def _numpy(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.layouts.arrays import read_array
+
+    pixels, axes = read_array(path, series)
+    return pixels[taken(axes, pixels.shape)], axes
+
+
+def _bioio(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.layouts.microscopes import read_scene
+
+    return read_scene(path, series, taken)
+
+
+def _bioio_contents(path: Path) -> Contents:
+    from wsdino.screen.layouts.microscopes import scenes_and_channels
+
+    scenes, channels = scenes_and_channels(path)
+    return Contents(len(scenes), tuple(channels))
+
+
 def _omezarr(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
     from wsdino.screen.omezarr import read_image
 
@@ -123,6 +143,8 @@ def _tiff_contents(path: Path) -> Contents:
 FORMATS = (
     ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents),
     ImageFormat("PNG", (".png",), _png),
+    ImageFormat("NumPy", (".npy", ".npz"), _numpy),
+    ImageFormat("CZI, ND2, LIF", (".czi", ".nd2", ".lif"), _bioio, _bioio_contents),
     ImageFormat("OME-Zarr", (), _omezarr),
 )
 

@@ -126,6 +126,8 @@ READERS = (
         "cellvoyager",
     ),
     _layout("OME-TIFF files that describe a plate, or their companion file", "ometiff"),
+    _layout("a NumPy array of images (.npy, .npz) with a table of the same name", "arrays"),
+    _layout("CZI, ND2 or LIF files, whose positions are named by wells", "microscopes"),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",
