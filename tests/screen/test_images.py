@@ -316,3 +316,9 @@ def test_values_that_are_not_intensities_are_refused(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tif", image, photometric=kind, metadata=None, **more)
     with pytest.raises(ImageError, match=rf"a.tif: the pixels are stored as {kind.upper()}"):
         read_planes(tmp_path / "a.tif")
+
+
+def test_a_palette_of_a_png_is_refused(tmp_path):
+    Image.fromarray(SMALL[0]).convert("P").save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a.png: the pixels are stored as a palette"):
+        read_planes(tmp_path / "a.png")

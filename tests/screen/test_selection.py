@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,11 +11,13 @@ import pandas as pd
 import pytest
 import tifffile
 
-from wsdino.errors import InputError, TableError
+from wsdino.config import load_config
+from wsdino.errors import ConfigError, InputError, TableError
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.selection import Selection
+from wsdino.screen.store import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,3 +172,43 @@ def test_channels_are_chosen_renamed_and_ordered(stacks: Path, tmp_path: Path) -
     ):
         with pytest.raises(InputError, match=line):
             read(*channels)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wsdino", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_and_a_config_choose_alike(stacks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    chosen = ("--channel", "DNA=OrigDNA", "--channel", "Mito", "--z", "max", "--time", "1")
+    done = run("ingest", stacks, "--out", out, *chosen)
+    assert done.returncode == 0, done.stderr
+    assert "2 sites of 4 x 6 px uint16, channels DNA, Mito;" in done.stdout
+    assert open_store(out).read([0, 1])[:, :, 0, 0].tolist() == [[113, 2113], [213, 2213]]
+    done = run("ingest", stacks, "--out", tmp_path / "other", "--z", "top")
+    assert done.returncode == 2
+    assert "--z 'top': give the number of a plane, or max" in done.stderr
+    pattern = r"z(?P<z>\d)/c(?P<channel>\d)s(?P<site>\d)t(?P<time>\d)(?P<well>)\.tif"
+    wells = tmp_path / "wells.csv"
+    pd.DataFrame({"Metadata_Well": ["A1"], "Metadata_Compound": ["x"]}).to_csv(wells, index=False)
+    done = run(
+        "ingest", tmp_path, "--out", tmp_path / "o", "--platemap", wells, "--pattern", pattern
+    )
+    assert done.returncode == 2
+    config = load_config(
+        "cpu",
+        [
+            f"screen.source={stacks}",
+            "screen.channels=[DNA=OrigDNA, Mito]",
+            "screen.z=max",
+            "screen.time=1",
+            "screen.acquisition=2",
+            r"screen.pattern=(?P<well>\w+)\.tif",
+        ],
+    )
+    screen = config.screen
+    assert (screen.channels, screen.z, screen.time) == (("DNA=OrigDNA", "Mito"), "max", 1)
+    assert (screen.acquisition, screen.pattern) == ("2", r"(?P<well>\w+)\.tif")
+    with pytest.raises(ConfigError, match=r"screen\.z"):
+        load_config("cpu", ["screen.z=top"])

@@ -272,12 +272,11 @@ def _prefix(column: str, name: str) -> str:
 
 def _channel(name: str, known: Sequence[str], setting: str, origin: str) -> str:
     """Return which channel a user means, whatever its case and with or without ``Orig``."""
-    for same in (
-        lambda channel: channel == name,
-        lambda channel: channel.casefold() == name.casefold(),
-        lambda channel: channel.removeprefix("Orig").casefold() == name.casefold(),
-    ):
-        found = [channel for channel in known if same(channel)]
+    if name in known:
+        return name
+    wanted = name.casefold()
+    for plain in ("", "Orig"):
+        found = [one for one in known if one.removeprefix(plain).casefold() == wanted]
         if len(found) == 1:
             return found[0]
     raise TableError(

@@ -26,6 +26,8 @@ __all__ = ["Plane", "describe", "planes_of", "read_planes", "read_site", "requir
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
+# Where a PNG's header has its type of colour; 3 is a palette.
+_PNG_COLOUR_TYPE = 25
 # Axes that may be the channel axis: channel, RGB sample, and two that tifffile assigns to stacks
 # of unknown pages.
 _CHANNEL_AXES = "CSIQ"
@@ -97,7 +99,13 @@ def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], s
 
 def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
     _require_one_image(path, series)
-    image = imagecodecs.png_decode(path.read_bytes())
+    content = path.read_bytes()
+    if content[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
+        raise ImageError(
+            f"{path}: the pixels are stored as a palette, so that larger is not brighter; convert "
+            "the image to plain grey values"
+        )
+    image = imagecodecs.png_decode(content)
     axes = "YXS"[: image.ndim]
     return image[taken(axes, image.shape)], axes
 
@@ -201,10 +209,9 @@ def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
     stacks: dict[tuple[Any, ...], NDArray[Any]] = {}
 
     def image(plane: Plane) -> NDArray[Any]:
-        where = {"series": plane.series, "z": plane.z, "time": plane.time}
-        key = (plane.path, *where.values())
+        key = (plane.path, plane.series, plane.z, plane.time)
         if key not in stacks:
-            stacks[key] = read_planes(plane.path, **where)
+            stacks[key] = read_planes(plane.path, series=plane.series, z=plane.z, time=plane.time)
         return _plane(stacks[key], plane)
 
     images = []

@@ -190,7 +190,7 @@ def _array(path: Path) -> NDArray[Any]:
     """Map an array; that of an archive is read whole, and kept for the next image."""
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
         found = path.stat()
         return _unpacked(path, found.st_size, found.st_mtime_ns)
     except FileNotFoundError:

@@ -75,7 +75,8 @@ def read(path: Path, text: Collection[str]) -> RawTable:
 
 def _htd(file: Path) -> pd.DataFrame:
     settings = _settings(file)
-    rows, derived = [], []
+    rows: list[dict[str, Any]] = []
+    derived: list[dict[str, Any]] = []
     for row in _htd_images(file):
         (derived if row.pop("derived") else rows).append(row)
     if derived:

@@ -80,9 +80,9 @@ def read(path: Path, text: Collection[str]) -> RawTable:
             rows += [place | {CHANNEL: n, "Frame": i} for i, n in enumerate(names)]
     seen: Counter[tuple[str, str, str]] = Counter()
     for row in rows:
-        place = (row[PLATE], row[WELL], row[CHANNEL])
-        seen[place] += 1
-        row[SITE] = seen[place]
+        image = (row[PLATE], row[WELL], row[CHANNEL])
+        seen[image] += 1
+        row[SITE] = seen[image]
     return RawTable(as_sites(pd.DataFrame(rows), channels, origin=str(path)), path)
 
 

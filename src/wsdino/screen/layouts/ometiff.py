@@ -127,7 +127,7 @@ def _sites(root: Element, file: Path) -> Iterator[dict[str, Any]]:
                 }
                 names = _channels(images[key])
                 if is_set:
-                    rows = _pages_of_a_set(pages[key], _sizes(images[key]), names)
+                    rows = list(_pages_of_a_set(pages[key], _sizes(images[key]), names))
                 else:
                     # tifffile tells the axes of a file that is not one of a set.
                     rows = [
