@@ -102,7 +102,6 @@ def test_a_table_may_name_an_array_for_each_site(tmp_path: Path) -> None:
     ("save", "line"),
     [
         ({"images": PIXELS[:5]}, "has 5 images, but its table has 6 rows"),
-        ({"images": PIXELS[:, :, :4]}, r"array is 6 x 3 x 4 x 24; it must|$"),
         ({"images": PIXELS[:, :, :4, :5]}, "the array is 6 x 3 x 4 x 5; it must be images x"),
         ({"images": PIXELS, "channels": ["a"]}, "has 3 channels, but names a"),
         ({"pixels": PIXELS}, "has no array named images; it has pixels"),
@@ -114,9 +113,6 @@ def test_arrays_that_are_wrong_are_one_line(
 ) -> None:
     np.savez(tmp_path / "a.npz", **save)
     TABLE.to_csv(tmp_path / "a.csv", index=False)
-    if line.endswith("|$"):
-        assert len(ingest(tmp_path / "a.npz", tmp_path / "store")) == 6
-        return
     with pytest.raises(InputError, match=line) as caught:
         ingest(tmp_path / "a.npz", tmp_path / "store")
     assert str(caught.value).startswith(str(tmp_path / "a.npz"))

@@ -230,7 +230,7 @@ def test_truncated_and_missing_pngs(tmp_path):
 
 def test_other_kinds_of_file(tmp_path):
     with pytest.raises(
-        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF, PNG or OME"
+        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF, PNG, NumPy, CZI, ND2"
     ):
         read_planes(tmp_path / "a.jpg")
 
