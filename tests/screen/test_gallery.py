@@ -78,7 +78,7 @@ def test_the_whole_tree_is_read_by_its_own_tables(
         [100 * p + 10 * w, round((100 * p + 10 * w + 1) / 2)] for p in (1, 2, 3) for w in range(6)
     ]
     np.testing.assert_allclose(store.read(range(18))[:, :, 0, 0], expected, atol=0.5)
-    assert "IllumDNA, IllumAGP of the table are applied" in capsys.readouterr().err
+    assert "the table's IllumDNA, IllumAGP are applied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,26 @@ def test_images_that_were_not_copied_are_named_as_published(source: Path) -> Non
     next(folder.iterdir()).unlink()
     with pytest.raises(ImageError, match="does not exist; 1 of "):
         read_manifest(source / "workspace" / "load_data_csv" / "Batch1")
+
+
+def test_tables_may_name_their_batch_and_no_folders(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then images lie beside the table; plate maps still serve the batch of their folder alone."""
+    tables = source / "workspace" / "load_data_csv"
+    for batch, name in (("Batch1", "first"), ("Batch2", "second")):
+        for place in (tables / batch).iterdir():
+            (place / "load_data_with_illum.csv").unlink()
+            images = next((source / "images" / batch / "images").glob(f"{place.name}__*"))
+            shutil.copytree(images / "Images", place, dirs_exist_ok=True)
+            table = pd.read_csv(place / "load_data.csv").filter(regex="^(FileName|Metadata)_")
+            table.assign(Metadata_Batch=name).to_csv(place / "load_data.csv", index=False)
+    shutil.rmtree(source / "images")
+    found = read_manifest(source)
+    assert found["Metadata_Batch"].tolist() == ["first"] * 12 + ["second"] * 6
+    assert found.groupby("Metadata_Plate")["Metadata_Control"].sum().tolist() == [2, 2, 4]
+    assert [site[0] for site in tags_of(found)][::6] == [100, 200, 300]
+    assert "read 3 LoadData tables of Batch1, Batch2" in capsys.readouterr().err
 
 
 def test_a_guide_rna_is_called_by_its_identifier(source: Path) -> None:

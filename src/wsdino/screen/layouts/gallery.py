@@ -20,6 +20,7 @@ from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import BATCH, FILE_PREFIXES, PLATE
 from wsdino.tables.files import read_file
 from wsdino.tables.identity import texts
+from wsdino.tables.manifest import channels_of
 from wsdino.tables.welltables import (
     SOURCE,
     WellTable,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 LOAD_DATA = "load_data_csv"
+_FOLDER = "batch_folder"
 # The first of a plate's tables that is there; those that name illumination functions say more.
 _TABLES = ("load_data_with_illum", "load_data")
 # Folders that published paths share with a tree on disk, wherever that is.
@@ -64,12 +66,34 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         table = pd.concat(found, ignore_index=True)
         if SOURCE not in table and several:
             table[SOURCE] = source.name
+        batches = sorted({batch for _, batch in _plates(folder)})
+        say(f"{folder}: read {len(found)} LoadData tables of {', '.join(batches)}")
+        known = _wells_of(source, batches, text)
+        own = _own_batches(table)
+        table[BATCH] = table.pop(_FOLDER).map(own)
         tables.append(table)
-        known = _wells_of(source, sorted(set(table[BATCH])), text)
         if known is not None:
             name = {SOURCE: source.name} if several and SOURCE not in known.table else {}
-            wells.append(WellTable(known.table.assign(**name), known.origin, known.by_batch))
+            rows = known.table.assign(**name)
+            if known.by_batch:
+                rows[BATCH] = rows[BATCH].map(own)
+            wells.append(WellTable(rows, known.origin, known.by_batch))
     return RawTable(pd.concat(tables, ignore_index=True), path, _together(wells))
+
+
+def _own_batches(table: pd.DataFrame) -> dict[str, str]:
+    """Return what the tables in each batch's folder call it; the folder's name if they don't say.
+
+    Plate maps are told apart by folders, whatever the tables call these.
+    """
+    folders = dict.fromkeys(table[_FOLDER])
+    if BATCH not in table:
+        return {folder: folder for folder in folders}
+    given = {folder: set(texts(table[BATCH][table[_FOLDER] == folder])) for folder in folders}
+    names = [next(iter(one)) if len(one) == 1 else None for one in given.values()]
+    if None in names or len(set(names)) < len(names):
+        return {folder: folder for folder in folders}
+    return dict(zip(folders, map(str, names), strict=True))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -119,7 +143,10 @@ def _read_plate(source: Path, path: Path, batch: str, text: Collection[str]) -> 
                 given: _on_disk(given, source, batch, path.parent) for given in set(table[name])
             }
             table[name] = table[name].map(known)
-    return table.assign(**{BATCH: batch})
+    for channel in channels_of(table):
+        if not {f"PathName_{channel}", f"URL_{channel}"} & set(table):
+            table[f"PathName_{channel}"] = str(path.parent)
+    return table.assign(**{_FOLDER: batch})
 
 
 def _on_disk(given: str | None, source: Path, batch: str, folder: Path) -> str | None:
