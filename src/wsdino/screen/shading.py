@@ -54,8 +54,8 @@ def known_shadings(
     columns: list[list[Shading | None]] = [[None] * len(manifest) for _ in given]
     for column, name in zip(columns, given.values(), strict=True):
         if method.uses_given and name is not None:
-            folders, files = manifest[f"PathName_{name}"], manifest[f"FileName_{name}"]
-            paths = [Path(folder, file) for folder, file in zip(folders, files, strict=True)]
+            places, files = manifest[f"PathName_{name}"], manifest[f"FileName_{name}"]
+            paths = [Path(place, file) for place, file in zip(places, files, strict=True)]
             states = {path: image_state(path) for path in dict.fromkeys(paths)}
             frames = manifest.get(f"Frame_{name}", [None] * len(manifest))
             column[:] = [
