@@ -25,6 +25,7 @@ NAMES = [
     "Model",
     "ModelError",
     "OutputError",
+    "Selection",
     "Store",
     "StoreError",
     "TableError",

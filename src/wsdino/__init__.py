@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wsdino.report.html import write_report
     from wsdino.screen.ingest import ingest
     from wsdino.screen.manifest import read_manifest
+    from wsdino.screen.selection import Selection
     from wsdino.screen.store import Store, open_store
     from wsdino.simulate import simulate as simulate_screen
     from wsdino.tables.reading import read_table
@@ -58,6 +59,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OutputError",
+    "Selection",
     "Store",
     "StoreError",
     "TableError",
@@ -94,6 +96,7 @@ _HOMES = {
     "Config": "config:Config",
     "MatchResult": "evaluate.matching:MatchResult",
     "Model": "model.model:Model",
+    "Selection": "screen.selection:Selection",
     "Store": "screen.store:Store",
     "Fitted": "profile.fitted:Fitted",
     "TVN": "profile.whitening:TVN",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from wsdino.model.model import Model
+    from wsdino.screen.selection import Selection
     from wsdino.screen.store import Store
 
 
@@ -95,6 +96,7 @@ def _check_and_note(
             platemap=config.screen.platemap,
             controls=config.screen.controls,
             columns=config.screen.columns,
+            selection=_selection(config),
         )
         field = read_site(planes_of(manifest)[0])
         check(
@@ -161,6 +163,18 @@ def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     return key, old, new
 
 
+def _selection(config: Config) -> Selection:
+    from wsdino.screen.selection import Selection
+
+    return Selection(
+        channels=config.screen.channels,
+        z=config.screen.z,
+        time=config.screen.time,
+        acquisition=config.screen.acquisition,
+        pattern=config.screen.pattern,
+    )
+
+
 def _store(config: Config, path: Path) -> Store:
     from wsdino.screen.correction import Correction, correction_of
     from wsdino.screen.ingest import ingest
@@ -174,6 +188,7 @@ def _store(config: Config, path: Path) -> Store:
             platemap=screen.platemap,
             controls=screen.controls,
             columns=screen.columns,
+            selection=_selection(config),
             illumination=screen.illumination,
             scale=screen.scale,
         )

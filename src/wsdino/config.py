@@ -86,6 +86,16 @@ class ScreenSection(_Section):
     store: Path | None = None
     # Compounds that are negative controls; by default Metadata_Control, else DMSO.
     controls: tuple[str, ...] | None = None
+    # Channels to read, in this order, as NAME, or as NEW=NAME to rename one; by default all.
+    channels: tuple[str, ...] = ()
+    # z plane to read, or max for the maximum of all; needed where a site has several.
+    z: Annotated[int, Ge(0)] | Literal["max"] | None = None
+    # Time point to read; needed where a site has several.
+    time: Annotated[int, Ge(0)] | None = None
+    # Which of several acquisitions of its plates to read.
+    acquisition: str | None = None
+    # Regular expression of the names of its images, see `wsdino ingest --help`.
+    pattern: str | None = None
     # How uneven illumination of the source's images is corrected, see `wsdino ingest --help`.
     illumination: str = DEFAULT
     # Size of a field in the store relative to the source's images.

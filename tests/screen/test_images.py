@@ -76,6 +76,54 @@ def test_a_site_is_put_together_by_frame(tmp_path):
     np.testing.assert_array_equal(site, STACK[[2, 1, 0, 1]])
 
 
+def test_one_z_plane_and_time_point_or_the_maximum_are_taken(tmp_path):
+    pixels = RNG.integers(0, 60_000, (2, 3, 4, 6, 8)).astype(np.uint16)
+    path = write_tiff(tmp_path / "a.ome.tif", pixels, ome=True, metadata={"axes": "TCZYX"})
+    np.testing.assert_array_equal(read_planes(path, z=2, time=1), pixels[1, :, 2])
+    np.testing.assert_array_equal(read_planes(path, z="max", time=0), pixels[0].max(axis=1))
+    for options, line in (
+        ({"time": 0}, "has 4 z planes, counted from 0; choose by --z 0 or --z max"),
+        ({"z": 0}, "has 2 time points, counted from 0; choose by --time 0"),
+        ({"z": 4, "time": 0}, "there is no z plane 4; the image has 4, counted from 0"),
+        ({"z": 0, "time": 2}, "there is no time point 2; the image has 2, counted from 0"),
+    ):
+        with pytest.raises(ImageError, match=line):
+            read_planes(path, **options)
+    single = write_tiff(tmp_path / "b.tif", STACK[0])
+    np.testing.assert_array_equal(read_planes(single, z="max", time=0), STACK[:1])
+    with pytest.raises(ImageError, match="there is no z plane 1; the image has a single one, 0"):
+        read_planes(single, z=1)
+
+
+def test_a_channel_may_be_the_maximum_of_several_files(tmp_path):
+    paths = [write_tiff(tmp_path / f"{z}.tif", plane) for z, plane in enumerate(STACK)]
+    stack = write_tiff(tmp_path / "stack.tif", STACK, photometric="minisblack")
+    of_files = Plane(paths[0], others=tuple(Plane(path) for path in paths[1:]))
+    of_frames = Plane(stack, 0, others=(Plane(stack, 2),))
+    expected = np.stack([STACK.max(axis=0), np.maximum(STACK[0], STACK[2])])
+    np.testing.assert_array_equal(read_site([of_files, of_frames]), expected)
+    other = write_tiff(tmp_path / "other.tif", STACK[0, :8])
+    with pytest.raises(ImageError, match=r"other.tif: the image is 40 x 8 uint16, but "):
+        read_site([Plane(paths[0], others=(Plane(other),))])
+
+
+def test_each_image_of_a_file_is_a_series(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    pixels = RNG.integers(0, 60_000, (3, 2, 6, 8)).astype(np.uint16)
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for image in pixels:
+            writer.write(image, metadata={"axes": "CYX"}, photometric="minisblack")
+    site = [Plane(path, 1, 2), Plane(path, 0, 1)]
+    np.testing.assert_array_equal(read_site(site), [pixels[2, 1], pixels[1, 0]])
+    with pytest.raises(ImageError, match="holds 3 images; a column Series_<Channel> must give"):
+        read_planes(path)
+    with pytest.raises(ImageError, match="there is no image 3; the file holds 3"):
+        read_planes(path, series=3)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(STACK[0]))
+    with pytest.raises(ImageError, match="there is no image 1; the file holds one"):
+        read_planes(tmp_path / "a.png", series=1)
+
+
 def test_planes_of_a_manifest():
     manifest = pd.DataFrame(
         {
@@ -84,11 +132,26 @@ def test_planes_of_a_manifest():
             "FileName_A": "3.tif",
             "PathName_A": "/y",
             "Frame_A": [1, 2],
+            "FileName_C": ["z1/4.tif|z2/4.tif", "z1/5.tif|z2/5.tif"],
+            "PathName_C": "/z",
+            "Series_C": ["0|1", "2|3"],
+            "ZPlane_C": "max",
+            "TimePoint_C": "1",
         }
     )
+    where = {"z": "max", "time": 1}
     assert planes_of(manifest) == [
-        [Plane(Path("/x/1.tif"), None), Plane(Path("/y/3.tif"), 1)],
-        [Plane(Path("/x/2.tif"), None), Plane(Path("/y/3.tif"), 2)],
+        [
+            Plane(Path(f"/x/{1 + i}.tif"), None),
+            Plane(Path("/y/3.tif"), 1 + i),
+            Plane(
+                Path(f"/z/z1/{4 + i}.tif"),
+                series=2 * i,
+                **where,
+                others=(Plane(Path(f"/z/z2/{4 + i}.tif"), series=2 * i + 1, **where),),
+            ),
+        ]
+        for i in range(2)
     ]
 
 
@@ -102,12 +165,12 @@ def test_planes_of_a_manifest():
         (
             STACK,
             {"ome": True, "metadata": {"axes": "ZYX"}, "photometric": "minisblack"},
-            "the image has axes ZYX (3 x 24 x 40); it must be a single plane or a stack of",
+            "the image has 3 z planes, counted from 0; choose by --z 0 or --z max",
         ),
         (
             STACK[None].repeat(2, 0),
             {"ome": True, "metadata": {"axes": "TCYX"}, "photometric": "minisblack"},
-            "the image has axes TCYX (2 x 3 x 24 x 40); it must be a single plane or a stack",
+            "the image has 2 time points, counted from 0; choose by --time 0",
         ),
     ],
 )
@@ -167,7 +230,7 @@ def test_truncated_and_missing_pngs(tmp_path):
 
 def test_other_kinds_of_file(tmp_path):
     with pytest.raises(
-        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF, PNG or OME"
+        ImageError, match=r"'\.jpg' files can't be read; images must be TIFF, PNG, NumPy, CZI, ND2"
     ):
         read_planes(tmp_path / "a.jpg")
 
@@ -253,3 +316,9 @@ def test_values_that_are_not_intensities_are_refused(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tif", image, photometric=kind, metadata=None, **more)
     with pytest.raises(ImageError, match=rf"a.tif: the pixels are stored as {kind.upper()}"):
         read_planes(tmp_path / "a.tif")
+
+
+def test_a_palette_of_a_png_is_refused(tmp_path):
+    Image.fromarray(SMALL[0]).convert("P").save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a.png: the pixels are stored as a palette"):
+        read_planes(tmp_path / "a.png")

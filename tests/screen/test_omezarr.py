@@ -19,6 +19,7 @@ from wsdino.errors import ImageError, InputError, TableError
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
+from wsdino.screen.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,10 +197,6 @@ def no_labels(ome: dict[str, Any]) -> None:
     del ome["omero"]["channels"][1]["label"]
 
 
-def two_acquisitions(ome: dict[str, Any]) -> None:
-    ome["plate"]["acquisitions"] = [{"id": 0}, {"id": 1}]
-
-
 def no_wells(ome: dict[str, Any]) -> None:
     del ome["plate"]["wells"]
 
@@ -225,7 +222,6 @@ def three_axes(ome: dict[str, Any]) -> None:
     [
         ("B/3/1", other_label, "its channels are DAPI, Golgi, Actin, but those of "),
         ("B/2/1", no_labels, "but those of .* are DAPI, channel_1, Actin; all images"),
-        ("", two_acquisitions, "has 2 acquisitions; split the plate"),
         ("", no_wells, "has no list of wells that each have a path"),
         ("", another_well, "H/12: not an OME-Zarr group, although the plate lists it"),
         ("B/2/1", no_scales, "not an OME-Zarr image"),
@@ -306,3 +302,148 @@ def test_a_run_takes_plates_and_their_plate_map_from_its_config(
             load_config(tmp_path / "tiny.yaml", [f"screen.source={plates}"]), tmp_path / "other"
         )
     assert not (tmp_path / "other").exists()
+
+
+def tag(*numbers: int) -> np.ndarray:
+    """(C, 4, 6) with a tag per channel."""
+    return np.stack([np.full((4, 6), number, np.uint16) for number in numbers])
+
+
+def write_image(
+    path: Path, pixels: np.ndarray, axes: str, *, version: str = "0.4", labels: Any = None
+) -> None:
+    image = zarr.open_group(path, mode="w", zarr_format={"0.4": 2, "0.5": 3}[version])
+    described: dict[str, Any] = {
+        "multiscales": [{"axes": [{"name": a} for a in axes], "datasets": [{"path": "s0"}]}]
+    }
+    if labels is not None:
+        described["omero"] = {"channels": [{"label": label} for label in labels]}
+    image.attrs.update(described if version == "0.4" else {"ome": {"version": "0.5", **described}})
+    image.create_array("s0", data=pixels)
+
+
+def write_wells(
+    plate: Path, wells: dict[str, list[dict[str, Any]]], *, version: str = "0.4", **more: Any
+) -> None:
+    group = zarr.open_group(plate, mode="w", zarr_format={"0.4": 2, "0.5": 3}[version])
+    described = {"wells": [{"path": well} for well in wells], **more}
+    labelled(group, version, plate=described)
+    for well, images in wells.items():
+        labelled(group.create_group(well), version, well={"images": images})
+
+
+B3_C3 = pd.DataFrame({"Metadata_Well": ["B03", "C03"], "Metadata_Compound": ["DMSO", "x"]})
+
+
+def test_acquisitions_are_said_and_one_is_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Fractal writes cycles of multiplexing: each with channels and fields of its own."""
+    images = [{"path": str(i), "acquisition": i // 2} for i in range(4)]
+    plate = tmp_path / "p.zarr"
+    named = [{"id": 0, "name": "cycle one"}, {"id": 1}]
+    write_wells(plate, {"B/03": images, "C/03": images}, acquisitions=named)
+    for w, well in enumerate(("B/03", "C/03")):
+        for i in range(4):
+            labels = ("DAPI", "GFP") if i < 2 else ("DAPI", "RFP", "Cy5")
+            pixels = tag(*(1000 * w + 100 * i + c for c in range(len(labels))))[:, None]
+            write_image(plate / well / str(i), pixels, "czyx", labels=labels)
+            # Labels of segmentation are no sites.
+            write_image(plate / well / str(i) / "labels" / "nuclei", pixels[:1], "czyx")
+    with pytest.raises(
+        TableError, match=r"2 acquisitions \(0, 1\); choose one, as --acquisition 0$"
+    ):
+        read_manifest(plate, platemap=B3_C3)
+    assert "are of acquisitions 0 (cycle one), 1 (unnamed)" in capsys.readouterr().err
+    for wanted, channels in (("0", ("DAPI", "GFP")), ("1", ("DAPI", "RFP", "Cy5"))):
+        selection = Selection(acquisition=wanted)
+        store = ingest(plate, tmp_path / wanted, platemap=B3_C3, selection=selection)
+        assert store.channels == channels
+        start = 200 * int(wanted)
+        assert store.read(range(4))[:, :, 0, 0].tolist() == [
+            [w + f + start + c for c in range(len(channels))] for w in (0, 1000) for f in (0, 100)
+        ]
+        assert store.manifest["Metadata_Site"].tolist() == [0, 1, 0, 1]
+    with pytest.raises(TableError, match="--acquisition 2: there are only 0, 1"):
+        read_manifest(plate, platemap=B3_C3, selection=Selection(acquisition="2"))
+
+
+def test_one_acquisition_needs_no_choice(tmp_path: Path) -> None:
+    plate = tmp_path / "p.zarr"
+    images = [{"path": "0", "acquisition": 3}]
+    write_wells(plate, {"B/03": images}, acquisitions=[{"id": 3}, {"id": 4}])
+    write_image(plate / "B/03/0", tag(7), "cyx", labels=("DAPI",))
+    found = read_manifest(plate, platemap=B3_C3)
+    assert "Metadata_Acquisition" not in found
+    assert read_site(planes_of(found)[0])[0, 0, 0] == 7
+
+
+def test_projections_beside_their_plates_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, number in (("p.zarr", 1), ("p_mip.zarr", 2), ("q_mip.zarr", 3)):
+        write_wells(tmp_path / name, {"B/03": [{"path": "0"}]})
+        write_image(tmp_path / name / "B/03/0", tag(number), "cyx", labels=("DAPI",))
+    found = read_manifest(tmp_path, platemap=B3_C3)
+    assert found["Metadata_Plate"].tolist() == ["p", "q_mip"]
+    assert "1 plates are projections of others and left out, such as p_mip.zarr" in (
+        capsys.readouterr().err
+    )
+    alone = read_manifest(tmp_path / "p_mip.zarr", platemap=B3_C3)
+    assert read_site(planes_of(alone)[0])[0, 0, 0] == 2
+
+
+def test_stacks_of_planes_and_times(tmp_path: Path) -> None:
+    plate = tmp_path / "p.zarr"
+    write_wells(plate, {"B/03": [{"path": "0"}]}, version="0.5")
+    pixels = np.arange(2 * 3 * 4 * 4 * 6, dtype=np.uint16).reshape(2, 3, 4, 4, 6) + 1
+    write_image(plate / "B/03/0", pixels, "tczyx", version="0.5", labels=("a", "b", "c"))
+    with pytest.raises(ImageError, match="has 2 time points, counted from 0; choose by --time 0"):
+        ingest(plate, tmp_path / "store", platemap=B3_C3)
+    assert not (tmp_path / "store").exists()
+    for z, expected in ((2, pixels[1, :, 2]), ("max", pixels[1].max(axis=1))):
+        store = ingest(
+            plate, tmp_path / f"store_{z}", platemap=B3_C3, selection=Selection(z=z, time=1)
+        )
+        np.testing.assert_array_equal(store[0], expected)
+
+
+def test_channels_without_a_name_can_be_given_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ome-zarr-py writes no omero, ngio names channels channel_0 and so on."""
+    plate = tmp_path / "p.zarr"
+    write_wells(plate, {"B/03": [{"path": "0"}]})
+    write_image(plate / "B/03/0", tag(5, 6), "cyx")
+    store = ingest(
+        plate,
+        tmp_path / "store",
+        platemap=B3_C3,
+        selection=Selection(channels=("ER=channel_1", "DNA=channel_0")),
+    )
+    assert store.channels == ("ER", "DNA")
+    assert store[0][:, 0, 0].tolist() == [6, 5]
+    assert "the channels are named channel_0, channel_1" in capsys.readouterr().err
+
+
+def test_rows_and_columns_that_are_numbers(tmp_path: Path) -> None:
+    """iohub numbers the rows and columns of positions from 0, and pads the names of fields."""
+    plate = tmp_path / "p.zarr"
+    more = {
+        "rows": [{"name": str(i)} for i in range(2)],
+        "columns": [{"name": str(i)} for i in range(12)],
+    }
+    wells = {"1/11": [{"path": "000000"}, {"path": "000001"}]}
+    write_wells(plate, wells, **more)
+    group = zarr.open_group(plate, mode="r+")
+    described: Any = group.attrs["plate"]
+    described["wells"] = [{"path": "1/11", "rowIndex": 1, "columnIndex": 11}]
+    group.attrs["plate"] = described
+    for i in range(2):
+        write_image(
+            plate / "1/11" / f"00000{i}", tag(i + 1)[None, :, None], "tczyx", labels=["DAPI"]
+        )
+    design = pd.DataFrame({"Metadata_Well": ["B12"], "Metadata_Compound": ["x"]})
+    found = read_manifest(plate, platemap=design)
+    assert found[["Metadata_Well", "Metadata_Site"]].values.tolist() == [["B12", 0], ["B12", 1]]
+    assert [read_site(site)[0, 0, 0] for site in planes_of(found)] == [1, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,10 +14,7 @@ from wsdino.cli.screens import commands
 from wsdino.config import load_config
 from wsdino.errors import TableError
 from wsdino.screen.manifest import read_manifest
-from wsdino.screen.readers import READERS, read_raw
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from wsdino.screen.readers import ANY_FOLDER, READERS, read_raw
 
 
 def test_help_and_errors_list_every_reader(tmp_path: Path) -> None:
@@ -28,6 +25,12 @@ def test_help_and_errors_list_every_reader(tmp_path: Path) -> None:
     for reader in READERS:
         assert reader.name in str(caught.value)
         assert " ".join(reader.name.split()[:4]) in " ".join(shown.split())
+
+
+def test_the_table_of_layouts_names_every_reader() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["SOURCE", *(reader.name for reader in READERS), ANY_FOLDER]
 
 
 def test_a_table_with_a_plate_map_s_name_is_not_bbbc021_s(tmp_path: Path) -> None:

@@ -319,8 +319,18 @@ def test_an_image_belongs_to_one_channel_of_one_site():
     assert len(validate_manifest(planes, origin="m.csv")) == len(own)
 
 
-def test_only_the_first_series_is_read():
-    first = table(Series_DNA=0)
-    assert len(validate_manifest(first, origin="m.csv")) == len(first)
-    with pytest.raises(TableError, match=r"m.csv: Series_DNA is 2 in data row 1 .*first series"):
-        validate_manifest(table(Series_DNA=2), origin="m.csv")
+def test_the_images_of_a_file_are_told_apart_by_series():
+    own = table()
+    own["FileName_DNA"], own["PathName_DNA"] = "a.ome.tif", "p"
+    numbers = pd.Series(range(len(own)))
+    found = validate_manifest(own.assign(Series_DNA=numbers), origin="m.csv")["Series_DNA"]
+    assert found.tolist() == numbers.tolist()
+    with pytest.raises(TableError, match=r"a.ome.tif is the image of DNA"):
+        validate_manifest(own.assign(Series_DNA=0), origin="m.csv")
+    with pytest.raises(TableError, match=r"Series_DNA is '0.5' in data row 1 and 3 more; it must"):
+        validate_manifest(own.assign(Series_DNA=numbers + 0.5), origin="m.csv")
+    parts = own.assign(Frame_DNA=[f"{i}|{i + 9}" for i in numbers])
+    found = validate_manifest(parts, origin="m.csv")["Frame_DNA"]
+    assert found.tolist() == parts["Frame_DNA"].tolist()
+    with pytest.raises(TableError, match=r"Frame_DNA is '0\|9.5' in data row 1 "):
+        validate_manifest(own.assign(Frame_DNA=[f"{i}|9.5" for i in numbers]), origin="m.csv")

@@ -179,8 +179,9 @@ def test_barcodes_without_their_map_are_named(tmp_path: Path) -> None:
     (folder / "platemap" / "C-2.txt").unlink()
     with pytest.raises(TableError, match=r"lists the plate map C-2, but there is no .*C-2\.txt"):
         read_table(features(["0011"]), platemap=folder)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(TableError, match=r"no barcode_platemap\.csv, which a folder of plate maps"):
-        read_table(features(["0011"]), platemap=tmp_path)
+        read_table(features(["0011"]), platemap=tmp_path / "empty")
 
 
 def test_one_plate_map_serves_every_plate(tmp_path: Path) -> None:

@@ -111,3 +111,36 @@ Controls = Annotated[
         "marked in Metadata_Control, else DMSO.",
     ),
 ]
+Channels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        help="Channel to read, in the order given, as NAME, or as NEW=NAME to rename it; may be "
+        "repeated; default: all.",
+    ),
+]
+ZPlane = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER|max",
+        help="z plane to read, as the screen numbers it (within a file: from 0), or max for the "
+        "maximum of all.",
+    ),
+]
+TimePoint = Annotated[
+    int | None,
+    typer.Option(
+        "--time", help="Time point to read, as the screen numbers it (in a file: from 0)."
+    ),
+]
+Acquisition = Annotated[
+    str | None, typer.Option(help="Which of several acquisitions of its plates to read.")
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Read any folder of images by their names: a regular expression of each path, with "
+        "named groups plate, well (or row and column), site, channel, z, time; any other is "
+        "metadata."
+    ),
+]

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from wsdino.cli.app import Columns, Controls, PlateMapOption, Workers
+from wsdino.cli.app import (
+    Acquisition,
+    Channels,
+    Columns,
+    Controls,
+    Pattern,
+    PlateMapOption,
+    TimePoint,
+    Workers,
+    ZPlane,
+)
 from wsdino.errors import InputError
 from wsdino.screen.illumination import DEFAULT, described_methods
 from wsdino.screen.readers import accepted
@@ -87,6 +97,11 @@ def ingest_command(
     platemap: PlateMapOption = None,
     column: Columns = None,
     control: Controls = None,
+    channel: Channels = None,
+    z: ZPlane = None,
+    time: TimePoint = None,
+    acquisition: Acquisition = None,
+    pattern: Pattern = None,
     illumination: Annotated[
         str, typer.Option(help=f"Correction of uneven illumination. {described_methods()}.")
     ] = DEFAULT,
@@ -100,6 +115,7 @@ def ingest_command(
 ) -> None:
     """Convert a screen into a store; resumes if it was stopped."""
     from wsdino.screen.ingest import ingest
+    from wsdino.screen.selection import Selection, parse_z
     from wsdino.tables.columns import parse_columns
 
     store = ingest(
@@ -108,6 +124,13 @@ def ingest_command(
         platemap=platemap,
         columns=parse_columns(column),
         controls=control,
+        selection=Selection(
+            channels=tuple(channel or ()),
+            z=parse_z(z),
+            time=time,
+            acquisition=acquisition,
+            pattern=pattern,
+        ),
         illumination=illumination,
         scale=scale,
         workers=workers,

@@ -11,7 +11,7 @@ from wsdino.errors import ImageError, InputError
 from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -66,11 +66,13 @@ class Shading(NamedTuple):
     """How one channel of one site was lit."""
 
     function: Path
-    """``.npy`` of (H, W)."""
+    """``.npy`` of (H, W), or a file of :data:`FUNCTION_FORMATS` that describes it."""
     offset: float
     """Dark counts: those that are there without light."""
     state: int | None = None
     """Changes with function and offset; None where the function's file is missing."""
+    frame: int | None = None
+    """Which of the file's functions."""
 
 
 Shadings = tuple[Shading | None, ...]
@@ -108,7 +110,7 @@ def corrected(
     for plane, shading in zip(pixels, shadings, strict=True):
         image = plane.astype(np.float32)
         if shading is not None:
-            function = load_function(shading.function, plane.shape)
+            function = load_function(shading.function, plane.shape, frame=shading.frame)
             image = (image - np.float32(shading.offset)) / function + np.float32(shading.offset)
             image = image.clip(0, top)
         if scale != 1:
@@ -145,8 +147,38 @@ def resized(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.fl
     return small
 
 
-def load_function(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _harmony(path: Path, frame: int | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    from wsdino.screen.layouts.harmony import flat_field
+
+    return flat_field(path, frame or 0, shape)
+
+
+def _array(path: Path, frame: int | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    del shape
+    found = np.load(path, allow_pickle=False)
+    return np.asarray(found if frame is None else found[frame], dtype=np.float32)
+
+
+FUNCTION_FORMATS: dict[str, Callable[[Path, int | None, tuple[int, ...]], NDArray[np.float32]]] = {
+    ".npy": _array,
+    ".xml": _harmony,
+}
+"""By the suffix of its file, how an illumination function is read."""
+
+
+def load_function(
+    path: Path, shape: tuple[int, ...], *, frame: int | None = None
+) -> NDArray[np.float32]:
     """Read an illumination function (H, W).
+
+    Parameters
+    ----------
+    path
+        An array (`.npy`), or the index of a Harmony measurement (`.xml`).
+    shape
+        Of the images.
+    frame
+        Which function of the file: its index, or Harmony's `ChannelID`.
 
     Raises
     ------
@@ -154,11 +186,12 @@ def load_function(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
         It is missing, no array of numbers, of another shape than the images, or not positive.
     """
     try:
-        function = np.load(path, allow_pickle=False)
-        function = np.asarray(function, dtype=np.float32)
+        function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(path, frame, tuple(shape))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such illumination function") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, IndexError) as error:
         raise ImageError(
             f"{path}: not a readable illumination function; it must be an array of numbers (.npy)"
         ) from error

@@ -16,7 +16,7 @@ from wsdino.screen.records import (
     RECORDS,
     changed_sites,
     crc32,
-    image_state,
+    plane_state,
     record_type,
     set_state,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import zarr
 
     from wsdino.screen.correction import Shadings
-    from wsdino.screen.images import Plane
+    from wsdino.screen.planes import Plane
 
 
 def open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[np.float32]]:
@@ -92,9 +92,7 @@ def sites_to_do(
     states: dict[Path, int | None] = {}
     for site in np.flatnonzero(done).tolist():
         for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
-            if plane.path not in states:
-                states[plane.path] = image_state(plane.path)
-            done[site] &= states[plane.path] in (None, recorded)
+            done[site] &= plane_state(plane, states) in (None, recorded)
         if shadings is not None:
             known = records["functions"][site].tolist()
             done[site] &= all(

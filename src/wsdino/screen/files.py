@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from wsdino.errors import ImageError, TableError
-from wsdino.tables.manifest import KEY, channels_of, illuminations_of
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from wsdino.errors import ImageError, TableError
+from wsdino.tables.manifest import KEY, PARTS, channels_of, illuminations_of
 
 
 class Folders:
@@ -91,18 +89,21 @@ def resolve_files(
     missing: list[str] = []
     channels = [*channels_of(table), *illuminations_of(table)]
     for channel in channels:
-        paths = [
-            path and _normal(folder / path) for path in _relative_paths(table, channel, origin)
+        images = [
+            [_normal(folder / path) for path in paths]
+            for paths in _relative_paths(table, channel, origin)
         ]
         if check_files:
-            found = [path and lookup.find(path) for path in paths]
-            for row, (path, real) in enumerate(zip(paths, found, strict=True)):
-                if path and real is None:
+            found = [[lookup.find(path) for path in paths] for paths in images]
+            for row, (paths, real) in enumerate(zip(images, found, strict=True)):
+                if None in real:
+                    path = paths[real.index(None)]
                     missing.append(f"{path} (channel {channel}{_site_of(table, row)})")
-            paths = found
+            images = [[path for path in real if path] for real in found]
         # Empty names are left to the validation, which reports the row.
-        table[f"FileName_{channel}"] = [path.name if path else None for path in paths]
-        table[f"PathName_{channel}"] = [str(path.parent) if path else None for path in paths]
+        located = [_located(paths) for paths in images]
+        table[f"FileName_{channel}"] = [name for _, name in located]
+        table[f"PathName_{channel}"] = [parent for parent, _ in located]
         table = table.drop(columns=f"URL_{channel}", errors="ignore")
     if missing:
         num_files = len(table) * len(channels)
@@ -113,23 +114,31 @@ def resolve_files(
     return table
 
 
-def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[Path | None]:
-    """Return each image's path as given in the table; None if it is not given."""
+def _located(paths: list[Path]) -> tuple[str | None, str | None]:
+    """Return the common folder of an image's files, and their names in it."""
+    if len(paths) < 2:
+        return (str(paths[0].parent), paths[0].name) if paths else (None, None)
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    return str(folder), PARTS.join(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list[Path]]:
+    """Return the paths of each image's files as given in the table; none if they aren't."""
     if f"FileName_{channel}" not in table:
         urls = table[f"URL_{channel}"].fillna("").astype(str).str.strip()
-        return [_path_of_url(url, f"{origin}: URL_{channel}") if url else None for url in urls]
+        where = f"{origin}: URL_{channel}"
+        return [[_path_of_url(one, where) for one in url.split(PARTS) if one] for url in urls]
     names = table[f"FileName_{channel}"].fillna("").astype(str).str.strip()
     path_column = f"PathName_{channel}"
-    if path_column not in table:
-        return [Path(_slashes(name)) if name else None for name in names]
-    folders = table[path_column].fillna("").astype(str).str.strip()
+    folders = table.get(path_column, pd.Series("", index=table.index))
+    folders = folders.fillna("").astype(str).str.strip()
     where = f"{origin}: {path_column}"
     known = {
         folder: _path_of_url(folder, where) if "://" in folder else Path(_slashes(folder))
         for folder in folders.unique()
     }
     return [
-        known[folder] / _slashes(name) if name else None
+        [known[folder] / _slashes(one) for one in name.split(PARTS) if one]
         for folder, name in zip(folders, names, strict=True)
     ]
 

@@ -1,29 +1,33 @@
-"""Reading one site's image planes: TIFF, PNG and OME-Zarr, as unchanged integers."""
+"""Reading one site's image planes, as unchanged integers, from any of the formats in `FORMATS`."""
 
 from __future__ import annotations
 
-import logging
 import struct
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import imagecodecs
 import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError, InputError
-from wsdino.screen.omezarr import read_image
-from wsdino.tables.manifest import channels_of
+from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    import pandas as pd
+    from numpy.typing import NDArray
 
-TIFF_SUFFIXES = (".tif", ".tiff")
-PNG_SUFFIXES = (".png",)
+    # From axes and shape of an image, what to take along each axis.
+    Taken = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
+
+__all__ = ["Plane", "describe", "planes_of", "read_planes", "read_site", "require_alike"]
+
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
+# Where a PNG's header has its type of colour; 3 is a palette.
+_PNG_COLOUR_TYPE = 25
 # Axes that may be the channel axis: channel, RGB sample, and two that tifffile assigns to stacks
 # of unknown pages.
 _CHANNEL_AXES = "CSIQ"
@@ -41,43 +45,149 @@ _DECODING_ERRORS = (
     struct.error,
 )
 
-# Python prints unhandled log records; a damaged file is reported once, as an ImageError.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
-_NOT_INTENSITIES = {tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE}
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image file holds.
+
+    Attributes
+    ----------
+    num_images
+        Images, such as positions of a stage.
+    channels
+        Names of the channels of each.
+    """
+
+    num_images: int
+    channels: tuple[str, ...]
 
 
-class Plane(NamedTuple):
-    """Location of one channel of one site."""
-
-    path: Path
-    """An image file."""
-    frame: int | None
-    """Index along its channel axis; None if the file has a single plane."""
+def unnamed(num: int) -> tuple[str, ...]:
+    """Return names for channels that have none."""
+    return tuple(f"channel_{i}" for i in range(num))
 
 
-def planes_of(manifest: pd.DataFrame) -> list[list[Plane]]:
-    """Return the planes of each site's channels, in the order of :func:`channels_of`.
+@dataclass(frozen=True)
+class ImageFormat:
+    """A format of image files.
 
     Parameters
     ----------
-    manifest
-        A valid manifest; `Frame_<Channel>`, if given, is the zero-based index of the channel's
-        plane in its file, as in CellProfiler.
+    name
+        In messages.
+    suffixes
+        In lower case; empty: a folder.
+    read
+        Given a path, which of its images (None: its only one) and a function that says what to take
+        of given axes, returns that part of the pixels and a letter for each axis of the whole.
+    contents
+        Says what a file holds; None: a single image, whose channels are counted by reading it.
     """
-    per_channel = []
-    for channel in channels_of(manifest):
-        folders, names = manifest[f"PathName_{channel}"], manifest[f"FileName_{channel}"]
-        frames = manifest.get(f"Frame_{channel}", [None] * len(manifest))
-        per_channel.append(
-            [
-                Plane(Path(folder, name), None if frame is None else int(frame))
-                for folder, name, frame in zip(folders, names, frames, strict=True)
-            ]
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
+    contents: Callable[[Path], Contents] | None = None
+
+
+def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.tiff import read_tiff
+
+    pixels, axes = read_tiff(path, series)
+    return pixels[taken(axes, pixels.shape)], axes
+
+
+def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    _require_one_image(path, series)
+    content = path.read_bytes()
+    if content[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
+        raise ImageError(
+            f"{path}: the pixels are stored as a palette, so that larger is not brighter; convert "
+            "the image to plain grey values"
         )
-    return [list(planes) for planes in zip(*per_channel, strict=True)]
+    image = imagecodecs.png_decode(content)
+    axes = "YXS"[: image.ndim]
+    return image[taken(axes, image.shape)], axes
 
 
-def read_site(planes: Sequence[Plane]) -> np.ndarray[Any, np.dtype[Any]]:
+def _numpy(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.layouts.arrays import read_array
+
+    pixels, axes = read_array(path, series)
+    return pixels[taken(axes, pixels.shape)], axes
+
+
+def _bioio(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.layouts.microscopes import read_scene
+
+    return read_scene(path, series, taken)
+
+
+def _bioio_contents(path: Path) -> Contents:
+    from wsdino.screen.layouts.microscopes import scenes_and_channels
+
+    scenes, channels = scenes_and_channels(path)
+    return Contents(len(scenes), tuple(channels))
+
+
+def _omezarr(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+    from wsdino.screen.omezarr import read_image
+
+    _require_one_image(path, series)
+    return read_image(path, taken)
+
+
+def _require_one_image(path: Path, series: int | None) -> None:
+    if series:
+        raise ImageError(f"{path}: there is no image {series}; the file holds one, counted from 0")
+
+
+def _tiff_contents(path: Path) -> Contents:
+    from wsdino.screen.tiff import contents_of_tiff
+
+    return Contents(*contents_of_tiff(path))
+
+
+FORMATS = (
+    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents),
+    ImageFormat("PNG", (".png",), _png),
+    ImageFormat("NumPy", (".npy", ".npz"), _numpy),
+    ImageFormat("CZI, ND2, LIF", (".czi", ".nd2", ".lif"), _bioio, _bioio_contents),
+    ImageFormat("OME-Zarr", (), _omezarr),
+)
+
+
+def format_of(path: Path) -> ImageFormat | None:
+    """Return the format of an image by its name, or by being a folder; None if it is unknown."""
+    suffix = path.suffix.lower()
+    for known in FORMATS:
+        if suffix in known.suffixes if known.suffixes else path.is_dir():
+            return known
+    return None
+
+
+def contents_of(path: Path) -> Contents:
+    """Say what an image file holds.
+
+    Raises
+    ------
+    ImageError
+        The file can't be read.
+    """
+    kind = format_of(path)
+    if kind is None or kind.contents is None:
+        return Contents(1, unnamed(len(read_planes(path))))
+    try:
+        found = kind.contents(path)
+    except InputError:
+        raise
+    except _DECODING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
+    return Contents(found.num_images, found.channels or unnamed(1))
+
+
+def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
     """Read one site.
 
     Parameters
@@ -96,15 +206,26 @@ def read_site(planes: Sequence[Plane]) -> np.ndarray[Any, np.dtype[Any]]:
         A file can't be read, is not of type uint8 or uint16, has no such plane, or the
         planes differ in size or type.
     """
-    stacks = {path: read_planes(path) for path in dict.fromkeys(plane.path for plane in planes)}
-    images = [_plane(stacks[plane.path], plane) for plane in planes]
-    first = images[0]
-    for plane, image in zip(planes, images, strict=True):
-        require_alike(describe(image), plane.path, describe(first), planes[0].path)
+    stacks: dict[tuple[Any, ...], NDArray[Any]] = {}
+
+    def image(plane: Plane) -> NDArray[Any]:
+        key = (plane.path, plane.series, plane.z, plane.time)
+        if key not in stacks:
+            stacks[key] = read_planes(plane.path, series=plane.series, z=plane.z, time=plane.time)
+        return _plane(stacks[key], plane)
+
+    images = []
+    for plane in planes:
+        first, *others = (image(part) for part in plane.parts)
+        for part, other in zip(plane.others, others, strict=True):
+            require_alike(describe(other), part.path, describe(first), plane.path)
+        images.append(np.maximum.reduce([first, *others]) if others else first)
+    for plane, found in zip(planes, images, strict=True):
+        require_alike(describe(found), plane.path, describe(images[0]), planes[0].path)
     return np.stack(images)
 
 
-def describe(image: np.ndarray[Any, np.dtype[Any]]) -> str:
+def describe(image: NDArray[Any]) -> str:
     """Describe the size and type of an image (..., H, W): `1280 x 1024 uint16`."""
     height, width = image.shape[-2:]
     return f"{width} x {height} {image.dtype.name}"
@@ -119,13 +240,23 @@ def require_alike(found: str, path: Path, expected: str, expected_path: Path) ->
         )
 
 
-def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
-    """Read all planes of an image file.
+def read_planes(
+    path: Path,
+    *,
+    series: int | None = None,
+    z: int | Literal["max"] | None = None,
+    time: int | None = None,
+) -> NDArray[Any]:
+    """Read all channels of an image file.
 
     Parameters
     ----------
     path
-        A TIFF (`.tif`, `.tiff`, OME-TIFF too) or PNG, or the folder of an OME-Zarr image.
+        A file in one of :data:`FORMATS`, or the folder of an OME-Zarr image.
+    series
+        Which of the file's images, from 0; None: its only one.
+    z, time
+        What is taken along these axes, from 0; None: the image has one.
 
     Returns
     -------
@@ -136,18 +267,28 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     Raises
     ------
     ImageError
-        The file is missing, damaged, of another format or pixel type, or has more axes than these.
+        The file is missing, damaged, of another format or pixel type, or has axes of which nothing
+        was chosen.
     """
-    suffix = path.suffix.lower()
-    if suffix not in TIFF_SUFFIXES + PNG_SUFFIXES and not path.is_dir():
+    kind = format_of(path)
+    if kind is None:
+        names = ", ".join(known.name for known in FORMATS[:-1])
         raise ImageError(
-            f"{path}: '{suffix}' files can't be read; images must be TIFF, PNG or OME-Zarr"
+            f"{path}: '{path.suffix.lower()}' files can't be read; images must be {names} or "
+            f"{FORMATS[-1].name}"
         )
+
+    def taken(axes: str, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        if len(axes) != len(shape):
+            raise ValueError(f"{len(shape)} axes, but the metadata names {len(axes)}")
+        # A chosen axis stays, of length 1, so that the others keep their places.
+        return tuple(
+            _along(axis, size, {"Z": z, "T": time}.get(axis), path)
+            for axis, size in zip(axes, shape, strict=True)
+        )
+
     try:
-        if path.is_dir():
-            image, axes = read_image(path)
-        else:
-            image, axes = _read_tiff(path) if suffix in TIFF_SUFFIXES else _read_png(path)
+        image, axes = kind.read(path, series, taken)
     except InputError:
         raise
     except _DECODING_ERRORS as error:
@@ -160,91 +301,34 @@ def read_planes(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
             f"{path}: pixels are {image.dtype.name}; they must be uint8 or uint16, as the "
             "microscope wrote them"
         )
+    if z == "max" and "Z" in axes:
+        image = image.max(axis=axes.index("Z"), keepdims=True)
+    elif z not in (None, 0, "max") and "Z" not in axes:
+        raise ImageError(f"{path}: there is no z plane {z}; the image has a single one, 0")
+    if time and "T" not in axes:
+        raise ImageError(f"{path}: there is no time point {time}; the image has a single one, 0")
     return _channels_first(image, axes, path)
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    with tifffile.TiffFile(path) as tiff:
-        series = _image_series(tiff, path)
-        pages = (page for page in series.pages if page is not None)
-        if any(page.parent.filehandle.path != tiff.filehandle.path for page in pages):
-            # OME-XML that describes a set of files; the table names this one of them.
-            with tifffile.TiffFile(path, is_ome=False) as alone:
-                return _checked_pixels(alone, _image_series(alone, path), path)
-        return _checked_pixels(tiff, series, path)
+_CHOICES = {"Z": ("z planes", "--z 0 or --z max"), "T": ("time points", "--time 0")}
 
 
-def _image_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """Return the first series that isn't a thumbnail."""
-    for series in tiff.series:
-        if not series.keyframe.is_reduced:
-            return series
-    raise ImageError(f"{path}: the file holds nothing but reduced copies of an image")
-
-
-def _checked_pixels(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path
-) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    """Decode a series, unless the file is cut short or its values aren't intensities."""
-    size = tiff.filehandle.size
-    is_grey = series.dtype.newbyteorder("=") in PIXEL_TYPES
-    if is_grey and series.keyframe.photometric in _NOT_INTENSITIES:
-        kind = tifffile.PHOTOMETRIC(series.keyframe.photometric).name
+def _along(axis: str, size: int, wanted: int | str | None, path: Path) -> slice:
+    """Return what is to be read along an axis."""
+    if axis not in _CHOICES or wanted == "max":
+        return slice(None)
+    name, advice = _CHOICES[axis]
+    if wanted is None and size > 1:
+        raise ImageError(f"{path}: the image has {size} {name}, counted from 0; choose by {advice}")
+    index = int(wanted or 0)
+    if index >= size:
         raise ImageError(
-            f"{path}: the pixels are stored as {kind}, so that larger is not brighter; convert the "
-            "image to plain grey values (MINISBLACK)"
+            f"{path}: there is no {name[:-1]} {index}; the image has {size}, counted from 0"
         )
-    if not _has_all_pages(tiff):
-        raise ImageError(
-            f"{path}: damaged or incomplete image: the file ends after {size} bytes, before "
-            "its last page does"
-        )
-    for page in series.pages:
-        # tifffile fills missing planes and truncated strips with zeros instead of raising.
-        if page is None:
-            raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
-        if 0 in page.databytecounts:
-            raise ImageError(f"{path}: incomplete image: part of it was never written")
-        ends = (
-            start + count
-            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-        )
-        if max(ends, default=0) > size:
-            raise ImageError(
-                f"{path}: damaged or incomplete image: the file ends after {size} bytes, "
-                "before its pixels do"
-            )
-    return series.asarray(), series.axes
+    return slice(index, index + 1)
 
 
-def _has_all_pages(tiff: tifffile.TiffFile) -> bool:
-    """Follow the chain of a TIFF's pages, which tifffile cuts at the first broken link."""
-    file, layout = tiff.filehandle, tiff.tiff
-
-    def number(format_: str, offset: int) -> int | None:
-        file.seek(offset)
-        content = file.read(struct.calcsize(format_))
-        whole = len(content) == struct.calcsize(format_)
-        return int(struct.unpack(format_, content)[0]) if whole else None
-
-    link: int | None = 8 if tiff.is_bigtiff else 4
-    for _ in range(len(tiff.pages) + 1):
-        page = number(layout.offsetformat, link) if link else None
-        if not page:
-            return page == 0
-        num_tags = number(layout.tagnoformat, page)
-        link = num_tags and page + layout.tagnosize + num_tags * layout.tagsize
-    return False
-
-
-def _read_png(path: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    image = imagecodecs.png_decode(path.read_bytes())
-    return image, "YXS"[: image.ndim]
-
-
-def _channels_first(
-    image: np.ndarray[Any, np.dtype[Any]], axes: str, path: Path
-) -> np.ndarray[Any, np.dtype[Any]]:
+def _channels_first(image: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
     """Return (planes, H, W) of an image whose only long axes are Y, X and a channel axis."""
     long = [axis for axis, size in zip(axes, image.shape, strict=True) if axis in "YX" or size > 1]
     channel = "".join(axis for axis in long if axis not in "YX")
@@ -262,7 +346,7 @@ def _channels_first(
     return planes.astype(image.dtype.newbyteorder("="), copy=False)
 
 
-def _plane(stack: np.ndarray[Any, np.dtype[Any]], plane: Plane) -> np.ndarray[Any, np.dtype[Any]]:
+def _plane(stack: NDArray[Any], plane: Plane) -> NDArray[Any]:
     num_planes = len(stack)
     if plane.frame is None and num_planes > 1:
         raise ImageError(

@@ -27,12 +27,7 @@ from wsdino.screen.current import open_records, open_statistics, sites_to_do
 from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest, read_wells
-from wsdino.screen.shading import (
-    effective,
-    given_functions,
-    known_shadings,
-    prepare_shadings,
-)
+from wsdino.screen.shading import effective, known_shadings, prepare_shadings
 from wsdino.screen.store import (
     FORMAT,
     FORMAT_KEY,
@@ -42,11 +37,13 @@ from wsdino.screen.store import (
     open_images,
     open_store,
 )
+from wsdino.tables.manifest import given_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from wsdino.screen.correction import Shadings
+    from wsdino.screen.selection import Selection
     from wsdino.tables.platemap import PlateMap
 
 
@@ -61,6 +58,7 @@ def ingest(
     columns: Mapping[str, str] | None = None,
     illumination: str = DEFAULT,
     scale: float = 1.0,
+    selection: Selection | None = None,
     design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or resume a conversion that was stopped.
@@ -93,6 +91,8 @@ def ingest(
         :data:`~wsdino.screen.illumination.METHODS`.
     scale
         Size of a field in the store relative to its images, more than 0 and at most 1.
+    selection
+        Which of its images are read; None: all, none of which may have to be chosen.
     design
         The former name of `platemap`.
 
@@ -119,7 +119,14 @@ def ingest(
     _existing_images(out)
     platemap = platemap if design is None else design
     wells = None if platemap is None else read_wells(platemap, columns=columns)
-    read = partial(read_manifest, source, platemap=wells, controls=controls, columns=columns)
+    read = partial(
+        read_manifest,
+        source,
+        platemap=wells,
+        controls=controls,
+        columns=columns,
+        selection=selection,
+    )
     origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
     with one_writer(out):
         return _ingest(read, out, origin, wanted, workers, dask)
@@ -227,11 +234,13 @@ def _fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
     digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
     for site in planes_of(manifest):
         for plane in site:
-            digest.update(f"\0{plane.path}\0{plane.frame}".casefold().encode())
+            digest.update(f"\0{plane.name}".casefold().encode())
     for name in filter(None, given_functions(manifest).values()):
         if correction.method.uses_given:
-            for column in (f"PathName_{name}", f"FileName_{name}"):
-                digest.update("\0".join([column, *manifest[column]]).casefold().encode())
+            for column in (f"PathName_{name}", f"FileName_{name}", f"Frame_{name}"):
+                if column in manifest:
+                    cells = map(str, manifest[column])
+                    digest.update("\0".join([column, *cells]).casefold().encode())
     return digest.hexdigest()
 
 

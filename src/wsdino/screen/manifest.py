@@ -9,8 +9,10 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.screen import bbbc021
+from wsdino.screen.choosing import selected
 from wsdino.screen.files import resolve_files
 from wsdino.screen.readers import RawTable, read_raw
+from wsdino.screen.selection import Selection
 from wsdino.tables.columns import COMPOUND
 from wsdino.tables.manifest import channels_of, validate_manifest
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
@@ -18,16 +20,19 @@ from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wsdino.tables.welltables import WellTable
+
 __all__ = ["channels_of", "read_manifest", "read_wells", "validate_manifest"]
 
 
 def read_manifest(
     source: str | Path | pd.DataFrame,
     *,
-    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
+    platemap: str | Path | pd.DataFrame | WellTable | PlateMap | None = None,
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     check_files: bool = True,
+    selection: Selection | None = None,
     design: str | Path | None = None,
 ) -> pd.DataFrame:
     """Read, check and normalise a screen's manifest.
@@ -46,6 +51,8 @@ def read_manifest(
         Our name -> the table's or plate map's, if it differs.
     check_files
         Require each image to exist.
+    selection
+        Which of its images are read; None: all, none of which may have to be chosen.
     design
         The former name of `platemap`.
 
@@ -61,12 +68,14 @@ def read_manifest(
     ImageError
         An image is missing.
     """
-    columns = columns or {}
+    columns, selection = columns or {}, selection or Selection()
     if isinstance(source, pd.DataFrame):
         raw, origin = RawTable(source, Path()), "the table"
     else:
-        raw, origin = read_raw(Path(source), text=columns.values()), str(source)
+        raw = read_raw(Path(source), text=columns.values(), pattern=selection.pattern)
+        origin = str(source)
     platemap = platemap if design is None else design
+    platemap = raw.wells if platemap is None else platemap
     wells = None if platemap is None else read_wells(platemap, columns=columns)
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)
     if COMPOUND not in table and wells is not None:
@@ -80,12 +89,15 @@ def read_manifest(
             f"(--platemap: a table with {COMPOUND} and so on for each Metadata_Plate and "
             f"Metadata_Well), or name the column (--column {COMPOUND}=NAME)"
         )
+    table = selected(table, selection, origin=origin)
     table = resolve_files(table, raw.folder, origin=origin, check_files=check_files)
     return validate_manifest(table, origin=origin, controls=controls)
 
 
 def read_wells(
-    source: str | Path | pd.DataFrame | PlateMap, *, columns: Mapping[str, str] | None = None
+    source: str | Path | pd.DataFrame | WellTable | PlateMap,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> PlateMap:
     """Read the metadata of wells: a plate map, or the table of a screen in BBBC021's layout.
 

@@ -15,13 +15,17 @@ import zarr
 
 from wsdino.errors import TableError
 from wsdino.progress import Meter, say
+from wsdino.screen.choosing import ACQUISITION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from wsdino.screen.images import Taken
+
 # Name of a channel without a label of its own; its number is appended.
 UNNAMED = "channel"
 _SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
+PROJECTION = "_mip"
 METADATA_FILES = ("zarr.json", ".zattrs")
 # Letters that tifffile uses for the axes of the specification.
 _AXES = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
@@ -32,7 +36,25 @@ def find_plates(folder: Path) -> list[Path]:
     if _is_plate(folder):
         return [folder]
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [path for path in inside if path.suffix.lower() == ".zarr" and _is_plate(path)]
+    plates = [path for path in inside if path.suffix.lower() == ".zarr" and _is_plate(path)]
+    return _without_projections(plates)
+
+
+def _without_projections(plates: list[Path]) -> list[Path]:
+    """Leave out maximum projections that Fractal made of plates beside them, and say so."""
+    stems = {_SUFFIX.sub("", plate.name) for plate in plates}
+    derived = [
+        plate
+        for plate in plates
+        if _SUFFIX.sub("", plate.name).removesuffix(PROJECTION) in stems
+        and _SUFFIX.sub("", plate.name).endswith(PROJECTION)
+    ]
+    if derived:
+        say(
+            f"{plates[0].parent}: {len(derived)} plates are projections of others and left out, "
+            f"such as {derived[0].name}; name one alone to read it"
+        )
+    return [plate for plate in plates if plate not in derived]
 
 
 def _is_plate(folder: Path) -> bool:
@@ -53,31 +75,31 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per field with `Metadata_Plate` (the plate's name, or its folder's),
-        `Metadata_Well`, `Metadata_Site` (the field's own number if it has one), and for each
-        channel `PathName_`, `FileName_` (the field's group) and `Frame_`.
+        `Metadata_Well`, `Metadata_Site` (the field's own number if it has one),
+        `Metadata_Acquisition` if there are several, and for each channel `PathName_`, `FileName_`
+        (the field's group) and `Frame_`.
 
     Raises
     ------
     TableError
-        Metadata is missing or damaged, two plates have the same name, a plate has several
-        acquisitions, or images differ from the first in their channels.
+        Metadata is missing or damaged, two plates have the same name, or images differ from the
+        first in their channels.
     """
     rows: list[dict[str, Any]] = []
-    channels: list[str] = []
-    first = Path()
+    # By acquisition, which may have channels of its own: the channels, and their first image.
+    known: dict[Any, tuple[list[str], Path]] = {}
     names = _plate_names(plates)
     copies: list[str] = []
     with Meter("plates", len(plates), last_line=False) as meter:
         for plate, name in zip(plates, names, strict=True):
             for row, image in _sites(plate, name, copies):
                 found, is_named = _channels(image)
-                if not channels:
-                    channels, first = found, image
-                    if not is_named:
-                        say(
-                            f"{image}: its OME-Zarr metadata (omero) doesn't give every channel a "
-                            f"unique name; the channels are named {', '.join(channels)}"
-                        )
+                if not known and not is_named:
+                    say(
+                        f"{image}: its OME-Zarr metadata (omero) doesn't give every channel a "
+                        f"unique name; the channels are named {', '.join(found)}"
+                    )
+                channels, first = known.setdefault(row[ACQUISITION], (found, image))
                 if sorted(found) != sorted(channels):
                     raise TableError(
                         f"{image}: its channels are {', '.join(found)}, but those of {first} are "
@@ -91,12 +113,28 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
                     }
                 rows.append(row)
             meter.advance()
+    _say_acquisitions(plates, rows)
     if copies:
         say(
             f"{plates[0].parent}: {len(copies)} images are derived from another image of the same "
             f"well and left out, such as {copies[0]}"
         )
     return pd.DataFrame(rows)
+
+
+def _say_acquisitions(plates: Sequence[Path], rows: list[dict[str, Any]]) -> None:
+    """Say what the acquisitions of images are called; leave them out where there is only one."""
+    found = {row[ACQUISITION] for row in rows}
+    if len(found) < 2:
+        for row in rows:
+            del row[ACQUISITION]
+        return
+    names: dict[str, str] = {}
+    for plate in plates:
+        for one in _metadata(plate)["plate"].get("acquisitions") or []:
+            names[str(one.get("id"))] = str(one.get("name") or "unnamed")
+    known = ", ".join(f"{one} ({names.get(str(one), 'unnamed')})" for one in sorted(found, key=str))
+    say(f"{plates[0].parent}: the images are of acquisitions {known}")
 
 
 def _plate_names(plates: Sequence[Path]) -> list[str]:
@@ -126,25 +164,31 @@ def _plate_names(plates: Sequence[Path]) -> list[str]:
 def _sites(plate: Path, name: str, copies: list[str]) -> Iterator[tuple[dict[str, Any], Path]]:
     """List a plate's fields; paths of images derived from another one are added to `copies`."""
     described = _metadata(plate)["plate"]
-    acquisitions = described.get("acquisitions") or []
-    if len(acquisitions) > 1:
-        raise TableError(
-            f"{plate}: has {len(acquisitions)} acquisitions; split the plate so that it has one"
-        )
     entries = described.get("wells")
     for index, well in enumerate(_listed(described, "wells", plate)):
         folder = plate / well
         place = _place(described, (entries or [])[index], well, plate)
-        images = _listed(_part(_metadata(folder), "well", folder), "images", folder)
+        content = _part(_metadata(folder), "well", folder)
+        images = _listed(content, "images", folder)
         fields = [image for image in images if not _is_copy(image, images)]
         copies += [str(folder / image) for image in images if image not in fields]
+        acquisitions = {
+            image: entry.get("acquisition")
+            for image, entry in zip(images, content["images"], strict=True)
+        }
+        several = len({acquisitions[image] for image in fields}) > 1
         for number, image in enumerate(fields):
             digits = re.match(r"\d+", image)
             row = {
                 "Metadata_Plate": name,
                 "Metadata_Well": place,
                 "Metadata_Site": int(digits[0]) if digits else number,
+                ACQUISITION: acquisitions[image],
             }
+            if several:
+                # Each acquisition numbers its fields on.
+                same = [one for one in fields if acquisitions[one] == acquisitions[image]]
+                row["Metadata_Site"] = same.index(image)
             yield row, folder / image
 
 
@@ -171,9 +215,12 @@ def _place(described: dict[str, Any], entry: dict[str, Any], well: str, plate: P
             f"{plate}: the path {well} of a well is not a row and column, and its rowIndex "
             f"{indices[0]} and columnIndex {indices[1]} don't fit it; correct the plate's metadata"
         )
-    return "".join(
-        lines[index] for index, lines in zip(indices, names, strict=True) if index is not None
-    )
+    found = [lines[index] for index, lines in zip(indices, names, strict=True) if index is not None]
+    if found[0].isdecimal():
+        # Rows that are numbers too, from 0 as iohub writes positions of a stage.
+        row, column = (int(index) + 1 for index in indices if index is not None)
+        return f"r{row}c{column}"
+    return "".join(found)
 
 
 def _listed(described: dict[str, Any], key: str, folder: Path) -> list[str]:
@@ -233,18 +280,20 @@ def _axis_names(scale: dict[str, Any]) -> list[str]:
     return [str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes]
 
 
-def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    """Read the full resolution of an OME-Zarr image.
+def read_image(image: Path, taken: Taken) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
+    """Read part of the full resolution of an OME-Zarr image.
 
     Parameters
     ----------
     image
         The image's group.
+    taken
+        Says what to take, given the axes' letters and the shape.
 
     Returns
     -------
     pixels, axes
-        The stored array, (..., H, W), and a letter of TCZYX for each axis.
+        That part of the stored array, (..., H, W), and a letter of TCZYX for each axis.
 
     Raises
     ------
@@ -258,10 +307,8 @@ def read_image(image: Path) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
         raise ValueError("not an OME-Zarr image (there are no multiscales)")
     names = _axis_names(scales[0])
     array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
-    pixels = np.asarray(array[...])
     axes = "".join(_AXES.get(name, "?") for name in names)
-    if len(axes) != pixels.ndim:
-        raise ValueError(f"{pixels.ndim} axes, but the metadata names {len(axes)}")
+    pixels = np.asarray(array[taken(axes, array.shape)])
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     is_empty = (planes == (array.fill_value or 0)).all(axis=(1, 2))
     if is_empty.any() and array.nchunks_initialized < array.nchunks:

@@ -6,6 +6,7 @@ The readers themselves are imported only when needed, so that the command line s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wsdino.errors import TableError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsdino.tables.welltables import WellTable
+
 
 @dataclass(frozen=True)
 class RawTable:
@@ -25,13 +28,17 @@ class RawTable:
     ----------
     table
         A row per site, in any names that :func:`~wsdino.tables.tidy.tidy` knows, with
-        `FileName_<Channel>` and so on.
+        `FileName_<Channel>` and so on; or several rows, which `Metadata_Z`, `Metadata_Time` and
+        `Metadata_Acquisition` tell apart.
     folder
         Base of its relative image folders.
+    wells
+        What each well received, where the layout says so.
     """
 
     table: pd.DataFrame
     folder: Path
+    wells: WellTable | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,36 @@ def _read_table(path: Path, text: Collection[str]) -> RawTable:
     return RawTable(read_file(path, text=text), path.parent)
 
 
+def _layout(name: str, module: str) -> Reader:
+    """Return the reader that a module of :mod:`wsdino.screen.layouts` is."""
+    path = f"wsdino.screen.layouts.{module}"
+
+    def recognises(source: Path) -> bool:
+        return bool(import_module(path).recognises(source))
+
+    def read(source: Path, text: Collection[str]) -> RawTable:
+        raw: RawTable = import_module(path).read(source, text)
+        return raw
+
+    return Reader(name, recognises, read)
+
+
 # The first that recognises a path reads it.
 READERS = (
     Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
+    _layout(
+        "a tree of the Cell Painting Gallery (workspace/load_data_csv, images, metadata)", "gallery"
+    ),
     Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
+    _layout("a Harmony measurement (Index.idx.xml), or a folder of measurements", "harmony"),
+    _layout("an ImageXpress plate (.HTD or .jdce), or a folder of plates", "imagexpress"),
+    _layout(
+        "a CellVoyager measurement (MeasurementData.mlf), or a folder of measurements",
+        "cellvoyager",
+    ),
+    _layout("OME-TIFF files that describe a plate, or their companion file", "ometiff"),
+    _layout("a NumPy array of images (.npy, .npz) with a table of the same name", "arrays"),
+    _layout("CZI, ND2 or LIF files, whose positions are named by wells", "microscopes"),
     Reader(
         "a CellProfiler LoadData table, or a manifest (.csv, .tsv, .txt, each also with .gz, or "
         ".parquet)",
@@ -104,12 +137,15 @@ READERS = (
 )
 
 
+ANY_FOLDER = "any folder of images, with a --pattern of their names"
+
+
 def accepted() -> str:
     """List the supported formats."""
-    return "; ".join(reader.name for reader in READERS)
+    return "; ".join([*(reader.name for reader in READERS), ANY_FOLDER])
 
 
-def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
+def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = None) -> RawTable:
     """Read a screen's table in any supported format.
 
     Parameters
@@ -118,6 +154,9 @@ def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
         Anything that one of :data:`READERS` recognises.
     text
         Columns of the table that must be read as text.
+    pattern
+        Reads a folder by the names of its images instead, see
+        :mod:`wsdino.screen.layouts.pattern`.
 
     Raises
     ------
@@ -126,6 +165,10 @@ def read_raw(path: Path, *, text: Collection[str] = ()) -> RawTable:
     """
     if not path.exists():
         raise TableError(f"{path}: no such file or folder; a screen is {accepted()}")
+    if pattern is not None:
+        from wsdino.screen.layouts.pattern import read_names
+
+        return read_names(path, pattern)
     for reader in READERS:
         if reader.recognises(path):
             return reader.read(path, text)

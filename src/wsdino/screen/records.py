@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsdino.screen.images import Plane
+    from wsdino.screen.planes import Plane
 
 RECORDS = "sites.npy"
 
@@ -63,9 +63,33 @@ def digest_of(content: bytes) -> int:
 
 
 def image_states(planes: Sequence[Plane]) -> list[int | None]:
-    """Return :func:`image_state` of each plane's file; shared files are looked up once."""
-    states = {path: image_state(path) for path in dict.fromkeys(plane.path for plane in planes)}
-    return [states[plane.path] for plane in planes]
+    """Return :func:`plane_state` of each plane; shared files are looked up once."""
+    known: dict[Path, int | None] = {}
+    return [plane_state(plane, known) for plane in planes]
+
+
+def plane_state(plane: Plane, known: dict[Path, int | None]) -> int | None:
+    """Return :func:`image_state` of a plane's file, or a digest of those of all of its files.
+
+    Parameters
+    ----------
+    plane
+        Of an image.
+    known
+        States found so far, which are taken from here and added.
+
+    Returns
+    -------
+    int or None
+        None if a file doesn't exist.
+    """
+    for part in plane.parts:
+        if part.path not in known:
+            known[part.path] = image_state(part.path)
+    states = [known[part.path] for part in plane.parts]
+    if None in states or len(states) == 1:
+        return None if None in states else states[0]
+    return digest_of(" ".join(map(str, states)).encode())
 
 
 def crc32(pixels: NDArray[Any]) -> int:

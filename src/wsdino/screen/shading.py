@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 
 from wsdino.atomic import write_text, writing
 from wsdino.progress import Meter, say
@@ -24,12 +25,11 @@ from wsdino.screen.convert import in_threads
 from wsdino.screen.correction import Correction, Shading, Shadings, load_function
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.records import digest_of, image_state, image_states
-from wsdino.tables.manifest import channels_of, illuminations_of
+from wsdino.tables.manifest import given_functions, illuminations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from wsdino.screen.estimators import Estimate, Estimator
@@ -45,25 +45,6 @@ def effective(correction: Correction, manifest: pd.DataFrame) -> Correction:
     return Correction("none", correction.scale) if idle else correction
 
 
-def given_functions(manifest: pd.DataFrame) -> dict[str, str | None]:
-    """Return for each channel the illumination function's name in the manifest, None: it has none.
-
-    ``IllumDNA`` belongs to the channel ``DNA`` or ``OrigDNA``.
-    """
-    named = set(illuminations_of(manifest))
-    return {
-        channel: next(
-            (
-                name
-                for name in (f"Illum{channel}", f"Illum{channel.removeprefix('Orig')}")
-                if name in named
-            ),
-            None,
-        )
-        for channel in channels_of(manifest)
-    }
-
-
 def known_shadings(
     out: Path, manifest: pd.DataFrame, correction: Correction
 ) -> list[Shadings] | None:
@@ -73,10 +54,14 @@ def known_shadings(
     columns: list[list[Shading | None]] = [[None] * len(manifest) for _ in given]
     for column, name in zip(columns, given.values(), strict=True):
         if method.uses_given and name is not None:
-            folders, files = manifest[f"PathName_{name}"], manifest[f"FileName_{name}"]
-            paths = [Path(folder, file) for folder, file in zip(folders, files, strict=True)]
+            places, files = manifest[f"PathName_{name}"], manifest[f"FileName_{name}"]
+            paths = [Path(place, file) for place, file in zip(places, files, strict=True)]
             states = {path: image_state(path) for path in dict.fromkeys(paths)}
-            column[:] = [Shading(path, 0.0, states[path]) for path in paths]
+            frames = manifest.get(f"Frame_{name}", [None] * len(manifest))
+            column[:] = [
+                Shading(path, 0.0, states[path], None if frame is None else int(frame))
+                for path, frame in zip(paths, frames, strict=True)
+            ]
     if method.estimator is not None:
         own_folders = _plate_folders(out, manifest)
         for plate, rows in _plates(manifest).items():
@@ -130,9 +115,11 @@ def prepare_shadings(
     _say_what_is_applied(manifest, given, method)
     names = [name for name in given.values() if name is not None and method.uses_given]
     for name in names:
-        files = manifest[[f"PathName_{name}", f"FileName_{name}"]].drop_duplicates()
-        for folder, file in files.itertuples(index=False):
-            load_function(Path(folder, file), field_shape)
+        columns = [f"PathName_{name}", f"FileName_{name}", f"Frame_{name}"]
+        files = manifest.reindex(columns=columns).drop_duplicates()
+        for folder, file, frame in files.itertuples(index=False):
+            which = None if pd.isna(frame) else int(frame)
+            load_function(Path(folder, file), field_shape, frame=which)
     if method.estimator is not None and None in given.values():
         seen = {plate: _some(rows, method.max_sites) for plate, rows in _plates(manifest).items()}
         # What changes while it is read will differ from this the next time.

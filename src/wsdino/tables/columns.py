@@ -28,7 +28,10 @@ TEXT = (PLATE, WELL, BATCH, COMPOUND, MOA)
 # names of the same form (`Metadata_Plate_DAPI`).
 PLATE_MAP = "Metadata_Plate_Map_Name"
 CONTROL_TYPE, PERT_TYPE = "control_type", "pert_type"
-FILE_COLUMN = re.compile(r"(?:Image_)?(?:FileName|PathName|URL|Frame|Series)_.+")
+# Prefixes of the columns that say where the pixels of a channel are, each before `_<Channel>`.
+Z_PLANE, TIME_POINT = "ZPlane", "TimePoint"
+FILE_PREFIXES = ("FileName", "PathName", "URL", "Frame", "Series", Z_PLANE, TIME_POINT)
+FILE_COLUMN = re.compile(rf"(?:Image_)?(?:{'|'.join(FILE_PREFIXES)})_.+")
 
 # Micromolar per unit, by the suffix of a column's name.
 UNITS = {

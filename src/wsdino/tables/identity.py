@@ -37,6 +37,7 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>"})
 # 1536-well plates, the largest in use, have rows A to AF and columns 1 to 48.
 _WELL = re.compile(r"(A[A-F]|[A-Z])0*([1-9]|[1-3][0-9]|4[0-8])", re.IGNORECASE)
 _ROW_COLUMN = re.compile(r"r0*([1-9]|[12][0-9]|3[0-2])c0*([1-9]|[1-3][0-9]|4[0-8])", re.IGNORECASE)
+_QUARTER = re.compile(r"([A-P])0*([1-9]|1[0-9]|2[0-4])\.([ab])([12])", re.IGNORECASE)
 _SITE = re.compile(r"(?:site|field|fov|s|f)?[ _]?0*(\d{1,9})(?:\.0+)?", re.IGNORECASE)
 _FLOAT_PLATE = re.compile(r"\d+\.0")
 
@@ -123,8 +124,14 @@ def texts(values: pd.Series) -> pd.Series:
 
 
 def normalise_well(well: str) -> str | None:
-    """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None if it is not a well."""
+    """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None if it is not a well.
+
+    `A01.b2` is a quarter of `A01`: `B02` of a plate with 1536 wells.
+    """
     text = well.strip()
+    if match := _QUARTER.fullmatch(text):
+        row = 2 * (ord(match[1].upper()) - ord("A")) + "ab".index(match[3].lower())
+        text = f"r{row + 1}c{2 * int(match[2]) - 2 + int(match[4])}"
     if match := _WELL.fullmatch(text):
         return f"{match[1].upper()}{int(match[2]):02d}"
     if match := _ROW_COLUMN.fullmatch(text):

@@ -19,7 +19,9 @@ from wsdino.tables.columns import (
     PLATE,
     PREFIX,
     SITE,
+    TIME_POINT,
     WELL,
+    Z_PLANE,
 )
 from wsdino.tables.doses import require_one_moa
 from wsdino.tables.identity import numbers, row_of
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 REQUIRED = (PLATE, WELL, SITE, COMPOUND)
 KEY = [PLATE, WELL, SITE]
 ILLUMINATION = "Illum"
+PARTS = "|"
+"""Between the files of one image that is the maximum of several, and between their frames."""
 
 
 def channels_of(manifest: pd.DataFrame) -> list[str]:
@@ -53,6 +57,25 @@ def channels_of(manifest: pd.DataFrame) -> list[str]:
 def illuminations_of(manifest: pd.DataFrame) -> list[str]:
     """Return the names of a manifest's illumination functions, `Illum<Channel>`, in their order."""
     return [name for name in _files_of(manifest) if name.startswith(ILLUMINATION)]
+
+
+def given_functions(manifest: pd.DataFrame) -> dict[str, str | None]:
+    """Return for each channel the illumination function's name in the manifest, None: it has none.
+
+    ``IllumDNA`` belongs to the channel ``DNA`` or ``OrigDNA``.
+    """
+    named = set(illuminations_of(manifest))
+    return {
+        channel: next(
+            (
+                name
+                for name in (f"Illum{channel}", f"Illum{channel.removeprefix('Orig')}")
+                if name in named
+            ),
+            None,
+        )
+        for channel in channels_of(manifest)
+    }
 
 
 def _files_of(manifest: pd.DataFrame) -> list[str]:
@@ -93,7 +116,8 @@ def validate_manifest(
     -------
     pandas.DataFrame
         All `Metadata_*` columns, the contract's first, then `FileName_`, `PathName_` and, where
-        given, `Frame_<Channel>` for each channel, then those of illumination functions.
+        given, `Frame_`, `Series_`, `ZPlane_` and `TimePoint_<Channel>` for each channel, then those
+        of illumination functions.
 
     Raises
     ------
@@ -125,10 +149,12 @@ def validate_manifest(
         table[f"FileName_{channel}"] = source[f"FileName_{channel}"].astype(str).str.strip()
         path = f"PathName_{channel}"
         table[path] = source[path].fillna("").astype(str) if path in source else ""
-        _require_first_series(source, channel, origin)
-        frame = f"Frame_{channel}"
-        if frame in source and source[frame].notna().any():
-            table[frame] = _whole_numbers(source[frame], origin)
+        for name in (f"Frame_{channel}", f"Series_{channel}"):
+            if name in source and source[name].notna().any():
+                table[name] = _numbers_of_parts(source[name], origin)
+        for name in (f"{Z_PLANE}_{channel}", f"{TIME_POINT}_{channel}"):
+            if name in source and source[name].notna().any():
+                table[name] = source[name].astype(str)
 
     _require_unique_sites(table, origin)
     _require_own_images(table, channels, origin)
@@ -155,19 +181,6 @@ def _require_columns(manifest: pd.DataFrame, origin: str) -> list[str]:
     return channels
 
 
-def _require_first_series(source: pd.DataFrame, channel: str, origin: str) -> None:
-    """Refuse series of a file beyond the first, which are not read."""
-    name = f"Series_{channel}"
-    if name not in source:
-        return
-    other = pd.to_numeric(source[name], errors="coerce").fillna(0) != 0
-    if other.any():
-        raise TableError(
-            f"{origin}: {name} is {source.loc[other, name].iloc[0]} in {row_of(other)}; only the "
-            "first series of a file (0) can be read, so split such files first"
-        )
-
-
 def _require_own_images(table: pd.DataFrame, channels: list[str], origin: str) -> None:
     """Refuse an image that several channels or sites name."""
     named = pd.concat(
@@ -176,6 +189,7 @@ def _require_own_images(table: pd.DataFrame, channels: list[str], origin: str) -
                 {
                     "folder": table[f"PathName_{channel}"],
                     "file": table[f"FileName_{channel}"],
+                    "series": table.get(f"Series_{channel}", -1),
                     "plane": table.get(f"Frame_{channel}", -1),
                     "channel": channel,
                 }
@@ -183,11 +197,12 @@ def _require_own_images(table: pd.DataFrame, channels: list[str], origin: str) -
             for channel in channels
         ]
     )
-    twice = named[named.duplicated(["folder", "file", "plane"], keep=False)]
+    image = ["folder", "file", "series", "plane"]
+    twice = named[named.duplicated(image, keep=False)]
     if twice.empty:
         return
     first = twice.iloc[0]
-    same = twice[(twice[["folder", "file", "plane"]] == first[:3]).all(axis=1)]
+    same = twice[(twice[image] == first[image]).all(axis=1)]
     where = [
         "{} of plate {}, well {}, site {}".format(channel, *table.loc[row, [PLATE, WELL, SITE]])
         for row, channel in zip(same.index[:2], same["channel"].iloc[:2], strict=True)
@@ -195,7 +210,7 @@ def _require_own_images(table: pd.DataFrame, channels: list[str], origin: str) -
     raise TableError(
         f"{origin}: {first['file']} is the image of {where[0]}, and of {where[1]}; every channel "
         "of every site needs an image of its own (planes of one file are told apart by "
-        "Frame_<Channel>)"
+        "Frame_<Channel>, its images by Series_<Channel>)"
     )
 
 
@@ -217,6 +232,21 @@ def _whole_numbers(values: pd.Series, origin: str) -> pd.Series:
             f"{what}"
         )
     return found.astype(np.int64)
+
+
+def _numbers_of_parts(values: pd.Series, origin: str) -> pd.Series:
+    """Return numbers of planes: int64, or text with a number for each file of an image."""
+    text = values.astype(str)
+    several = text.str.contains(PARTS, regex=False)
+    if not several.any():
+        return _whole_numbers(values, origin)
+    bad = ~text.str.fullmatch(r"\d+(\|\d+)*")
+    if bad.any():
+        raise TableError(
+            f"{origin}: {values.name} is '{text[bad].iloc[0]}' in {row_of(bad)}; it must be a "
+            f"whole number, or several with {PARTS} between them"
+        )
+    return text
 
 
 def _say_missing_doses(table: pd.DataFrame, origin: str) -> None:

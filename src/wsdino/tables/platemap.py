@@ -30,15 +30,14 @@ from wsdino.tables.columns import (
     plain_name,
     require_sources,
 )
-from wsdino.tables.files import READABLE, read_file
 from wsdino.tables.identity import texts
 from wsdino.tables.tidy import has_values, tidy
+from wsdino.tables.welltables import SOURCE, WellTable, read_wells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-BARCODES = "barcode_platemap.csv"
-_BARCODE, _MAP_NAME = "assay_plate_barcode", "plate_map_name"
+_MAP_NAME = "plate_map_name"
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,20 @@ class PlateMap:
         Where it came from, for messages.
     columns
         Original names of the columns.
+    by_batch
+        Whether each row is about its own batch alone.
     """
 
     wells: pd.DataFrame
     origin: str
     columns: tuple[str, ...]
+    by_batch: bool = False
 
 
 def read_platemap(
-    source: str | Path | pd.DataFrame | PlateMap, *, columns: Mapping[str, str] | None = None
+    source: str | Path | pd.DataFrame | WellTable | PlateMap,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> PlateMap:
     """Read a plate map.
 
@@ -73,7 +77,8 @@ def read_platemap(
         A table of wells, in our names or those of other tools, such as the Broad's plate maps
         (`well_position`, `broad_sample`, `mmoles_per_liter`); or a `barcode_platemap.csv`
         (`Assay_Plate_Barcode`, `Plate_Map_Name`) with the maps in `platemap/` beside it, or the
-        folder that contains both; or a manifest.
+        folder that contains both, or a folder of such batches; or a folder with JUMP's tables
+        (`well.csv.gz`); or a manifest.
     columns
         Our name -> the table's, as given by the user.
 
@@ -88,12 +93,11 @@ def read_platemap(
     """
     if isinstance(source, PlateMap):
         return source
-    text = (columns or {}).values()
     if isinstance(source, pd.DataFrame):
-        raw, origin = source, "the plate map"
-    else:
-        path = Path(source)
-        raw, origin = _read(path / BARCODES if path.is_dir() else path, text), str(source)
+        source = WellTable(source, "the plate map")
+    if not isinstance(source, WellTable):
+        source = read_wells(Path(source), (columns or {}).values())
+    raw, origin = source.table, source.origin
     wells = tidy(raw, origin=origin, columns=columns)
     is_screen = any(FILE_COLUMN.fullmatch(str(name)) for name in wells)
     if not is_screen:
@@ -110,43 +114,7 @@ def read_platemap(
             f"{origin}: no column {WELL}; it has {', '.join(map(str, raw.columns))}; a plate map "
             "has one row per well; name the column of wells with --column Metadata_Well=NAME"
         )
-    return PlateMap(wells, origin, tuple(map(str, raw.columns)))
-
-
-def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
-    if not path.exists() and path.name == BARCODES:
-        raise TableError(f"{path.parent}: no {BARCODES}, which a folder of plate maps must have")
-    table = read_file(path, text=text)
-    plain = {plain_name(name): name for name in table.columns}
-    is_list = _BARCODE in plain and _MAP_NAME in plain
-    if not is_list or any(name in ("well_position", "well") for name in plain):
-        return table
-    maps = []
-    barcodes, names = texts(table[plain[_BARCODE]]), texts(table[plain[_MAP_NAME]])
-    read: dict[str, pd.DataFrame] = {}
-    for barcode, name in zip(barcodes, names, strict=True):
-        if barcode is None or name is None:
-            continue
-        if name not in read:
-            read[name] = read_file(_map_file(path, name), text=text)
-        theirs = [n for n in read[name].columns if plain_name(n) in (_BARCODE, "plate", _MAP_NAME)]
-        one = read[name].drop(columns=theirs)
-        maps.append(one.assign(**{PLATE: barcode, PLATE_MAP: name}))
-    if not maps:
-        raise TableError(f"{path}: lists no plate with a plate map")
-    return pd.concat(maps, ignore_index=True)
-
-
-def _map_file(path: Path, name: str) -> Path:
-    stems = [name, *(name.removesuffix(suffix) for suffix in READABLE if name.endswith(suffix))]
-    for folder in (path.parent / "platemap", path.parent / "platemaps", path.parent):
-        for stem in stems:
-            for suffix in (".txt", ".tsv", ".csv", ".txt.gz", ".tsv.gz", ".csv.gz", ".parquet"):
-                if (found := folder / f"{stem}{suffix}").is_file():
-                    return found
-    raise TableError(
-        f"{path}: lists the plate map {name}, but there is no {path.parent / 'platemap' / name}.txt"
-    )
+    return PlateMap(wells, origin, tuple(map(str, raw.columns)), source.by_batch)
 
 
 def tidy_and_join(
@@ -219,7 +187,7 @@ def join_platemap(
         is left.
     """
     wells = platemap.wells
-    keys = _keys(table, wells, platemap.origin, origin)
+    keys = _keys(table, platemap, origin)
     table = table.reset_index(drop=True)
     matched = table[keys].copy()
     if PLATE in keys:
@@ -241,14 +209,16 @@ def join_platemap(
     return result[metadata + [name for name in result.columns if name not in metadata]]
 
 
-def _keys(table: pd.DataFrame, wells: pd.DataFrame, theirs: str, ours: str) -> list[str]:
+def _keys(table: pd.DataFrame, platemap: PlateMap, ours: str) -> list[str]:
     """Return the columns by which a table is joined with a plate map."""
+    wells, theirs, by_batch = platemap.wells, platemap.origin, platemap.by_batch
     keys = [key for key in (PLATE, WELL) if key in wells]
     if PLATE not in wells and has_values(table, PLATE_MAP) and has_values(wells, PLATE_MAP):
         keys = [PLATE_MAP, *keys]
-    if PLATE in wells and has_values(table, BATCH) and has_values(wells, BATCH):
-        several = wells[[PLATE, BATCH]].drop_duplicates().duplicated(PLATE).any()
-        keys = [BATCH, *keys] if several else keys
+    for column in (BATCH, SOURCE) if PLATE in wells else ():
+        if has_values(table, column) and has_values(wells, column):
+            several = wells[[PLATE, column]].drop_duplicates().duplicated(PLATE).any()
+            keys = [column, *keys] if several or (by_batch and column == BATCH) else keys
     for key in keys:
         if not has_values(table, key):
             has = ", ".join(name for name in table.columns if str(name).startswith(PREFIX))

@@ -1,0 +1,285 @@
+"""Choosing among a screen's images by a :class:`~wsdino.screen.selection.Selection`.
+
+Nothing is chosen unsaid: where a site has several z planes, time points or acquisitions, one must
+be named. They are told apart by a column of the table where each has files of its own (several rows
+for one site then), and by an axis of the file otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from wsdino.errors import InputError, TableError, did_you_mean
+from wsdino.progress import say
+from wsdino.screen.selection import MAX
+from wsdino.tables.columns import (
+    FILE_PREFIXES,
+    PLATE,
+    SITE,
+    TIME_POINT,
+    WELL,
+    Z_PLANE,
+    plain_name,
+)
+from wsdino.tables.identity import texts
+from wsdino.tables.manifest import (
+    PARTS,
+    channels_of,
+    given_functions,
+    illuminations_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsdino.screen.selection import Selection
+
+Z, TIME, ACQUISITION = "Metadata_Z", "Metadata_Time", "Metadata_Acquisition"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What may give one site several images of a channel.
+
+    Parameters
+    ----------
+    field
+        Of :class:`Selection`; as an option with two dashes.
+    name
+        In messages.
+    column
+        Ours, which tells rows of one site apart.
+    others
+        What other tools call it, in the form of :func:`~wsdino.tables.columns.plain_name`.
+    in_file
+        Prefix of the manifest's column that says what is taken of each file; None: files have no
+        such axis.
+    projects
+        Whether the maximum over all may be taken.
+    """
+
+    field: str
+    name: str
+    column: str
+    others: tuple[str, ...]
+    in_file: str | None = None
+    projects: bool = False
+
+
+DIMENSIONS = (
+    Dimension(
+        "z", "z planes", Z, ("z", "planeid", "zindex", "z_index", "zstep"), Z_PLANE, projects=True
+    ),
+    Dimension(
+        "time", "time points", TIME, ("time", "timepointid", "timepoint", "time_point"), TIME_POINT
+    ),
+    Dimension("acquisition", "acquisitions", ACQUISITION, ("acquisition",)),
+)
+_PLACE = [PLATE, WELL, SITE]
+
+
+def selected(table: pd.DataFrame, selection: Selection, *, origin: str) -> pd.DataFrame:
+    """Return the table of the images that are selected, one row per site.
+
+    Parameters
+    ----------
+    table
+        Tidy. It is not changed.
+    selection
+        What is wanted.
+    origin
+        Name of the table in messages.
+
+    Raises
+    ------
+    TableError
+        Sites have several z planes, time points or acquisitions and none is chosen, or the chosen
+        one doesn't exist; a channel doesn't exist.
+    InputError
+        A channel is named twice.
+    """
+    table = table.reset_index(drop=True)
+    wanted = {dimension: getattr(selection, dimension.field) for dimension in DIMENSIONS}
+    # A maximum is taken last, when planes are all that a site has several of.
+    for dimension in sorted(DIMENSIONS, key=lambda one: wanted[one] == MAX):
+        table = _along(table, dimension, wanted[dimension], origin)
+    return _with_channels(table, selection.channels, origin)
+
+
+def _along(
+    table: pd.DataFrame, dimension: Dimension, wanted: int | str | None, origin: str
+) -> pd.DataFrame:
+    """Choose along one dimension."""
+    column = _column(table, dimension)
+    if column is None or (wanted is None and not _varies(table, column)):
+        return table if wanted is None else _in_files(table, dimension, wanted, origin)
+    values = texts(table[column])
+    known = sorted(set(values.dropna()), key=_natural)
+    if wanted is None:
+        some = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+        maximum = f", or the maximum of all by --{dimension.field} {MAX}"
+        raise TableError(
+            f"{origin}: sites have {len(known)} {dimension.name} ({some}); choose one, as "
+            f"--{dimension.field} {known[0]}{maximum if dimension.projects else ''}"
+        )
+    if wanted == MAX and dimension.projects:
+        return _projected(table, column, origin)
+    chosen = values == str(wanted)
+    if not chosen.any():
+        raise TableError(
+            f"{origin}: --{dimension.field} {wanted}: there are only {', '.join(known)}"
+        )
+    places = [name for name in _PLACE if name in table]
+    num_lost = len(table[places].drop_duplicates()) - len(
+        table.loc[chosen, places].drop_duplicates()
+    )
+    if num_lost:
+        say(
+            f"{origin}: {num_lost} sites have no image at {dimension.field} {wanted} and are left "
+            "out"
+        )
+    return _without_absent_channels(table[chosen].reset_index(drop=True))
+
+
+def _without_absent_channels(table: pd.DataFrame) -> pd.DataFrame:
+    """Drop channels of which no image is left: another acquisition may have others."""
+    absent = [
+        name
+        for channel in channels_of(table)
+        if f"FileName_{channel}" in table and table[f"FileName_{channel}"].isna().all()
+        for name in _files_of(table, channel)
+    ]
+    return table.drop(columns=absent)
+
+
+def _column(table: pd.DataFrame, dimension: Dimension) -> str | None:
+    """Return the column along a dimension; None if there is none with values."""
+    if dimension.column in table:
+        return dimension.column
+    for name in map(str, table.columns):
+        is_it = name.startswith("Metadata_") and plain_name(name) in dimension.others
+        if is_it and table[name].notna().any() and _varies(table, name):
+            return name
+    return None
+
+
+def _varies(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column differs within a site."""
+    if not set(_PLACE) <= set(table):
+        return False
+    pairs = table[[*_PLACE, column]].drop_duplicates()
+    return bool(pairs.duplicated(_PLACE).any())
+
+
+def _natural(text: str) -> tuple[float, str]:
+    return (float(text), "") if text.isdecimal() else (float("inf"), text)
+
+
+def _in_files(
+    table: pd.DataFrame, dimension: Dimension, wanted: int | str, origin: str
+) -> pd.DataFrame:
+    """Note what is to be taken of each file."""
+    if dimension.in_file is None:
+        raise TableError(
+            f"{origin}: --{dimension.field} {wanted}: this screen doesn't tell {dimension.name} "
+            "apart"
+        )
+    return table.assign(
+        **{f"{dimension.in_file}_{channel}": str(wanted) for channel in channels_of(table)}
+    )
+
+
+def _projected(table: pd.DataFrame, column: str, origin: str) -> pd.DataFrame:
+    """Join the files of a site's planes, of which the maximum is taken."""
+    keys = _PLACE
+    twice = table.duplicated([*keys, column])
+    if twice.any():
+        plate, well, site, plane = table.loc[twice, [*keys, column]].iloc[0]
+        raise TableError(
+            f"{origin}: plane {plane} of plate {plate}, well {well}, site {site} occurs more than "
+            "once; it must have a single row"
+        )
+    table = table.drop(columns=column)
+    files = [name for channel in channels_of(table) for name in _files_of(table, channel)]
+    paths = [name for name in files if name.startswith("PathName_")]
+    groups = table.groupby(keys, sort=False, dropna=False)
+    differ = [name for name in paths if (groups[name].nunique(dropna=False) > 1).any()]
+    for name in differ:
+        file = name.replace("PathName_", "FileName_", 1)
+        table[file] = table[name].astype(str).str.rstrip("/\\") + "/" + table[file].astype(str)
+        table[name] = ""
+    joined = {
+        name: _joined if name in files and name not in paths else "first"
+        for name in table.columns
+        if name not in keys
+    }
+    result = table.groupby(keys, sort=False, dropna=False).agg(joined).reset_index()
+    return result[[name for name in table.columns if name in result]]
+
+
+def _joined(values: pd.Series) -> object:
+    """Join the parts of a cell; None unless all are there."""
+    found = list(texts(values))
+    return None if None in found else PARTS.join(found)
+
+
+def _files_of(table: pd.DataFrame, name: str) -> list[str]:
+    """Return the columns that say where a channel's or function's images are."""
+    return [column for prefix in FILE_PREFIXES if (column := f"{prefix}_{name}") in table]
+
+
+def _with_channels(table: pd.DataFrame, settings: Sequence[str], origin: str) -> pd.DataFrame:
+    """Choose, rename and order channels; their illumination functions go with them."""
+    if not settings:
+        return table
+    known, functions = channels_of(table), given_functions(table)
+    renamed: dict[str, str] = {}
+    for setting in settings:
+        new, equals, old = (part.strip() for part in setting.partition("="))
+        if not new or (equals and not old):
+            raise InputError(f"--channel {setting!r}: use the form NAME, or NEW=NAME to rename it")
+        old = _channel(old or new, known, setting, origin)
+        if new in renamed.values() or old in renamed:
+            raise InputError(
+                f"--channel {setting!r}: {new if new in renamed.values() else old} was named "
+                "before; name each channel once"
+            )
+        renamed[old] = new
+    own = [
+        name
+        for kind in (known, illuminations_of(table))
+        for c in kind
+        for name in _files_of(table, c)
+    ]
+    moved = {name: table[name] for name in table.columns if name not in own}
+    for old, new in renamed.items():
+        moved |= {_prefix(name, old) + new: table[name] for name in _files_of(table, old)}
+    for old, new in renamed.items():
+        if function := functions[old]:
+            moved |= {
+                f"{_prefix(name, function)}Illum{new}": table[name]
+                for name in _files_of(table, function)
+            }
+    return pd.DataFrame(moved, index=table.index)
+
+
+def _prefix(column: str, name: str) -> str:
+    return column.removesuffix(name)
+
+
+def _channel(name: str, known: Sequence[str], setting: str, origin: str) -> str:
+    """Return which channel a user means, whatever its case and with or without ``Orig``."""
+    if name in known:
+        return name
+    wanted = name.casefold()
+    for plain in ("", "Orig"):
+        found = [one for one in known if one.removeprefix(plain).casefold() == wanted]
+        if len(found) == 1:
+            return found[0]
+    raise TableError(
+        f"{origin}: --channel {setting!r}: no channel {name}{did_you_mean(name, known)}; there are "
+        f"{', '.join(known)}"
+    )

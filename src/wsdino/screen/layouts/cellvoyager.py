@@ -1,0 +1,120 @@
+"""Measurements of CellVoyager (Yokogawa CV7000, CV8000): `MeasurementData.mlf`.
+
+It lists the images; `MeasurementDetail.mrf` names the plate and the settings (`.mes`), which name
+the channels by their targets, those that were not acquired among them. Source: files of
+https://github.com/fmi-faim/cellvoyager-types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.screen.choosing import TIME, Z
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.xml import Element, parse
+from wsdino.screen.readers import RawTable
+from wsdino.tables.columns import PLATE, SITE, WELL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+DATA, DETAIL = "MeasurementData.mlf", "MeasurementDetail.mrf"
+_NUMBERS = {"Row": "row", "Column": "column", "FieldIndex": SITE, "Ch": "id"}
+_FURTHER = {"ZIndex": Z, "TimePoint": TIME}
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is a measurement, its list of images, or a folder of measurements."""
+    return bool(_lists(path))
+
+
+def _lists(path: Path) -> list[Path]:
+    """Return the list of images of each measurement at or below a path."""
+    if path.is_file():
+        return [path] if path.name == DATA else []
+    places = (DATA, f"*/{DATA}")
+    return next((found for place in places if (found := sorted(path.glob(place)))), [])
+
+
+def read(path: Path, text: Collection[str]) -> RawTable:
+    """List the images of all measurements.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, there are no images, or two measurements are of one plate.
+    """
+    del text
+    tables: dict[str, pd.DataFrame] = {}
+    for file in _lists(path):
+        table = _measurement(file)
+        plate = table[PLATE].iloc[0]
+        if plate in tables:
+            raise TableError(f"{file}: another measurement is of plate {plate} too; read one alone")
+        tables[plate] = table
+    return RawTable(pd.concat(tables.values(), ignore_index=True), path)
+
+
+def _measurement(file: Path) -> pd.DataFrame:
+    records = list(parse(file).iterfind("MeasurementRecord"))
+    images = [record for record in records if record.get("Type") == "IMG"]
+    if len(images) < len(records):
+        say(f"{file}: {len(records) - len(images)} records are of errors and left out")
+    if not images:
+        raise TableError(f"{file}: lists no images")
+    table = pd.DataFrame([_row(record, file) for record in images])
+    plate, targets = _described(file.parent)
+    used = sorted(set(table["id"]))
+    names = unique_names({str(ch): targets.get(str(ch), "") for ch in used})
+    table[CHANNEL] = [names[str(ch)] for ch in table.pop("id")]
+    table[PLATE] = plate or file.absolute().parent.name
+    table["PathName"] = str(file.absolute().parent)
+    return as_sites(table, list(names.values()), origin=str(file))
+
+
+def _row(record: Element, file: Path) -> dict[str, Any]:
+    name = (record.text or "").strip().replace("\\", "/")
+    values = {name: record.get(name, "") for name in (*_NUMBERS, *_FURTHER)}
+    bad = [key for key in _NUMBERS if not values[key].isdecimal()]
+    if bad or not name:
+        raise TableError(
+            f"{file}: the record of {name or 'an unnamed image'} lacks {', '.join(bad) or 'a file'}"
+        )
+    numbers = {ours: int(values[theirs]) for theirs, ours in _NUMBERS.items()}
+    numbers |= {ours: int(values[theirs] or 1) for theirs, ours in _FURTHER.items()}
+    well = f"r{numbers.pop('row'):02d}c{numbers.pop('column'):02d}"
+    return {WELL: well, **numbers, "FileName": _on_disk(file.parent, name)}
+
+
+def _on_disk(folder: Path, name: str) -> str:
+    """Return the file's name: images may have been converted to PNG, which the list doesn't say."""
+    if (folder / name).exists():
+        return name
+    stem = name.rpartition(".")[0] or name
+    others = (f"{stem}{suffix}" for suffix in (".png", ".tif", ".tiff"))
+    return next((other for other in others if (folder / other).exists()), name)
+
+
+def _described(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the plate's name and the targets of channels, as far as files beside say."""
+    if not (folder / DETAIL).is_file():
+        return "", {}
+    root = parse(folder / DETAIL)
+    sample = root.find("MeasurementSamplePlate")
+    plate = "" if sample is None else (sample.get("Name") or "").strip()
+    # Some versions give targets in the measurement's own list of channels.
+    channels = list(root.iterfind("MeasurementChannel"))
+    settings = folder / (root.get("MeasurementSettingFileName") or "")
+    if settings.is_file():
+        channels += list(parse(settings).iterfind("ChannelList/Channel"))
+    targets = {
+        channel.get("Ch", ""): target
+        for channel in channels
+        if (target := (channel.get("Target") or "").strip())
+    }
+    return plate, targets

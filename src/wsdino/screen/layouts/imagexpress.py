@@ -1,0 +1,180 @@
+"""Plates of ImageXpress (MetaXpress): an HTD file, or a JDCE file with tables of images.
+
+With an HTD file images are `TimePoint_1/ZStep_1/<plate>_<well>_s1_w1<GUID>.tif`, in which any
+folder, the site and the wavelength may be missing. Source: MetaXpress' export of BBBC021 and
+others, and https://github.com/bioio-devs/bioio-imagexpress for JDCE.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.progress import say
+from wsdino.screen.choosing import TIME, Z
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.readers import RawTable
+from wsdino.tables.columns import PLATE, SITE, WELL
+from wsdino.tables.files import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
+
+_GUID = r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}"
+_NAME = re.compile(
+    rf".*_(?P<well>[A-Z]{{1,2}}\d{{2}})(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d+))?(?P<thumb>_thumb)?"
+    rf"(?:{_GUID})?\.tiff?",
+    re.IGNORECASE,
+)
+_FOLDER = re.compile(r"(TimePoint|ZStep)_(\d+)", re.IGNORECASE)
+_TABLES = "image_metadata_*.csv"
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is a plate, its HTD or JDCE file, or a folder of plates."""
+    return bool(_plates(path))
+
+
+def _plates(path: Path) -> list[Path]:
+    """Return the file that describes each plate at or below a path."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in _READERS else []
+    for place in ("*", "*/*"):
+        found = sorted(
+            file for file in path.glob(place) if file.suffix.lower() in _READERS and file.is_file()
+        )
+        if found:
+            return found
+    return []
+
+
+def read(path: Path, text: Collection[str]) -> RawTable:
+    """List the images of all plates.
+
+    Raises
+    ------
+    TableError
+        A plate's description is damaged, there are no images, or two plates have one name.
+    """
+    del text
+    tables: dict[str, pd.DataFrame] = {}
+    for file in _plates(path):
+        table = _READERS[file.suffix.lower()](file)
+        name = table[PLATE].iloc[0]
+        if name in tables:
+            raise TableError(f"{file}: another plate is named {name} too; read them one by one")
+        tables[name] = table
+    return RawTable(pd.concat(tables.values(), ignore_index=True), path)
+
+
+def _htd(file: Path) -> pd.DataFrame:
+    settings = _settings(file)
+    rows: list[dict[str, Any]] = []
+    derived: list[dict[str, Any]] = []
+    for row in _htd_images(file):
+        (derived if row.pop("derived") else rows).append(row)
+    if derived:
+        say(
+            f"{file}: {len(derived)} images are projections of z steps by the instrument and left "
+            f"out, such as {derived[0]['FileName']}"
+        )
+    if not rows:
+        raise TableError(f"{file}: there are no images beside it that are named as its plate's")
+    images = pd.DataFrame(rows)
+    used = sorted(set(images["wave"]), key=int)
+    names = unique_names({wave: settings.get(f"WaveName{wave}", "") for wave in used})
+    images[CHANNEL] = images.pop("wave").map(names)
+    images[PLATE] = file.stem
+    images["PathName"] = str(file.absolute().parent)
+    return as_sites(images, list(names.values()), origin=str(file))
+
+
+def _settings(file: Path) -> dict[str, str]:
+    """Read an HTD file: lines of a quoted name, and one or more values."""
+    content = file.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    lines = csv.reader(content, skipinitialspace=True)
+    return {line[0].strip(): line[1].strip() for line in lines if len(line) > 1}
+
+
+def _htd_images(file: Path) -> Iterator[dict[str, Any]]:
+    folder = file.parent
+    found = []
+    for path in sorted(folder.rglob("*")):
+        match = _NAME.fullmatch(path.name)
+        between = path.relative_to(folder).parts[:-1]
+        places = [_FOLDER.fullmatch(part) for part in between]
+        if match is None or match["thumb"] or not all(places):
+            continue
+        numbers = {place[1].casefold(): int(place[2]) for place in places if place}
+        found.append((path.relative_to(folder).as_posix(), match, numbers))
+    has_steps = any(numbers.get("zstep") for _, _, numbers in found)
+    for name, match, numbers in found:
+        yield {
+            WELL: match["well"],
+            SITE: int(match["site"] or 1),
+            Z: numbers.get("zstep", 0) or 1,
+            TIME: numbers.get("timepoint", 1),
+            "FileName": name,
+            "wave": str(int(match["wave"] or 1)),
+            # With steps, images outside of their folders, or in ZStep_0, are projections.
+            "derived": has_steps and not numbers.get("zstep"),
+        }
+
+
+def _jdce(file: Path) -> pd.DataFrame:
+    try:
+        stack = json.loads(file.read_text(encoding="utf-8-sig")).get("ImageStack", {})
+    except (ValueError, OSError, AttributeError) as error:
+        raise TableError(f"{file}: can't be read as JSON: {error}") from error
+    listed = [file.parent / str(name) for name in stack.get("ImageMetadataFiles") or ()]
+    paths = listed or sorted(file.parent.glob(_TABLES))
+    if not paths:
+        raise TableError(f"{file}: there is no {_TABLES} beside it, which lists the images")
+    table = pd.concat([read_file(path) for path in paths], ignore_index=True)
+    needed = ("Well", "Field", "Wavelength", "ImageFileName")
+    for name in needed:
+        if name not in table:
+            raise TableError(f"{paths[0]}: no column {name}; it has {', '.join(table.columns)}")
+    table = table[table["ImageFileName"].notna()]
+    waves = [str(int(wave)) for wave in table["Wavelength"]]
+    names = unique_names(_wavelengths(stack, table, waves))
+    folders = table.get("ImageSubFolderPath", pd.Series("", index=table.index)).fillna("")
+    images = pd.DataFrame(
+        {
+            PLATE: str((stack.get("SpecimenHolder") or {}).get("Barcode") or "").strip()
+            or file.stem,
+            WELL: table["Well"].astype(str).str.replace(r"\s*-\s*", "", regex=True),
+            SITE: table["Field"],
+            Z: table.get("ZIndex", 0),
+            TIME: table.get("Timepoint", 0),
+            "FileName": [
+                f"{folder}/{name}".replace("\\", "/").lstrip("/")
+                for folder, name in zip(folders, table["ImageFileName"], strict=True)
+            ],
+            "PathName": str(file.absolute().parent),
+            CHANNEL: [names[wave] for wave in waves],
+        }
+    )
+    return as_sites(images, list(names.values()), origin=str(file))
+
+
+def _wavelengths(stack: dict[str, Any], table: pd.DataFrame, waves: list[str]) -> dict[str, str]:
+    """Return the name of each wavelength that has images: its emission filter's."""
+    protocol = stack.get("AutoLeadAcquisitionProtocol") or {}
+    described = {
+        str(wave.get("Index", i)): str((wave.get("EmissionFilter") or {}).get("Name") or "")
+        for i, wave in enumerate(protocol.get("Wavelengths") or ())
+    }
+    filters = table.get("ExcitationEmissionFilter", pd.Series(None, index=table.index))
+    listed = dict(zip(waves, filters.fillna("").astype(str), strict=True))
+    used = sorted(set(waves), key=int)
+    return {wave: described.get(wave) or listed[wave].strip() for wave in used}
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".htd": _htd, ".jdce": _jdce}

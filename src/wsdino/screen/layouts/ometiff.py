@@ -1,0 +1,197 @@
+"""Plates of OME-TIFF files, alone or in sets that OME-XML describes together.
+
+Source: https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/ (Plate, WellSample, TiffData). The
+description is in every file, in one of them, or in a companion file (`.companion.ome`).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import tifffile
+
+from wsdino.errors import TableError
+from wsdino.screen.choosing import TIME, Z
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.xml import Element, parse, parse_text
+from wsdino.screen.readers import RawTable
+from wsdino.tables.columns import PLATE, SITE, WELL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+_SUFFIXES = (".ome.tif", ".ome.tiff")
+_COMPANION = (".companion.ome", ".ome.xml")
+# (z, channel, time point) of an image -> its file's name and the number of its page there.
+Pages = dict[tuple[int, int, int], tuple[str, int]]
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is an OME-TIFF or companion file, or a folder of them, with a plate."""
+    first = next(iter(_files(path)), None)
+    if first is None:
+        return False
+    try:
+        return _description(first).find("Plate") is not None
+    except TableError:
+        return False
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files that may describe a plate, companions first."""
+    if path.is_file():
+        return [path] if path.name.lower().endswith((*_SUFFIXES, *_COMPANION)) else []
+    for place in ("*", "*/*"):
+        found = sorted(file for file in path.glob(place) if file.is_file())
+        for kind in (_COMPANION, _SUFFIXES):
+            if files := [file for file in found if file.name.lower().endswith(kind)]:
+                return files
+    return []
+
+
+def _description(file: Path) -> Element:
+    """Return a file's OME-XML, or that of the file that it names for it."""
+    root = _own_description(file)
+    elsewhere = root.find("BinaryOnly")
+    if elsewhere is None:
+        return root
+    return _own_description(file.parent / elsewhere.get("MetadataFile", ""))
+
+
+def _own_description(file: Path) -> Element:
+    if file.name.lower().endswith(_COMPANION):
+        return parse(file)
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            text = tiff.pages.first.description
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
+        raise TableError(f"{file}: not a readable TIFF: {error}") from error
+    return parse_text(text.encode(), origin=f"{file} (OME-XML)")
+
+
+def read(path: Path, text: Collection[str]) -> RawTable:
+    """List the sites of all plates.
+
+    Planes and time points of a file are counted from 0; where they are in files of their own, they
+    are told apart by `Metadata_Z` and `Metadata_Time`, counted from 0 too.
+
+    Raises
+    ------
+    TableError
+        OME-XML is missing, damaged or incomplete, or images differ in their channels.
+    """
+    del text
+    described: set[str] = set()
+    rows: list[dict[str, Any]] = []
+    for file in _files(path):
+        if file.name in described:
+            continue
+        root = _description(file)
+        found = list(_sites(root, file))
+        described |= {str(row["FileName"]) for row in found} | {file.name}
+        rows += found
+    if not rows:
+        raise TableError(f"{path}: its OME-XML has no plate with images")
+    images = pd.DataFrame(rows)
+    for column in (Z, TIME, "Series", "Frame"):
+        if column in images and images[column].isna().all():
+            images = images.drop(columns=column)
+    channels = list(dict.fromkeys(images[CHANNEL]))
+    return RawTable(as_sites(images, channels, origin=str(path)), path)
+
+
+def _sites(root: Element, file: Path) -> Iterator[dict[str, Any]]:
+    """List a row for each channel, and where they have files of their own, plane and time."""
+    images = {image.get("ID"): image for image in root.iterfind("Image")}
+    order = {key: number for number, key in enumerate(images)}
+    pages = {key: _pages(image, file) for key, image in images.items()}
+    is_set = {name for one in pages.values() for name, _ in one.values()} != {file.name}
+    for plate in root.iterfind("Plate"):
+        for well in plate.iterfind("Well"):
+            samples = sorted(well.iterfind("WellSample"), key=lambda s: int(s.get("Index") or 0))
+            for site, sample in enumerate(samples, start=1):
+                reference = sample.find("ImageRef")
+                key = None if reference is None else reference.get("ID")
+                if key is None:
+                    continue
+                if key not in images:
+                    raise TableError(f"{file}: its OME-XML has no image {key}, which a well names")
+                place = {
+                    PLATE: plate.get("Name") or plate.get("ID"),
+                    WELL: f"r{int(well.get('Row', 0)) + 1}c{int(well.get('Column', 0)) + 1}",
+                    SITE: site,
+                    "PathName": str(file.absolute().parent),
+                }
+                names = _channels(images[key])
+                if is_set:
+                    rows = list(_pages_of_a_set(pages[key], _sizes(images[key]), names))
+                else:
+                    # tifffile tells the axes of a file that is not one of a set.
+                    rows = [
+                        {
+                            "FileName": file.name,
+                            "Series": order[key],
+                            "Frame": channel if len(names) > 1 else None,
+                            CHANNEL: name,
+                        }
+                        for channel, name in enumerate(names)
+                    ]
+                for row in rows:
+                    yield place | row
+
+
+def _sizes(image: Element) -> list[int]:
+    """Return the number of an image's z planes, channels and time points."""
+    pixels = image.find("Pixels")
+    return [1 if pixels is None else int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT"]
+
+
+def _channels(image: Element) -> list[str]:
+    given = [channel.get("Name") or "" for channel in image.iterfind("Pixels/Channel")]
+    given += [""] * (_sizes(image)[1] - len(given))
+    return list(unique_names({str(i): name for i, name in enumerate(given)}).values())
+
+
+def _pages_of_a_set(pages: Pages, sizes: list[int], names: list[str]) -> Iterator[dict[str, Any]]:
+    """List an image's planes, each a page of some file."""
+    own = [name for name, _ in pages.values()]
+    num_pages = {name: own.count(name) for name in set(own)}
+    for z, channel, time in product(*(range(size) for size in sizes)):
+        if (z, channel, time) in pages:
+            name, page = pages[z, channel, time]
+            yield {
+                "FileName": name,
+                "Frame": page if num_pages[name] > 1 else None,
+                CHANNEL: names[channel],
+                Z: z if sizes[0] > 1 else None,
+                TIME: time if sizes[2] > 1 else None,
+            }
+
+
+def _pages(image: Element, file: Path) -> Pages:
+    """Return where each plane of an image is, by its TiffData elements."""
+    pixels, sizes = image.find("Pixels"), _sizes(image)
+    if pixels is None:
+        raise TableError(f"{file}: image {image.get('ID')} of its OME-XML has no Pixels")
+    order = [axis for axis in pixels.get("DimensionOrder", "XYZCT") if axis in "ZCT"]
+    size = dict(zip("ZCT", sizes, strict=True))
+    pages: Pages = {}
+    for data in pixels.iterfind("TiffData"):
+        uuid = data.find("UUID")
+        name = file.name if uuid is None else uuid.get("FileName") or file.name
+        first = {axis: int(data.get(f"First{axis}") or 0) for axis in "ZCT"}
+        page = int(data.get("IFD") or 0)
+        whole = sizes[0] * sizes[1] * sizes[2]
+        count = int(data.get("PlaneCount") or (1 if data.get("IFD") else whole))
+        index = first[order[0]] + size[order[0]] * (
+            first[order[1]] + size[order[1]] * first[order[2]]
+        )
+        for step in range(min(count, whole - index)):
+            rest, place = index + step, {}
+            for axis in order:
+                rest, place[axis] = divmod(rest, size[axis])
+            pages[place["Z"], place["C"], place["T"]] = (name, page + step)
+    return pages

@@ -1,0 +1,162 @@
+"""Reading TIFFs: which of a file's pages are meant, and whether all of them are there."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+from wsdino.errors import ImageError
+from wsdino.screen.layouts.xml import parse_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+# Python prints unhandled log records; a damaged file is reported once, as an ImageError.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+_NOT_INTENSITIES = {tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE}
+_GREY = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+
+def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
+    """Read one image of a TIFF.
+
+    Parameters
+    ----------
+    path
+        Its file; of an OME-TIFF set any of its files, of which the pages of this one are read.
+    series
+        Which image, not counting thumbnails; None: the only one of its size.
+
+    Returns
+    -------
+    pixels, axes
+        (..., H, W), and a letter for each axis.
+
+    Raises
+    ------
+    ImageError
+        There is no such image, several may be meant, part of it is missing, or its values aren't
+        intensities.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        images = _images(tiff, path)
+        pages = (page for image in images for page in image.pages if page is not None)
+        if any(page.parent.filehandle.path != tiff.filehandle.path for page in pages):
+            # OME-XML that describes a set of files; the table names this one of them.
+            with tifffile.TiffFile(path, is_ome=False) as alone:
+                return _checked_pixels(alone, _image(_images(alone, path), path, series), path)
+        return _checked_pixels(tiff, _image(images, path, series), path)
+
+
+def contents_of_tiff(path: Path) -> tuple[int, tuple[str, ...]]:
+    """Return how many images of the first one's size a TIFF holds, and its channels' names.
+
+    Channels are named as its OME-XML does, and `channel_0` and so on without it.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        images = _alike(_images(tiff, path))
+        first = images[0]
+        sizes = dict(zip(first.axes, first.shape, strict=True))
+        num = max(sizes.get(axis, 1) for axis in "CSIQ")
+        names = channel_names(tiff.ome_metadata) if tiff.ome_metadata else []
+    given = [name for name in names if name]
+    if len(names) == num and len(set(given)) == num:
+        return len(images), tuple(given)
+    return len(images), tuple(f"channel_{i}" for i in range(num))
+
+
+def channel_names(description: str) -> list[str]:
+    """Return the names of the channels of the first image in OME-XML, empty where missing."""
+    root = parse_text(description.encode(), origin="OME-XML")
+    pixels = root.find("Image/Pixels")
+    return [] if pixels is None else [one.get("Name") or "" for one in pixels.iterfind("Channel")]
+
+
+def _alike(images: list[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
+    """Return the images of the first one's size and type: labels and previews differ from it."""
+    return [i for i in images if (i.shape, i.dtype) == (images[0].shape, images[0].dtype)]
+
+
+def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
+    """Return the series that aren't thumbnails."""
+    images = [series for series in tiff.series if not series.keyframe.is_reduced]
+    if not images:
+        raise ImageError(f"{path}: the file holds nothing but reduced copies of an image")
+    return images
+
+
+def _image(
+    images: list[tifffile.TiffPageSeries], path: Path, series: int | None
+) -> tifffile.TiffPageSeries:
+    alike = _alike(images)
+    if series is None and len(alike) > 1:
+        raise ImageError(
+            f"{path}: the file holds {len(alike)} images; a column Series_<Channel> must give the "
+            "one of each site, counted from 0"
+        )
+    if (series or 0) >= len(images):
+        raise ImageError(
+            f"{path}: there is no image {series}; the file holds {len(images)}, counted from 0"
+        )
+    return images[series or 0]
+
+
+def _checked_pixels(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path
+) -> tuple[NDArray[Any], str]:
+    """Decode a series, unless the file is cut short or its values aren't intensities."""
+    size = tiff.filehandle.size
+    is_grey = series.dtype.newbyteorder("=") in _GREY
+    if is_grey and series.keyframe.photometric in _NOT_INTENSITIES:
+        kind = tifffile.PHOTOMETRIC(series.keyframe.photometric).name
+        raise ImageError(
+            f"{path}: the pixels are stored as {kind}, so that larger is not brighter; convert the "
+            "image to plain grey values (MINISBLACK)"
+        )
+    if not _has_all_pages(tiff):
+        raise ImageError(
+            f"{path}: damaged or incomplete image: the file ends after {size} bytes, before "
+            "its last page does"
+        )
+    for page in series.pages:
+        # tifffile fills missing planes and truncated strips with zeros instead of raising.
+        if page is None:
+            raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
+        if 0 in page.databytecounts:
+            raise ImageError(f"{path}: incomplete image: part of it was never written")
+        ends = (
+            start + count
+            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        )
+        if max(ends, default=0) > size:
+            raise ImageError(
+                f"{path}: damaged or incomplete image: the file ends after {size} bytes, "
+                "before its pixels do"
+            )
+    return series.asarray(), series.axes
+
+
+def _has_all_pages(tiff: tifffile.TiffFile) -> bool:
+    """Follow the chain of a TIFF's pages, which tifffile cuts at the first broken link."""
+    file, layout = tiff.filehandle, tiff.tiff
+
+    def number(format_: str, offset: int) -> int | None:
+        file.seek(offset)
+        content = file.read(struct.calcsize(format_))
+        whole = len(content) == struct.calcsize(format_)
+        return int(struct.unpack(format_, content)[0]) if whole else None
+
+    link: int | None = 8 if tiff.is_bigtiff else 4
+    for _ in range(len(tiff.pages) + 1):
+        page = number(layout.offsetformat, link) if link else None
+        if not page:
+            return page == 0
+        num_tags = number(layout.tagnoformat, page)
+        link = num_tags and page + layout.tagnosize + num_tags * layout.tagsize
+    return False
