@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
+from wsdino.evaluate.gallery import make_gallery
 from wsdino.evaluate.intervals import (
     PermutationNull,
     average_precisions,
@@ -18,7 +19,7 @@ from wsdino.evaluate.intervals import (
     wilson_interval,
 )
 from wsdino.evaluate.leakage import label_leakage
-from wsdino.evaluate.matching import make_gallery, match_moa
+from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.ranking import rank
 from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns, features_of, metadata_of
@@ -130,7 +131,7 @@ def test_both_nulls_equal_a_loop(batches):
 def naive_scores(gallery, moa: list) -> tuple[float, float]:
     """Accuracy and mean average precision of one labelling, row by row."""
     rows = range(len(moa))
-    may, cosine = gallery.admissible, gallery.similarity
+    may, cosine = gallery.admissible(slice(None)), gallery.similarity(slice(None))
     queries = [i for i in rows if any(may[i, j] and moa[i] == moa[j] for j in rows)]
     kept = {moa[i] for i in queries}
     hits, precisions = [], []
@@ -151,7 +152,7 @@ def naive_scores(gallery, moa: list) -> tuple[float, float]:
 def test_many_labellings_at_once_score_as_each_alone():
     gallery = make_gallery(profiles_of(0.5), exclude_shared_batch=True)
     labels = np.random.default_rng(0).integers(0, 9, size=(7, len(gallery.moa)), dtype=np.int32)
-    ranking = rank(gallery.similarity, gallery.admissible)
+    ranking = rank(gallery.similarity(slice(None)), gallery.admissible(slice(None)))
     together = ranking.scores(labels)
     each = [ranking.scores(row[None]) for row in labels]
     for name in ("num_queries", "accuracy", "mean_precision"):
@@ -214,7 +215,7 @@ def test_mean_average_precision_equals_scikit_learn():
         others = gallery.compound != gallery.compound[i]
         right = gallery.moa[others] == gallery.moa[i]
         if right.any():
-            score = average_precision_score(right, gallery.similarity[i, others])
+            score = average_precision_score(right, gallery.similarity(slice(None))[i, others])
             scores.setdefault(gallery.moa[i], []).append(score)
     found, per_moa = mean_average_precision(profiles)
     assert found == pytest.approx(np.mean(sum(scores.values(), [])))  # noqa: RUF017
