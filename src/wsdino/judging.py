@@ -211,6 +211,11 @@ class _Judged:
 
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
-    """Name runs by their folders; by their paths where these are alike."""
-    names = [path.resolve().name.split(".")[0] for path in paths]
-    return names if len(set(names)) == len(names) else list(map(str, paths))
+    """Name runs by their folders, and by those above where these are alike."""
+    found = [path.resolve() for path in paths]
+    parts = [(*path.parts[:-1], path.name.split(".")[0] or path.name) for path in found]
+    for depth in (1, 2, 3):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{each[-1]} ({number})" for number, each in enumerate(parts, start=1)]

@@ -136,8 +136,8 @@ def compare_activity(
     if found is None:
         return None
     back = {value: key for key, value in columns.items()}
-    renamed = (table.rename(columns=back) for table in tables)
-    found["map"] = _paired_precisions(*renamed, seed=seed)
+    named_back = [table.rename(columns=back) for table in tables]
+    found["map"] = _paired_precisions(*named_back, seed=seed)
     plain: dict[str, Any] = plain_values(found)
     return plain
 

@@ -123,13 +123,13 @@ def consistency(
                     asked.append((int(label), score, len(right), len(right) + len(wrong)))
     if not asked:
         return found
-    label, precision, num_right, num_all = map(np.array, zip(*asked, strict=True))
-    groups = [np.flatnonzero(label == each) for each in np.unique(label)]
+    of_label, precision, num_right, num_all = map(np.array, zip(*asked, strict=True))
+    groups = [np.flatnonzero(of_label == each) for each in np.unique(of_label)]
     p = p_values(precision, num_right, num_all, groups, null_size=null_size, seed=seed)
     q = false_discovery_rates(p)
     found["labels"] = [
         {
-            "label": names[label[own[0]]],
+            "label": names[of_label[own[0]]],
             "num_treatments": len(own),
             "mean_average_precision": float(precision[own].mean()),
             "p_value": float(p[i]),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_DOSES = 4
-NUM_RESAMPLES = 500
+NUM_RESAMPLES = 200
 SLOPES = (0.5, 8.0)
 _NUM_EC50, _NUM_SLOPES = 41, 13
 _REFINEMENTS = 6
@@ -136,7 +136,7 @@ def dose_curves(
     dose = wells.metadata[CONCENTRATION].to_numpy(dtype=np.float64)
     usable = ~wells.is_control & np.isfinite(distance) & (dose > 0)
     names = wells.metadata[COMPOUND].astype(str)
-    codes = names.groupby(names, sort=True).ngroup().to_numpy(dtype=np.intp)
+    codes = np.asarray(names.groupby(names, sort=True).ngroup(), dtype=np.intp)
     curves = []
     for rows in groups_of(codes, np.flatnonzero(usable)):
         if len(np.unique(dose[rows])) >= MIN_DOSES:
@@ -241,7 +241,9 @@ def _resampled(
 def _hill(log_doses: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
     """(curves, doses) values of curves given as log EC50, slope, bottom, amplitude."""
     ec50, slope, bottom, amplitude = curves.T[:, :, None]
-    return bottom + amplitude / (1 + np.exp(np.clip(slope * (ec50 - log_doses), -500, 500)))
+    height = 1 / (1 + np.exp(np.clip(slope * (ec50 - log_doses), -500, 500)))
+    values: NDArray[np.float64] = bottom + amplitude * height
+    return values
 
 
 def _fit(

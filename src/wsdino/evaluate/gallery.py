@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -327,10 +327,9 @@ def unannotated(profiles: pd.DataFrame) -> pd.DataFrame:
 def _places(rows: pd.DataFrame, column: str, multi_batch: str) -> Places:
     """Read the batches or plates of the treatments that take part."""
     batches = [labels_of(value) for value in rows[BATCH]] if BATCH in rows else [[]] * len(rows)
-    if column == BATCH:
-        own: list[list[object]] = [[*each] for each in batches]
-        known = np.array([bool(each) and None not in each for each in own])
-    else:
+    own: list[list[Any]] = [[*each] for each in batches]
+    known = np.array([bool(each) and None not in each for each in own])
+    if column == PLATE:
         plates = [labels_of(value) for value in rows[PLATE]]
         # A plate is a plate within its batch.
         own = [[*pair_plates(*each)] for each in zip(plates, batches, strict=True)]

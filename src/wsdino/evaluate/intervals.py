@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DRAWN_AT_ONCE = 2_000_000
 # With more treatments, chance is that of a sample of compounds: time and memory grow with the
 # square of the treatments.
-MAX_SHUFFLED = 2000
+MAX_SHUFFLED = 1000
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Nearest = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]
+
 
 @dataclass(frozen=True)
 class MatchResult:
@@ -116,9 +118,21 @@ def match_moa(
     )
 
 
-def match_gallery(gallery: Gallery) -> MatchResult:
-    """Match the treatments of a gallery; see :func:`match_moa`."""
-    queries, ranked, cosines = nearest(gallery)
+def match_gallery(gallery: Gallery, found: Nearest | None = None) -> MatchResult:
+    """Match the treatments of a gallery; see :func:`match_moa`.
+
+    Parameters
+    ----------
+    gallery
+        Of n treatments.
+    found
+        What :func:`nearest` found in it, where that is at hand.
+
+    Returns
+    -------
+    MatchResult
+    """
+    queries, ranked, cosines = found or nearest(gallery)
     neighbours, similarity = ranked[:, 0], cosines[:, 0]
     metadata, moa = gallery.metadata, gallery.moa
     treatments = pd.DataFrame(
@@ -143,9 +157,7 @@ def match_gallery(gallery: Gallery) -> MatchResult:
     )
 
 
-def nearest(
-    gallery: Gallery, k: int = 1
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+def nearest(gallery: Gallery, k: int = 1) -> Nearest:
     """Find the queries and the nearest neighbours of each.
 
     Parameters
@@ -170,19 +182,21 @@ def nearest(
         asked = gallery.is_query[rows]
         admissible = gallery.admissible(rows)[asked] & gallery.is_in_gallery
         similarity = np.where(admissible, gallery.similarity(rows)[asked], -np.inf)
-        if k == 1:
-            order = similarity.argmax(axis=1)[:, None]
-        else:
-            order = (-similarity).argsort(axis=1, kind="stable")[:, :k]
-        values = np.take_along_axis(similarity, order, axis=1)
+        order = np.empty((len(similarity), k), dtype=np.intp)
+        values = np.empty((len(similarity), k))
+        each = np.arange(len(similarity))
+        # A few rounds are cheaper than sorting, and ties go to the first as they should.
+        for place in range(k):
+            order[:, place] = similarity.argmax(axis=1)
+            values[:, place] = similarity[each, order[:, place]]
+            similarity[each, order[:, place]] = -np.inf
         order[np.isneginf(values)] = -1
-        missing = ((0, 0), (0, k - order.shape[1]))
-        found.append(np.pad(order, missing, constant_values=-1))
-        cosines.append(np.pad(values, missing, constant_values=-np.inf))
+        found.append(order)
+        cosines.append(values)
     return np.flatnonzero(gallery.is_query), np.concatenate(found), np.concatenate(cosines)
 
 
-def vote(gallery: Gallery, ks: Sequence[int]) -> list[dict[str, int]]:
+def vote(gallery: Gallery, ks: Sequence[int], found: Nearest | None = None) -> list[dict[str, int]]:
     """Let the k nearest neighbours of each query vote on its MoA.
 
     Parameters
@@ -191,6 +205,8 @@ def vote(gallery: Gallery, ks: Sequence[int]) -> list[dict[str, int]]:
         Of n treatments.
     ks
         Each k.
+    found
+        What :func:`nearest` found in it for the largest k, where that is at hand.
 
     Returns
     -------
@@ -199,7 +215,7 @@ def vote(gallery: Gallery, ks: Sequence[int]) -> list[dict[str, int]]:
         several MoAs with as many, the one whose nearest is the most similar); `any`, those that
         have their MoA among the k; `total`.
     """
-    queries, neighbours, _ = nearest(gallery, max(ks))
+    queries, neighbours, _ = found or nearest(gallery, max(ks))
     # -1, no neighbour, becomes an MoA that no query has.
     codes = np.where(neighbours >= 0, gallery.moa_code[neighbours], -1)
     counts = []

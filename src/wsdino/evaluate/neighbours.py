@@ -96,8 +96,8 @@ def neighbours(
                     "neighbour_moa": profiles[MOA].iloc[other] if MOA in profiles else None,
                     "similarity": float(similarity[place]),
                     "is_control": bool(controls[other]),
-                    "shares_plate": _shares(profiles, PLATE, row, other),
-                    "shares_batch": _shares(profiles, BATCH, row, other),
+                    "shares_plate": _shares(profiles, PLATE, int(row), int(other)),
+                    "shares_batch": _shares(profiles, BATCH, int(row), int(other)),
                 }
             )
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ wrong candidate is left out; copairs gives it an average precision of 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special, stats
@@ -104,13 +104,13 @@ def random_precisions(num_right: int, num_all: int, *, size: int, seed: int) -> 
     """
     generator = np.random.default_rng(seed)
     places = np.arange(num_all, dtype=np.uint16 if num_all < 2**16 else np.uint32)
-    down_to = np.arange(1, num_right + 1, dtype=np.float32)
+    down_to: NDArray[np.float32] = np.arange(1, num_right + 1, dtype=np.float32)
     drawn = np.empty(size, dtype=np.float32)
     rows_at_once = max(1, _CELLS_AT_ONCE // num_all)
     for start in range(0, size, rows_at_once):
         rankings = np.tile(places, (min(rows_at_once, size - start), 1))
         generator.permuted(rankings, axis=1, out=rankings)
-        right = np.sort(rankings[:, :num_right], axis=1)
+        right: NDArray[Any] = np.sort(rankings[:, :num_right], axis=1)
         drawn[start : start + len(right)] = (down_to / (right + 1)).sum(axis=1) / num_right
     return drawn
 

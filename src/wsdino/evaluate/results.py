@@ -21,7 +21,7 @@ from wsdino.evaluate.intervals import (
 )
 from wsdino.evaluate.leakage import leakage_of_normalised
 from wsdino.evaluate.level import is_control, joined_labels, require_treatments
-from wsdino.evaluate.matching import MatchResult, match_gallery, vote
+from wsdino.evaluate.matching import MatchResult, match_gallery, nearest, vote
 from wsdino.evaluate.measures import BY_KEY, MEASURES
 from wsdino.evaluate.plain import plain_values
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
@@ -100,7 +100,8 @@ def evaluate(
     require_treatments(profiles, command=command)
     problem = why_unmatched(profiles)
     galleries = {} if problem else _galleries(profiles, multi_batch=multi_batch)
-    matches = {name: match_gallery(gallery) for name, gallery in galleries.items()}
+    found = {name: nearest(gallery, max(KS)) for name, gallery in galleries.items()}
+    matches = {name: match_gallery(each, found[name]) for name, each in galleries.items()}
     nsc, nscb, nscp = (matches.get(name) for name in ("nsc", "nscb", "nscp"))
     measured = {name: match for name, match in matches.items() if name in BY_KEY}
     nulls = _nulls(galleries, num_permutations=num_permutations, seed=seed)
@@ -122,7 +123,7 @@ def evaluate(
         **_numbers("nsc", nsc),
         **_numbers("nscb", nscb),
         **_numbers("nscp", nscp),
-        "nearest_k": {name: vote(gallery, KS) for name, gallery in galleries.items()},
+        "nearest_k": {name: vote(each, KS, found[name]) for name, each in galleries.items()},
         **_precision(galleries.get("nsc"), seed=seed),
         **{f"{measure.key}_null": nulls.get(measure.key) for measure in MEASURES},
         "confusion": _confusion(nsc, nscb),

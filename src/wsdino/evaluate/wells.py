@@ -106,8 +106,7 @@ class Wells:
 
     def _numbers(self, columns: list[str]) -> NDArray[np.intp]:
         grouped = self.metadata.groupby(columns, sort=False, dropna=False)
-        numbers: NDArray[np.intp] = grouped.ngroup().to_numpy(dtype=np.intp)
-        return numbers
+        return np.asarray(grouped.ngroup(), dtype=np.intp)
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def wells_of(table: pd.DataFrame, *, purpose: str = "activity") -> Wells:
     features = features_of(table, dtype=np.float32 if is_single else np.float64)
     metadata = table.drop(columns=names)
     keys = [*plate_keys(table), WELL, *TREATMENT]
-    codes = metadata.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    codes = np.asarray(metadata.groupby(keys, sort=False, dropna=False).ngroup(), dtype=np.intp)
     num_wells = int(codes.max()) + 1
     if num_wells < len(codes):
         features = _means(features, codes, num_wells)

@@ -136,13 +136,14 @@ def ranked(treatments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     list of dict
     """
 
+    def or_else(value: Any, default: float) -> float:
+        return float(value) if is_number(value) else default
+
     def key(row: Mapping[str, Any]) -> tuple[float, float, float]:
-        q, value = row.get("corrected_p_value"), row.get("mean_average_precision")
-        distance = row.get("distance")
         return (
-            float(q) if is_number(q) else 2.0,
-            -float(value) if is_number(value) else 0.0,
-            -float(distance) if is_number(distance) else 0.0,
+            or_else(row.get("corrected_p_value"), 2.0),
+            -or_else(row.get("mean_average_precision"), 0.0),
+            -or_else(row.get("distance"), 0.0),
         )
 
     return sorted(treatments, key=key)
@@ -252,6 +253,7 @@ def comparison_table(found: Sequence[Mapping[str, Any]], *, width: int) -> Table
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), width=width)
     table.add_column("compared with the first", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("", no_wrap=True)
     for name in ("first", "this", "difference [95 % CI]", "gained", "lost", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
@@ -266,7 +268,8 @@ def comparison_table(found: Sequence[Mapping[str, Any]], *, width: int) -> Table
             interval = own["ci"]
             between = ", ".join(f"{unit * bound:+.{digits}f}" for bound in interval or ())
             table.add_row(
-                Text(f"{each['second']}: {name} ({own['total']})"),
+                Text(str(each["second"])),
+                f"{name} ({own['total']})",
                 write(own["first"]),
                 write(own["second"]),
                 f"{unit * own['difference']:+.{digits}f}" + (f" [{between}]" if between else ""),
