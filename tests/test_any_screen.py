@@ -51,7 +51,7 @@ def no_doses(folder: Path) -> None:
     table = table.rename(columns=names).drop(
         columns=["Metadata_Concentration", "TableNumber", "ImageNumber", "Replicate"]
     )
-    table.to_csv(folder / LOAD_DATA, index=False)
+    table.assign(Metadata_Site=1).to_csv(folder / LOAD_DATA, index=False)
     (folder / IMAGES).unlink()
 
 
@@ -140,7 +140,7 @@ def check_activity(name: str, found: dict[str, Any]) -> None:
 def test_without_controls_the_normalisation_is_another_one_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_bbbc021_folder(tmp_path / "screen", num_sites=1, num_plates=1)
+    write_bbbc021_folder(tmp_path / "screen", num_sites=1, num_weeks=1, num_plates=1)
     rename_controls(tmp_path / "screen")
     config = write_tiny_config(
         tmp_path / "tiny.yaml",
@@ -156,6 +156,6 @@ def test_without_controls_the_normalisation_is_another_one_and_said(
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["normalisation"]["method"] == "whiten_all"
     assert results["beside"] == {}
-    # One plate a week, so no compound has wells on two.
+    # There is one plate.
     notes = results["activity"]["notes"]
     assert any("no treatment has wells on two plates" in note for note in notes)

@@ -10,6 +10,7 @@ import pytest
 
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
+from wsdino.evaluate import replicates
 from wsdino.evaluate.activity import activity_table, rank_against_controls
 from wsdino.evaluate.consistency import consistency
 from wsdino.evaluate.evidence import activity, activity_of
@@ -172,6 +173,17 @@ def test_retrieval_equals_copairs() -> None:
     low, high = found["map_ci"]
     assert low < found["map"] < high
     assert found["sample"] is None
+
+
+def test_retrieval_among_many_wells_is_that_of_a_named_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part = whole(sites_of())
+    monkeypatch.setattr(replicates, "MAX_RETRIEVED", 20)
+    found = retrieval_across_plates([part])
+    assert found["num_wells"] <= 20
+    assert found["sample"].endswith(f"{part.asked.sum()} wells, drawn with seed 0")
+    assert retrieval_across_plates([part]) == found
 
 
 @pytest.mark.parametrize("with_sets", [False, True])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
+from wsdino.evaluate import intervals, leakage
 from wsdino.evaluate.gallery import make_gallery
 from wsdino.evaluate.intervals import (
     PermutationNull,
@@ -21,6 +23,7 @@ from wsdino.evaluate.intervals import (
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.ranking import rank
+from wsdino.evaluate.results import evaluate
 from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns, features_of, metadata_of
 
@@ -339,3 +342,29 @@ def test_a_bootstrap_in_parts_is_one_bootstrap():
 def test_a_clustered_interval_needs_clusters():
     with pytest.raises(TableError, match="at least two clusters; found 1"):
         clustered_interval(np.ones(3), np.zeros(3))
+
+
+def test_chance_of_many_treatments_is_that_of_a_named_sample(monkeypatch):
+    """The sample is of whole compounds, and p is about the truth in it."""
+    profiles = profiles_of(1.0)
+    every = evaluate(profiles, num_permutations=20)
+    assert every["nsc_null"]["sample"] is None
+    monkeypatch.setattr(intervals, "MAX_SHUFFLED", 12)
+    found = evaluate(profiles, num_permutations=20)
+    assert found["nsc"] == every["nsc"]
+    words = found["nsc_null"]["sample"]
+    assert re.fullmatch(r"\d+ of 24 treatments \(\d of 12 compounds, drawn with seed 0\)", words)
+    assert 2 <= int(words.split()[0]) <= 12
+    assert found["notes"][-1] == f"chance and p are those of {words}"
+    assert found["nsc_null"] != every["nsc_null"]
+
+
+def test_leakage_of_many_wells_is_that_of_a_named_sample(monkeypatch):
+    table = with_features(synthetic_design(**SMALL))
+    every = label_leakage(table, "Metadata_Plate")
+    assert every.sample is None
+    monkeypatch.setattr(leakage, "MAX_WELLS", 30)
+    found = label_leakage(table, "Metadata_Plate")
+    assert found.sample.startswith("30 of ")
+    assert found.num_wells <= 30 < every.num_wells
+    assert label_leakage(table, "Metadata_Plate") == found

@@ -135,6 +135,8 @@ def evaluate(
         ],
         "notes": _notes(profiles, problem, nsc, nscb, has_chance=num_permutations > 0),
     }
+    samples = dict.fromkeys(null["sample"] for null in nulls.values() if null["sample"])
+    results["notes"] += [f"chance and p are those of {sample}" for sample in samples]
     plain: dict[str, Any] = plain_values(results)
     return plain
 
@@ -277,7 +279,7 @@ def _galleries(profiles: pd.DataFrame, *, multi_batch: str) -> dict[str, Gallery
 
 def _nulls(
     galleries: Mapping[str, Gallery], *, num_permutations: int, seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return the permutation null of each measure that has queries; none if none was asked for."""
     if not num_permutations or not galleries:
         return {}
