@@ -149,7 +149,8 @@ def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
     # And what another one lacks is what it offers.
     table = pd.read_csv(sites)
     table[~table["Metadata_Control"]].to_csv(tmp_path / "treated.csv", index=False)
-    status, _, err = outside("evaluate", tmp_path / "treated.csv", "--from-sites")
+    options = ["--from-sites", "--normalise", "tvn"]
+    status, _, err = outside("evaluate", tmp_path / "treated.csv", *options)
     assert "use one of whiten_all, weak_label, plate, standardise_all, none, within" in err
     assert status == 2
 

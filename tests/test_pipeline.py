@@ -30,7 +30,8 @@ from wsdino.errors import (
     TableError,
 )
 from wsdino.evaluate.held_out import held_out_of
-from wsdino.evaluate.results import evaluate_sites, leakage_of_normalised
+from wsdino.evaluate.leakage import leakage_of_normalised
+from wsdino.evaluate.results import evaluate_sites
 from wsdino.model.model import Model
 from wsdino.pipeline import run
 from wsdino.profile.aggregate import make_profiles
@@ -211,7 +212,8 @@ def test_running_again_does_nothing(again: Callable) -> None:
     assert again() == (set(), [])
 
 
-AFTER_NUMBERS = {"results.json", "report.html"}
+NUMBERS = ("results.json", "activity.csv")
+AFTER_NUMBERS = {*NUMBERS, "report.html"}
 
 
 @pytest.mark.parametrize(
@@ -219,14 +221,14 @@ AFTER_NUMBERS = {"results.json", "report.html"}
     [
         (["report.html"], {"report.html"}),
         (["results.json"], AFTER_NUMBERS),
+        (["activity.csv"], AFTER_NUMBERS),
         (["profiles.parquet"], {*PROFILES, *AFTER_NUMBERS}),
         (["normalisation.npz"], {*PROFILES, *AFTER_NUMBERS}),
         (["embeddings.parquet"], {"embeddings.parquet", *PROFILES, *AFTER_NUMBERS}),
         (
             ["baselines/untrained/profiles.parquet"],
             {
-                *(f"baselines/untrained/{name}" for name in PROFILES),
-                "baselines/untrained/results.json",
+                *(f"baselines/untrained/{name}" for name in (*PROFILES, *NUMBERS)),
                 *AFTER_NUMBERS,
             },
         ),
@@ -264,6 +266,8 @@ def test_a_deleted_model_comes_back_from_its_checkpoint(finished: Path, again: C
 def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Callable) -> None:
     changed, stages = again("evaluate.multi_batch=first-published")
     numbers = {"results.json", *(f"baselines/{name}/results.json" for name in BASELINES)}
+    # Activity has nothing to do with batches, and what says the same may stay.
+    changed = {name for name in changed if not name.endswith("activity.csv")}
     assert changed == {*numbers, "config.yaml", "report.html"}
     assert stages == [*(f"{name}: evaluate" for name in BASELINES), "run: evaluate", "report"]
     for name in numbers:
@@ -515,12 +519,6 @@ def test_a_foreign_folder_is_left_alone(place: Path, tmp_path: Path) -> None:
         run(load(place), out / "thesis.tex")
 
 
-def one_compound(folder: Path) -> None:
-    table = pd.read_csv(folder / "BBBC021_v1_image.csv")
-    treated = table["Image_Metadata_Compound"].isin(["DMSO", "compound D1"])
-    table[treated].to_csv(folder / "BBBC021_v1_image.csv", index=False)
-
-
 def no_controls(folder: Path) -> None:
     table = pd.read_csv(folder / "BBBC021_v1_image.csv")
     table = table[table["Image_Metadata_Compound"] != "DMSO"]
@@ -534,10 +532,6 @@ def one_plate_without_controls(folder: Path) -> None:
     table.to_csv(folder / "BBBC021_v1_image.csv", index=False)
 
 
-def no_mechanisms(folder: Path) -> None:
-    (folder / "BBBC021_v1_moa.csv").unlink()
-
-
 def missing_image(folder: Path) -> None:
     min(folder.rglob("*.tif")).unlink()
 
@@ -549,9 +543,8 @@ def untouched(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "settings", "error", "message"),
     [
-        (one_compound, [], TableError, "1 compounds with a known Metadata_MoA"),
-        (no_mechanisms, [], TableError, "0 compounds with a known Metadata_MoA"),
-        (no_controls, [], TableError, "profile.normalise tvn needs at least 2 control rows"),
+        (no_controls, ["profile.normalise=tvn"],
+         TableError, "profile.normalise tvn needs at least 2 control rows"),
         (no_controls, ["profile.normalise=plate_controls", "profile.num_components=null"],
          TableError, "=whiten_all|weak_label|plate|standardise_all|none, or name the controls"),
         (one_plate_without_controls, ["profile.normalise=plate_controls",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -47,3 +52,40 @@ def test_what_was_done_before_or_failed_gets_no_last_line(
         meter.advance()
         raise KeyError
     assert capsys.readouterr().err == ""
+
+
+ON_A_TERMINAL = """
+import time
+from wsdino.progress import Meter
+
+note = "loss 4.2131  kl 0.1712  teacher_entropy 4.0411  spread 0.0411  rank 31.2  grad_norm 0.81"
+with Meter("train", 12000) as meter:
+    for _ in range(40):
+        meter.advance(30, note)
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_bar_count_and_time_left_fit_the_terminal(columns: int) -> None:
+    """The note, which training makes long, is cut instead."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL], stderr=follower, env=environment
+    )
+    os.close(follower)
+    written = b""
+    with suppress(OSError):  # the end of a terminal, on Linux
+        while part := os.read(leader, 4096):
+            written += part
+    os.close(leader)
+    assert process.wait() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+    last = [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1]
+    assert len(last) <= columns
+    shown = re.fullmatch(r"train ([^ ]+) +1200/12000 (\d:\d\d:\d\d) (\d:\d\d:\d\d) (.*)", last)
+    assert shown, last
+    assert len(shown[1]) >= 7
+    assert shown[4].startswith("loss")
+    assert ("grad_norm 0.81" in last) == (columns == 200)

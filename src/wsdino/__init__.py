@@ -25,7 +25,13 @@ from wsdino.errors import (
 if TYPE_CHECKING:
     from wsdino.config import Config, load_config
     from wsdino.embed.embed import embed_store
+    from wsdino.evaluate.compare import compare as compare_profiles
+    from wsdino.evaluate.compare import compare_activity
+    from wsdino.evaluate.consistency import consistency
+    from wsdino.evaluate.doses import DoseCurve, fit_dose_curve
+    from wsdino.evaluate.evidence import activity, activity_of
     from wsdino.evaluate.matching import MatchResult, match_moa
+    from wsdino.evaluate.neighbours import neighbours
     from wsdino.evaluate.results import evaluate as evaluate_profiles
     from wsdino.evaluate.results import evaluate_sites
     from wsdino.model.model import Model, load_model
@@ -51,6 +57,7 @@ __all__ = [
     "TVN",
     "Config",
     "ConfigError",
+    "DoseCurve",
     "Fitted",
     "ImageError",
     "InputError",
@@ -66,11 +73,17 @@ __all__ = [
     "TrainingError",
     "WsdinoError",
     "__version__",
+    "activity",
+    "activity_of",
     "aggregate",
+    "compare_activity",
+    "compare_profiles",
+    "consistency",
     "dino_loss",
     "embed_store",
     "evaluate_profiles",
     "evaluate_sites",
+    "fit_dose_curve",
     "fit_normalisation",
     "fit_tvn",
     "ingest",
@@ -79,6 +92,7 @@ __all__ = [
     "load_normalisation",
     "make_profiles",
     "match_moa",
+    "neighbours",
     "normalise",
     "open_store",
     "read_manifest",
@@ -90,8 +104,8 @@ __all__ = [
     "write_table",
 ]
 
-# Three names differ from the functions' own, because wsdino.evaluate, wsdino.simulate and
-# wsdino.train are subpackages.
+# Four names differ from the functions' own, because wsdino.evaluate, wsdino.simulate and
+# wsdino.train are subpackages, and two things can be compared.
 _HOMES = {
     "Config": "config:Config",
     "MatchResult": "evaluate.matching:MatchResult",
@@ -100,11 +114,18 @@ _HOMES = {
     "Store": "screen.store:Store",
     "Fitted": "profile.fitted:Fitted",
     "TVN": "profile.whitening:TVN",
+    "DoseCurve": "evaluate.doses:DoseCurve",
+    "activity": "evaluate.evidence:activity",
+    "activity_of": "evaluate.evidence:activity_of",
     "aggregate": "profile.aggregate:aggregate",
+    "compare_activity": "evaluate.compare:compare_activity",
+    "compare_profiles": "evaluate.compare:compare",
+    "consistency": "evaluate.consistency:consistency",
     "dino_loss": "train.loss:dino_loss",
     "embed_store": "embed.embed:embed_store",
     "evaluate_profiles": "evaluate.results:evaluate",
     "evaluate_sites": "evaluate.results:evaluate_sites",
+    "fit_dose_curve": "evaluate.doses:fit_dose_curve",
     "fit_normalisation": "profile.normalise:fit_normalisation",
     "fit_tvn": "profile.whitening:fit_tvn",
     "ingest": "screen.ingest:ingest",
@@ -113,6 +134,7 @@ _HOMES = {
     "load_normalisation": "profile.fitted:load_normalisation",
     "make_profiles": "profile.aggregate:make_profiles",
     "match_moa": "evaluate.matching:match_moa",
+    "neighbours": "evaluate.neighbours:neighbours",
     "normalise": "profile.normalise:normalise",
     "open_store": "screen.store:open_store",
     "read_manifest": "screen.manifest:read_manifest",

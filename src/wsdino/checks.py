@@ -11,7 +11,11 @@ from wsdino.config import Config, load_config
 from wsdino.device import resolve_device
 from wsdino.environment import environment
 from wsdino.errors import ConfigError, ModelError, TableError
-from wsdino.profile.methods import find_normalisation, usable_normalisations
+from wsdino.profile.methods import (
+    find_normalisation,
+    settle_normalisation,
+    usable_normalisations,
+)
 from wsdino.progress import say, show
 from wsdino.runfolder import RunFolder, RunPaths
 from wsdino.trainings import (
@@ -44,12 +48,13 @@ def prepare(
     out
         Run folder.
     evaluated
-        Whether mechanisms are to be matched in the end, which takes annotated treatments.
+        Whether profiles are to be judged in the end: what can't be said of this screen is said
+        now.
 
     Returns
     -------
     tuple
-        Run folder, store, and the config with absolute paths.
+        Run folder, store, and the config with absolute paths and settled by :func:`settle`.
 
     Raises
     ------
@@ -57,6 +62,7 @@ def prepare(
         The subclass that fits; nothing is written then.
     """
     from wsdino import job
+    from wsdino.evaluate.gallery import why_unmatched
     from wsdino.screen.store import open_store
 
     job.start()
@@ -69,18 +75,56 @@ def prepare(
         for value in [getattr(config.screen, name)]
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
-    job.only_first(lambda: _check_and_note(config, resolved, folder, path, evaluated))
+    job.only_first(lambda: _check_and_note(config, resolved, folder, path))
     store = open_store(path)
     # Found out before anything is trained: an image that was replaced in the store.
     job.only_first(lambda: store.pixels_digest)
     text = _environment_of(resolved, store)
     folder.before_work = lambda: folder.note(folder.paths.environment, text)
-    return folder, store, resolved
+    settled, notes = settle(resolved, store.manifest)
+    if evaluated:
+        problem = why_unmatched(store.manifest)
+        if problem:
+            notes.append(f"{problem}: nothing is matched by mechanism; activity is measured anyway")
+        for note in notes:
+            say(f"{store.path}: {note}")
+    return folder, store, settled
 
 
-def _check_and_note(
-    config: Config, resolved: Config, folder: RunFolder, path: Path, evaluated: bool
-) -> None:
+def settle(config: Config, manifest: pd.DataFrame) -> tuple[Config, list[str]]:
+    """Decide what a config leaves to the screen: the normalisation, and those beside it.
+
+    Parameters
+    ----------
+    config
+        The resolved config.
+    manifest
+        Of the screen.
+
+    Returns
+    -------
+    config : Config
+        With the name of a normalisation, and without those in `evaluate.beside` for which the
+        screen lacks something.
+    notes : list of str
+        What was decided otherwise than the config says, and why.
+    """
+    name, why = settle_normalisation(config.profile.normalise, manifest)
+    notes, beside = [why] if why else [], []
+    for method in config.evaluate.beside:
+        unmet = find_normalisation(method).unmet(manifest, {})
+        if unmet:
+            notes.append(f"evaluate.beside: {method} {unmet}; it is left out")
+        else:
+            beside.append(method)
+    sections = {
+        "profile": config.profile.model_copy(update={"normalise": name}),
+        "evaluate": config.evaluate.model_copy(update={"beside": tuple(beside)}),
+    }
+    return config.model_copy(update=sections), notes
+
+
+def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: Path) -> None:
     """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.correction import Correction
     from wsdino.screen.images import planes_of, read_site
@@ -106,7 +150,6 @@ def _check_and_note(
             channels=tuple(channels_of(manifest)),
             origin=str(source),
             run=folder.paths,
-            evaluated=evaluated,
         )
     store = _store(config, path)
     check(
@@ -116,7 +159,6 @@ def _check_and_note(
         channels=store.channels,
         origin=str(store.path),
         run=folder.paths,
-        evaluated=evaluated,
     )
     folder.sweep()
     folder.note(folder.paths.config, resolved.to_yaml())
@@ -216,7 +258,6 @@ def check(
     channels: tuple[str, ...],
     origin: str,
     run: RunPaths,
-    evaluated: bool,
 ) -> None:
     """Refuse what would fail hours later: normalisation, labels, networks, crops and tiles.
 
@@ -234,8 +275,6 @@ def check(
         What to call the screen in an error.
     run
         Paths of the run folder.
-    evaluated
-        Whether mechanisms are to be matched in the end.
 
     Raises
     ------
@@ -244,7 +283,7 @@ def check(
     """
     from wsdino.model.tiles import tile_boxes
 
-    controls = manifest["Metadata_Control"]
+    config, _ = settle(config, manifest)
     normalisation = find_normalisation(config.profile.normalise)
     unmet = normalisation.unmet(manifest, config.profile.options)
     if unmet:
@@ -252,21 +291,6 @@ def check(
         if normalisation.needs.controls:
             advice += ", or name the controls with screen.controls"
         raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
-    if evaluated:
-        annotated = manifest[manifest["Metadata_MoA"].notna() & ~controls]
-        if annotated["Metadata_Compound"].nunique() < 2:
-            raise TableError(
-                f"{origin}: Metadata_Compound has {annotated['Metadata_Compound'].nunique()} "
-                "compounds with a known Metadata_MoA, and matching needs at least two; to go "
-                "without an evaluation, use wsdino train, embed and profile"
-            )
-        for method in config.evaluate.beside:
-            unmet = find_normalisation(method).unmet(manifest, {})
-            if unmet:
-                raise TableError(
-                    f"{origin}: evaluate.beside: {method} {unmet}; leave it out (--set "
-                    "evaluate.beside=[] leaves all out)"
-                )
     for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
         if baseline.needs_weights and config.model.weights is None:

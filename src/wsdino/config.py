@@ -31,7 +31,12 @@ from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
 from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
-from wsdino.profile.methods import find_aggregation, find_normalisation
+from wsdino.profile.methods import (
+    AUTO,
+    find_aggregation,
+    find_normalisation,
+    nominal_normalisation,
+)
 from wsdino.screen.illumination import DEFAULT, illumination_method
 from wsdino.settings import (
     check_keys,
@@ -65,6 +70,10 @@ MOVED = {
 _OF_DISTILL = "objective distill"
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
 Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
+# Which one `auto` is depends on the screen; their options are the same.
+NormalisationOrAuto = Annotated[
+    str, AfterValidator(lambda name: name if name == AUTO else find_normalisation(name).name)
+]
 Aggregation = Annotated[str, AfterValidator(lambda name: find_aggregation(name).name)]
 MultiBatch = Literal["strict", "first-published"]
 
@@ -143,7 +152,8 @@ class ProfileSection(_Section):
     An option of the normalisation that is None has the normalisation's own default.
     """
 
-    normalise: Normalisation = "tvn"
+    # auto: tvn, or whiten_all on a screen without controls.
+    normalise: NormalisationOrAuto = AUTO
     # Whitened features to keep (of each channel, if per_channel); by default all.
     num_components: Annotated[int, Gt(0)] | None = None
     # Floor added to the variances when whitening; auto (weak_label): chosen by held-out labels.
@@ -159,11 +169,12 @@ class ProfileSection(_Section):
     @property
     def options(self) -> dict[str, Any]:
         """Options that the normalisation has, by name."""
-        return {name: getattr(self, name) for name in find_normalisation(self.normalise).options}
+        names = nominal_normalisation(self.normalise).options
+        return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="after")
     def _fits_the_normalisation(self) -> Self:
-        normalisation = find_normalisation(self.normalise)
+        normalisation = nominal_normalisation(self.normalise)
         if self.with_ and not normalisation.scales:
             raise ConfigError(
                 f"normalise {self.normalise} leaves features in their own units; to combine them "

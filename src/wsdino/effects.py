@@ -159,7 +159,7 @@ def _of_normalisations() -> Iterator[Effect]:
 
 
 def _normalises_by(names: list[str], config: Config) -> bool:
-    return config.profile.normalise in names
+    return methods.nominal_normalisation(config.profile.normalise).name in names
 
 
 def sections_of_baselines() -> dict[str, list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsdino.profile.methods import find_normalisation
 from wsdino.runfolder import RunPaths
 from wsdino.trainings import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from wsdino.config import Config
@@ -29,7 +30,7 @@ def profile_stage(
     The profiles carry what can only be measured on the normalised sites, so that these are
     computed once.
     """
-    from wsdino.evaluate.results import leakage_of_normalised
+    from wsdino.evaluate.leakage import leakage_of_normalised
     from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
     from wsdino.profile.normalise import fit_normalisation
     from wsdino.tables.joining import read_tables
@@ -67,9 +68,11 @@ def evaluate_stage(
     baselines: tuple[str, ...] = (),
 ) -> None:
     """Make the results of the run or of a baseline; the run's contain those of its baselines."""
+    from wsdino.evaluate.evidence import activity_or_note, write_activity
     from wsdino.evaluate.held_out import held_out_of
     from wsdino.evaluate.results import evaluate, evaluate_sites, read_results, write_results
     from wsdino.profile.aggregate import ATTRIBUTE
+    from wsdino.profile.fitted import load_normalisation
     from wsdino.tables.joining import read_tables
     from wsdino.tables.reading import read_table
 
@@ -87,9 +90,17 @@ def evaluate_stage(
             seed=config.seed,
         )
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
+        sites = read_tables(tables)
+        results["activity"] = activity_or_note(
+            sites,
+            None if uses_labels else load_normalisation(paths.normalisation).transform(sites),
+            normalisation=config.profile.normalise,
+            seed=config.seed,
+            **config.profile.options,
+        )
         if uses_labels:
             results["held_out"] = held_out_of(
-                read_tables(tables),
+                sites,
                 normalisation=config.profile.normalise,
                 aggregation=config.profile.aggregate,
                 multi_batch=config.evaluate.multi_batch,
@@ -98,7 +109,7 @@ def evaluate_stage(
             )
         results["beside"] = {
             method: evaluate_sites(
-                read_tables(tables),
+                sites,
                 normalisation=method,
                 aggregation=config.profile.aggregate,
                 multi_batch=config.evaluate.multi_batch,
@@ -109,12 +120,13 @@ def evaluate_stage(
         }
         if baselines:
             results["baselines"] = {each: read_results(path) for each, path in beside.items()}
+        write_activity(results["activity"], paths.activity)
         write_results(results, paths.results)
 
     folder.make(
         f"{name}: evaluate",
-        products=[paths.results],
-        sources=[paths.profiles, *tables.values(), *beside.values()],
+        products=[paths.results, paths.activity],
+        sources=[paths.profiles, paths.normalisation, *tables.values(), *beside.values()],
         options=[
             plain(config.evaluate),
             config.profile.aggregate,
@@ -123,3 +135,87 @@ def evaluate_stage(
         ],
         work=make_numbers,
     )
+
+
+def compare_runs(
+    runs: Sequence[Path], *, multi_batch: str = "strict", seed: int = 0
+) -> list[dict[str, Any]]:
+    """Compare runs or tables of treatments with the first of them.
+
+    Parameters
+    ----------
+    runs
+        At least two run folders, or tables of treatment profiles.
+    multi_batch, seed
+        See :func:`wsdino.evaluate.compare.compare`.
+
+    Returns
+    -------
+    list of dict
+        For each but the first what :func:`wsdino.evaluate.compare.compare` returned, or its `nsc`,
+        `nscb` and `map` as None where nothing can be matched; `first` and `second`, their names;
+        `activity`, of :func:`wsdino.evaluate.compare.compare_activity`, or None; `notes`.
+
+    Raises
+    ------
+    TableError
+        If a file is missing, or there is nothing that two of them can be compared by.
+    """
+    from wsdino.errors import TableError
+    from wsdino.evaluate.compare import compare, compare_activity
+
+    names = _names_of(runs)
+    first, *others = (_Judged(path) for path in runs)
+    found = []
+    for name, other in zip(names[1:], others, strict=True):
+        compared: dict[str, Any] = {"nsc": None, "nscb": None, "map": None}
+        notes = [note for note in (first.note, other.note) if note]
+        try:
+            compared = compare(first.profiles, other.profiles, multi_batch=multi_batch, seed=seed)
+        except TableError as error:
+            notes.append(f"{names[0]} and {name}: mechanisms are not compared: {error}")
+        activity = None
+        if first.activity is not None and other.activity is not None:
+            activity = compare_activity(first.activity, other.activity, seed=seed)
+        if compared["nsc"] is None and activity is None:
+            raise TableError(notes[-1] if notes else f"{names[0]} and {name}: nothing in common")
+        found.append(
+            {"first": names[0], "second": name, **compared, "activity": activity, "notes": notes}
+        )
+    return found
+
+
+class _Judged:
+    """Profiles of a run or table, and the activity of a run's treatments."""
+
+    def __init__(self, path: Path) -> None:
+        import pandas as pd
+
+        from wsdino.profile.aggregate import ATTRIBUTE
+        from wsdino.tables.reading import read_table
+
+        paths = RunPaths(path)
+        self.profiles = read_table(paths.profiles if path.is_dir() else path)
+        self.activity = None
+        if path.is_dir() and paths.activity.is_file():
+            found = pd.read_csv(paths.activity)
+            self.activity = found if found["p_value"].notna().any() else None
+        made = self.profiles.attrs.get(ATTRIBUTE, {}).get("normalisation", {})
+        label = made.get("options", {}).get("label")
+        self.note = ""
+        if label:
+            self.note = (
+                f"{path}: its normalisation ({made['method']}) was fitted with the weak labels "
+                f"({label}) of all treatments, which may favour it in NSC, NSCB and mAP"
+            )
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """Name runs by their folders, and by those above where these are alike."""
+    found = [path.resolve() for path in paths]
+    parts = [(*path.parts[:-1], path.name.split(".")[0] or path.name) for path in found]
+    for depth in (1, 2, 3):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{each[-1]} ({number})" for number, each in enumerate(parts, start=1)]

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,14 +78,18 @@ class Meter:
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not _State.is_quiet:
+            console = Console(stderr=True)
+            # Bar, count and time left always fit; the description and the note get what is left.
+            what, note = Column(no_wrap=True, max_width=24), Column(no_wrap=True, ratio=1)
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
+                TextColumn("{task.description}", markup=False, table_column=what),
+                BarColumn(bar_width=max(8, min(40, console.width // 8))),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
+                TextColumn("{task.fields[note]}", markup=False, table_column=note),
+                console=console,
+                expand=True,
             )
             self._task = self._bar.add_task(description, total=total, completed=done, note="")
 

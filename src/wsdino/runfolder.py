@@ -126,6 +126,11 @@ class RunPaths:
         return self.folder / "results.json"
 
     @property
+    def activity(self) -> Path:
+        """Activity of each treatment, as CSV."""
+        return self.folder / "activity.csv"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.folder / "report.html"

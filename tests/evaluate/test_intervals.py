@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ from sklearn.metrics import average_precision_score
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
+from wsdino.evaluate import intervals, leakage
+from wsdino.evaluate.gallery import make_gallery
 from wsdino.evaluate.intervals import (
     PermutationNull,
     average_precisions,
@@ -18,8 +21,9 @@ from wsdino.evaluate.intervals import (
     wilson_interval,
 )
 from wsdino.evaluate.leakage import label_leakage
-from wsdino.evaluate.matching import make_gallery, match_moa
+from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.ranking import rank
+from wsdino.evaluate.results import evaluate
 from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns, features_of, metadata_of
 
@@ -130,7 +134,7 @@ def test_both_nulls_equal_a_loop(batches):
 def naive_scores(gallery, moa: list) -> tuple[float, float]:
     """Accuracy and mean average precision of one labelling, row by row."""
     rows = range(len(moa))
-    may, cosine = gallery.admissible, gallery.similarity
+    may, cosine = gallery.admissible(slice(None)), gallery.similarity(slice(None))
     queries = [i for i in rows if any(may[i, j] and moa[i] == moa[j] for j in rows)]
     kept = {moa[i] for i in queries}
     hits, precisions = [], []
@@ -151,7 +155,7 @@ def naive_scores(gallery, moa: list) -> tuple[float, float]:
 def test_many_labellings_at_once_score_as_each_alone():
     gallery = make_gallery(profiles_of(0.5), exclude_shared_batch=True)
     labels = np.random.default_rng(0).integers(0, 9, size=(7, len(gallery.moa)), dtype=np.int32)
-    ranking = rank(gallery.similarity, gallery.admissible)
+    ranking = rank(gallery.similarity(slice(None)), gallery.admissible(slice(None)))
     together = ranking.scores(labels)
     each = [ranking.scores(row[None]) for row in labels]
     for name in ("num_queries", "accuracy", "mean_precision"):
@@ -214,7 +218,7 @@ def test_mean_average_precision_equals_scikit_learn():
         others = gallery.compound != gallery.compound[i]
         right = gallery.moa[others] == gallery.moa[i]
         if right.any():
-            score = average_precision_score(right, gallery.similarity[i, others])
+            score = average_precision_score(right, gallery.similarity(slice(None))[i, others])
             scores.setdefault(gallery.moa[i], []).append(score)
     found, per_moa = mean_average_precision(profiles)
     assert found == pytest.approx(np.mean(sum(scores.values(), [])))  # noqa: RUF017
@@ -338,3 +342,29 @@ def test_a_bootstrap_in_parts_is_one_bootstrap():
 def test_a_clustered_interval_needs_clusters():
     with pytest.raises(TableError, match="at least two clusters; found 1"):
         clustered_interval(np.ones(3), np.zeros(3))
+
+
+def test_chance_of_many_treatments_is_that_of_a_named_sample(monkeypatch):
+    """The sample is of whole compounds, and p is about the truth in it."""
+    profiles = profiles_of(1.0)
+    every = evaluate(profiles, num_permutations=20)
+    assert every["nsc_null"]["sample"] is None
+    monkeypatch.setattr(intervals, "MAX_SHUFFLED", 12)
+    found = evaluate(profiles, num_permutations=20)
+    assert found["nsc"] == every["nsc"]
+    words = found["nsc_null"]["sample"]
+    assert re.fullmatch(r"\d+ of 24 treatments \(\d of 12 compounds, drawn with seed 0\)", words)
+    assert 2 <= int(words.split()[0]) <= 12
+    assert found["notes"][-1] == f"chance and p are those of {words}"
+    assert found["nsc_null"] != every["nsc_null"]
+
+
+def test_leakage_of_many_wells_is_that_of_a_named_sample(monkeypatch):
+    table = with_features(synthetic_design(**SMALL))
+    every = label_leakage(table, "Metadata_Plate")
+    assert every.sample is None
+    monkeypatch.setattr(leakage, "MAX_WELLS", 30)
+    found = label_leakage(table, "Metadata_Plate")
+    assert found.sample.startswith("30 of ")
+    assert found.num_wells <= 30 < every.num_wells
+    assert label_leakage(table, "Metadata_Plate") == found

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.errors import TableError
-from wsdino.evaluate.matching import match_moa, unannotated
+from wsdino.evaluate.gallery import unannotated
+from wsdino.evaluate.matching import match_moa
 from wsdino.profile.aggregate import aggregate_treatments
 from wsdino.tables.features import feature_columns
 from wsdino.tables.lists import labels_of
@@ -214,7 +215,7 @@ def test_where_no_one_is_a_query():
     ("change", "options", "words"),
     [
         ({"Metadata_Compound": "only"}, {}, "only is the only compound with an MoA"),
-        ({"Metadata_MoA": None}, {}, "Metadata_MoA is empty in all 104 treatments"),
+        ({"Metadata_MoA": None}, {}, "Metadata_MoA is empty in all 104 rows"),
         ({"emb_DAPI_0": np.nan}, {}, "feature emb_DAPI_0 is missing or infinite in 103 of 103"),
         ({}, {"multi_batch": "loose"}, "'loose'; expected one of strict, first-published"),
     ],

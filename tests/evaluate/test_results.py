@@ -10,12 +10,13 @@ import pytest
 
 from helpers_tables import profile_table, real_design, synthetic_design, with_features
 from wsdino.errors import OutputError, TableError
+from wsdino.evaluate.gallery import make_gallery
 from wsdino.evaluate.intervals import average_precisions, clustered_interval, permutation_nulls
-from wsdino.evaluate.matching import make_gallery, match_moa
+from wsdino.evaluate.leakage import leakage_of_normalised
+from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.results import (
     evaluate,
     evaluate_sites,
-    leakage_of_normalised,
     read_results,
     results_table,
     write_results,
@@ -84,7 +85,7 @@ def test_sites_take_the_published_path(results, sites):
 
 
 def test_sites_need_labels(sites):
-    for name in ("Metadata_Compound", "Metadata_Concentration", "Metadata_MoA"):
+    for name in ("Metadata_Compound", "Metadata_Concentration"):
         with pytest.raises(TableError, match=f"needs the column {name}.*--platemap"):
             evaluate_sites(sites.drop(columns=name))
 

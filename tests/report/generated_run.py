@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.environment import environment
+from wsdino.evaluate.evidence import activity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,28 @@ def treatments(num_per_moa: int, moas: tuple[str, ...] = MOAS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def activity_results() -> dict[str, Any]:
+    """Activity of twelve wells on two plates, four of them controls, and a curve."""
+    rows = [
+        (plate, f"A{number:02d}", name, dose)
+        for plate in ("P1", "P2")
+        for number, (name, dose) in enumerate(
+            [("DMSO", 0.0), ("DMSO", 0.0), *(("drug", 10.0**power) for power in range(4))], start=1
+        )
+    ]
+    names = ["Metadata_Plate", "Metadata_Well", "Metadata_Compound", "Metadata_Concentration"]
+    table = pd.DataFrame(rows, columns=names)
+    table["Metadata_Control"] = table["Metadata_Compound"] == "DMSO"
+    features = np.random.default_rng(0).normal(size=(len(table), 6))
+    features[:, 0] += np.log10(table["Metadata_Concentration"] + 1) * 5
+    found = activity(
+        pd.concat([table, pd.DataFrame(features).add_prefix("x")], axis=1), null_size=100
+    )
+    assert found["doses"]
+    assert found["retrieval"]
+    return found
+
+
 def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
     """Results whose numbers, neighbours and confusion agree with each other."""
     rng = np.random.default_rng(seed)
@@ -94,6 +117,7 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
         "confusion": {"labels": labels},
         "left_out": {"nsc": [], "nscb": [], "map": []},
         "map_per_moa": {label: 0.5 + 0.1 * (n % 4) for n, label in enumerate(labels)},
+        "activity": activity_results(),
         "leakage": {"batch": {"accuracy": 0.4123, "chance": 0.1, "num_wells": 72}, "plate": None},
         "notes": ["a note about <this>"],
         "num_controls": 6,

@@ -133,6 +133,6 @@ def test_further_normalisations_have_a_table_each(capsys: pytest.CaptureFixture[
         "untrained",
         "starting",
     ]
-    rows = [line for line in beside.splitlines() if "/4" in line]
+    rows = [line for line in beside.partition("\n\n")[0].splitlines() if "/4" in line]
     assert [row.partition("  ")[0] for row in rows] == ["mine", "untrained network"]
     assert ["2/4" in rows[0], "1/4" in rows[1]] == [True, True]

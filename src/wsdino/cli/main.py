@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from wsdino import stopping
-from wsdino.cli import models, profiles, runs, screens
+from wsdino.cli import answers, models, profiles, runs, screens
 from wsdino.cli.app import app, is_job, release_outputs, wants_traceback
 from wsdino.errors import InputError, JobError, WsdinoError
 from wsdino.progress import print_error
 
-for group in (runs, screens, models, profiles):
+for group in (runs, screens, models, profiles, answers):
     app.add_typer(group.commands)
 
 

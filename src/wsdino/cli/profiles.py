@@ -44,7 +44,10 @@ def number_or_auto(text: str | None) -> float | str | None:
 
 Normalise = Annotated[
     str | None,
-    typer.Option(help=f"Default tvn: {alternatives(normalisation_names())}"),
+    typer.Option(
+        help="Default tvn, or whiten_all on a screen without controls: "
+        f"{alternatives(normalisation_names())}"
+    ),
 ]
 NumComponents = Annotated[
     int | None, typer.Option(help=f"Whitened features to keep{used_by('num_components')}.")
@@ -82,7 +85,10 @@ Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
 # None if not given, so that a given option without effect differs from a default.
 NormaliseSites = Annotated[
     str | None,
-    typer.Option(help=f"With --from-sites (default tvn): {alternatives(normalisation_names())}"),
+    typer.Option(
+        help="With --from-sites (default tvn, or whiten_all on a screen without controls): "
+        f"{alternatives(normalisation_names())}"
+    ),
 ]
 Normaliser = Annotated[
     Path | None,
@@ -146,7 +152,7 @@ def profile_command(
 
     options = fit_options(num_components, regularisation, per_channel, label)
     if normaliser:
-        _refuse(
+        refuse(
             {"normalise": normalise, **options},
             f"has no effect on the normalisation already fitted in {normaliser}; leave it out, or "
             "leave --normaliser out",
@@ -156,11 +162,11 @@ def profile_command(
         raise InputError(f"--to {to!r}: the only format is anndata")
     fitted = load_normalisation(normaliser) if normaliser else None
     lock_output(out)
-    table = _read_tables(embeddings, platemap, column, control, feature)
-    with _naming(embeddings):
+    table = read_tables(embeddings, platemap, column, control, feature)
+    with naming(embeddings):
         profiles = make_profiles(
             table,
-            normalisation=fitted or normalise or "tvn",
+            normalisation=fitted or settled(normalise, table),
             aggregation=aggregate,
             **options,
         )
@@ -201,14 +207,14 @@ def evaluate_command(
     seed: Annotated[int, typer.Option(help="Seed of the permutation nulls and the bootstrap.")] = 0,
     json: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
 ) -> None:
-    """Evaluate profiles: NSC, NSCB and mAP with confidence intervals."""
+    """Evaluate profiles: NSC, NSCB and mAP with confidence intervals; from sites also activity."""
     from wsdino.evaluate.results import evaluate, evaluate_sites, write_results
     from wsdino.report.terminal import print_results
     from wsdino.tables.columns import BATCH
 
     options = fit_options(num_components, regularisation, per_channel, label)
     if not from_sites:
-        _refuse(
+        refuse(
             {"normalise": normalise, **options, "aggregate": aggregate},
             "has no effect on treatment profiles; leave it out, or add --from-sites if the table "
             "holds sites or wells",
@@ -219,18 +225,18 @@ def evaluate_command(
                 "out, or add --from-sites if the tables hold sites or wells"
             )
     lock_output(json)
-    table = _read_tables(profiles, platemap, column, control, feature)
+    table = read_tables(profiles, platemap, column, control, feature)
     if multi_batch is not None and BATCH not in table:
         raise InputError(
             f"--multi-batch {multi_batch}: has no effect on {_names(profiles)}, which has no "
             f"{BATCH}; leave it out"
         )
     common: dict[str, Any] = {"multi_batch": multi_batch or "strict", "seed": seed}
-    with _naming(profiles):
+    with naming(profiles):
         if from_sites:
             results = evaluate_sites(
                 table,
-                normalisation=normalise or "tvn",
+                normalisation=settled(normalise, table),
                 aggregation=aggregate or "published",
                 **options,
                 **common,
@@ -244,7 +250,18 @@ def evaluate_command(
     print_results(results, name=" + ".join(path.name.split(".")[0] for path in profiles))
 
 
-def _refuse(options: dict[str, Any], why: str) -> None:
+def settled(normalise: str | None, table: Any) -> str:
+    """Name the normalisation that is meant, and say so where the default is another one here."""
+    from wsdino.profile.methods import settle_normalisation
+    from wsdino.progress import say
+
+    name, why = settle_normalisation(normalise, table)
+    if why:
+        say(why)
+    return name
+
+
+def refuse(options: dict[str, Any], why: str) -> None:
     """Refuse options that have no effect; None means not given."""
     for option, value in options.items():
         if value is not None:
@@ -256,7 +273,7 @@ def _names(paths: list[Path]) -> str:
 
 
 @contextmanager
-def _naming(paths: list[Path]) -> Iterator[None]:
+def naming(paths: list[Path]) -> Iterator[None]:
     """Let errors about a table say which one it is."""
     try:
         yield
@@ -264,13 +281,14 @@ def _naming(paths: list[Path]) -> Iterator[None]:
         raise TableError(f"{_names(paths)}: {error}") from error
 
 
-def _read_tables(
+def read_tables(
     paths: list[Path],
     platemap: Path | None,
     column: list[str] | None,
     control: list[str] | None,
     feature: list[str] | None,
 ) -> Any:
+    """Read the tables that a command was given, and join them."""
     from wsdino.screen.manifest import read_wells
     from wsdino.tables.columns import parse_columns
     from wsdino.tables.joining import join_tables

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from wsdino.errors import TableError
-from wsdino.evaluate.matching import Gallery, make_gallery
+from wsdino.evaluate.gallery import Gallery, make_gallery
 from wsdino.evaluate.ranking import rank
 from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 _DRAWN_AT_ONCE = 2_000_000
+# With more treatments, chance is that of a sample of compounds: time and memory grow with the
+# square of the treatments.
+MAX_SHUFFLED = 1000
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class PermutationNull:
         Mean and 95th percentile of the measure (fractions).
     p_value
         `(1 + permutations at least as good as the truth) / (1 + permutations)`.
+    sample
+        Which treatments it was taken on, in words, where not on all.
     """
 
     num_permutations: int
@@ -40,8 +45,9 @@ class PermutationNull:
     mean: float
     p95: float
     p_value: float
+    sample: str | None = None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dict."""
         return asdict(self)
 
@@ -79,8 +85,9 @@ def permutation_nulls(
     """Accuracy and mean average precision when the compounds' MoAs are shuffled.
 
     Whole compounds are shuffled, not treatments, so that the doses of a compound stay together as
-    they do in truth. The rule that decides on queries and gallery is applied anew to each
-    permutation. Both measures are taken on the same permutations.
+    they do in truth. Of more than :data:`MAX_SHUFFLED` treatments those of randomly drawn compounds
+    are taken, for the truth that p refers to as well. The rule that decides on queries and gallery
+    is applied anew to each permutation. Both measures are taken on the same permutations.
 
     Parameters
     ----------
@@ -102,14 +109,14 @@ def permutation_nulls(
     if num_permutations < 1:
         msg = f"number of permutations is {num_permutations}; expected at least 1"
         raise TableError(msg)
-    moa = _codes(gallery)
-    ranking = rank(gallery.similarity, gallery.admissible)
+    gallery, sample = _sampled(gallery, seed)
+    moa, every = gallery.moa_code, slice(None)
+    ranking = rank(gallery.similarity(every), gallery.admissible(every))
     truth = ranking.scores(moa[None])
     if not truth.num_queries[0]:
         return {"accuracy": None, "map": None}
-    _, first, compound = np.unique(
-        gallery.compound.astype(str), return_index=True, return_inverse=True
-    )
+    compound = gallery.compound_code
+    first = np.unique(compound, return_index=True)[1]
     generator = np.random.default_rng(seed)
     shuffled = np.stack(
         [generator.permutation(moa[first])[compound] for _ in range(num_permutations)]
@@ -125,6 +132,7 @@ def permutation_nulls(
             mean=float(values.mean()),
             p95=float(np.percentile(values, 95)),
             p_value=(1 + at_least) / (1 + num_permutations),
+            sample=sample,
         )
 
     return {
@@ -216,10 +224,20 @@ def average_precisions(profiles: pd.DataFrame) -> pd.DataFrame:
 
 def precisions_of(gallery: Gallery) -> pd.DataFrame:
     """Average precision of each query of a gallery; see :func:`average_precisions`."""
-    ranking = rank(gallery.similarity, gallery.admissible)
-    queries, precisions = ranking.average_precisions(_codes(gallery))
-    rows: pd.DataFrame = gallery.metadata[[COMPOUND, CONCENTRATION, MOA]].take(queries)
-    return rows.assign(average_precision=precisions).reset_index(drop=True)
+    found = [np.zeros(0)]
+    for block in gallery.blocks():
+        asked = gallery.is_query[block]
+        counted = gallery.admissible(block)[asked] & gallery.is_in_gallery
+        right = gallery.moa_code[block][asked, None] == gallery.moa_code[None, :]
+        order = np.where(counted, -gallery.similarity(block)[asked], np.inf)
+        order = order.argsort(axis=1, kind="stable")
+        counted, right = (np.take_along_axis(of, order, axis=1) for of in (counted, right))
+        right &= counted
+        shares = right.cumsum(axis=1) / np.maximum(counted.cumsum(axis=1), 1)
+        found.append((shares * right).sum(axis=1) / right.sum(axis=1))
+    rows: pd.DataFrame = gallery.metadata[[COMPOUND, CONCENTRATION, MOA]]
+    rows = rows.take(np.flatnonzero(gallery.is_query))
+    return rows.assign(average_precision=np.concatenate(found)).reset_index(drop=True)
 
 
 def mean_average_precision(profiles: pd.DataFrame) -> tuple[float | None, dict[str, float]]:
@@ -245,6 +263,16 @@ def mean_of_precisions(scores: pd.DataFrame) -> tuple[float | None, dict[str, fl
     }
 
 
-def _codes(gallery: Gallery) -> NDArray[np.int32]:
-    """Return the number of each treatment's MoA."""
-    return np.unique(gallery.moa.astype(str), return_inverse=True)[1].astype(np.int32)
+def _sampled(gallery: Gallery, seed: int) -> tuple[Gallery, str | None]:
+    """Take whole compounds at random until there are enough treatments."""
+    if len(gallery) <= MAX_SHUFFLED:
+        return gallery, None
+    sizes = np.bincount(gallery.compound_code)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    num = max(2, int(np.searchsorted(sizes[order].cumsum(), MAX_SHUFFLED, side="right")))
+    taken = gallery.take(np.flatnonzero(np.isin(gallery.compound_code, order[:num])))
+    words = (
+        f"{len(taken):,} of {len(gallery):,} treatments ({num:,} of {len(sizes):,} compounds, "
+        f"drawn with seed {seed})"
+    )
+    return taken, words

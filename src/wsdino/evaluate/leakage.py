@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from wsdino.profile.aggregate import aggregate
-from wsdino.tables.columns import COMPOUND, PLATE, WELL
+from wsdino.tables.columns import BATCH, COMPOUND, PLATE, WELL
 from wsdino.tables.features import features_of, plate_keys, require_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MAX_WELLS = 20_000
 _ROWS_AT_ONCE = 1024
 
 
@@ -30,18 +31,21 @@ class Leakage:
         The same for a neighbour drawn at random.
     num_wells
         Number of wells that have a candidate with the same label, and so count.
+    sample
+        Which wells took part, in words, where not all did.
     """
 
     accuracy: float
     chance: float
     num_wells: int
+    sample: str | None = None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dict."""
         return asdict(self)
 
 
-def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
+def label_leakage(table: pd.DataFrame, label: str, *, seed: int = 0) -> Leakage | None:
     """Measure how often a well's nearest neighbour comes from the same batch (or plate).
 
     Neighbours of the same compound don't count, because in most designs a compound lies in one
@@ -54,6 +58,8 @@ def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
         Normalised sites or wells with `Metadata_Plate`, `Metadata_Well`, `Metadata_Compound`.
     label
         `Metadata_Batch`, `Metadata_Plate`, or any other column constant in a well.
+    seed
+        Of the draw of :data:`MAX_WELLS` wells where there are more: time grows with their square.
 
     Returns
     -------
@@ -67,6 +73,11 @@ def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
     """
     require_columns(table, [PLATE, WELL, COMPOUND, label], purpose="leakage")
     wells = aggregate(table, by=list(dict.fromkeys([*plate_keys(table), WELL, COMPOUND, label])))
+    num_wells, sample = len(wells), None
+    if num_wells > MAX_WELLS:
+        drawn = np.random.default_rng(seed).choice(num_wells, MAX_WELLS, replace=False)
+        wells = wells.take(np.sort(drawn)).reset_index(drop=True)
+        sample = f"{MAX_WELLS:,} of {num_wells:,} wells, drawn with seed {seed}"
     features = features_of(wells)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     features = features / np.where(norms > 0, norms, 1)
@@ -87,7 +98,7 @@ def label_leakage(table: pd.DataFrame, label: str) -> Leakage | None:
     hits, chance = np.concatenate(found), np.concatenate(chances)
     if len(hits) == 0 or not others:
         return None
-    return Leakage(float(hits.mean()), float(chance.mean()), len(hits))
+    return Leakage(float(hits.mean()), float(chance.mean()), len(hits), sample)
 
 
 def _hits(
@@ -97,3 +108,26 @@ def _hits(
     neighbour = np.where(admissible, similarity, -np.inf).argmax(axis=1)
     hit: NDArray[np.bool_] = same[np.arange(len(same)), neighbour]
     return hit
+
+
+def leakage_of_normalised(normalised: pd.DataFrame) -> dict[str, Any]:
+    """How much of batch and plate can be read off normalised features.
+
+    Parameters
+    ----------
+    normalised
+        Metadata and features of sites or wells, as
+        :func:`wsdino.profile.normalise.normalise` returned them.
+
+    Returns
+    -------
+    dict
+        The `leakage` of :func:`wsdino.evaluate.results.evaluate_sites`: of `batch` and `plate`;
+        None where a column is missing.
+    """
+    leakage: dict[str, Any] = {"batch": None, "plate": None}
+    for name, column in (("batch", BATCH), ("plate", PLATE)):
+        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
+            found = label_leakage(normalised, column)
+            leakage[name] = found.as_dict() if found else None
+    return leakage

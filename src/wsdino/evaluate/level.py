@@ -39,7 +39,7 @@ def require_treatments(profiles: pd.DataFrame, *, command: str | None = None) ->
     Parameters
     ----------
     profiles
-        With `Metadata_Compound` and `Metadata_MoA`.
+        With `Metadata_Compound`.
     command
         The command line that evaluates the table, for the advice; None: advice for Python too.
 
@@ -59,6 +59,23 @@ def require_treatments(profiles: pd.DataFrame, *, command: str | None = None) ->
         _refuse_joined(profiles)
 
 
+def are_treatments(table: pd.DataFrame) -> bool:
+    """Tell whether each row is a treatment, rather than a well or a site.
+
+    Parameters
+    ----------
+    table
+        With `Metadata_Compound`.
+
+    Returns
+    -------
+    bool
+    """
+    if ATTRIBUTE in table.attrs:
+        return True
+    return _unit(table) == "rows" and _repeated_treatment(table) is None
+
+
 def is_control(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which rows are negative controls; none if the table has no such column."""
     if CONTROL not in table:
@@ -75,9 +92,13 @@ def joined_labels(profiles: pd.DataFrame) -> str | None:
 
 
 def _repeated_treatment(profiles: pd.DataFrame) -> str | None:
-    """Say which treatment with an MoA has the most rows, if any has several."""
+    """Say which treatment (with an MoA, if any has one) has the most rows, if any has several."""
     keys = [name for name in TREATMENT if name in profiles]
-    rows = profiles[profiles[MOA].notna() & profiles[COMPOUND].notna() & ~is_control(profiles)]
+    known = profiles[COMPOUND].notna() & ~is_control(profiles)
+    # Without mechanisms every treatment counts.
+    if MOA in profiles and profiles[MOA].notna().any():
+        known &= profiles[MOA].notna()
+    rows = profiles[known]
     counts = rows.groupby(keys, sort=False, dropna=False).size()
     if counts.empty or counts.max() < 2:
         return None

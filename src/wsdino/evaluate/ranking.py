@@ -68,27 +68,6 @@ class Ranking:
         ]
         return Scores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def average_precisions(
-        self, labels: NDArray[np.int32]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Find the queries of one labelling and the average precision of each.
-
-        Parameters
-        ----------
-        labels
-            (n,) labels, numbered from 0.
-
-        Returns
-        -------
-        queries : ndarray
-            (q,) rows, ascending.
-        precisions : ndarray
-            (q,) mean, over the right candidates, of the share of right ones down to each.
-        """
-        right, counted = self._right_and_counted(labels[None])
-        rows, precisions = _precisions(right, counted)
-        return rows, precisions
-
     def _scores(
         self, labels: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
+from wsdino.evaluate.consistency import consistency, consistency_columns
+from wsdino.evaluate.evidence import activity_or_note
+from wsdino.evaluate.gallery import Gallery, make_gallery, unannotated, why_unmatched
 from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.intervals import (
     clustered_interval,
@@ -17,21 +19,15 @@ from wsdino.evaluate.intervals import (
     precisions_of,
     wilson_interval,
 )
-from wsdino.evaluate.leakage import label_leakage
+from wsdino.evaluate.leakage import leakage_of_normalised
 from wsdino.evaluate.level import is_control, joined_labels, require_treatments
-from wsdino.evaluate.matching import (
-    Gallery,
-    MatchResult,
-    annotated,
-    make_gallery,
-    match_gallery,
-    unannotated,
-)
-from wsdino.evaluate.measures import MEASURES
+from wsdino.evaluate.matching import MatchResult, match_gallery, nearest, vote
+from wsdino.evaluate.measures import BY_KEY, MEASURES
+from wsdino.evaluate.plain import plain_values
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
-from wsdino.tables.columns import BATCH, COMPOUND, MOA, PLATE, TREATMENT, WELL
+from wsdino.tables.columns import BATCH, COMPOUND, PLATE, TREATMENT
 from wsdino.tables.features import require_columns
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
 
@@ -42,6 +38,8 @@ if TYPE_CHECKING:
 
 # 2: `left_out` names unannotated treatments and has mAP's, whose gallery is NSC's.
 SCHEMA = 2
+# Neighbours that vote, beside the nearest one.
+KS = (3, 5)
 NUM_PERMUTATIONS = 1000
 _UNKNOWN = {
     "method": "unknown",
@@ -83,53 +81,63 @@ def evaluate(
         `num_treatments` (annotated), `num_controls`, `num_unannotated`; for each of `nsc`, `nscb`
         and `map` the value itself (None without queries), `_total` (queries), `_ci` (at 95 %;
         Wilson's, for mAP a bootstrap over compounds) and `_null`; for `nsc` and `nscb` also
-        `_correct` and `_neighbours`; `map_per_moa`; `gallery` (number of treatments) and `left_out`
-        (treatments that are no query, controls apart: `compound`, `concentration`, `moa`, `reason`)
-        of each measure; `confusion` (`labels`, `nsc`, `nscb`); and `notes`, which say why a number
-        is missing. Without `Metadata_Batch` NSCB is None.
+        `_correct` and `_neighbours`, and the same, but for `_null`, of `nscp` (not same compound
+        and plate); `nearest_k`, for each of the three what :func:`wsdino.evaluate.matching.vote`
+        finds for 3 and 5 neighbours; `consistency`, for each column of MoA or targets what
+        :func:`wsdino.evaluate.consistency.consistency` finds; `map_per_moa`; `gallery` (number of
+        treatments) and `left_out` (treatments that are no query, controls apart: `compound`,
+        `concentration`, `moa`, `reason`) of each measure; `confusion` (`labels`, `nsc`, `nscb`);
+        and `notes`, which say why a number is missing. Without `Metadata_Batch` NSCB is None;
+        without two annotated compounds all three are.
 
     Raises
     ------
     TableError
-        See :func:`wsdino.evaluate.matching.match_moa`.
+        See :func:`wsdino.evaluate.gallery.make_gallery`; an MoA may be missing.
     """
     made = profiles.attrs.get(ATTRIBUTE, {})
-    require_columns(profiles, [COMPOUND, MOA], purpose="NSC")
-    annotated(profiles)
+    require_columns(profiles, [COMPOUND], purpose="evaluating")
     require_treatments(profiles, command=command)
-    has_batch = BATCH in profiles and bool(profiles[BATCH].notna().any())
-    galleries = {"nsc": make_gallery(profiles, multi_batch=multi_batch)}
-    if has_batch:
-        galleries["nscb"] = make_gallery(
-            profiles, exclude_shared_batch=True, multi_batch=multi_batch
-        )
-    matches = {name: match_gallery(gallery) for name, gallery in galleries.items()}
-    nsc, nscb = matches["nsc"], matches.get("nscb")
+    problem = why_unmatched(profiles)
+    galleries = {} if problem else _galleries(profiles, multi_batch=multi_batch)
+    found = {name: nearest(gallery, max(KS)) for name, gallery in galleries.items()}
+    matches = {name: match_gallery(each, found[name]) for name, each in galleries.items()}
+    nsc, nscb, nscp = (matches.get(name) for name in ("nsc", "nscb", "nscp"))
+    measured = {name: match for name, match in matches.items() if name in BY_KEY}
     nulls = _nulls(galleries, num_permutations=num_permutations, seed=seed)
-    controls, unknown = is_control(profiles), unannotated(profiles).to_dict("records")
+    controls = is_control(profiles)
+    unknown = [] if problem else unannotated(profiles).to_dict("records")
     left_out = {
-        name: [*match.left_out.to_dict("records"), *unknown] for name, match in matches.items()
+        name: [*match.left_out.to_dict("records"), *unknown] for name, match in measured.items()
     }
-    num_in_gallery = {name: match.num_gallery for name, match in matches.items()}
+    num_in_gallery = {name: match.num_gallery for name, match in measured.items()}
+    num_annotated = nsc.num_total + len(nsc.left_out) if nsc else 0
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "normalisation": made.get("normalisation", _UNKNOWN),
         "aggregation": made.get("aggregation", "unknown"),
         "multi_batch": multi_batch,
-        "num_treatments": nsc.num_total + len(nsc.left_out),
+        "num_treatments": num_annotated,
         "num_controls": int(controls.sum()),
-        "num_unannotated": int((profiles[MOA].isna() & ~controls).sum()),
+        "num_unannotated": int((~controls).sum()) - num_annotated,
         **_numbers("nsc", nsc),
         **_numbers("nscb", nscb),
-        **_precision(galleries["nsc"], seed=seed),
+        **_numbers("nscp", nscp),
+        "nearest_k": {name: vote(each, KS, found[name]) for name, each in galleries.items()},
+        **_precision(galleries.get("nsc"), seed=seed),
         **{f"{measure.key}_null": nulls.get(measure.key) for measure in MEASURES},
         "confusion": _confusion(nsc, nscb),
         # Queries and gallery of mAP are those of NSC.
-        "gallery": {"nscb": 0} | num_in_gallery | {"map": num_in_gallery["nsc"]},
-        "left_out": {"nscb": []} | left_out | {"map": left_out["nsc"]},
-        "notes": _notes(profiles, nsc, nscb, has_chance=num_permutations > 0),
+        "gallery": {"nsc": 0, "nscb": 0} | num_in_gallery | {"map": num_in_gallery.get("nsc", 0)},
+        "left_out": {"nsc": [], "nscb": []} | left_out | {"map": left_out.get("nsc", [])},
+        "consistency": [
+            consistency(profiles, column, seed=seed) for column in consistency_columns(profiles)
+        ],
+        "notes": _notes(profiles, problem, nsc, nscb, has_chance=num_permutations > 0),
     }
-    plain: dict[str, Any] = _plain(results)
+    samples = dict.fromkeys(null["sample"] for null in nulls.values() if null["sample"])
+    results["notes"] += [f"chance and p are those of {sample}" for sample in samples]
+    plain: dict[str, Any] = plain_values(results)
     return plain
 
 
@@ -161,7 +169,8 @@ def evaluate_sites(
     -------
     dict
         As :func:`evaluate`, with `leakage`: for `batch` and `plate` what
-        :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None.
+        :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None;
+        and `activity`: see :func:`wsdino.evaluate.evidence.activity`.
         Where the normalisation uses weak labels, `held_out` is what
         :func:`wsdino.evaluate.held_out.held_out_of` finds.
 
@@ -170,7 +179,7 @@ def evaluate_sites(
     TableError
         See the functions named.
     """
-    require_columns(table, [*TREATMENT, MOA], purpose="evaluating sites")
+    require_columns(table, TREATMENT, purpose="evaluating sites")
     require_one_label(table, LIST_COLUMNS, purpose="evaluating sites")
     normalised, info = normalise(table, method=normalisation, **options)
     profiles = profiles_of_normalised(normalised, info, aggregation=aggregation)
@@ -178,6 +187,9 @@ def evaluate_sites(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
     results["leakage"] = leakage_of_normalised(normalised)
+    results["activity"] = activity_or_note(
+        table, normalised, normalisation=normalisation, seed=seed, **options
+    )
     if find_normalisation(normalisation).needs.label:
         results["held_out"] = held_out_of(
             table,
@@ -190,29 +202,6 @@ def evaluate_sites(
     return results
 
 
-def leakage_of_normalised(normalised: pd.DataFrame) -> dict[str, Any]:
-    """How much of batch and plate can be read off normalised features.
-
-    Parameters
-    ----------
-    normalised
-        Metadata and features of sites or wells, as
-        :func:`wsdino.profile.normalise.normalise` returned them.
-
-    Returns
-    -------
-    dict
-        The `leakage` of :func:`evaluate_sites`: of `batch` and `plate`; None where a column is
-        missing.
-    """
-    leakage: dict[str, Any] = {"batch": None, "plate": None}
-    for name, column in (("batch", BATCH), ("plate", PLATE)):
-        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
-            found = label_leakage(normalised, column)
-            leakage[name] = found.as_dict() if found else None
-    return leakage
-
-
 def write_results(results: Mapping[str, Any], path: str | Path) -> None:
     """Write results as JSON, atomically.
 
@@ -222,7 +211,7 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
         If the path can't be written.
     """
     path = Path(path)
-    text = json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain_values(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -274,22 +263,39 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, st
     ]
 
 
+def _galleries(profiles: pd.DataFrame, *, multi_batch: str) -> dict[str, Gallery]:
+    """Return the gallery of each way to match that the table has the columns for."""
+    galleries = {"nsc": make_gallery(profiles, multi_batch=multi_batch)}
+    for name, column in (("nscb", BATCH), ("nscp", PLATE)):
+        if column in profiles and profiles[column].notna().any():
+            galleries[name] = make_gallery(
+                profiles,
+                exclude_shared_batch=column == BATCH,
+                exclude_shared_plate=column == PLATE,
+                multi_batch=multi_batch,
+            )
+    return galleries
+
+
 def _nulls(
     galleries: Mapping[str, Gallery], *, num_permutations: int, seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return the permutation null of each measure that has queries; none if none was asked for."""
-    if not num_permutations:
+    if not num_permutations or not galleries:
         return {}
     taken = {
         name: permutation_nulls(gallery, num_permutations=num_permutations, seed=seed)
         for name, gallery in galleries.items()
+        if name in BY_KEY
     }
     nulls = {name: null["accuracy"] for name, null in taken.items()} | {"map": taken["nsc"]["map"]}
     return {name: null.as_dict() for name, null in nulls.items() if null}
 
 
-def _precision(gallery: Gallery, *, seed: int) -> dict[str, Any]:
-    """Return the entries of mAP."""
+def _precision(gallery: Gallery | None, *, seed: int) -> dict[str, Any]:
+    """Return the entries of mAP; empty ones where it was not taken."""
+    if gallery is None:
+        return {"map": None, "map_total": 0, "map_ci": None, "map_per_moa": {}}
     scores = precisions_of(gallery)
     mean, per_moa = mean_of_precisions(scores)
     interval = None
@@ -311,9 +317,9 @@ def _numbers(name: str, match: MatchResult | None) -> dict[str, Any]:
     }
 
 
-def _confusion(nsc: MatchResult, nscb: MatchResult | None) -> dict[str, Any]:
+def _confusion(nsc: MatchResult | None, nscb: MatchResult | None) -> dict[str, Any]:
     """Return both matrices over the same labels: row = query's MoA, column = neighbour's."""
-    labels = sorted({*nsc.labels, *(nscb.labels if nscb else ())})
+    labels = sorted({label for match in (nsc, nscb) if match for label in match.labels})
     confusion: dict[str, Any] = {"labels": labels}
     for name, match in (("nsc", nsc), ("nscb", nscb)):
         matrix = [[0] * len(labels) for _ in labels]
@@ -327,9 +333,16 @@ def _confusion(nsc: MatchResult, nscb: MatchResult | None) -> dict[str, Any]:
 
 
 def _notes(
-    profiles: pd.DataFrame, nsc: MatchResult, nscb: MatchResult | None, *, has_chance: bool
+    profiles: pd.DataFrame,
+    problem: str | None,
+    nsc: MatchResult | None,
+    nscb: MatchResult | None,
+    *,
+    has_chance: bool,
 ) -> list[str]:
     """Explain missing results, and point out possible mistakes in the table."""
+    if problem:
+        return [f"NSC, NSCB and mAP were not computed: {problem}"]
     notes = []
     if nscb is None:
         has = "an empty" if BATCH in profiles else "no"
@@ -346,14 +359,3 @@ def _notes(
             'in CSV ["A", "B"]'
         )
     return notes
-
-
-def _plain(value: Any) -> Any:
-    """Turn numpy's numbers into Python's, tuples into lists, and NaN into None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

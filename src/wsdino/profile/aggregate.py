@@ -228,7 +228,7 @@ def _plates_and_batches(
     rows = pd.concat([rows[is_plain].drop_duplicates(), rows[~is_plain]]).sort_index()
     pairs: list[dict[tuple[str | None, str | None], None]] = [{} for _ in range(num_groups)]
     for plate, batch, code in rows.itertuples(index=False, name=None):
-        pairs[code] |= dict.fromkeys(_pairs(labels_of(plate), labels_of(batch)))
+        pairs[code] |= dict.fromkeys(pair_plates(labels_of(plate), labels_of(batch)))
     plates = [[plate for plate, _ in own] for own in pairs]
     batches = [[batch for _, batch in own] for own in pairs]
     return {
@@ -237,10 +237,27 @@ def _plates_and_batches(
     }
 
 
-def _pairs(
+def pair_plates(
     plates: list[str | None], batches: list[str | None]
 ) -> list[tuple[str | None, str | None]]:
-    """Pair the plates in a row with their batches; a single batch, or none, applies to all."""
+    """Pair the plates of a treatment with their batches.
+
+    Parameters
+    ----------
+    plates, batches
+        What :func:`wsdino.tables.lists.labels_of` reads in its row; a single batch, or none, is
+        that of all plates.
+
+    Returns
+    -------
+    list of tuple
+        Plate and batch.
+
+    Raises
+    ------
+    TableError
+        If there are several of both, and not as many.
+    """
     num = max(len(plates), len(batches))
     if min(len(plates), len(batches)) > 1 and len(plates) != len(batches):
         msg = (

@@ -113,6 +113,10 @@ NORMALISATIONS: tuple[Normalisation, ...] = (
 )
 
 
+# `auto` is the first of these for which a table has all that it needs.
+AUTO, _AUTOMATIC = "auto", ("tvn", "whiten_all")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Aggregation:
     """A way from sites or wells to treatment profiles, as one entry of `AGGREGATIONS`.
@@ -194,6 +198,55 @@ def find_aggregation(name: str) -> Aggregation:
         If there is none of that name; names all.
     """
     return find_named(AGGREGATIONS, name, what="aggregation", error=TableError)
+
+
+def nominal_normalisation(name: str) -> Normalisation:
+    """Look up a normalisation before the screen is known.
+
+    Parameters
+    ----------
+    name
+        Of an entry of :data:`NORMALISATIONS`, or `auto`.
+
+    Returns
+    -------
+    Normalisation
+        For `auto` the first that it may become; all of them have the same options.
+
+    Raises
+    ------
+    TableError
+        If there is none of that name; names all.
+    """
+    return find_normalisation(_AUTOMATIC[0] if name == AUTO else name)
+
+
+def settle_normalisation(name: str | None, table: pd.DataFrame) -> tuple[str, str]:
+    """Say which normalisation is meant for a table.
+
+    Parameters
+    ----------
+    name
+        As the user gave it; `auto` or None stand for `tvn`, and for `whiten_all` where there are no
+        controls.
+    table
+        Metadata of sites or wells.
+
+    Returns
+    -------
+    name : str
+        Of an entry of :data:`NORMALISATIONS`.
+    why : str
+        What a reader should know of the choice; may be empty.
+    """
+    if name not in (AUTO, None):
+        return str(name), ""
+    first, *others = (find_normalisation(each) for each in _AUTOMATIC)
+    unmet = first.unmet(table)
+    chosen = next((each for each in others if not each.unmet(table)), first) if unmet else first
+    if chosen is first:
+        return first.name, ""
+    return chosen.name, f"normalisation {first.name} {unmet}; {chosen.name} is used instead"
 
 
 def usable_normalisations(table: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsdino.atomic import write_text
 from wsdino.errors import InputError, OutputError
 from wsdino.report import background, gallery, sections
+from wsdino.report.activity import activity_section
 from wsdino.report.style import moa_styles
 from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
@@ -70,6 +71,7 @@ class Section:
 
 SECTIONS: tuple[Section, ...] = (
     Section("headline", "Result", lambda s: sections.headline(s.record)),
+    Section("activity", "Activity", lambda s: activity_section(s.record)),
     Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
     Section(
         "treatment_map",

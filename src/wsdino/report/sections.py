@@ -280,7 +280,8 @@ def leakage(record: RunRecord) -> dict[str, Any]:
             "label": str(label),
             "accuracy": percent(values.get("accuracy")),
             "chance": percent(values.get("chance")),
-            "num_wells": number(values.get("num_wells")),
+            "num_wells": number(values.get("num_wells"))
+            + (f" (of {values['sample']})" if values.get("sample") else ""),
         }
         for label, values in (found.items() if isinstance(found, dict) else ())
         if isinstance(values, dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rich.text import Text
 from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
+from wsdino.report.activity import activity_lines, consistency_lines
 from wsdino.report.words import (
     beside_results,
     display_name,
@@ -95,6 +97,10 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         tables.print(f"\n{method}:")
         tables.print(summary_table(own, name=name, width=width))
     console.print()
+    found = results.get("activity")
+    lines = activity_lines(found) if found else []
+    for line in (*lines, *consistency_lines(results), *_further(results)):
+        console.print(textwrap.fill(line, width, break_on_hyphens=False, subsequent_indent="  "))
     used = [text for own in beside.values() if (text := held_out_text(own))]
     for line in (*_how(results), *used, *missing_lines(results, name=name)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
@@ -123,7 +129,7 @@ def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list
             measure.name
             for measure in MEASURES
             if own.get(measure.key) is None
-            and not any(note.startswith(f"{measure.name} ") for note in notes)
+            and not any(re.search(rf"\b{measure.name}\b", note.split(":")[0]) for note in notes)
         ]
         if absent:
             notes.append(f"the results don't contain {' and '.join(absent)}")
@@ -186,6 +192,22 @@ def _how(results: Mapping[str, Any]) -> list[str]:
     if held_out := held_out_text(results):
         lines.append(held_out)
     return lines
+
+
+def _further(results: Mapping[str, Any]) -> list[str]:
+    """Describe the other ways to match: not same plate, and several neighbours."""
+    parts = []
+    if results.get("nscp_total"):
+        share = 100 * results["nscp"]
+        counts = f"{results['nscp_correct']}/{results['nscp_total']}"
+        parts.append(f"not same compound and plate {counts} = {share:.1f} %")
+    parts += [
+        f"NSC by a vote of {row['k']} neighbours {row['correct']}/{row['total']} = "
+        f"{100 * row['correct'] / row['total']:.1f} %"
+        for row in (results.get("nearest_k") or {}).get("nsc", [])
+        if row["total"]
+    ]
+    return [", ".join(parts)] if parts else []
 
 
 def _grouped(names: Mapping[str, str]) -> dict[str, list[str]]:

@@ -51,18 +51,20 @@ def metadata_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in table.columns if str(name).startswith(PREFIX)]]
 
 
-def features_of(table: pd.DataFrame) -> NDArray[np.float64]:
+def features_of(table: pd.DataFrame, *, dtype: type = np.float64) -> NDArray[Any]:
     """Feature matrix of a table.
 
     Parameters
     ----------
     table
         n rows, F features.
+    dtype
+        `np.float64`, or `np.float32` where memory counts.
 
     Returns
     -------
     ndarray
-        (n, F) float64, all finite.
+        (n, F) of that type, all finite.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def features_of(table: pd.DataFrame) -> NDArray[np.float64]:
             f"starting with {PREFIX}); expected at least one of each"
         )
         raise TableError(msg)
-    matrix = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    matrix: NDArray[Any] = table[names].to_numpy(dtype=dtype, na_value=np.nan)
     bad = ~np.isfinite(matrix)
     if bad.any():
         columns = np.flatnonzero(bad.any(axis=0))
