@@ -44,6 +44,9 @@ COMMANDS = (
     "export",
     "import",
     "report",
+    "activity",
+    "neighbours",
+    "compare",
 )
 
 
@@ -336,10 +339,6 @@ def test_a_wrong_config(
     assert not (tmp_path / "out").exists()
 
 
-def one_compound(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["Image_Metadata_Compound"].isin(["DMSO", "compound D1"])]
-
-
 def no_controls(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["Image_Metadata_Compound"] != "DMSO"]
 
@@ -347,7 +346,6 @@ def no_controls(table: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("change", "setting", "named"),
     [
-        (one_compound, "seed=0", "1 compounds with a known Metadata_MoA"),
         (no_controls, "profile.normalise=tvn", "profile.normalise tvn needs at least 2 control"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Shape", "pairing.label 'Metadata_Shape'"),
         (pd.DataFrame.copy, "pairing.label=Metadata_Control", "pairing.label 'Metadata_Control'"),
@@ -398,14 +396,6 @@ SPOILT_TABLES = {
     "nan": (not_a_number, "feature emb_DAPI_1 is missing or infinite in 1 of"),
     "inf": (infinite, "feature emb_DAPI_1 is missing or infinite in 2 of"),
     "no features": (lambda t: t.filter(regex="^Metadata_"), "0 feature columns"),
-    "no controls": (
-        lambda t: t[~t["Metadata_Control"]],
-        "normalisation tvn needs at least 2 control rows",
-    ),
-    "no control column": (
-        lambda t: t.drop(columns="Metadata_Control").replace("DMSO", "vehicle 7"),
-        "normalisation tvn needs at least 2 control rows",
-    ),
     "no compound": (lambda t: t.drop(columns="Metadata_Compound"), "column Metadata_Compound"),
     "no plate": (lambda t: t.drop(columns="Metadata_Plate"), "column Metadata_Plate"),
     "no rows": (lambda t: t.head(0), "the table has 0 rows"),
@@ -442,9 +432,6 @@ def treatments(**columns: list) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("table", "arguments", "named"),
     [
-        (treatments(moas=[None] * 4), [], "Metadata_MoA is empty in all 4 treatments"),
-        (treatments(compounds=["a"] * 4), [], "a is the only compound with an MoA"),
-        (treatments().drop(columns="Metadata_MoA"), [], "needs the column Metadata_MoA"),
         (treatments().assign(x0=np.nan), [], "feature x0 is missing or infinite in 4 of 4 rows"),
         (treatments().assign(x0=1.0, x1=1.0), [], "every feature is constant"),
         (treatments(), ["--multi-batch", "lenient"], "multi-batch is 'lenient'"),
@@ -469,6 +456,43 @@ def test_wrong_profiles(
     message = wsdino_("evaluate", tmp_path / "profiles.csv", *arguments, "--json", out).error
     assert named in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (treatments(moas=[None] * 4), "Metadata_MoA is empty in all 4 rows"),
+        (treatments(moas=["x", None, None, None]), "a is the only compound with an MoA"),
+        (treatments().drop(columns="Metadata_MoA"), "there is no Metadata_MoA"),
+    ],
+)
+def test_profiles_without_mechanisms_say_so(
+    table: pd.DataFrame, why: str, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    table.to_csv(tmp_path / "profiles.csv", index=False)
+    done = wsdino_("evaluate", tmp_path / "profiles.csv", "--json", tmp_path / "results.json")
+    assert done.status == 0
+    assert f"NSC, NSCB and mAP were not computed: {why}" in done.out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["nsc"] is results["nscb"] is results["map"] is None
+
+
+@pytest.mark.parametrize("changed", ["no controls", "no control column"])
+def test_sites_without_controls_are_whitened_on_all_rows(
+    changed: str, sites: pd.DataFrame, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
+    table = sites[~sites["Metadata_Control"]]
+    if changed == "no control column":
+        table = sites.drop(columns="Metadata_Control").replace("DMSO", "vehicle 7")
+    table.to_csv(tmp_path / "sites.csv", index=False)
+    out = tmp_path / "results.json"
+    done = wsdino_("evaluate", tmp_path / "sites.csv", "--from-sites", "--json", out)
+    assert done.status == 0
+    assert "normalisation tvn needs at least 2 control rows" in done.err
+    assert "whiten_all is used instead" in done.err
+    assert json.loads(out.read_text())["normalisation"]["method"] == "whiten_all"
+    named = wsdino_("evaluate", tmp_path / "sites.csv", "--from-sites", "--normalise", "tvn")
+    assert "normalisation tvn needs at least 2 control rows" in named.error
 
 
 @pytest.mark.parametrize("kind", ["as they are", "wells", "no controls", "no plates"])

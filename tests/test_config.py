@@ -439,7 +439,7 @@ IN_VAIN = (
     ("screen.scale=0.5", ["screen.store=STORE"], "screen.source null", ["screen.source=plates"]),
     ("profile.num_components=5", ["profile.normalise=plate"], "profile.normalise plate",
      ["profile.normalise=tvn"]),
-    ("profile.label=treatment", [], "profile.normalise tvn", ["profile.normalise=weak_label"]),
+    ("profile.label=treatment", [], "profile.normalise auto", ["profile.normalise=weak_label"]),
 )  # fmt: skip
 
 

@@ -31,12 +31,7 @@ from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, TileSummary
 from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
-from wsdino.profile.methods import (
-    AUTO,
-    find_aggregation,
-    find_normalisation,
-    nominal_normalisation,
-)
+from wsdino.profile import methods
 from wsdino.screen.illumination import DEFAULT, illumination_method
 from wsdino.settings import (
     check_keys,
@@ -69,12 +64,11 @@ MOVED = {
 # Options of self-distillation in the layers, for the baseline beside another objective.
 _OF_DISTILL = "objective distill"
 BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
-Normalisation = Annotated[str, AfterValidator(lambda name: find_normalisation(name).name)]
-# Which one `auto` is depends on the screen; their options are the same.
+Normalisation = Annotated[str, AfterValidator(lambda name: methods.find_normalisation(name).name)]
 NormalisationOrAuto = Annotated[
-    str, AfterValidator(lambda name: name if name == AUTO else find_normalisation(name).name)
+    str, AfterValidator(lambda name: methods.nominal_normalisation(name) and name)
 ]
-Aggregation = Annotated[str, AfterValidator(lambda name: find_aggregation(name).name)]
+Aggregation = Annotated[str, AfterValidator(lambda name: methods.find_aggregation(name).name)]
 MultiBatch = Literal["strict", "first-published"]
 
 
@@ -153,7 +147,7 @@ class ProfileSection(_Section):
     """
 
     # auto: tvn, or whiten_all on a screen without controls.
-    normalise: NormalisationOrAuto = AUTO
+    normalise: NormalisationOrAuto = methods.AUTO
     # Whitened features to keep (of each channel, if per_channel); by default all.
     num_components: Annotated[int, Gt(0)] | None = None
     # Floor added to the variances when whitening; auto (weak_label): chosen by held-out labels.
@@ -169,12 +163,12 @@ class ProfileSection(_Section):
     @property
     def options(self) -> dict[str, Any]:
         """Options that the normalisation has, by name."""
-        names = nominal_normalisation(self.normalise).options
+        names = methods.nominal_normalisation(self.normalise).options
         return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="after")
     def _fits_the_normalisation(self) -> Self:
-        normalisation = nominal_normalisation(self.normalise)
+        normalisation = methods.nominal_normalisation(self.normalise)
         if self.with_ and not normalisation.scales:
             raise ConfigError(
                 f"normalise {self.normalise} leaves features in their own units; to combine them "
