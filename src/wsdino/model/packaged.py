@@ -134,7 +134,8 @@ def timm_names(state: Mapping[str, Tensor], target: Collection[str]) -> dict[str
     Returns
     -------
     dict of str to Tensor
-        The same tensors (out, in, h, w) or (out,). What has no counterpart keeps its name, or one that `target` doesn't have.
+        The same tensors, (out, in, h, w) or (out,). What has no counterpart keeps its name, or one
+        that `target` doesn't have.
     """
     if "_conv_stem.weight" not in state:
         return dict(state)
