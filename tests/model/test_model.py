@@ -187,7 +187,7 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_sources_that_say_too_little_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="need the channels' names"):
+    with pytest.raises(ModelError, match="need the names of the channels"):
         load_model("vit_tiny_patch16_224")
     with pytest.raises(ModelError, match="no such weight file"):
         load_model(tmp_path / "absent.pth", channels=CHANNELS, backbone="vit_tiny_patch16_224")

@@ -55,7 +55,7 @@ def test_load_model_reads_a_checkpoint_by_its_backbone_s_name(tmp_path: Path) ->
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ModelError, match="needs the name of its timm backbone"):
         load_model(tmp_path / "dino.pth", channels=CHANNELS)
-    with pytest.raises(ModelError, match="need the channels' names"):
+    with pytest.raises(ModelError, match="need the names of the channels"):
         load_model(tmp_path / "dino.pth", backbone=NAME)
 
 

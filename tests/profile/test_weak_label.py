@@ -11,6 +11,7 @@ from wsdino.profile.weak_label import DEFAULT_RIDGE, RIDGES, fit_weak_label
 from wsdino.profile.within_label import (
     mean_of_labels,
     robust_moments,
+    spanned,
     symmetric_whitening,
     within_covariance,
 )
@@ -130,6 +131,48 @@ def test_the_whitening_is_the_symmetric_one_and_a_ridge_shrinks_narrow_axes_most
     shrunk = axes.T @ symmetric_whitening(covariance, 0.5) @ axes
     expected = np.diag(1 / np.sqrt(variances + 0.5 * variances.mean()))
     np.testing.assert_allclose(shrunk, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.03])
+def test_of_more_features_than_rows_the_whitening_is_the_same(ridge):
+    rng = np.random.default_rng(4)
+    rows, codes = rng.normal(size=(12, 30)) + 3, np.arange(12) % 4
+    coordinates, basis = spanned(rows)
+    assert coordinates.shape == (12, 12)
+    np.testing.assert_allclose(coordinates @ basis.T, rows)
+    np.testing.assert_allclose(coordinates @ coordinates.T, rows @ rows.T)
+    inside = symmetric_whitening(within_covariance(coordinates, codes), ridge, basis=basis)
+    plain = symmetric_whitening(within_covariance(rows, codes), ridge)
+    np.testing.assert_allclose(inside, plain, atol=1e-8)
+    assert spanned(rows.T) == (pytest.approx(rows.T), None)
+
+
+def test_of_more_features_than_rows_fit_and_choice_are_those_of_the_whole_covariance():
+    data = screen(num_features=150)
+    control = data["controls"]
+    # The controls' label is the last.
+    codes = np.where(control, 16, factorised(np.where(control, None, data["labels"])))
+    rows = data["features"] - np.median(data["features"], axis=0)
+    rows /= np.sqrt(within_covariance(rows, codes).diagonal())
+    assert rows.shape[1] > rows.shape[0]
+
+    def naive(used):
+        left = np.unique(codes[used], return_inverse=True)[1]
+        covariance = within_covariance(rows[used], left)
+        centred = rows - mean_of_labels(rows[used], left, control[used])
+        return lambda ridge: centred @ symmetric_whitening(covariance, ridge)
+
+    asked = np.where(control, None, codes)
+    expected = choose_shrinkage(
+        naive, labels=asked, plates=data["plates"], candidates=RIDGES, default=DEFAULT_RIDGE
+    )
+    found = fit(data, **PLAIN)
+    assert found.choice.value == expected.value
+    np.testing.assert_allclose(found.choice.scores, expected.scores, rtol=1e-8)
+    everything = np.ones(len(rows), dtype=bool)
+    np.testing.assert_allclose(
+        transform(found, data), naive(everything)(expected.value), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_axes_along_which_replicates_do_not_vary_are_kept_by_a_ridge_alone():

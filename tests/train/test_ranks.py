@@ -66,8 +66,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "optimisation": GENTLE | {"accumulate": 2},
         "objective": BOTH,
     },
-    "convolutional, compiled": {
-        "optimisation": GENTLE | {"accumulate": 2, "compile": True},
+    "convolutional, accumulated": {
+        "optimisation": GENTLE | {"accumulate": 2},
         "objective": {"targets": "center"},
         "spec": {
             "architecture": Architecture(

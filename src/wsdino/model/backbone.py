@@ -89,6 +89,8 @@ STEMS = (
     Stem("conv", ConvStem),
     Stem("linear", None),
 )
+PROBE = 96
+"""Side in px of the image that a convolutional network is tried with."""
 POOLS = ("token", "avg")
 """Ways to pool the tokens into one vector, timm's ``global_pool``: [CLS], or their mean."""
 
@@ -170,13 +172,14 @@ def timm_backbone(
     Vision transformers take any image size that is a multiple of their patch, convolutional
     networks any; with ``pretrained=True`` and one input channel timm sums the weights over RGB,
     which is the same as replicating the channel three times. Unless `resample`, pretrained
-    positions must fit `image_size` as they are. Only vision transformers use `pool`.
+    positions must fit `image_size` as they are. Only vision transformers use `image_size` and
+    `pool`.
 
     Raises
     ------
     ModelError
         If timm has no such model, it can't be built this way, it doesn't make one vector of an
-        image of `image_size`, or its weights can't be downloaded.
+        image, or its weights can't be downloaded.
     """
     import timm
 
@@ -215,7 +218,7 @@ def timm_backbone(
             f"model.weights 'timm': the weights of {name!r} can't be downloaded "
             f"({str(error).splitlines()[0]}); give model.weights a file instead"
         ) from error
-    _require_one_vector(model, name, in_channels=in_channels, image_size=image_size)
+    _require_one_vector(model, name, in_channels=in_channels)
     return model
 
 
@@ -228,30 +231,30 @@ def width_of(backbone: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _require_one_vector(
-    backbone: nn.Module, name: str, *, in_channels: int, image_size: int
-) -> None:
-    """Refuse what gives maps, tokens or lists, or takes images of another size only."""
+def _require_one_vector(backbone: nn.Module, name: str, *, in_channels: int) -> None:
+    """Refuse what gives maps, tokens or lists, or sees neither other images nor its own."""
     from timm.models.vision_transformer import VisionTransformer
 
     if isinstance(backbone, VisionTransformer):
         return
+    native = getattr(backbone, "pretrained_cfg", {}).get("input_size", (0, PROBE, PROBE))[-2:]
+    found: Any = None
     mode = backbone.training
-    try:
-        found = backbone.eval()(torch.zeros(1, in_channels, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"architecture.backbone {name!r}: can't see images of architecture.image_size "
-            f"{image_size} px with {in_channels} channels ({reason})"
-        ) from error
-    finally:
-        backbone.train(mode)
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    backbone.eval()
+    # Some networks see images of one size only, which crops and tiles may have.
+    for size in ((PROBE, PROBE), native):
+        try:
+            found = backbone(torch.zeros(1, in_channels, *size))
+        except (RuntimeError, AssertionError, ValueError, TypeError):
+            continue
+        break
+    backbone.train(mode)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else None
     if shape != (1, width_of(backbone)):
+        made = f"makes {shape} of one image" if shape else "makes no vector of an image"
         raise ModelError(
-            f"architecture.backbone {name!r}: makes {shape} of one image and not one vector of "
-            f"{width_of(backbone)} features; use a network that pools, such as resnet18"
+            f"architecture.backbone {name!r}: {made}, and not {width_of(backbone)} features; use a "
+            "network that pools, such as resnet18"
         )
 
 

@@ -126,14 +126,16 @@ def timm_names(state: Mapping[str, Tensor], target: Collection[str]) -> dict[str
     Parameters
     ----------
     state
-        Tensors by name; others than of such a file are returned as they are.
+        Tensors of any shape by name, such as convolutions (out, in, h, w) and statistics (out,);
+        others than of such a file are returned as they are.
     target
         Names of timm's tensors, in the order of the layers.
 
     Returns
     -------
     dict of str to Tensor
-        What has no counterpart keeps its name, or one that `target` doesn't have.
+        The same tensors, (out, in, h, w) or (out,). What has no counterpart keeps its name, or one
+        that `target` doesn't have.
     """
     if "_conv_stem.weight" not in state:
         return dict(state)

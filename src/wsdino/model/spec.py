@@ -66,7 +66,7 @@ class Architecture:
         ``vit`` for the small vision transformer, or timm's name of another, or of a convolutional
         network.
     image_size
-        Side in px at which the positional embedding is native.
+        Side in px at which the positional embedding is native; of vision transformers.
     patch_size, dim, depth, num_heads, stem
         See :func:`wsdino.model.backbone.small_vit`.
     pool

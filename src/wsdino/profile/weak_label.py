@@ -45,6 +45,7 @@ from wsdino.profile.within_label import (
     mean_of_labels,
     robust_moments,
     soften,
+    spanned,
     symmetric_whitening,
     within_covariance,
 )
@@ -251,7 +252,12 @@ def fit_weak_label(
     projection = np.zeros((len(kept), len(kept)))
     for group in groups:
         at = np.ix_(group, group)
-        projection[at] = symmetric_whitening(covariance[at], choice.value)
+        coordinates, basis = spanned(standard[fitted][:, group])
+        if basis is None:
+            projection[at] = symmetric_whitening(covariance[at], choice.value)
+        else:
+            inside = within_covariance(coordinates, codes[fitted])
+            projection[at] = symmetric_whitening(inside, choice.value, basis=basis)
     origin = mean_of_labels(standard[fitted], codes[fitted], control[fitted])
     sizes = np.bincount(codes[fitted & ~control])
     return WeakLabelWhitening(
@@ -285,21 +291,22 @@ def _choice(
     """Return the given ridge, or the one that the fitted rows' labels choose."""
     if ridge != AUTO:
         return Choice(float(ridge), "given")
-    rows, own, is_control = standard[fitted], codes[fitted], control[fitted]
+    own, is_control = codes[fitted], control[fitted]
+    # Only angles between rows are asked for.
+    parts = [spanned(standard[fitted][:, group])[0] for group in groups]
 
     def fit(used: NDArray[np.bool_]) -> Callable[[float], NDArray[np.float64]]:
         left = np.unique(own[used], return_inverse=True)[1]
-        covariance = within_covariance(rows[used], left)
-        centred = rows - mean_of_labels(rows[used], left, is_control[used])
-        spectra = [np.linalg.eigh(covariance[np.ix_(group, group)]) for group in groups]
+        spectra = [np.linalg.eigh(within_covariance(rows[used], left)) for rows in parts]
         turned = [
-            centred[:, group] @ axes for group, (_, axes) in zip(groups, spectra, strict=True)
+            (rows - mean_of_labels(rows[used], left, is_control[used])) @ axes
+            for rows, (_, axes) in zip(parts, spectra, strict=True)
         ]
 
         def transform(value: float) -> NDArray[np.float64]:
             blocks = []
-            for block, (variances, _) in zip(turned, spectra, strict=True):
-                widened = np.maximum(variances, 0) + value * variances.mean()
+            for block, (variances, _), group in zip(turned, spectra, groups, strict=True):
+                widened = np.maximum(variances, 0) + value * variances.sum() / len(group)
                 # Without this fold's labels a block may have no scatter left.
                 blocks.append(block / np.sqrt(np.where(widened > 0, widened, 1)))
             return np.concatenate(blocks, axis=1)

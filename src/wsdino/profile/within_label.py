@@ -104,15 +104,46 @@ def mean_of_labels(
     return result
 
 
-def symmetric_whitening(covariance: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+def spanned(
+    rows: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Turn rows of more features than there are rows into as many coordinates as rows.
+
+    Nothing is lost: the rows lie in a space of that many dimensions, and what is computed from
+    their inner products costs the cube of the fewer.
+
+    Parameters
+    ----------
+    rows
+        (n, f).
+
+    Returns
+    -------
+    coordinates : ndarray
+        (n, k) with k = min(n, f) and the inner products of the rows.
+    basis : ndarray or None
+        (f, k) orthonormal columns: `coordinates @ basis.T` are the rows. None where the
+        coordinates are the rows themselves.
+    """
+    if rows.shape[1] <= rows.shape[0]:
+        return rows, None
+    basis, triangle = np.linalg.qr(rows.T)
+    return triangle.T, basis
+
+
+def symmetric_whitening(
+    covariance: NDArray[np.float64], ridge: float, *, basis: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Inverse square root of a covariance with a ridge.
 
     Parameters
     ----------
     covariance
-        (f, f).
+        (k, k), of coordinates as :func:`spanned` gives them.
     ridge
-        Added to each eigenvalue, in units of their mean.
+        Added to each eigenvalue, in units of their mean over all f features.
+    basis
+        (f, k) of the coordinates; along axes outside of it there is no variance. None: k is f.
 
     Returns
     -------
@@ -121,10 +152,17 @@ def symmetric_whitening(covariance: NDArray[np.float64], ridge: float) -> NDArra
         1e-10 of the largest).
     """
     variances, axes = np.linalg.eigh(covariance)
+    width = len(covariance if basis is None else basis)
+    floor = ridge * variances.sum() / width
     if ridge > 0:
-        variances = np.maximum(variances, 0) + ridge * variances.mean()
+        variances = np.maximum(variances, 0) + floor
     else:
         along = variances > _EIGENVALUE_FLOOR * variances[-1]
         variances, axes = variances[along], axes[:, along]
     result: NDArray[np.float64] = (axes / np.sqrt(variances)) @ axes.T
+    if basis is None:
+        return result
+    outside = 1 / np.sqrt(floor) if ridge > 0 else 0.0
+    result = basis @ (result - outside * np.eye(len(result))) @ basis.T
+    result[np.diag_indices(width)] += outside
     return result
