@@ -104,7 +104,7 @@ def test_the_run_s_normalisation_travels_with_its_model(
     assert go("export", run, "--out", out) == 0
     fitted, table = load_normalisation(out), read_table(run / "embeddings.parquet")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert fitted.info["method"] == config["profile"]["normalise"]
+    assert (fitted.info["method"], config["profile"]["normalise"]) == ("tvn", "auto")
     made = tmp_path / "p.parquet"
     assert go("profile", run / "embeddings.parquet", "--normaliser", out, "--out", made) == 0
     ours, theirs = read_table(made), read_table(run / "profiles.parquet")

@@ -98,9 +98,9 @@ def test_effects_stand_out_more_where_it_is_easier(easier: Difficulty, harder: D
     assert easier.effect > harder.effect
     for name in ("lean", "signature", "compound_staining", "batch_response", "well_staining"):
         assert getattr(easier, name) <= getattr(harder, name), name
-    assert all(
-        getattr(easier, name) <= getattr(harder, name) for name in NUMBERS if "batch_" in name
-    )
+    # A whitening on controls takes the biology of batches away, however large it is.
+    batch = [name for name in NUMBERS if "batch_" in name and name != "batch_biology"]
+    assert all(getattr(easier, name) <= getattr(harder, name) for name in batch)
 
 
 def test_the_same_seed_gives_the_same_compounds_by_every_name() -> None:

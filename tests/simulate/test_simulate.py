@@ -162,8 +162,8 @@ def test_refuses_the_folder_of_another_screen(screen, tiny_layout, change):
 
 
 def test_names_the_number_that_differs(screen, tiny_layout):
-    other = Difficulty.of(["edge=0.5"])
-    with pytest.raises(OutputError, match=r"with difficulty edge 1\.0, not 0\.5; give another"):
+    other = Difficulty.of(["edge=0.25"])
+    with pytest.raises(OutputError, match=r"with difficulty edge 0\.5, not 0\.25; give another"):
         simulate(screen, layout=tiny_layout, size=SIZE, seed=3, difficulty=other, workers=1)
 
 
