@@ -16,7 +16,7 @@ import numpy as np
 
 from wsdino.evaluate.activity import FDR, NULL_SIZE
 from wsdino.evaluate.level import is_control
-from wsdino.evaluate.precision import average_precision, false_discovery_rates, p_values
+from wsdino.evaluate.precision import TIE, average_precision, false_discovery_rates, p_values
 from wsdino.tables.columns import COMPOUND, MOA, plain_name
 from wsdino.tables.features import features_of, metadata_of, require_columns
 
@@ -115,11 +115,13 @@ def consistency(
         other = compound[block, None] != compound[None, :]
         shares = (has[block] @ has.T) > 0
         for i, similar in enumerate(similarity):
-            wrong = np.sort(similar[other[i] & ~shares[i]])
+            wrong = similar[other[i] & ~shares[i]]
             for label in np.flatnonzero(has[start + i]):
                 right = similar[other[i] & (has[:, label] > 0)]
                 if len(right) and len(wrong):
-                    score = average_precision(right, wrong)
+                    # Only what is as similar as the least similar right one counts in the ranks.
+                    near = np.sort(wrong[wrong >= right.min() - TIE])
+                    score = average_precision(right, near)
                     asked.append((int(label), score, len(right), len(right) + len(wrong)))
     if not asked:
         return found
