@@ -38,9 +38,9 @@ FEW_PLATES = 3
 def swapped(evidence: Evidence) -> Iterator[Finding]:
     """Channels of a plate that look like each other's on the other plates.
 
-    Linear discriminant analysis learns from the other plates what each channel looks like (spectrum,
-    contrast, foreground, focus, brightness); a plate's own channels are swapped if its sites are
-    more likely that way round. The clearest case is put right before the next is looked for, so
+    Linear discriminant analysis learns from the other plates what each channel looks like
+    (spectrum, contrast, foreground, focus, brightness); a plate's own channels are swapped if its
+    sites are more likely that way round. The clearest case is put right before the next is looked for, so
     that a swapped plate doesn't cast doubt on the others.
     """
     channels, plates = evidence.sound, list(evidence.plates.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -162,8 +163,7 @@ def _by(rows: int, columns: int) -> Callable[[list[Place]], dict[Place, Place]]:
 def _along(step: int, *, by_column: bool) -> Callable[[list[Place]], dict[Place, Place]]:
     def moved(places: list[Place]) -> dict[Place, Place]:
         order = sorted(places, key=lambda place: place[::-1] if by_column else place)
-        pairs = zip(order, order[1:], strict=False)
-        return {a: b for a, b in pairs} if step > 0 else {b: a for a, b in pairs}
+        return dict(pairwise(order if step > 0 else order[::-1]))
 
     return moved
 
@@ -285,7 +285,7 @@ def _pairs(plates: dict[str, _Plate]) -> list[tuple[str, str]]:
 
 
 def _best_shift(one: _Plate, other: _Plate, least: float) -> tuple[int, float] | None:
-    """The shift of a plate's labels that agrees best with another plate, if any is to be said."""
+    """Return the shift that agrees best with another plate, if any is to be said."""
     best: tuple[int, float] | None = None
     for number, shift in enumerate(SHIFTS):
         forth = _agreement(one, other, shift)
