@@ -13,6 +13,7 @@ import numpy as np
 from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
+from wsdino.screen.measures import site_measures
 from wsdino.screen.records import crc32, file_state, image_states, record_type
 from wsdino.screen.statistics import site_statistics
 from wsdino.screen.store import chunk_path
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from wsdino.screen.correction import Shadings
 
-    # Number of a site, its (C, 5) statistics and its record.
-    Converted = tuple[int, NDArray[np.float32], np.void]
+    # Number of a site, its (C, 5) statistics, its measures and its record.
+    Converted = tuple[int, NDArray[np.float32], np.void, np.void]
 
 T = TypeVar("T")
 CONNECT_WITHIN_S = 10
@@ -60,7 +61,7 @@ class Conversion:
     scale: float = 1.0
 
     def __call__(self, site: int, planes: Sequence[Plane], shadings: Shadings) -> Converted:
-        """Write the corrected pixels of a site; return its number, (C, 5) statistics and record.
+        """Write the corrected pixels of a site; return its number, (C, 5) statistics, measures, record.
 
         Raises
         ------
@@ -69,14 +70,14 @@ class Conversion:
         """
         # Taken first: an image that changes while it is read will look changed next time.
         states = [state or 0 for state in image_states(planes)]
-        pixels = read_site(planes)
-        require_alike(describe(pixels), planes[0].path, self.expected, self.example)
-        pixels = corrected(pixels, shadings, scale=self.scale)
+        raw = read_site(planes)
+        require_alike(describe(raw), planes[0].path, self.expected, self.example)
+        pixels = corrected(raw, shadings, scale=self.scale)
         self.images[site] = pixels
         functions = [shading.state or 0 if shading else 0 for shading in shadings]
         record = (states, functions, crc32(pixels), *file_state(chunk_path(self.store, site)))
         made = np.array([record], record_type(len(planes)))[0]
-        return site, site_statistics(pixels), made
+        return site, site_statistics(pixels), site_measures(pixels, raw), made
 
 
 def in_threads(

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsdino.atomic import writing
 from wsdino.progress import say
+from wsdino.screen.measures import MEASURES, no_measures
 from wsdino.screen.records import (
     RECORDS,
     changed_sites,
@@ -41,6 +42,11 @@ def open_statistics(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dty
 def open_records(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
     """Map the (N,) records of the sites; zeros for those that aren't done."""
     return _open_array(out / RECORDS, np.zeros(images.shape[0], record_type(images.shape[1])))
+
+
+def open_measures(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype[Any]]:
+    """Map the (N,) measures of the sites; see :func:`.measures.no_measures` for those not done."""
+    return _open_array(out / MEASURES, no_measures(images.shape[0], images.shape[1]))
 
 
 def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:

@@ -21,9 +21,10 @@ from wsdino.device import num_cpus
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
+from wsdino.screen.check.stored import checked, quality_columns
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.correction import CORRECTION, Correction, correction_of
-from wsdino.screen.current import open_records, open_statistics, sites_to_do
+from wsdino.screen.current import open_measures, open_records, open_statistics, sites_to_do
 from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, planes_of, read_site
 from wsdino.screen.manifest import channels_of, read_manifest, read_wells
@@ -33,9 +34,7 @@ from wsdino.screen.store import (
     FORMAT_KEY,
     IMAGES,
     MANIFEST,
-    Store,
     open_images,
-    open_store,
 )
 from wsdino.tables.manifest import given_functions
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from wsdino.screen.correction import Shadings
     from wsdino.screen.selection import Selection
+    from wsdino.screen.store import Store
     from wsdino.tables.platemap import PlateMap
 
 
@@ -65,7 +65,8 @@ def ingest(
 
     The manifest and the first site are checked before anything is written. A site counts as done
     once its pixels and then its statistics are on disk, and as long as its images, and what they
-    are divided by, look as they did.
+    are divided by, look as they did. At the end the screen is checked
+    (:mod:`wsdino.screen.check`), and what looks wrong is said.
     A finished store of the same images is returned as it is, with its manifest brought up to date.
 
     Parameters
@@ -151,7 +152,7 @@ def _ingest(
         if not len(sites_to_do(out, images, planes_of(manifest), known)):
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
-            return open_store(out)
+            return checked(out)
     manifest = read()
     planes, correction = planes_of(manifest), effective(wanted, manifest)
     if images is None:
@@ -172,7 +173,7 @@ def _ingest(
     )
     _write_sites(images, planes, shadings, out, workers or num_cpus(), dask)
     images.update_attributes({"complete": True})
-    return open_store(out)
+    return checked(out)
 
 
 def _existing_images(out: Path) -> zarr.Array[Any] | None:
@@ -301,6 +302,7 @@ def _write_sites(
     """Read each site that isn't done, and write its pixels, then its statistics."""
     statistics, records = open_statistics(out, images), open_records(out, images)
     sites = sites_to_do(out, images, planes, shadings)
+    measures = open_measures(out, images)
     statistics[sites] = np.nan
     # Workers elsewhere have other working directories.
     here = open_images(out.absolute(), mode="r+")
@@ -317,8 +319,9 @@ def _write_sites(
             Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter,
             closing(converted),
         ):
-            for site, found, record in converted:
+            for site, found, measured, record in converted:
                 records[site] = record
+                measures[site] = measured
                 statistics[site] = found
                 meter.advance()
     except ImageError as error:
@@ -326,6 +329,7 @@ def _write_sites(
             f"{error}; {out} stays unfinished: replace the image and run the same command again"
         ) from error
     records.flush()
+    measures.flush()
     statistics.flush()
 
 
@@ -335,11 +339,14 @@ def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
 
 
 def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
-    """Update the metadata of a finished store; its file names are kept."""
+    """Update the metadata of a finished store; its file names and measures are kept."""
     stored = pd.read_parquet(out / MANIFEST)
-    metadata = [name for name in manifest.columns if name.startswith("Metadata_")]
-    files = [name for name in stored.columns if not name.startswith("Metadata_")]
-    updated = pd.concat([manifest[metadata], stored[files]], axis=1)
+    measured = set(quality_columns(channels_of(stored)))
+    metadata = [
+        name for name in manifest.columns if name.startswith("Metadata_") and name not in measured
+    ]
+    own = [name for name in stored if not name.startswith("Metadata_") or name in measured]
+    updated = pd.concat([manifest[metadata], stored[own]], axis=1)
     if not updated.equals(stored):
         say(f"{out}: the source's metadata has changed; {MANIFEST} is updated")
         _write_manifest(out, updated)

@@ -14,6 +14,8 @@ from scipy import fft
 
 from wsdino.screen.records import digest_of
 
+MEASURES = "measures.npy"
+"""Beside a store's pixels, the measures of its sites."""
 NUM_BANDS = 12
 """Half-octave bands of the power spectrum, from 1/2 cycle per pixel down to 1/128."""
 MIDDLE_PX = 512
@@ -42,6 +44,20 @@ def measures_type(num_channels: int) -> np.dtype[Any]:
             ("spectrum", "<f4", (num_channels, NUM_BANDS)),
         ]
     )
+
+
+def no_measures(num_sites: int, num_channels: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the measures of sites that weren't measured: focus is NaN."""
+    found = np.zeros(num_sites, measures_type(num_channels))
+    found["focus"] = np.nan
+    return found
+
+
+def unmeasured(
+    measures: np.ndarray[Any, np.dtype[Any]],
+) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the rows of sites that weren't measured."""
+    return np.flatnonzero(np.isnan(measures["focus"]).any(axis=1))
 
 
 def site_measures(

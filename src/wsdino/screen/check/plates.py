@@ -40,8 +40,8 @@ def swapped(evidence: Evidence) -> Iterator[Finding]:
 
     Linear discriminant analysis learns from the other plates what each channel looks like
     (spectrum, contrast, foreground, focus, brightness); a plate's own channels are swapped if its
-    sites are more likely that way round. The clearest case is put right before the next is looked for, so
-    that a swapped plate doesn't cast doubt on the others.
+    sites are more likely that way round. The clearest case is put right before the next is looked
+    for, so that a swapped plate doesn't cast doubt on the others.
     """
     channels, plates = evidence.sound, list(evidence.plates.items())
     if len(channels) < 2 or len(plates) < 2:

@@ -1,0 +1,172 @@
+"""The check of a store: its findings beside it, and the quality of its sites in its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.atomic import write_text, writing
+from wsdino.device import num_cpus
+from wsdino.errors import OutputError
+from wsdino.progress import Meter, say
+from wsdino.screen.check.evidence import Evidence, Finding
+from wsdino.screen.check.table import lines, run_checks
+from wsdino.screen.convert import in_threads
+from wsdino.screen.measures import MEASURES, no_measures, site_measures, unmeasured
+from wsdino.screen.store import MANIFEST, Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FINDINGS = "check.json"
+VERSION = 1
+"""Changes whenever the same screen may be found otherwise."""
+QUALITIES = ("Focus", "Saturation", "Foreground", "Intensity")
+
+
+def quality_column(quality: str, channel: str) -> str:
+    """Name the manifest's column of a quality of a channel."""
+    return f"Metadata_QC_{quality}_{channel}"
+
+
+def quality_columns(channels: Sequence[str]) -> list[str]:
+    """Name the manifest's columns of all qualities of all channels."""
+    return [quality_column(quality, channel) for quality in QUALITIES for channel in channels]
+
+
+def checked(path: Path) -> Store:
+    """Check a finished store, write what is found beside it, say it, and open the store.
+
+    The caller holds the store's lock. Sites that were never measured, in a store of an earlier
+    version, are read for it. A store that can't be written to is checked without a record.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+
+    Returns
+    -------
+    Store
+        With :func:`quality_columns` in its manifest.
+    """
+    store = open_store(path)
+    measures = measures_of(store)
+    with suppress(OutputError):
+        if not (path / MEASURES).is_file() or len(unmeasured(np.load(path / MEASURES))):
+            with writing(path / MEASURES) as partial, partial.open("wb") as file:
+                np.save(file, measures)
+        with_quality = _with_quality(store, measures)
+        if not with_quality.equals(store.manifest):
+            with writing(path / MANIFEST) as partial:
+                with_quality.to_parquet(partial, index=False)
+            store = open_store(path)
+        record = {
+            "made_from": _digest(store, measures),
+            "findings": [asdict(finding) for finding in findings_of(store, measures)],
+        }
+        write_text(path / FINDINGS, json.dumps(record, indent=1) + "\n")
+    for line in lines(findings_of(store, measures)):
+        say(f"{path}: warning: {line}")
+    return store
+
+
+def findings_of(store: Store, measures: NDArray[Any] | None = None) -> list[Finding]:
+    """Return what was found in a store, read from its record where that is current.
+
+    Parameters
+    ----------
+    store
+        All of its sites.
+    measures
+        Of its sites; None: those that it has, or they are taken now.
+    """
+    measures = measures_of(store) if measures is None else measures
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        record = json.loads((store.path / FINDINGS).read_text())
+        if record["made_from"] == _digest(store, measures):
+            return [Finding(**found) for found in record["findings"]]
+    return run_checks(evidence_of(store, measures))
+
+
+def evidence_of(
+    store: Store,
+    measures: NDArray[Any] | None = None,
+    *,
+    scaling: tuple[float, float] | None = None,
+) -> Evidence:
+    """Gather what the checks look at.
+
+    Parameters
+    ----------
+    store, measures
+        As for :func:`findings_of`.
+    scaling
+        As in :class:`~wsdino.screen.check.evidence.Evidence`.
+    """
+    return Evidence(
+        manifest=store.manifest,
+        channels=store.channels,
+        measures=measures_of(store) if measures is None else measures,
+        statistics=store.statistics,
+        dtype=store.dtype,
+        scaling=scaling,
+    )
+
+
+def measures_of(store: Store) -> NDArray[Any]:
+    """Return the (N,) measures of a store; sites that were never measured are read."""
+    found = no_measures(len(store), len(store.channels))
+    with suppress(OSError, ValueError, EOFError):
+        stored = np.load(store.path / MEASURES)
+        if (stored.shape, stored.dtype) == (found.shape, found.dtype):
+            found = stored
+    missing = unmeasured(found).tolist()
+
+    def measure(site: int) -> None:
+        found[site] = site_measures(store[site])
+
+    with Meter("measure", len(missing), last_line=False) as meter:
+        for _ in in_threads(measure, [(site,) for site in missing], num_threads=num_cpus()):
+            meter.advance()
+    return found
+
+
+def _with_quality(store: Store, measures: NDArray[Any]) -> pd.DataFrame:
+    """Return the manifest with the quality of each site, after its other metadata."""
+    values = {
+        "Focus": measures["focus"],
+        "Saturation": measures["saturation"],
+        "Foreground": measures["foreground"],
+        "Intensity": store.statistics["mean"],
+    }
+    quality = pd.DataFrame(
+        {
+            quality_column(name, channel): values[name][:, index].astype(np.float64)
+            for name in QUALITIES
+            for index, channel in enumerate(store.channels)
+        },
+        index=store.manifest.index,
+    )
+    rest = store.manifest.drop(columns=list(quality), errors="ignore")
+    metadata = [name for name in rest if str(name).startswith("Metadata_")]
+    return pd.concat([rest[metadata], quality, rest.drop(columns=metadata)], axis=1)
+
+
+def _digest(store: Store, measures: NDArray[Any]) -> str:
+    """Digest of what the checks look at."""
+    digest = hashlib.sha256(f"{VERSION} {store.channels} {store.dtype}".encode())
+    digest.update(store.manifest_digest.encode())
+    digest.update(measures.tobytes())
+    for values in store.statistics.values():
+        digest.update(values.tobytes())
+    return digest.hexdigest()
