@@ -76,7 +76,7 @@ def prepare(
     }
     resolved = config.model_copy(update={"screen": config.screen.model_copy(update=absolute)})
     job.only_first(lambda: _check_and_note(config, resolved, folder, path))
-    store = open_store(path)
+    store = open_store(path, keep=config.screen.keep)
     # Found out before anything is trained: an image that was replaced in the store.
     job.only_first(lambda: store.pixels_digest)
     text = _environment_of(resolved, store)
@@ -160,6 +160,8 @@ def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: P
         origin=str(store.path),
         run=folder.paths,
     )
+    for line in screen_warnings(config, store):
+        say(f"{store.path}: warning: {line}")
     folder.sweep()
     folder.note(folder.paths.config, resolved.to_yaml())
     if not folder.paths.environment.is_file():
@@ -224,7 +226,7 @@ def _store(config: Config, path: Path) -> Store:
 
     screen = config.screen
     if screen.source is not None:
-        return ingest(
+        ingest(
             screen.source,
             path,
             platemap=screen.platemap,
@@ -234,12 +236,13 @@ def _store(config: Config, path: Path) -> Store:
             illumination=screen.illumination,
             scale=screen.scale,
         )
+        return open_store(path, keep=screen.keep)
     if screen.store is None and not path.exists():
         raise ConfigError(
             "config key screen.source: empty; name a screen (--set screen.source=FOLDER) or a "
             "finished store (--set screen.store=STORE)"
         )
-    store = open_store(path)
+    store = open_store(path, keep=screen.keep)
     made, wanted = correction_of(store.attributes), Correction(screen.illumination, screen.scale)
     if made != wanted and wanted != Correction():
         say(
@@ -248,6 +251,14 @@ def _store(config: Config, path: Path) -> Store:
             "only to a screen.source"
         )
     return store
+
+
+def screen_warnings(config: Config, store: Store) -> list[str]:
+    """Tell in a line each what looks wrong in the run's screen, and under its input scaling."""
+    from wsdino.screen.check.stored import warnings_of
+
+    fixed = config.input.method == "fixed"
+    return warnings_of(store, scaling=(config.input.low, config.input.high) if fixed else None)
 
 
 def check(

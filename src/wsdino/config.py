@@ -103,6 +103,9 @@ class ScreenSection(_Section):
     illumination: str = DEFAULT
     # Size of a field in the store relative to the source's images.
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
+    # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
+    # left out of training, embedding and profiles; by default none is.
+    keep: str | None = None
 
     @field_validator("illumination")
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsdino.baselines import find_baseline
-from wsdino.checks import prepare
+from wsdino.checks import prepare, screen_warnings
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.judging import evaluate_stage, profile_stage
@@ -100,7 +100,7 @@ def open_run_store(config: Config, out: Path) -> Store:
     """Open the store that a run was made from."""
     from wsdino.screen.store import open_store
 
-    return open_store(config.screen.store or RunPaths(out).store)
+    return open_store(config.screen.store or RunPaths(out).store, keep=config.screen.keep)
 
 
 def _train_stage(config: Config, store: Store, folder: RunFolder) -> None:
@@ -250,7 +250,10 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
             *(paths.baseline(name).metrics for name in config.baselines.names),
             *(paths.metrics, paths.model.config, paths.model.weights),
         ],
-        options=[plain(config.report), config.seed, _screen_of(store)],
+        options=[
+            *(plain(config.report), config.seed, _screen_of(store)),
+            screen_warnings(config, store),
+        ],
         work=make_report,
     )
 
@@ -283,6 +286,7 @@ def report(config: Config, out: Path) -> Path:
         out,
         store=store,
         model=None if store is None else _or_none(lambda: load_model(out)),
+        warnings=None if store is None else screen_warnings(config, store),
         num_example_fields=config.report.num_example_fields,
         attention_sites=config.report.attention_sites,
         seed=config.seed,

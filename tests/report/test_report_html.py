@@ -88,7 +88,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The report on a complete run, for tests that only look at it."""
     run = make_run(tmp_path_factory.mktemp("complete") / "my run")
     options = {"store": make_store(), "model": MeanModel(), "attention_sites": [0, 3]}
+    options["warnings"] = ["swapped: plate P7: DAPI looks like Actin & so on"]
     return Page(write_report(run, **options))
+
+
+def test_a_report_tells_what_looks_wrong_in_the_screen(page: Page, run: Path) -> None:
+    assert "swapped: plate P7: DAPI looks like Actin & so on" in page.text
+    assert "labels off by a well: replicates agree better after a shift" in page.text
+    assert "Nothing looks wrong." not in page.text
+    clean = Page(write_report(run, warnings=[]))
+    assert "Nothing looks wrong." in clean.text
+    unchecked = Page(write_report(run))
+    assert "there is no store to check" in unchecked.text
 
 
 def test_a_complete_report_has_every_section(page: Page) -> None:

@@ -45,8 +45,10 @@ def test_a_finished_store_is_reused(source, tmp_path, capsys):
     assert chunk_times(out) == before
     assert second.attributes == first.attributes
     assert sorted(path.name for path in out.iterdir()) == [
+        "check.json",
         "images.zarr",
         "manifest.parquet",
+        "measures.npy",
         "sites.npy",
         "statistics.npy",
     ]

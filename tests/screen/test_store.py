@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec
 
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import StoreError
+from wsdino.screen.check.stored import quality_columns
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
@@ -35,7 +36,9 @@ def own_store(tmp_path) -> Store:
 
 def test_a_store_holds_the_images(store):
     manifest = read_manifest(store.path.parent / "screen")
-    pd.testing.assert_frame_equal(store.manifest, manifest)
+    pd.testing.assert_frame_equal(store.manifest[manifest.columns], manifest)
+    measured = set(store.manifest) - set(manifest)
+    assert measured == set(quality_columns(("DAPI", "Tubulin", "Actin")))
     assert len(store) == 72
     assert store.channels == ("DAPI", "Tubulin", "Actin")
     assert store.field_shape == (48, 64)

@@ -144,3 +144,11 @@ Pattern = Annotated[
         "metadata."
     ),
 ]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Keep only sites that meet a condition on metadata, such as "
+        '"Metadata_QC_Focus_DAPI > 0.1".',
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsdino.cli.app import Settings
+from wsdino.cli.app import Keep, Settings
 from wsdino.errors import InputError
 from wsdino.model.packaged import PACKAGED
 
@@ -22,6 +22,7 @@ def embed_command(
     out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
     batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    keep: Keep = None,
 ) -> None:
     """Embed every site of a store; resumes if it was stopped."""
     from wsdino.checks import model_for
@@ -32,7 +33,7 @@ def embed_command(
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: must be at least 1")
     loaded = model_for(model, store, device=resolve_device(device))
-    write_embeddings(loaded, open_store(store), out, batch_size=batch_size)
+    write_embeddings(loaded, open_store(store, keep=keep), out, batch_size=batch_size)
     typer.echo(out)
 
 

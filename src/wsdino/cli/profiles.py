@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import Columns, Controls, PlateMapOption, lock_output
+from wsdino.cli.app import Columns, Controls, Keep, PlateMapOption, lock_output
 from wsdino.errors import InputError, TableError
 from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
@@ -143,6 +143,7 @@ def profile_command(
     column: Columns = None,
     control: Controls = None,
     feature: Features = None,
+    keep: Keep = None,
     to: To = None,
 ) -> None:
     """Turn site embeddings into treatment profiles."""
@@ -162,7 +163,7 @@ def profile_command(
         raise InputError(f"--to {to!r}: the only format is anndata")
     fitted = load_normalisation(normaliser) if normaliser else None
     lock_output(out)
-    table = read_tables(embeddings, platemap, column, control, feature)
+    table = read_tables(embeddings, platemap, column, control, feature, keep)
     with naming(embeddings):
         profiles = make_profiles(
             table,
@@ -197,6 +198,7 @@ def evaluate_command(
     column: Columns = None,
     control: Controls = None,
     feature: Features = None,
+    keep: Keep = None,
     multi_batch: Annotated[
         str | None,
         typer.Option(
@@ -215,7 +217,7 @@ def evaluate_command(
     options = fit_options(num_components, regularisation, per_channel, label)
     if not from_sites:
         refuse(
-            {"normalise": normalise, **options, "aggregate": aggregate},
+            {"normalise": normalise, **options, "aggregate": aggregate, "keep": keep},
             "has no effect on treatment profiles; leave it out, or add --from-sites if the table "
             "holds sites or wells",
         )
@@ -225,7 +227,7 @@ def evaluate_command(
                 "out, or add --from-sites if the tables hold sites or wells"
             )
     lock_output(json)
-    table = read_tables(profiles, platemap, column, control, feature)
+    table = read_tables(profiles, platemap, column, control, feature, keep)
     if multi_batch is not None and BATCH not in table:
         raise InputError(
             f"--multi-batch {multi_batch}: has no effect on {_names(profiles)}, which has no "
@@ -287,11 +289,13 @@ def read_tables(
     column: list[str] | None,
     control: list[str] | None,
     feature: list[str] | None,
+    keep: str | None = None,
 ) -> Any:
     """Read the tables that a command was given, and join them."""
     from wsdino.screen.manifest import read_wells
     from wsdino.tables.columns import parse_columns
     from wsdino.tables.joining import join_tables
+    from wsdino.tables.keep import rows_to_keep
     from wsdino.tables.reading import read_table
 
     columns = parse_columns(column)
@@ -300,4 +304,7 @@ def read_tables(
         read_table(path, platemap=wells, columns=columns, controls=control, features=feature or ())
         for path in paths
     ]
-    return join_tables(tables, names=list(map(str, paths)))
+    table = join_tables(tables, names=list(map(str, paths)))
+    if keep is None:
+        return table
+    return table.iloc[rows_to_keep(table, keep, origin=_names(paths))].reset_index(drop=True)

@@ -11,9 +11,10 @@ from wsdino.report.style import series_colours
 from wsdino.report.verdict import collapse_verdict
 from wsdino.report.words import DASH, display_name, number
 from wsdino.runrecord import Omitted, RunRecord
+from wsdino.screen.check.table import CHECKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 # Column of metrics.jsonl, title, and the column that bounds it.
 CURVES = (
@@ -71,6 +72,13 @@ def training(record: RunRecord) -> dict[str, Any]:
             (display_name(name), collapse_verdict(frame)) for name, frame in others.items()
         ],
     }
+
+
+def checks(warnings: Sequence[str] | None) -> dict[str, Any]:
+    """Show what looks wrong in the screen, and what was looked for."""
+    if warnings is None:
+        raise Omitted("there is no store to check")
+    return {"warnings": warnings, "checks": [(check.name, check.help) for check in CHECKS]}
 
 
 def coverage(record: RunRecord) -> dict[str, Any]:

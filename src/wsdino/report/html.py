@@ -34,7 +34,7 @@ class Shown:
     ----------
     record
         Contents of the run folder.
-    store, model, num_example_fields, attention_sites, seed
+    store, model, warnings, num_example_fields, attention_sites, seed
         See :func:`write_report`.
     styles
         Colour and shape by mechanism.
@@ -43,6 +43,7 @@ class Shown:
     record: RunRecord
     store: Fields | None
     model: Attentive | None
+    warnings: Sequence[str] | None
     styles: dict[str, MoaStyle]
     num_example_fields: int
     attention_sites: Sequence[int] | None
@@ -83,6 +84,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
     Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
     Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),
+    Section("screen_checks", "Checks of the screen", lambda s: background.checks(s.warnings)),
     Section("training", "Training", lambda s: background.training(s.record)),
     Section("coverage", "Weak-label coverage", lambda s: background.coverage(s.record)),
     Section(
@@ -105,6 +107,7 @@ def write_report(
     *,
     store: Fields | None = None,
     model: Attentive | None = None,
+    warnings: Sequence[str] | None = None,
     out: Path | None = None,
     num_example_fields: int = NUM_EXAMPLE_FIELDS,
     attention_sites: Sequence[int] | None = None,
@@ -122,6 +125,8 @@ def write_report(
         An open store, for example fields and attention maps.
     model
         A model, for attention maps; see :class:`wsdino.report.attention.Attentive`.
+    warnings
+        What looks wrong in the screen, a line each; None: it wasn't checked.
     out
         The file to write; default `RUN/report.html`.
     num_example_fields
@@ -156,6 +161,7 @@ def write_report(
             record=record,
             store=store,
             model=model,
+            warnings=warnings,
             styles=moa_styles(_all_moas(record, store)),
             num_example_fields=num_example_fields,
             attention_sites=attention_sites,

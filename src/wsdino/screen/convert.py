@@ -61,7 +61,7 @@ class Conversion:
     scale: float = 1.0
 
     def __call__(self, site: int, planes: Sequence[Plane], shadings: Shadings) -> Converted:
-        """Write the corrected pixels of a site; return its number, (C, 5) statistics, measures, record.
+        """Write the corrected pixels of a site; return number, (C, 5) statistics, measures, record.
 
         Raises
         ------

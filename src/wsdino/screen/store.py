@@ -20,6 +20,7 @@ from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
 from wsdino.progress import Meter, say
 from wsdino.screen.records import RECORDS, changed_sites, crc32, record_type, set_state
+from wsdino.tables.keep import rows_to_keep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,17 +47,24 @@ class Store:
         The store's folder.
     attributes : dict
         Attributes of the Zarr array: channels, pixel_scaling, provenance and more.
+    rows : ndarray or None
+        Sites of the store on disk that this one consists of, int64; None: all.
     """
 
-    def __init__(self, path: Path, images: zarr.Array[Any]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        images: zarr.Array[Any],
+        rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    ) -> None:
+        self.path, self.rows = path, rows
         self._images = images
         self.attributes: dict[str, Any] = dict(images.attrs)
         codecs = [codec.to_dict() for codec in images.metadata.codecs]  # type: ignore[union-attr]
         self._is_blosc = [codec["name"] for codec in codecs] == ["bytes", "blosc"]
 
     def __len__(self) -> int:
-        return int(self._images.shape[0])
+        return int(self._images.shape[0]) if self.rows is None else len(self.rows)
 
     def __getitem__(self, index: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Return site `index` as (C, H, W); negative ones count from the end."""
@@ -79,8 +87,8 @@ class Store:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Sites, channels, height and width in pixels."""
-        sites, channels, height, width = self._images.shape
-        return int(sites), int(channels), int(height), int(width)
+        _, channels, height, width = self._images.shape
+        return len(self), int(channels), int(height), int(width)
 
     @property
     def field_shape(self) -> tuple[int, int]:
@@ -96,12 +104,14 @@ class Store:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """The manifest; row i is site i."""
-        return pd.read_parquet(self.path / MANIFEST)
+        manifest = pd.read_parquet(self.path / MANIFEST)
+        return manifest if self.rows is None else manifest.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Intensity statistics: mean, std, p01, p50 and p99, each float32 (N, C)."""
         table = np.load(self.path / STATISTICS)
+        table = table if self.rows is None else table[self.rows]
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
 
     @cached_property
@@ -116,6 +126,19 @@ class Store:
         StoreError
             A site's pixels are not those that were ingested.
         """
+        what = f"{self.channels} {self.shape} {self.dtype}"
+        checksums = self.whole._checksums  # noqa: SLF001 a store of the same kind
+        own = checksums if self.rows is None else checksums[self.rows]
+        return hashlib.sha256(what.encode() + own.tobytes()).hexdigest()
+
+    @property
+    def whole(self) -> Store:
+        """The store with all sites on disk."""
+        return self if self.rows is None else Store(self.path, self._images)
+
+    @cached_property
+    def _checksums(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        """Return the checksum of every site on disk; see :attr:`pixels_digest`."""
         records, is_new = self._records()
         paths = [chunk_path(self.path, site) for site in range(len(self))]
         changed = changed_sites(records, paths)
@@ -139,13 +162,15 @@ class Store:
                 partial.open("wb") as file,
             ):
                 np.save(file, records)
-        what = f"{self.channels} {self.shape} {self.dtype}"
-        return hashlib.sha256(what.encode() + records["crc32"].tobytes()).hexdigest()
+        return np.array(records["crc32"])
 
     @cached_property
     def manifest_digest(self) -> str:
-        """Digest of the manifest's file."""
-        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+        """Digest of the manifest's file, and of which of its rows are in this store."""
+        digest = hashlib.sha256((self.path / MANIFEST).read_bytes())
+        if self.rows is not None:
+            digest.update(self.rows.tobytes())
+        return digest.hexdigest()
 
     def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
         """Load the sites' records, and return whether they are new because there were none."""
@@ -216,7 +241,8 @@ class Store:
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"no site {index} in a store of {len(self)}")
-        return index % len(self)
+        index %= len(self)
+        return index if self.rows is None else int(self.rows[index])
 
 
 @cache
@@ -232,16 +258,21 @@ def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:
         raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Path, *, keep: str | None = None) -> Store:
     """Open a finished store for reading.
 
     Parameters
     ----------
     path
         The store's folder.
+    keep
+        Condition on the manifest's columns (:func:`~wsdino.tables.keep.rows_to_keep`); only sites
+        that meet it are in the store that is opened. None: all.
 
     Raises
     ------
+    TableError
+        The condition can't be read, or no site meets it.
     StoreError
         There is no store, it isn't finished, or it is damaged.
     """
@@ -271,7 +302,10 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(
             f"{path}: the store is damaged: {MANIFEST} has {num_rows} rows for {len(store)} sites"
         )
-    return store
+    if keep is None:
+        return store
+    rows = rows_to_keep(store.manifest, keep, origin=str(path))
+    return Store(path, images, rows.astype(np.int64))
 
 
 def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:

@@ -124,7 +124,7 @@ class Evidence:
         """(N, C, NUM_BANDS): log2 power per band relative to the mean of all; NaN: nothing."""
         found = np.where(self.shows[..., None], self.measures["spectrum"], np.nan)
         known = ~np.isnan(found).all(axis=(0, 1))
-        level = found[..., known].mean(axis=2, keepdims=True)
+        level = found[..., known].mean(axis=2, keepdims=True) if known.any() else 0.0
         return np.asarray(found - level, np.float64)
 
     @cached_property

@@ -78,7 +78,7 @@ def _swap_gain(
         if number != plate and len(each)
     ]
     num_channels, num_features = looks.shape[1:]
-    if not learned:
+    if sum(map(len, learned)) < FEW_SITES:
         return -np.inf, (0, 1)
     known = looks[np.concatenate(learned)]
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
@@ -102,7 +102,7 @@ def magnification(evidence: Evidence) -> Iterator[Finding]:
     Two sizes must move together: the width of the foreground's pieces, and the place of the power
     spectrum's centre; both further than plates differ otherwise, and than sites of a plate do.
     """
-    if len(evidence.plates) <= FEW_PLATES:
+    if len(evidence.plates) <= FEW_PLATES or not evidence.sound:
         return
     sizes = np.stack([_extent(evidence), -_spectral_centre(evidence)], axis=2)[:, evidence.sound]
     plates = [sizes[rows] for rows in evidence.plates.values()]
@@ -124,7 +124,7 @@ def magnification(evidence: Evidence) -> Iterator[Finding]:
             | (np.abs(moved[:, 0]) < EXTENT_MOVES)
             | (np.abs(moved[:, 1]) < SPECTRUM_MOVES)
         ] = 0
-        if len(times) and times.max() >= TIMES_SPREAD:
+        if times.max() >= TIMES_SPREAD:
             clearest = int(times.argmax())
             yield Finding(
                 "magnification",

@@ -14,9 +14,10 @@ import pandas as pd
 from wsdino.atomic import write_text, writing
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
 from wsdino.screen.check.evidence import Evidence, Finding
-from wsdino.screen.check.table import lines, run_checks
+from wsdino.screen.check.table import VALUE_RANGE, lines, run_checks
 from wsdino.screen.convert import in_threads
 from wsdino.screen.measures import MEASURES, no_measures, site_measures, unmeasured
 from wsdino.screen.store import MANIFEST, Store, open_store
@@ -47,7 +48,7 @@ def checked(path: Path) -> Store:
     """Check a finished store, write what is found beside it, say it, and open the store.
 
     The caller holds the store's lock. Sites that were never measured, in a store of an earlier
-    version, are read for it. A store that can't be written to is checked without a record.
+    version, are read now. A store that can't be written to is checked without a record.
 
     Parameters
     ----------
@@ -62,9 +63,6 @@ def checked(path: Path) -> Store:
     store = open_store(path)
     measures = measures_of(store)
     with suppress(OutputError):
-        if not (path / MEASURES).is_file() or len(unmeasured(np.load(path / MEASURES))):
-            with writing(path / MEASURES) as partial, partial.open("wb") as file:
-                np.save(file, measures)
         with_quality = _with_quality(store, measures)
         if not with_quality.equals(store.manifest):
             with writing(path / MANIFEST) as partial:
@@ -98,6 +96,24 @@ def findings_of(store: Store, measures: NDArray[Any] | None = None) -> list[Find
     return run_checks(evidence_of(store, measures))
 
 
+def warnings_of(store: Store, *, scaling: tuple[float, float] | None = None) -> list[str]:
+    """Tell in a line each what looks wrong in a store, and under a fixed input scaling.
+
+    Parameters
+    ----------
+    store
+        Any of its sites; all are looked at.
+    scaling
+        Bounds of a fixed input scaling; None: there is none.
+    """
+    whole = store.whole
+    measures = measures_of(whole)
+    findings = findings_of(whole, measures)
+    if scaling is not None:
+        findings += run_checks(evidence_of(whole, measures, scaling=scaling), [VALUE_RANGE])
+    return lines(findings)
+
+
 def evidence_of(
     store: Store,
     measures: NDArray[Any] | None = None,
@@ -124,7 +140,7 @@ def evidence_of(
 
 
 def measures_of(store: Store) -> NDArray[Any]:
-    """Return the (N,) measures of a store; sites that were never measured are read."""
+    """Return the (N,) measures of a store; sites that were never measured are read, and noted."""
     found = no_measures(len(store), len(store.channels))
     with suppress(OSError, ValueError, EOFError):
         stored = np.load(store.path / MEASURES)
@@ -138,6 +154,15 @@ def measures_of(store: Store) -> NDArray[Any]:
     with Meter("measure", len(missing), last_line=False) as meter:
         for _ in in_threads(measure, [(site,) for site in missing], num_threads=num_cpus()):
             meter.advance()
+    if missing:
+        # A store that can't be written to is read again next time.
+        with (
+            suppress(OutputError),
+            one_writer(store.path),
+            writing(store.path / MEASURES) as partial,
+            partial.open("wb") as file,
+        ):
+            np.save(file, found)
     return found
 
 

@@ -35,15 +35,16 @@ class Check:
     find: Callable[[Evidence], Iterator[Finding]]
 
 
+VALUE_RANGE = Check(
+    "value range",
+    "8-bit data among 16-bit data, or under an input scaling for 16 bit",
+    pixels.value_range,
+)
 CHECKS: tuple[Check, ...] = (
     Check("blank", "channels that are black, constant or nothing but noise", pixels.blank),
     Check("saturated", "channels cut off at the camera's limit", pixels.saturated),
     Check("same pixels", "images whose pixels occur under two names", pixels.same_pixels),
-    Check(
-        "value range",
-        "8-bit data among 16-bit data, or under an input scaling for 16 bit",
-        pixels.value_range,
-    ),
+    VALUE_RANGE,
     Check("swapped", "channels that look like each other's on the other plates", plates.swapped),
     Check("magnification", "plates at another magnification or binning", plates.magnification),
     Check("controls", "controls that differ from those of all other plates", wells.controls),

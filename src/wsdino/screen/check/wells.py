@@ -212,11 +212,11 @@ def shifted(evidence: Evidence) -> Iterator[Finding]:
     correction for all pairs and shifts), and better than before by ``BETTER`` standard errors.
     """
     wells = evidence.wells
-    if not wells.features.shape[1]:
+    compared = _pairs(wells)
+    if not compared or not wells.features.shape[1]:
         return
     plates = _plates(wells)
-    compared = _pairs(plates)
-    least = norm.isf(BY_CHANCE / max(1, len(SHIFTS) * len(compared)))
+    least = norm.isf(BY_CHANCE / (len(SHIFTS) * len(compared)))
     found = [
         _Shifted(one, other, best[0], best[1])
         for one, other in compared
@@ -269,19 +269,20 @@ def _place(well: str) -> Place | None:
     return row - 1, int(match[2]) - 1
 
 
-def _pairs(plates: dict[str, _Plate]) -> list[tuple[str, str]]:
+def _pairs(wells: Wells) -> list[tuple[str, str]]:
     """Pairs of plates to compare: each with those that it shares most treatments with."""
-    held = {name: set(plate.treatments.tolist()) for name, plate in plates.items()}
+    held = {
+        str(plate): set(wells.treatments[wells.plates == plate].tolist())
+        for plate in pd.unique(wells.plates)
+    }
+    order = {plate: number for number, plate in enumerate(held)}
     pairs = set()
-    order = {name: number for number, name in enumerate(plates)}
-    for name in plates:
-        shared = Counter(
-            {other: len(held[name] & held[other]) for other in plates if other != name}
-        )
+    for plate, own in held.items():
+        shared = Counter({other: len(own & its) for other, its in held.items() if other != plate})
         for other, count in shared.most_common(MOST_PARTNERS):
             if count >= FEW_TREATMENTS:
-                pairs.add(tuple(sorted((name, other), key=order.__getitem__)))
-    return sorted((one, other) for one, other in pairs)
+                pairs.add((plate, other) if order[plate] < order[other] else (other, plate))
+    return sorted(pairs)
 
 
 def _best_shift(one: _Plate, other: _Plate, least: float) -> tuple[int, float] | None:

@@ -1,0 +1,80 @@
+"""Rows of a table that a condition keeps, such as those of sites in focus."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError, did_you_mean
+from wsdino.progress import say
+from wsdino.tables.columns import PREFIX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What pandas raises for conditions that can't be read, or don't fit the table.
+_ERRORS = (
+    *(ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError),
+    *(TypeError, ValueError, tokenize.TokenError),
+)
+
+
+def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray[np.intp]:
+    """Return the rows for which a condition holds, and say how many are left out.
+
+    Parameters
+    ----------
+    table
+        n rows; only its metadata may be named.
+    condition
+        As :meth:`pandas.DataFrame.query` takes it: ``Metadata_QC_Focus_DAPI > 0.1 and
+        Metadata_Plate != "P7"``. Names with spaces or the like stand in backticks. A row without a
+        value is left out by any comparison but ``!=``.
+    origin
+        What to call the table in messages.
+
+    Returns
+    -------
+    numpy.ndarray
+        (m,) row numbers, ascending.
+
+    Raises
+    ------
+    TableError
+        The condition can't be read, names a column that isn't there, isn't a condition, or no row
+        meets it.
+    """
+    metadata = table[[name for name in table if str(name).startswith(PREFIX)]]
+    metadata = metadata.reset_index(drop=True)
+    advice = 'give one such as Metadata_QC_Focus_DAPI > 0.1 or Metadata_Plate != "P7"'
+    if not condition.strip():
+        raise TableError(f"{origin}: the condition of what to keep is empty; {advice}")
+    try:
+        found = metadata.eval(condition, engine="python")
+    except _ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        undefined = re.fullmatch(r"name '(.+)' is not defined", reason)
+        if undefined:
+            near = did_you_mean(undefined[1], map(str, metadata.columns))
+            reason = f"there is no column {undefined[1]}{near}; it has {', '.join(metadata)}"
+            raise TableError(f"{origin}: keep {condition!r}: {reason}") from error
+        raise TableError(
+            f"{origin}: keep {condition!r}: not a condition: {reason}; {advice}"
+        ) from error
+    is_condition = isinstance(found, pd.Series) and pd.api.types.is_bool_dtype(found)
+    if not is_condition or len(found) != len(metadata):
+        raise TableError(
+            f"{origin}: keep {condition!r}: not a condition that holds for some rows and not for "
+            f"others; {advice}"
+        )
+    kept = np.flatnonzero(found.fillna(value=False).to_numpy(dtype=bool))
+    if not len(kept):
+        raise TableError(
+            f"{origin}: keep {condition!r}: none of the {len(metadata)} rows meets it; relax it"
+        )
+    say(f"{origin}: {len(kept)} of {len(metadata)} rows are kept ({condition})")
+    return kept
