@@ -72,14 +72,20 @@ def markdown(
 ) -> str:
     """Return the table."""
     last = given.first + given.seeds - 1
-    lines = [
-        "# Planted errors\n",
+    what = (
         f"`python benchmarks/planted.py`: layout small, 6 plates, {given.sites} sites per well of "
         f"{given.size} px, difficulty published, seeds {given.first} to {last}; each error on one "
-        "plate at a time. Said: its own check names the plate. Also said: another check, or another "
-        "plate.\n",
+        "plate at a time. Said: its own check names the plate. Also said: another check, or "
+        "another plate.\n"
+    )
+    where = (
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs shared with other work; the "
-        f"checks of a screen took {np.median(check_s):.1f} s of CPU time.\n",
+        f"checks of a screen took {np.median(check_s):.1f} s of CPU time.\n"
+    )
+    lines = [
+        "# Planted errors\n",
+        what,
+        where,
         f"False alarms on the {given.seeds} clean screens: {len(alarms)}.\n",
         *(f"- {alarm}\n" for alarm in alarms),
         "| planted | check | said | also said |",

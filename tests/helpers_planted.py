@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from wsdino.screen.check.evidence import Evidence
 from wsdino.screen.measures import site_measures
 from wsdino.screen.statistics import site_statistics
 from wsdino.screen.store import STATISTIC_NAMES
@@ -20,6 +19,7 @@ from wsdino.screen.store import STATISTIC_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsdino.screen.check.evidence import Evidence
     from wsdino.screen.store import Store
 
     Pixels = np.ndarray

@@ -141,6 +141,7 @@ def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: P
             controls=config.screen.controls,
             columns=config.screen.columns,
             selection=_selection(config),
+            missing=config.screen.missing,
         )
         field = read_site(planes_of(manifest)[0])
         check(
@@ -235,6 +236,7 @@ def _store(config: Config, path: Path) -> Store:
             selection=_selection(config),
             illumination=screen.illumination,
             scale=screen.scale,
+            missing=screen.missing,
         )
         return open_store(path, keep=screen.keep)
     if screen.store is None and not path.exists():

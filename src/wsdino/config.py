@@ -33,6 +33,7 @@ from wsdino.model.spec import Architecture, TileSummary
 from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile import methods
 from wsdino.screen.illumination import DEFAULT, illumination_method
+from wsdino.screen.manifest import Missing  # noqa: TC001 pydantic reads it
 from wsdino.settings import (
     check_keys,
     covering,
@@ -99,6 +100,8 @@ class ScreenSection(_Section):
     acquisition: str | None = None
     # Regular expression of the names of its images, see `wsdino ingest --help`.
     pattern: str | None = None
+    # Where an image of the source is missing: "error", or "leave-out" its site.
+    missing: Missing = "error"
     # How uneven illumination of the source's images is corrected, see `wsdino ingest --help`.
     illumination: str = DEFAULT
     # Size of a field in the store relative to the source's images.

@@ -84,7 +84,9 @@ def _self_distillation(section: str) -> tuple[Effect, ...]:
 _PARTNERS = _under("pairing", "partner_from", "fallback", "num_partners", "partner_global_views")
 EFFECTS: tuple[Effect, ...] = (
     Effect(
-        keys=_under("screen", "platemap", "columns", "controls", "illumination", "scale"),
+        keys=_under(
+            "screen", "platemap", "columns", "controls", "illumination", "scale", "missing"
+        ),
         given="screen.source",
         when=lambda config: config.screen.source is not None,
         advice="give screen.source (a finished store is read as it is)",

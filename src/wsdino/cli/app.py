@@ -144,6 +144,13 @@ Pattern = Annotated[
         "metadata."
     ),
 ]
+Missing = Annotated[
+    str,
+    typer.Option(
+        help="Where an image is missing: error, or leave-out its site, which is counted and named "
+        "at the end."
+    ),
+]
 Keep = Annotated[
     str | None,
     typer.Option(

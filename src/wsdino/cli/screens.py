@@ -12,6 +12,7 @@ from wsdino.cli.app import (
     Channels,
     Columns,
     Controls,
+    Missing,
     Pattern,
     PlateMapOption,
     TimePoint,
@@ -108,6 +109,7 @@ def ingest_command(
     scale: Annotated[
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
     ] = 1.0,
+    missing: Missing = "error",
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
@@ -133,6 +135,7 @@ def ingest_command(
         ),
         illumination=illumination,
         scale=scale,
+        missing=missing,  # type: ignore[arg-type] read_rows refuses others
         workers=workers,
         dask=dask,
     )

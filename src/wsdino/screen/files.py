@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -12,6 +14,9 @@ import pandas as pd
 
 from wsdino.errors import ImageError, TableError
 from wsdino.tables.manifest import KEY, PARTS, channels_of, illuminations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Folders:
@@ -55,10 +60,66 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+@dataclass(frozen=True)
+class MissingImage:
+    """An image that a table names and that doesn't exist.
+
+    Attributes
+    ----------
+    row
+        Row of the table, from 0.
+    path
+        The file.
+    text
+        The file, its channel and its site, for messages.
+    """
+
+    row: int
+    path: Path
+    text: str
+
+
 def resolve_files(
     table: pd.DataFrame, folder: Path, *, origin: str, check_files: bool
 ) -> pd.DataFrame:
     """Make each image's `PathName_` absolute and its `FileName_` a bare name.
+
+    Parameters
+    ----------
+    table, folder, origin, check_files
+        As for :func:`find_files`; with `check_files`, an image that doesn't exist is an error.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`find_files` returns it.
+
+    Raises
+    ------
+    TableError
+        A URL isn't a local one.
+    ImageError
+        A file does not exist.
+    """
+    found, missing = find_files(table, folder, origin=origin, check_files=check_files)
+    require_images(missing, found, origin=origin)
+    return found
+
+
+def require_images(missing: Sequence[MissingImage], table: pd.DataFrame, *, origin: str) -> None:
+    """Raise ImageError if images are missing."""
+    if missing:
+        num_files = len(table) * len([*channels_of(table), *illuminations_of(table)])
+        raise ImageError(
+            f"{origin}: image file {missing[0].text} does not exist; {len(missing)} of {num_files} "
+            "are missing"
+        )
+
+
+def find_files(
+    table: pd.DataFrame, folder: Path, *, origin: str, check_files: bool
+) -> tuple[pd.DataFrame, list[MissingImage]]:
+    """Make each image's `PathName_` absolute and its `FileName_` a bare name, spelled as on disk.
 
     Parameters
     ----------
@@ -69,24 +130,24 @@ def resolve_files(
     origin
         Where the table came from, for messages.
     check_files
-        Look up each file, ignoring case, and raise if it doesn't exist.
+        Look up each file, ignoring case.
 
     Returns
     -------
-    pandas.DataFrame
+    table : pandas.DataFrame
         A copy with `FileName_` and `PathName_` for each channel and no `URL_`.
+    missing : list of MissingImage
+        Files that don't exist, channel by channel; none unless they were looked up.
 
     Raises
     ------
     TableError
         A URL isn't a local one.
-    ImageError
-        A file does not exist.
     """
     table = table.reset_index(drop=True).copy()
     folder = folder.absolute()
     lookup = Folders()
-    missing: list[str] = []
+    missing: list[MissingImage] = []
     channels = [*channels_of(table), *illuminations_of(table)]
     for channel in channels:
         images = [
@@ -98,20 +159,18 @@ def resolve_files(
             for row, (paths, real) in enumerate(zip(images, found, strict=True)):
                 if None in real:
                     path = paths[real.index(None)]
-                    missing.append(f"{path} (channel {channel}{_site_of(table, row)})")
-            images = [[path for path in real if path] for real in found]
+                    text = f"{path} (channel {channel}{_site_of(table, row)})"
+                    missing.append(MissingImage(row, path, text))
+            images = [
+                [one or path for path, one in zip(paths, real, strict=True)]
+                for paths, real in zip(images, found, strict=True)
+            ]
         # Empty names are left to the validation, which reports the row.
         located = [_located(paths) for paths in images]
         table[f"FileName_{channel}"] = [name for _, name in located]
         table[f"PathName_{channel}"] = [parent for parent, _ in located]
         table = table.drop(columns=f"URL_{channel}", errors="ignore")
-    if missing:
-        num_files = len(table) * len(channels)
-        raise ImageError(
-            f"{origin}: image file {missing[0]} does not exist; {len(missing)} of {num_files} are "
-            "missing"
-        )
-    return table
+    return table, missing
 
 
 def _located(paths: list[Path]) -> tuple[str | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from wsdino.errors import ImageError, InputError
 from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     # From axes and shape of an image, what to take along each axis.
     Taken = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
 
-__all__ = ["Plane", "describe", "planes_of", "read_planes", "read_site", "require_alike"]
+__all__ = [
+    "Plane",
+    "describe",
+    "planes_of",
+    "read_header",
+    "read_planes",
+    "read_site",
+    "require_alike",
+]
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -82,12 +91,16 @@ class ImageFormat:
         of given axes, returns that part of the pixels and a letter for each axis of the whole.
     contents
         Says what a file holds; None: a single image, whose channels are counted by reading it.
+    size
+        Given a path and which of its images, returns height, width and type from the header; None:
+        only reading the pixels tells.
     """
 
     name: str
     suffixes: tuple[str, ...]
     read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
     contents: Callable[[Path], Contents] | None = None
+    size: Callable[[Path, int | None], tuple[int, int, np.dtype[Any]]] | None = None
 
 
 def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
@@ -148,12 +161,36 @@ def _tiff_contents(path: Path) -> Contents:
     return Contents(*contents_of_tiff(path))
 
 
+def _tiff_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
+    from wsdino.screen.tiff import size_of_tiff
+
+    return size_of_tiff(path, series)
+
+
+def _png_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
+    """Read the first chunk of a PNG."""
+    _require_one_image(path, series)
+    with path.open("rb") as file:
+        start = file.read(_PNG_COLOUR_TYPE)
+    if start[1:4] != b"PNG":
+        raise ValueError("not a PNG")
+    width, height, depth = struct.unpack(">IIB", start[16:])
+    return height, width, np.dtype(np.uint16 if depth == 16 else np.uint8)
+
+
+def _omezarr_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
+    from wsdino.screen.omezarr import size_of_image
+
+    _require_one_image(path, series)
+    return size_of_image(path)
+
+
 FORMATS = (
-    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents),
-    ImageFormat("PNG", (".png",), _png),
+    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size),
+    ImageFormat("PNG", (".png",), _png, size=_png_size),
     ImageFormat("NumPy", (".npy", ".npz"), _numpy),
     ImageFormat("CZI, ND2, LIF", (".czi", ".nd2", ".lif"), _bioio, _bioio_contents),
-    ImageFormat("OME-Zarr", (), _omezarr),
+    ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size),
 )
 
 
@@ -177,13 +214,8 @@ def contents_of(path: Path) -> Contents:
     kind = format_of(path)
     if kind is None or kind.contents is None:
         return Contents(1, unnamed(len(read_planes(path))))
-    try:
+    with _naming(path):
         found = kind.contents(path)
-    except InputError:
-        raise
-    except _DECODING_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
     return Contents(found.num_images, found.channels or unnamed(1))
 
 
@@ -270,13 +302,7 @@ def read_planes(
         The file is missing, damaged, of another format or pixel type, or has axes of which nothing
         was chosen.
     """
-    kind = format_of(path)
-    if kind is None:
-        names = ", ".join(known.name for known in FORMATS[:-1])
-        raise ImageError(
-            f"{path}: '{path.suffix.lower()}' files can't be read; images must be {names} or "
-            f"{FORMATS[-1].name}"
-        )
+    kind = _known_format(path)
 
     def taken(axes: str, shape: tuple[int, ...]) -> tuple[slice, ...]:
         if len(axes) != len(shape):
@@ -287,20 +313,9 @@ def read_planes(
             for axis, size in zip(axes, shape, strict=True)
         )
 
-    try:
+    with _naming(path):
         image, axes = kind.read(path, series, taken)
-    except InputError:
-        raise
-    except _DECODING_ERRORS as error:
-        if not path.exists():
-            raise ImageError(f"{path}: no such image file") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
-    if image.dtype.newbyteorder("=") not in PIXEL_TYPES:
-        raise ImageError(
-            f"{path}: pixels are {image.dtype.name}; they must be uint8 or uint16, as the "
-            "microscope wrote them"
-        )
+    _require_pixel_type(image.dtype, path)
     if z == "max" and "Z" in axes:
         image = image.max(axis=axes.index("Z"), keepdims=True)
     elif z not in (None, 0, "max") and "Z" not in axes:
@@ -308,6 +323,66 @@ def read_planes(
     if time and "T" not in axes:
         raise ImageError(f"{path}: there is no time point {time}; the image has a single one, 0")
     return _channels_first(image, axes, path)
+
+
+def read_header(path: Path, series: int | None = None) -> str | None:
+    """Describe an image from its header, as :func:`describe` does, without reading pixels.
+
+    Parameters
+    ----------
+    path, series
+        As for :func:`read_planes`.
+
+    Returns
+    -------
+    str or None
+        None where only reading the pixels tells.
+
+    Raises
+    ------
+    ImageError
+        As there, as far as the header tells.
+    """
+    kind = _known_format(path)
+    if kind.size is None:
+        return None
+    with _naming(path):
+        height, width, dtype = kind.size(path, series)
+    _require_pixel_type(dtype, path)
+    return f"{width} x {height} {dtype.newbyteorder('=').name}"
+
+
+def _known_format(path: Path) -> ImageFormat:
+    kind = format_of(path)
+    if kind is None:
+        names = ", ".join(known.name for known in FORMATS[:-1])
+        raise ImageError(
+            f"{path}: '{path.suffix.lower()}' files can't be read; images must be {names} or "
+            f"{FORMATS[-1].name}"
+        )
+    return kind
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of decoders say which file it is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _DECODING_ERRORS as error:
+        if not path.exists():
+            raise ImageError(f"{path}: no such image file") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
+
+
+def _require_pixel_type(dtype: np.dtype[Any], path: Path) -> None:
+    if dtype.newbyteorder("=") not in PIXEL_TYPES:
+        raise ImageError(
+            f"{path}: pixels are {dtype.name}; they must be uint8 or uint16, as the "
+            "microscope wrote them"
+        )
 
 
 _CHOICES = {"Z": ("z planes", "--z 0 or --z max"), "T": ("time points", "--time 0")}

@@ -25,9 +25,11 @@ from wsdino.screen.check.stored import checked, quality_columns
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.correction import CORRECTION, Correction, correction_of
 from wsdino.screen.current import open_measures, open_records, open_statistics, sites_to_do
+from wsdino.screen.headers import require_one_kind
 from wsdino.screen.illumination import DEFAULT
-from wsdino.screen.images import Plane, planes_of, read_site
-from wsdino.screen.manifest import channels_of, read_manifest, read_wells
+from wsdino.screen.images import Plane, describe, planes_of, read_site
+from wsdino.screen.left_out import say_left_out, without_left_out, write_left_out
+from wsdino.screen.manifest import Missing, Rows, channels_of, read_rows, read_wells
 from wsdino.screen.shading import effective, known_shadings, prepare_shadings
 from wsdino.screen.store import (
     FORMAT,
@@ -59,11 +61,13 @@ def ingest(
     illumination: str = DEFAULT,
     scale: float = 1.0,
     selection: Selection | None = None,
+    missing: Missing = "error",
     design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or resume a conversion that was stopped.
 
-    The manifest and the first site are checked before anything is written. A site counts as done
+    The manifest, the first site, and size and type of every image, by its header, are checked
+    before anything is converted. A site counts as done
     once its pixels and then its statistics are on disk, and as long as its images, and what they
     are divided by, look as they did. At the end the screen is checked
     (:mod:`wsdino.screen.check`), and what looks wrong is said.
@@ -94,6 +98,9 @@ def ingest(
         Size of a field in the store relative to its images, more than 0 and at most 1.
     selection
         Which of its images are read; None: all, none of which may have to be chosen.
+    missing
+        What to do where an image is missing: ``error``, or ``leave-out`` the row; these rows are
+        written to ``left_out.csv`` in the store, each with the reason.
     design
         The former name of `platemap`.
 
@@ -107,7 +114,7 @@ def ingest(
     TableError
         The source is missing, unrecognised, incomplete, or contradicts itself.
     ImageError
-        An image is missing, damaged, or differs from the first in size or type. If this is found
+        An image is missing, damaged, or differs from the first in size or type. If damage is found
         after the first site, the store stays unfinished and can't be opened.
     OutputError
         `out` holds something else.
@@ -121,12 +128,13 @@ def ingest(
     platemap = platemap if design is None else design
     wells = None if platemap is None else read_wells(platemap, columns=columns)
     read = partial(
-        read_manifest,
+        read_rows,
         source,
         platemap=wells,
         controls=controls,
         columns=columns,
         selection=selection,
+        missing=missing,
     )
     origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
     with one_writer(out):
@@ -134,7 +142,7 @@ def ingest(
 
 
 def _ingest(
-    read: Callable[..., pd.DataFrame],
+    read: Callable[..., Rows],
     out: Path,
     origin: str,
     wanted: Correction,
@@ -145,7 +153,7 @@ def _ingest(
     sweep(out)
     if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled differently on this disk.
-        manifest = read(check_files=False)
+        manifest = without_left_out(out, read(check_files=False).manifest)
         correction = effective(wanted, manifest)
         _require_same_images(images, manifest, correction, out)
         known = known_shadings(out, manifest, correction)
@@ -153,15 +161,20 @@ def _ingest(
             _update_metadata(out, manifest)
             say(f"{out}: already complete, {len(manifest)} sites")
             return checked(out)
-    manifest = read()
+    rows = read()
+    manifest = rows.manifest
     planes, correction = planes_of(manifest), effective(wanted, manifest)
+    first = read_site(planes[0])
     if images is None:
-        images = _create_images(out, manifest, read_site(planes[0]), correction, origin)
+        # Converting may take an hour: what would stop it is found before.
+        require_one_kind(planes, describe(first), num_threads=workers or num_cpus())
+        images = _create_images(out, manifest, first, correction, origin)
     _require_same_images(images, manifest, correction, out)
     images = images.update_attributes({"complete": False})
     for remnant in (out / IMAGES).glob("*.partial"):
         remnant.unlink()
     _write_manifest(out, manifest)
+    write_left_out(out, rows)
     shadings = prepare_shadings(
         out,
         manifest,
@@ -173,6 +186,7 @@ def _ingest(
     )
     _write_sites(images, planes, shadings, out, workers or num_cpus(), dask)
     images.update_attributes({"complete": True})
+    say_left_out(out, rows)
     return checked(out)
 
 

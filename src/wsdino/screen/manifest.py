@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import InputError, TableError
 from wsdino.screen import bbbc021
 from wsdino.screen.choosing import selected
-from wsdino.screen.files import resolve_files
+from wsdino.screen.files import MissingImage, find_files, require_images
 from wsdino.screen.readers import RawTable, read_raw
 from wsdino.screen.selection import Selection
-from wsdino.tables.columns import COMPOUND
+from wsdino.tables.columns import COMPOUND, PREFIX
 from wsdino.tables.manifest import channels_of, validate_manifest
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 
@@ -22,7 +22,24 @@ if TYPE_CHECKING:
 
     from wsdino.tables.welltables import WellTable
 
-__all__ = ["channels_of", "read_manifest", "read_wells", "validate_manifest"]
+__all__ = ["channels_of", "read_manifest", "read_rows", "read_wells", "validate_manifest"]
+
+
+# What to do with rows whose images are missing.
+Missing = Literal["error", "leave-out"]
+REASON = "Metadata_Left_Out"
+"""Column of rows that are left out: the reason."""
+
+
+class Rows(NamedTuple):
+    """The rows of a screen's table."""
+
+    manifest: pd.DataFrame
+    """Those of sites that can be read, as :func:`read_manifest` returns them."""
+    left_out: pd.DataFrame
+    """Metadata of the other rows, and the reason; the index is their row in the table."""
+    missing: tuple[MissingImage, ...]
+    """The images that are missing."""
 
 
 def read_manifest(
@@ -33,6 +50,7 @@ def read_manifest(
     columns: Mapping[str, str] | None = None,
     check_files: bool = True,
     selection: Selection | None = None,
+    missing: Missing = "error",
     design: str | Path | None = None,
 ) -> pd.DataFrame:
     """Read, check and normalise a screen's manifest.
@@ -50,9 +68,11 @@ def read_manifest(
     columns
         Our name -> the table's or plate map's, if it differs.
     check_files
-        Require each image to exist.
+        Look for each image.
     selection
         Which of its images are read; None: all, none of which may have to be chosen.
+    missing
+        What to do where an image is missing: ``error``, or ``leave-out`` the row.
     design
         The former name of `platemap`.
 
@@ -66,15 +86,43 @@ def read_manifest(
     TableError
         The source is missing or unrecognised, or the table is incomplete or contradicts itself.
     ImageError
-        An image is missing.
+        An image is missing, or all are.
     """
+    platemap = platemap if design is None else design
+    rows = read_rows(
+        source,
+        platemap=platemap,
+        controls=controls,
+        columns=columns,
+        selection=selection,
+        check_files=check_files,
+        missing=missing,
+    )
+    return rows.manifest
+
+
+def read_rows(
+    source: str | Path | pd.DataFrame,
+    *,
+    platemap: str | Path | pd.DataFrame | WellTable | PlateMap | None = None,
+    controls: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    check_files: bool = True,
+    selection: Selection | None = None,
+    missing: Missing = "error",
+) -> Rows:
+    """Read a screen's manifest, and the rows that are left out of it.
+
+    Parameters and errors are those of :func:`read_manifest`.
+    """
+    if missing not in get_args(Missing):
+        raise InputError(f"missing {missing!r}: use {' or '.join(get_args(Missing))}")
     columns, selection = columns or {}, selection or Selection()
     if isinstance(source, pd.DataFrame):
         raw, origin = RawTable(source, Path()), "the table"
     else:
         raw = read_raw(Path(source), text=columns.values(), pattern=selection.pattern)
         origin = str(source)
-    platemap = platemap if design is None else design
     platemap = raw.wells if platemap is None else platemap
     wells = None if platemap is None else read_wells(platemap, columns=columns)
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)
@@ -90,8 +138,18 @@ def read_manifest(
             f"Metadata_Well), or name the column (--column {COMPOUND}=NAME)"
         )
     table = selected(table, selection, origin=origin)
-    table = resolve_files(table, raw.folder, origin=origin, check_files=check_files)
-    return validate_manifest(table, origin=origin, controls=controls)
+    table, absent = find_files(table, raw.folder, origin=origin, check_files=check_files)
+    reasons = {image.row: f"no image file {image.text}" for image in reversed(absent)}
+    if missing == "error" or len(reasons) == len(table):
+        require_images(absent, table, origin=origin)
+    manifest = validate_manifest(table, origin=origin, controls=controls)
+    left_out = manifest.loc[sorted(reasons)]
+    left_out = left_out[[name for name in left_out if name.startswith(PREFIX)]]
+    return Rows(
+        manifest.drop(index=left_out.index).reset_index(drop=True),
+        left_out.assign(**{REASON: [reasons[row] for row in left_out.index]}),
+        tuple(absent),
+    )
 
 
 def read_wells(

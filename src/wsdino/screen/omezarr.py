@@ -302,18 +302,29 @@ def read_image(image: Path, taken: Taken) -> tuple[np.ndarray[Any, np.dtype[Any]
     OSError, KeyError
         Errors of Zarr for damaged groups and arrays.
     """
-    scales = _metadata(image).get("multiscales")
-    if not scales:
-        raise ValueError("not an OME-Zarr image (there are no multiscales)")
-    names = _axis_names(scales[0])
-    array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
-    axes = "".join(_AXES.get(name, "?") for name in names)
+    array, axes = _open_image(image)
     pixels = np.asarray(array[taken(axes, array.shape)])
     planes = pixels.reshape(-1, *pixels.shape[-2:])
     is_empty = (planes == (array.fill_value or 0)).all(axis=(1, 2))
     if is_empty.any() and array.nchunks_initialized < array.nchunks:
         raise ValueError(f"{int(is_empty.sum())} of {len(planes)} planes have no pixels")
     return pixels, axes
+
+
+def size_of_image(image: Path) -> tuple[int, int, np.dtype[Any]]:
+    """Return height, width and type of an OME-Zarr image without reading its pixels."""
+    array, axes = _open_image(image)
+    sizes = dict(zip(axes, array.shape, strict=True))
+    return sizes["Y"], sizes["X"], np.dtype(array.dtype)
+
+
+def _open_image(image: Path) -> tuple[zarr.Array[Any], str]:
+    """Open the full resolution of an image, and return a letter for each of its axes."""
+    scales = _metadata(image).get("multiscales")
+    if not scales:
+        raise ValueError("not an OME-Zarr image (there are no multiscales)")
+    array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
+    return array, "".join(_AXES.get(name, "?") for name in _axis_names(scales[0]))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -54,6 +54,16 @@ def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
         return _checked_pixels(tiff, _image(images, path, series), path)
 
 
+def size_of_tiff(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
+    """Return height, width and type of an image of a TIFF without reading its pixels."""
+    # Of an OME-TIFF set only the first image is asked for, without looking at its other files.
+    with tifffile.TiffFile(path, is_ome=None if series else False) as tiff:
+        images = _images(tiff, path)
+        found = images[min(series or 0, len(images) - 1)]
+        sizes = dict(zip(found.axes, found.shape, strict=True))
+        return sizes["Y"], sizes["X"], found.dtype
+
+
 def contents_of_tiff(path: Path) -> tuple[int, tuple[str, ...]]:
     """Return how many images of the first one's size a TIFF holds, and its channels' names.
 
