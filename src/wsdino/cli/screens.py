@@ -1,4 +1,4 @@
-"""Screens: simulate, download, ingest."""
+"""Screens: simulate, download, inspect, ingest."""
 
 from __future__ import annotations
 
@@ -89,6 +89,37 @@ def download(
         raise InputError(f"{dataset}: the only dataset is bbbc021")
     download_bbbc021(out, plates=plate, source=source or BBBC021)
     typer.echo(out)
+
+
+@commands.command(name="inspect")
+def inspect_command(
+    source: Annotated[Path, typer.Argument(help="The screen: " + accepted() + ".")],
+    platemap: PlateMapOption = None,
+    column: Columns = None,
+    control: Controls = None,
+    workers: Workers = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Look at a screen before it is converted: what is there, what is missing, what it costs."""
+    from json import dumps
+
+    from wsdino.inspection import inspect
+    from wsdino.report.survey import print_survey
+    from wsdino.tables.columns import parse_columns
+
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
+    found = inspect(
+        source,
+        platemap=platemap,
+        columns=parse_columns(column),
+        controls=control,
+        workers=workers,
+    )
+    if json:
+        typer.echo(dumps(found, indent=1))
+    else:
+        print_survey(found)
 
 
 @commands.command(name="ingest")
