@@ -16,6 +16,7 @@ import tifffile
 
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import ImageError, InputError, OutputError, StoreError, TableError
+from wsdino.screen.check.stored import warnings_of
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import chunk_path, open_store
 
@@ -408,3 +409,8 @@ def test_real_fields(real_data, tmp_path):
     for i, channel in enumerate(store.channels):
         path = Path(row[f"PathName_{channel}"], row[f"FileName_{channel}"])
         np.testing.assert_array_equal(store[321][i], tifffile.imread(path))
+    # Nothing looks wrong in real plates, but under the paper's scaling, which is for 16 bits.
+    assert warnings_of(store) == []
+    under = warnings_of(store, scaling=(0, 10_000))
+    assert len(under) == 3
+    assert all("8-bit data under a scaling" in line for line in under)

@@ -28,9 +28,9 @@ LEARNED_PER_PLATE = 40
 FEW_SITES = 3
 # Magnification, in octaves: by how much foreground and spectrum have to move at least, and how many
 # times further than plates and sites differ anyway.
-EXTENT_MOVES, SPECTRUM_MOVES, TIMES_SPREAD = 0.4, 0.15, 4.8
+EXTENT_MOVES, SPECTRUM_MOVES, TIMES_SPREAD = 0.4, 0.15, 5.2
 LEAST_EXTENT, LEAST_SPECTRUM = 0.08, 0.06
-OF_SITES_EXTENT, OF_SITES_SPECTRUM = 0.5, 0.3
+OF_SITES_EXTENT, OF_SITES_SPECTRUM = 0.4, 0.3
 # A median of fewer other plates is none.
 FEW_PLATES = 3
 
