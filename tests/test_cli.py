@@ -34,6 +34,7 @@ COMMANDS = (
     "demo",
     "simulate",
     "download",
+    "inspect",
     "ingest",
     "train",
     "run",

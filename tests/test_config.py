@@ -437,6 +437,8 @@ IN_VAIN = (
     ("screen.controls=[water]", ["screen.store=STORE"], "screen.source null",
      ["screen.source=plates"]),
     ("screen.scale=0.5", ["screen.store=STORE"], "screen.source null", ["screen.source=plates"]),
+    ("screen.missing=leave-out", ["screen.store=STORE"], "screen.source null",
+     ["screen.source=plates"]),
     ("profile.num_components=5", ["profile.normalise=plate"], "profile.normalise plate",
      ["profile.normalise=tvn"]),
     ("profile.label=treatment", [], "profile.normalise auto", ["profile.normalise=weak_label"]),

@@ -139,7 +139,10 @@ def read_rows(
         )
     table = selected(table, selection, origin=origin)
     table, absent = find_files(table, raw.folder, origin=origin, check_files=check_files)
-    reasons = {image.row: f"no image file {image.text}" for image in reversed(absent)}
+    reasons: dict[int, str] = {}
+    for image in absent:
+        known = reasons.get(image.row)
+        reasons[image.row] = f"{known}; {image.text}" if known else f"no image file {image.text}"
     if missing == "error" or len(reasons) == len(table):
         require_images(absent, table, origin=origin)
     manifest = validate_manifest(table, origin=origin, controls=controls)

@@ -86,7 +86,7 @@ def findings_of(store: Store, measures: NDArray[Any] | None = None) -> list[Find
     store
         All of its sites.
     measures
-        Of its sites; None: those that it has, or they are taken now.
+        (N,) of its sites; None: those that it has, or they are taken now.
     """
     measures = measures_of(store) if measures is None else measures
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
@@ -124,8 +124,10 @@ def evidence_of(
 
     Parameters
     ----------
-    store, measures
-        As for :func:`findings_of`.
+    store
+        All of its sites.
+    measures
+        (N,) of its sites, as for :func:`findings_of`.
     scaling
         As in :class:`~wsdino.screen.check.evidence.Evidence`.
     """
