@@ -95,7 +95,7 @@ def _labels(manifest: pd.DataFrame) -> list[dict[str, Any]]:
 
     others = [
         name
-        for name in manifest
+        for name in map(str, manifest.columns)
         if name.startswith(PREFIX)
         and name not in _NO_LABELS
         and not name.startswith(f"{PREFIX}QC_")

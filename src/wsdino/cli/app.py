@@ -144,7 +144,7 @@ Pattern = Annotated[
         "metadata."
     ),
 ]
-Missing = Annotated[
+MissingOption = Annotated[
     str,
     typer.Option(
         help="Where an image is missing: error, or leave-out its site, which is counted and named "

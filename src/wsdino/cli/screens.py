@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from wsdino.cli.app import (
     Channels,
     Columns,
     Controls,
-    Missing,
+    MissingOption,
     Pattern,
     PlateMapOption,
     TimePoint,
@@ -23,6 +23,9 @@ from wsdino.errors import InputError
 from wsdino.screen.illumination import DEFAULT, described_methods
 from wsdino.screen.readers import accepted
 from wsdino.simulate.difficulty import difficulty_help
+
+if TYPE_CHECKING:
+    from wsdino.screen.manifest import Missing
 
 commands = typer.Typer()
 
@@ -140,7 +143,7 @@ def ingest_command(
     scale: Annotated[
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
     ] = 1.0,
-    missing: Missing = "error",
+    missing: MissingOption = "error",
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
@@ -166,7 +169,7 @@ def ingest_command(
         ),
         illumination=illumination,
         scale=scale,
-        missing=missing,  # type: ignore[arg-type] read_rows refuses others
+        missing=cast("Missing", missing),  # any other text is refused there
         workers=workers,
         dask=dask,
     )

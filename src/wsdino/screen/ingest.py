@@ -359,7 +359,7 @@ def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
     metadata = [
         name for name in manifest.columns if name.startswith("Metadata_") and name not in measured
     ]
-    own = [name for name in stored if not name.startswith("Metadata_") or name in measured]
+    own = [name for name in stored if not str(name).startswith("Metadata_") or name in measured]
     updated = pd.concat([manifest[metadata], stored[own]], axis=1)
     if not updated.equals(stored):
         say(f"{out}: the source's metadata has changed; {MANIFEST} is updated")

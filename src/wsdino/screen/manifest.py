@@ -147,7 +147,7 @@ def read_rows(
         require_images(absent, table, origin=origin)
     manifest = validate_manifest(table, origin=origin, controls=controls)
     left_out = manifest.loc[sorted(reasons)]
-    left_out = left_out[[name for name in left_out if name.startswith(PREFIX)]]
+    left_out = left_out[[name for name in left_out if str(name).startswith(PREFIX)]]
     return Rows(
         manifest.drop(index=left_out.index).reset_index(drop=True),
         left_out.assign(**{REASON: [reasons[row] for row in left_out.index]}),

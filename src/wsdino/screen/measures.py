@@ -84,7 +84,7 @@ def site_measures(
         floats = middle.astype(np.float32)
         relatedness = relatedness_of(floats)
         is_noise = relatedness < NOISE
-        found["digest"][0, channel] = digest_of(np.ascontiguousarray(middle).data.cast("B"))
+        found["digest"][0, channel] = digest_of(middle.tobytes())
         found["minimum"][0, channel] = field.min()
         found["maximum"][0, channel] = field.max()
         found["saturation"][0, channel] = saturation_of(image)

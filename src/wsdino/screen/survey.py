@@ -145,8 +145,8 @@ def _treatments(manifest: pd.DataFrame) -> dict[str, Any]:
     is_control = manifest[CONTROL].to_numpy(dtype=bool)
     treated, controls = manifest[~is_control], manifest[is_control]
     pairs = treated.groupby([COMPOUND, CONCENTRATION], dropna=False)
-    plates = manifest.groupby([BATCH, PLATE])[CONTROL].any()
-    without = [str(plate) for (_, plate), has in plates.items() if not has]  # type: ignore[misc]
+    has_some = manifest.groupby([BATCH, PLATE])[CONTROL].any()
+    without = has_some[~has_some].index.get_level_values(PLATE).astype(str).tolist()
     wells = treated[BATCH].astype(str) + "\0" + treated[PLATE] + "\0" + treated[WELL]
     keys = [treated[COMPOUND], treated[CONCENTRATION]]
     on_plates = (treated[BATCH].astype(str) + "\0" + treated[PLATE]).groupby(keys, dropna=False)

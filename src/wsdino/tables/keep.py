@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tokenize
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -48,19 +48,19 @@ def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray
         The condition can't be read, names a column that isn't there, isn't a condition, or no row
         meets it.
     """
-    metadata = table[[name for name in table if str(name).startswith(PREFIX)]]
-    metadata = metadata.reset_index(drop=True)
+    names = [name for name in map(str, table.columns) if name.startswith(PREFIX)]
+    metadata = table[names].reset_index(drop=True)
     advice = 'give one such as Metadata_QC_Focus_DAPI > 0.1 or Metadata_Plate != "P7"'
     if not condition.strip():
         raise TableError(f"{origin}: the condition of what to keep is empty; {advice}")
     try:
-        found = metadata.eval(condition, engine="python")
+        found: Any = metadata.eval(condition, engine="python")
     except _ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         undefined = re.fullmatch(r"name '(.+)' is not defined", reason)
         if undefined:
-            near = did_you_mean(undefined[1], map(str, metadata.columns))
-            reason = f"there is no column {undefined[1]}{near}; it has {', '.join(metadata)}"
+            near = did_you_mean(undefined[1], names)
+            reason = f"there is no column {undefined[1]}{near}; it has {', '.join(names)}"
             raise TableError(f"{origin}: keep {condition!r}: {reason}") from error
         raise TableError(
             f"{origin}: keep {condition!r}: not a condition: {reason}; {advice}"

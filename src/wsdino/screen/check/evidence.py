@@ -161,10 +161,11 @@ class Evidence:
         first = self.manifest.groupby(key, sort=False).first()
         index = first.index.to_frame(index=False)
         pairs = first[[COMPOUND, CONCENTRATION]].reset_index(drop=True)
+        codes = pairs.groupby([COMPOUND, CONCENTRATION], dropna=False).ngroup()
         return Wells(
             plates=index.iloc[:, 0].to_numpy(),
             names=index.iloc[:, 1].to_numpy(),
-            treatments=pairs.groupby([COMPOUND, CONCENTRATION], dropna=False).ngroup().to_numpy(),
+            treatments=codes.to_numpy().astype(np.intp),
             controls=first[CONTROL].to_numpy(dtype=bool),
             features=table.groupby(key, sort=False).mean().to_numpy(),
         )

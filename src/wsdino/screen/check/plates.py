@@ -47,7 +47,7 @@ def swapped(evidence: Evidence) -> Iterator[Finding]:
     if len(channels) < 2 or len(plates) < 2:
         return
     looks = evidence.descriptors[:, channels].copy()
-    is_whole = np.isfinite(looks).all(axis=(1, 2))
+    is_whole = np.asarray(np.isfinite(looks).all(axis=(1, 2)))
     rows = [each[is_whole[each]] for _, each in plates]
     left = {number for number, each in enumerate(rows) if len(each) >= FEW_SITES}
     while left:
@@ -57,7 +57,9 @@ def swapped(evidence: Evidence) -> Iterator[Finding]:
         if gain < SWAP_GAIN:
             return
         left.remove(worst)
-        looks[np.ix_(rows[worst], [one, other])] = looks[np.ix_(rows[worst], [other, one])]
+        own = looks[rows[worst]]
+        own[:, [one, other]] = own[:, [other, one]]
+        looks[rows[worst]] = own
         a, b = (evidence.channels[channels[index]] for index in (one, other))
         yield Finding(
             "swapped",

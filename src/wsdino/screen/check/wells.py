@@ -75,7 +75,8 @@ def _centred(wells: Wells) -> Floats:
     """Features relative to the median of all wells of the plate; 0 where there is none."""
     table = pd.DataFrame(wells.features)
     centre = table.groupby(wells.plates).transform("median")
-    return np.nan_to_num((table - centre).to_numpy())
+    centred: Floats = np.nan_to_num((table - centre).to_numpy())
+    return centred
 
 
 def _distances(features: Floats, wells: Wells, plates: list[str]) -> Floats:
@@ -326,7 +327,9 @@ def _correlations(one: Floats, other: Floats) -> Floats:
         return np.empty(0)
     one, other = (each - each.mean(axis=1, keepdims=True) for each in (one, other))
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.divide((one * other).sum(axis=1), norms, out=np.zeros(len(one)), where=norms > 0)
+    found: Floats = np.zeros(len(one))
+    np.divide((one * other).sum(axis=1), norms, out=found, where=norms > 0)
+    return found
 
 
 def _standard_errors(values: Floats) -> float:
