@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from wsdino.config import Config
     from wsdino.model.spec import ModelSpec
+    from wsdino.screen.selection import Selection
     from wsdino.screen.survey import Survey
     from wsdino.tables.platemap import PlateMap
+    from wsdino.tables.welltables import WellTable
     from wsdino.train.crops import ViewPlan
 
 # Measured with two cores that have matrix units for bfloat16: 75 GFLOP/s per core (small networks)
@@ -50,16 +52,17 @@ _NO_LABELS = {PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, CONTROL}
 def inspect(
     source: str | Path,
     *,
-    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
+    platemap: str | Path | pd.DataFrame | WellTable | PlateMap | None = None,
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    selection: Selection | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Look at a screen without converting anything.
 
     Parameters
     ----------
-    source, platemap, controls, columns, workers
+    source, platemap, controls, columns, selection, workers
         As for :func:`wsdino.screen.survey.survey`.
 
     Returns
@@ -75,7 +78,14 @@ def inspect(
     TableError, ImageError
         As `survey` does.
     """
-    found = survey(source, platemap=platemap, controls=controls, columns=columns, workers=workers)
+    found = survey(
+        source,
+        platemap=platemap,
+        controls=controls,
+        columns=columns,
+        selection=selection,
+        workers=workers,
+    )
     num_bytes = None
     if found.field_shape is not None:
         shape = (len(found.manifest), len(found.facts["channels"]), *found.field_shape)

@@ -61,7 +61,7 @@ def test_the_header_of_a_png(tmp_path: Path, shape: tuple[int, ...], dtype: type
     [
         ("a.tif", b"II*\0", "damaged or incomplete image"),
         ("a.png", b"\x89PNG\r\n", "damaged or incomplete image: not a PNG"),
-        ("a.czi", b"ZISRAW", r"'\.czi' files can't be read"),
+        ("a.jpg", b"", r"'\.jpg' files can't be read"),
     ],
 )
 def test_a_damaged_header_is_refused(
@@ -73,6 +73,11 @@ def test_a_damaged_header_is_refused(
         read_header(path)
     with pytest.raises(ImageError, match="no such image file"):
         read_header(tmp_path / "absent.tif")
+
+
+def test_some_headers_say_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((20, 30), np.uint16))
+    assert read_header(tmp_path / "a.npy") is None
 
 
 def test_another_size_is_found_before_anything_is_converted(screen: Path) -> None:

@@ -100,6 +100,11 @@ def inspect_command(
     platemap: PlateMapOption = None,
     column: Columns = None,
     control: Controls = None,
+    channel: Channels = None,
+    z: ZPlane = None,
+    time: TimePoint = None,
+    acquisition: Acquisition = None,
+    pattern: Pattern = None,
     workers: Workers = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -108,6 +113,7 @@ def inspect_command(
 
     from wsdino.inspection import inspect
     from wsdino.report.survey import print_survey
+    from wsdino.screen.selection import Selection, parse_z
     from wsdino.tables.columns import parse_columns
 
     if workers is not None and workers < 1:
@@ -117,6 +123,13 @@ def inspect_command(
         platemap=platemap,
         columns=parse_columns(column),
         controls=control,
+        selection=Selection(
+            channels=tuple(channel or ()),
+            z=parse_z(z),
+            time=time,
+            acquisition=acquisition,
+            pattern=pattern,
+        ),
         workers=workers,
     )
     if json:

@@ -62,8 +62,16 @@ def require_one_kind(planes: Sequence[Sequence[Plane]], expected: str, *, num_th
     ImageError
         A header can't be read, or says something else.
     """
+    problems: dict[Path, ImageError] = {}
     for path, found in read_headers(planes, num_threads=num_threads):
-        if isinstance(found, ImageError):
-            raise found
-        if found is not None:
-            require_alike(found, path, expected, planes[0][0].path)
+        try:
+            if isinstance(found, ImageError):
+                raise found
+            if found is not None:
+                require_alike(found, path, expected, planes[0][0].path)
+        except ImageError as error:
+            problems[path] = error
+    # The first in the table's order is named, whichever was read first.
+    for plane in (part for site in planes for plane in site for part in plane.parts):
+        if plane.path in problems:
+            raise problems[plane.path]

@@ -1,27 +1,23 @@
-"""Reading one site's image planes, as unchanged integers, from any of the formats in `FORMATS`."""
+"""Reading one site's image planes, as unchanged integers, from any format of image files."""
 
 from __future__ import annotations
 
 import struct
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import imagecodecs
 import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError, InputError
+from wsdino.screen.formats import FORMATS, Contents, ImageFormat, format_of, unnamed
 from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    # From axes and shape of an image, what to take along each axis.
-    Taken = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
 
 __all__ = [
     "Plane",
@@ -35,8 +31,6 @@ __all__ = [
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
-# Where a PNG's header has its type of colour; 3 is a palette.
-_PNG_COLOUR_TYPE = 25
 # Axes that may be the channel axis: channel, RGB sample, and two that tifffile assigns to stacks
 # of unknown pages.
 _CHANNEL_AXES = "CSIQ"
@@ -53,154 +47,6 @@ _DECODING_ERRORS = (
     ValueError,
     struct.error,
 )
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What an image file holds.
-
-    Attributes
-    ----------
-    num_images
-        Images, such as positions of a stage.
-    channels
-        Names of the channels of each.
-    """
-
-    num_images: int
-    channels: tuple[str, ...]
-
-
-def unnamed(num: int) -> tuple[str, ...]:
-    """Return names for channels that have none."""
-    return tuple(f"channel_{i}" for i in range(num))
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """A format of image files.
-
-    Parameters
-    ----------
-    name
-        In messages.
-    suffixes
-        In lower case; empty: a folder.
-    read
-        Given a path, which of its images (None: its only one) and a function that says what to take
-        of given axes, returns that part of the pixels and a letter for each axis of the whole.
-    contents
-        Says what a file holds; None: a single image, whose channels are counted by reading it.
-    size
-        Given a path and which of its images, returns height, width and type from the header; None:
-        only reading the pixels tells.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
-    contents: Callable[[Path], Contents] | None = None
-    size: Callable[[Path, int | None], tuple[int, int, np.dtype[Any]]] | None = None
-
-
-def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    from wsdino.screen.tiff import read_tiff
-
-    pixels, axes = read_tiff(path, series)
-    return pixels[taken(axes, pixels.shape)], axes
-
-
-def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    _require_one_image(path, series)
-    content = path.read_bytes()
-    if content[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
-        raise ImageError(
-            f"{path}: the pixels are stored as a palette, so that larger is not brighter; convert "
-            "the image to plain grey values"
-        )
-    image = imagecodecs.png_decode(content)
-    axes = "YXS"[: image.ndim]
-    return image[taken(axes, image.shape)], axes
-
-
-def _numpy(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    from wsdino.screen.layouts.arrays import read_array
-
-    pixels, axes = read_array(path, series)
-    return pixels[taken(axes, pixels.shape)], axes
-
-
-def _bioio(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    from wsdino.screen.layouts.microscopes import read_scene
-
-    return read_scene(path, series, taken)
-
-
-def _bioio_contents(path: Path) -> Contents:
-    from wsdino.screen.layouts.microscopes import scenes_and_channels
-
-    scenes, channels = scenes_and_channels(path)
-    return Contents(len(scenes), tuple(channels))
-
-
-def _omezarr(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    from wsdino.screen.omezarr import read_image
-
-    _require_one_image(path, series)
-    return read_image(path, taken)
-
-
-def _require_one_image(path: Path, series: int | None) -> None:
-    if series:
-        raise ImageError(f"{path}: there is no image {series}; the file holds one, counted from 0")
-
-
-def _tiff_contents(path: Path) -> Contents:
-    from wsdino.screen.tiff import contents_of_tiff
-
-    return Contents(*contents_of_tiff(path))
-
-
-def _tiff_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
-    from wsdino.screen.tiff import size_of_tiff
-
-    return size_of_tiff(path, series)
-
-
-def _png_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
-    """Read the first chunk of a PNG."""
-    _require_one_image(path, series)
-    with path.open("rb") as file:
-        start = file.read(_PNG_COLOUR_TYPE)
-    if start[1:4] != b"PNG":
-        raise ValueError("not a PNG")
-    width, height, depth = struct.unpack(">IIB", start[16:])
-    return height, width, np.dtype(np.uint16 if depth == 16 else np.uint8)
-
-
-def _omezarr_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
-    from wsdino.screen.omezarr import size_of_image
-
-    _require_one_image(path, series)
-    return size_of_image(path)
-
-
-FORMATS = (
-    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size),
-    ImageFormat("PNG", (".png",), _png, size=_png_size),
-    ImageFormat("NumPy", (".npy", ".npz"), _numpy),
-    ImageFormat("CZI, ND2, LIF", (".czi", ".nd2", ".lif"), _bioio, _bioio_contents),
-    ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size),
-)
-
-
-def format_of(path: Path) -> ImageFormat | None:
-    """Return the format of an image by its name, or by being a folder; None if it is unknown."""
-    suffix = path.suffix.lower()
-    for known in FORMATS:
-        if suffix in known.suffixes if known.suffixes else path.is_dir():
-            return known
-    return None
 
 
 def contents_of(path: Path) -> Contents:
@@ -284,7 +130,7 @@ def read_planes(
     Parameters
     ----------
     path
-        A file in one of :data:`FORMATS`, or the folder of an OME-Zarr image.
+        A file in one of :data:`~wsdino.screen.formats.FORMATS`, or the folder of an OME-Zarr image.
     series
         Which of the file's images, from 0; None: its only one.
     z, time

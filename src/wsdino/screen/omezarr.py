@@ -20,7 +20,7 @@ from wsdino.screen.choosing import ACQUISITION
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from wsdino.screen.images import Taken
+    from wsdino.screen.formats import Taken
 
 # Name of a channel without a label of its own; its number is appended.
 UNNAMED = "channel"

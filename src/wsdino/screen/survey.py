@@ -12,8 +12,9 @@ import numpy as np
 
 from wsdino.device import num_cpus
 from wsdino.errors import ImageError
+from wsdino.screen.formats import FORMATS
 from wsdino.screen.headers import read_headers
-from wsdino.screen.images import PNG_SUFFIXES, TIFF_SUFFIXES, planes_of
+from wsdino.screen.images import planes_of
 from wsdino.screen.manifest import read_rows
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA, PLATE, SITE, WELL
 from wsdino.tables.manifest import channels_of
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from wsdino.screen.selection import Selection
     from wsdino.tables.platemap import PlateMap
+    from wsdino.tables.welltables import WellTable
 
 MOST_NAMES = 10
 """Files that are named where many are counted."""
+UNKNOWN = "unknown size"
+"""Kind of images whose header alone doesn't tell."""
+# Images are kept in such files, and so is much else.
+_NOT_ONLY_IMAGES = {".npy", ".npz"}
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,17 @@ class Survey:
 def survey(
     source: str | Path,
     *,
-    platemap: str | Path | pd.DataFrame | PlateMap | None = None,
+    platemap: str | Path | pd.DataFrame | WellTable | PlateMap | None = None,
     controls: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    selection: Selection | None = None,
     workers: int | None = None,
 ) -> Survey:
     """Look at a screen without converting anything: its table, its files, and their headers.
 
     Parameters
     ----------
-    source, platemap, controls, columns
+    source, platemap, controls, columns, selection
         As for :func:`wsdino.screen.manifest.read_manifest`.
     workers
         Threads that read headers; None: one for each CPU.
@@ -84,7 +92,12 @@ def survey(
         As `read_manifest` does, but for images that are missing, unless all are.
     """
     rows = read_rows(
-        source, platemap=platemap, controls=controls, columns=columns, missing="leave-out"
+        source,
+        platemap=platemap,
+        controls=controls,
+        columns=columns,
+        selection=selection,
+        missing="leave-out",
     )
     manifest = rows.manifest
     planes = planes_of(manifest)
@@ -95,9 +108,10 @@ def survey(
         if isinstance(found, ImageError):
             unreadable.append(str(found))
             continue
-        kinds[found] += 1
-        examples[found] = min(examples.get(found, str(path)), str(path))
-    named = {plane.path for site in planes for plane in site}
+        kind = found or UNKNOWN
+        kinds[kind] += 1
+        examples[kind] = min(examples.get(kind, str(path)), str(path))
+    named = {part.path for site in planes for plane in site for part in plane.parts}
     images = {
         "files": len(named),
         "kinds": [
@@ -135,9 +149,10 @@ def _range(values: Iterable[int]) -> list[float]:
 
 
 def _common_kind(kinds: Counter[str]) -> tuple[tuple[int, int] | None, np.dtype[Any]]:
-    if not kinds:
+    known = [kind for kind, _ in kinds.most_common() if kind != UNKNOWN]
+    if not known:
         return None, np.dtype(np.uint16)
-    width, _, height, dtype = kinds.most_common(1)[0][0].split()
+    width, _, height, dtype = known[0].split()
     return (int(height), int(width)), np.dtype(dtype)
 
 
@@ -173,7 +188,7 @@ def _unnamed(source: Path, named: set[Path]) -> list[str]:
     """List the image files in the screen's folders that no row names.
 
     Of a folder all that lies below it is looked at, of a table the folders of its images. What lies
-    in an OME-Zarr image is no file of its own.
+    in an OME-Zarr image is no file of its own, and thumbnails are not looked for.
     """
     known = {os.path.normcase(path) for path in named}
     if source.is_dir():
@@ -181,11 +196,13 @@ def _unnamed(source: Path, named: set[Path]) -> list[str]:
     else:
         folders = {path.parent for path in named}
         files = (path for folder in folders for path in folder.iterdir() if path.is_file())
-    suffixes = TIFF_SUFFIXES + PNG_SUFFIXES
+    suffixes = {suffix for known in FORMATS for suffix in known.suffixes} - _NOT_ONLY_IMAGES
     return sorted(
         str(path)
         for path in files
-        if path.suffix.lower() in suffixes and os.path.normcase(path) not in known
+        if path.suffix.lower() in suffixes
+        and "thumb" not in path.name.lower()
+        and os.path.normcase(path) not in known
     )
 
 

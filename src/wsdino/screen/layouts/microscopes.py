@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsdino.screen.images import Taken
+    from wsdino.screen.formats import Taken
 
 SUFFIXES = (".czi", ".nd2", ".lif")
 INSTALL = "pip install 'wsdino[bioio]'"

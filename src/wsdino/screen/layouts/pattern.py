@@ -18,7 +18,8 @@ import pandas as pd
 from wsdino.errors import InputError, TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
-from wsdino.screen.images import FORMATS, contents_of
+from wsdino.screen.formats import FORMATS
+from wsdino.screen.images import contents_of
 from wsdino.screen.layouts.listing import CHANNEL, as_sites
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import BATCH, PLATE, PREFIX, SITE, WELL
