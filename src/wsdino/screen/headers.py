@@ -72,6 +72,6 @@ def require_one_kind(planes: Sequence[Sequence[Plane]], expected: str, *, num_th
         except ImageError as error:
             problems[path] = error
     # The first in the table's order is named, whichever was read first.
-    for plane in (part for site in planes for plane in site for part in plane.parts):
-        if plane.path in problems:
-            raise problems[plane.path]
+    for part in (part for site in planes for plane in site for part in plane.parts):
+        if part.path in problems:
+            raise problems[part.path]
