@@ -11,7 +11,8 @@ from wsdino.atomic import write_text
 from wsdino.errors import InputError, OutputError
 from wsdino.report import background, gallery, sections
 from wsdino.report.activity import activity_section
-from wsdino.report.style import moa_styles
+from wsdino.report.lights import lights
+from wsdino.report.style import LAMPS, LEVELS, moa_styles
 from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
 
@@ -70,6 +71,7 @@ class Section:
 
 
 SECTIONS: tuple[Section, ...] = (
+    Section("lights", "At a glance", lambda s: lights(s.record)),
     Section("headline", "Result", lambda s: sections.headline(s.record)),
     Section("activity", "Activity", lambda s: activity_section(s.record)),
     Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
@@ -194,6 +196,8 @@ def _render(what: Shown) -> str:
         shown=shown,
         omitted=omitted,
         styles=what.styles,
+        lamps=LAMPS,
+        words_of_level=LEVELS,
         command=_command(what.record),
         version=_version(what.record),
         writer=metadata.version("wsdino"),

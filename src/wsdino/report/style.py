@@ -35,6 +35,21 @@ _SHAPES = (
     ("v", '<path d="M6 10.8 11 1.8H1z"/>'),
 )
 
+# What a light says, and its shape, in a 16 by 16 box: colour alone doesn't tell.
+LEVELS = {
+    "good": "good",
+    "warning": "with caution",
+    "bad": "not good",
+    "unknown": "not known",
+}
+LAMPS = {
+    "good": '<circle cx="8" cy="8" r="7"/><path class="sign" d="M4.5 8.3 7 10.8 11.5 5.6"/>',
+    "warning": '<path d="M8 1 15.5 14.5H.5z"/><path class="sign" d="M8 6v4M8 12v.6"/>',
+    "bad": '<path d="M5 1h6l4 4v6l-4 4H5l-4-4V5z"/><path class="sign" d="m5.4 5.4 5.2 5.2m0-5.2'
+    '-5.2 5.2"/>',
+    "unknown": '<circle class="ring" cx="8" cy="8" r="6"/><path class="sign grey" d="M5 8h6"/>',
+}
+
 # Red, green and blue shares of stains with customary colours.
 _STAINS = {
     ("dapi", "dna", "hoechst", "nuclei", "nucleus"): (0.0, 0.35, 1.0),
