@@ -17,7 +17,8 @@ from wsdino.report.attention import (
     site_treatment,
 )
 from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
-from wsdino.report.style import MoaStyle, channel_colours
+from wsdino.report.style import MoaStyle, channel_colours, hex_colour
+from wsdino.report.treated import moas_of
 from wsdino.runrecord import Omitted
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 
 MAX_MOAS = 24
 ATTENTION_SITES = 3
-
-
-def moas_of(frame: pd.DataFrame) -> list[str | None]:
-    """Return the mechanism of each row of a table, None if there is none."""
-    if "Metadata_MoA" not in frame:
-        return [None] * len(frame)
-    return [str(moa) if pd.notna(moa) and str(moa) else None for moa in frame["Metadata_MoA"]]
 
 
 def example_fields(
@@ -76,7 +70,7 @@ def example_fields(
 
 def _channel_legend(channels: Sequence[str]) -> list[tuple[str, str]]:
     return [
-        (name, "#" + "".join(f"{round(255 * share):02x}" for share in colour))
+        (name, hex_colour(colour))
         for name, colour in zip(channels, channel_colours(channels), strict=True)
     ]
 

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsdino.errors import InputError
 from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
-from wsdino.report.figures import forest_svg, scatter_svg
-from wsdino.report.gallery import moas_of
-from wsdino.report.layout import MIN_FOR_UMAP, lay_out
+from wsdino.report.figures import forest_svg
 from wsdino.report.words import (
     DASH,
     beside_results,
@@ -34,12 +31,9 @@ from wsdino.report.words import (
     percent,
 )
 from wsdino.runrecord import RUN, Omitted, RunRecord
-from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from wsdino.report.style import MoaStyle
 
 # Key and name of the measures that match each query with one neighbour.
 MATCHED = {measure.key: measure.name for measure in MEASURES if measure.is_share}
@@ -186,51 +180,6 @@ def _rows(name: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _normalisation_name(results: Mapping[str, Any]) -> str:
     value = results.get("normalisation")
     return str(value.get("method", DASH) if isinstance(value, dict) else value or DASH)
-
-
-def treatment_map(
-    record: RunRecord, styles: Mapping[str, MoaStyle], *, seed: int = 0
-) -> dict[str, Any]:
-    """Show the treatments in two dimensions."""
-    frame = record.profiles
-    if frame is None:
-        raise Omitted(record.problems["profiles.parquet"])
-    if "Metadata_Control" in frame:
-        frame = frame[~frame["Metadata_Control"].fillna(value=False).astype(bool)]
-    if len(frame) < 2:
-        raise Omitted(f"profiles.parquet has {len(frame)} treated profiles; a map needs two")
-    try:
-        points, method = lay_out(features_of(frame), seed=seed)
-    except InputError as error:
-        raise Omitted(str(error)) from error
-    moas = moas_of(frame)
-    wrong = {
-        _treatment(row)
-        for row in record.results.get("nsc_neighbours") or []
-        if row.get("correct") is False
-    }
-    known = {"compound": "Metadata_Compound", "concentration": "Metadata_Concentration"}
-    treatments = [
-        _treatment({key: row.get(column) for key, column in known.items()})
-        for row in frame.to_dict("records")
-    ]
-    return {
-        "svg": scatter_svg(
-            points,
-            moas,
-            [f"{compound} {dose}".strip() for compound, dose in treatments],
-            [treatment in wrong for treatment in treatments],
-            styles,
-            method=method,
-        ),
-        "method": method,
-        "min_for_umap": MIN_FOR_UMAP,
-        "seed": seed,
-        "num": len(frame),
-        "any_wrong": any(treatment in wrong for treatment in treatments),
-        "legend": sorted(Counter(moa for moa in moas if moa).items()),
-        "num_unknown": sum(moa is None for moa in moas),
-    }
 
 
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
