@@ -185,11 +185,17 @@ def make_sites(
         wells["Metadata_Control"] = wells["Metadata_Control"].astype(bool)
         wells["Metadata_Plate"], wells["Metadata_Batch"] = f"P/{plate + 1}", f"week {plate + 1}"
         wells["Metadata_Well"] = [f"{'BCDE'[n % 4]}{n // 4 + 2:02d}" for n in range(len(wells))]
-        for site in range(num_sites):
-            parts.append(wells.assign(Metadata_Site=site + 1))
+        parts += [wells.assign(Metadata_Site=site + 1) for site in range(num_sites)]
     table = pd.concat(parts, ignore_index=True)
     table[names] += 0.4 * rng.normal(size=(len(table), len(names))).astype(np.float32)
     return table
+
+
+def make_screen(sites: pd.DataFrame) -> MemoryStore:
+    """Fields of 48 by 64 pixels, for sites as :func:`make_sites` makes them."""
+    images = np.random.default_rng(2).integers(0, 4000, (len(sites), 3, 48, 64)).astype(np.uint16)
+    names = [name for name in sites if name.startswith("Metadata_")]
+    return MemoryStore(images, sites[names].reset_index(drop=True))
 
 
 def curves(num: int, *, teacher: bool, seed: int = 0) -> list[dict[str, float]]:

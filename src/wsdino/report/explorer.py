@@ -127,9 +127,7 @@ def place_levels(treated: Treated, sites: pd.DataFrame | None, *, seed: int) -> 
     levels = [_level("wells", treated, wells.metadata, wells.features, distance, seed)]
     known = sites[sites[COMPOUND].notna()] if len(sites) > len(wells) else sites
     if len(known) > len(wells):
-        levels.append(
-            _level("sites", treated, metadata_of(known), features_of(known), None, seed)
-        )
+        levels.append(_level("sites", treated, metadata_of(known), features_of(known), None, seed))
     return levels
 
 
@@ -285,7 +283,7 @@ def _plot() -> dict[str, Any]:
 
 
 def _renumbered(item: dict[str, Any]) -> dict[str, Any]:
-    """Number the models of a Bokeh item from 1, which Bokeh does through the whole process."""
+    """Give the models of a Bokeh item numbers from 1, instead of the process's next ones."""
     known: dict[str, str] = {}
 
     def walk(value: Any) -> Any:

@@ -179,8 +179,7 @@ def _beside_baseline(record: RunRecord) -> tuple[str, str, str, str]:
             "warning",
             "Above chance, without a baseline",
             "There is no baseline to compare with.",
-            "Run the baselines (baselines.names in the config): they say how much of it any "
-            "features would find.",
+            "Run the baselines (baselines.names in the config) to know what any features find.",
         )
     best = max(theirs, key=lambda name: float(theirs[name]["nsc"]))
     label = display_name(best)
@@ -189,8 +188,7 @@ def _beside_baseline(record: RunRecord) -> tuple[str, str, str, str]:
         return (
             "warning",
             "No paired comparison",
-            f"The best baseline, {label}, has {percent(theirs[best]['nsc'])}, on other treatments "
-            "or too few of them to compare in pairs.",
+            f"The best baseline, {label}, has too few treatments in common to compare in pairs.",
             "Evaluate the run and its baselines on the same treatments.",
         )
     difference, low, high = (100 * part for part in paired)
@@ -210,8 +208,7 @@ def _beside_baseline(record: RunRecord) -> tuple[str, str, str, str]:
             "bad",
             "Below the best baseline",
             sentence,
-            f"Use the profiles of {label}, or join them to the model's (profile.with in the "
-            "config).",
+            f"Use the profiles of {label}, or join both (profile.with in the config).",
         )
     return (
         "warning",

@@ -21,7 +21,6 @@ from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import keys_of
 from wsdino.runrecord import Omitted
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, PLATE
-from wsdino.tables.features import plate_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,9 +192,7 @@ def _first_fields(
     first = ordered[~is_control[ordered.index]].drop_duplicates()
     site_of = dict(zip(keys_of(first), first.index.tolist(), strict=True))
     return {
-        row: site_of[key]
-        for row, key in enumerate(treated.keys[:MAX_TREATMENTS])
-        if key in site_of
+        row: site_of[key] for row, key in enumerate(treated.keys[:MAX_TREATMENTS]) if key in site_of
     }
 
 

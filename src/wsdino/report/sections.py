@@ -5,7 +5,6 @@ A section that has nothing to show raises :class:`Omitted` with the reason.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -67,7 +67,7 @@ _STAINS = {
     ("tubulin", "microtubules", "er", "gfp"): YELLOW,
     ("actin", "agp", "phalloidin", "rfp"): ROSE,
 }
-_SPARE_STAINS = ((0.7, 0.7, 0.7), (0.0, 0.85, 0.75), (0.75, 0.45, 1.0))
+_SPARE_STAINS = ((0.7, 0.7, 0.7), (0.0, 0.85, 0.75), (0.75, 0.45, 1.0), (0.5, 0.6, 0.2))
 _PRIMARY = (ROSE, YELLOW, BLUE)
 
 

@@ -216,4 +216,3 @@ def _is_active(row: Mapping[str, Any]) -> str:
     if row.get("p_value") is None:
         return "not tested"
     return "active" if row.get("is_active") else "not active"
-

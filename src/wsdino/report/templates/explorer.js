@@ -73,6 +73,7 @@ const matches = (level, row) => {
 const draw = () => {
   const level = levels.get(state.level), each = column(level, state.colour);
   const number = each && each.values ? scale(each) : null;
+  const chosen = new Set(state.select);
   const size = level.names.length > 1500 ? 7 : level.names.length > 300 ? 9 : 12;
   const found = {x: level.x, y: level.y, colour: [], line: [], shape: [], size: [], alpha: []};
   const visible = [];
@@ -80,7 +81,7 @@ const draw = () => {
   level.names.forEach((_, row) => {
     const [colour, shape] = !each ? [PALETTE[0], "circle"]
       : number ? [number.colour(each.values[row]), "circle"] : styleOf(each, each.codes[row]);
-    const isFound = !state.find || matches(level, row);
+    const isFound = !state.find || chosen.has(row) || matches(level, row);
     found.colour.push(colour); found.shape.push(shape);
     found.line.push(ink);
     found.size.push(isFound ? size : size * 0.7);
@@ -164,7 +165,8 @@ const details = () => {
   const all = levels.get("treatments"), moa = column(all, "Mechanism"), plates = column(all, "Plate");
   const list = make("ol", "", {class: "neighbours"});
   for (const [other, cosine] of data.neighbours[treatment]) {
-    const facts = [moa ? text(moa, other) : "", plates ? `plate ${text(plates, other)}` : "", `cosine ${cosine.toFixed(3)}`];
+    const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
+    const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
     const thumb = picture(`picture-${other}`, "");
     list.append(make("li", [...(thumb ? [thumb] : []), make("div", [
       button(all.names[other], () => { toLevel("treatments"); pick([other]); }),
@@ -184,7 +186,7 @@ const remember = () => {
 };
 const pick = (rows) => {
   state.select = rows;
-  view.source.selected.indices = rows;
+  draw();
   details();
   remember();
 };
@@ -240,7 +242,7 @@ const table = () => {
 };
 const hover = (event) => {
   const card = $("explorer-card"), [row] = view.source.inspected.indices;
-  if (row === undefined || event.type === "pointerleave") { card.hidden = true; return; }
+  if (row === undefined || !event || event.type === "pointerleave") { card.hidden = true; return; }
   const level = levels.get(state.level);
   if (card.dataset.row !== `${state.level} ${row}`) {
     card.dataset.row = `${state.level} ${row}`;
@@ -271,13 +273,15 @@ const start = () => {
     if (rows.join() !== state.select.join()) pick(rows);
   });
   const stage = $("explorer-stage");
-  stage.addEventListener("pointermove", (event) => requestAnimationFrame(() => hover(event)));
-  stage.addEventListener("pointerleave", hover);
+  let last = null;
+  for (const type of ["pointermove", "pointerleave"]) stage.addEventListener(type, (event) => { last = event; hover(event); });
+  // Bokeh looks for points a moment after the pointer has moved.
+  view.source.inspect.connect(() => hover(last));
   $("explorer-level").addEventListener("change", (event) => toLevel(event.target.value));
   $("explorer-colour").addEventListener("change", (event) => { toColour(event.target.value); remember(); });
   $("explorer-find").addEventListener("input", search);
   $("explorer-find").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") $("explorer-found").querySelector("li:last-child button, button")?.click();
+    if (event.key === "Enter") $("explorer-found").querySelector("button")?.click();
     if (event.key === "Escape") { event.target.value = ""; search(); pick([]); }
   });
   $("explorer-legend-find").addEventListener("input", legend);

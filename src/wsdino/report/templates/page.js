@@ -108,6 +108,16 @@ for (const compound of document.querySelectorAll("details.compound")) compound.a
   }
 });
 
+// What scrolls can be reached by keyboard.
+const reach = () => {
+  for (const box of document.querySelectorAll(".scroll:not([role]), .forest")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+};
+reach();
+addEventListener("resize", reach);
+
 // A link into a closed part opens it, and what is printed is open.
 const reveal = () => {
   const asked = /^#[\w-]+$/.test(location.hash) ? document.querySelector(location.hash) : null;
