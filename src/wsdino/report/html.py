@@ -15,6 +15,7 @@ from wsdino.report import background, compounds, gallery, sections
 from wsdino.report.activity import activity_section
 from wsdino.report.lights import lights
 from wsdino.report.maps import treatment_map
+from wsdino.report.mechanisms import mechanisms
 from wsdino.report.pictures import Pictures, colour_matrix, take_pictures
 from wsdino.report.style import LAMPS, LEVELS, moa_styles
 from wsdino.report.treated import Treated, moas_of, treated_of
@@ -62,6 +63,20 @@ class Shown:
     def treated(self) -> Treated:
         """The treatments; raises :class:`~wsdino.runrecord.Omitted` if there are none."""
         return treated_of(self.record)
+
+    @cached_property
+    def treated_or_none(self) -> Treated | None:
+        """The treatments, or None."""
+        try:
+            return self.treated
+        except Omitted:
+            return None
+
+    @property
+    def row_of(self) -> dict[tuple[str, str], int]:
+        """Row of each treatment in :attr:`treated`; empty without."""
+        known = self.treated_or_none
+        return {key: row for row, key in enumerate(known.keys)} if known else {}
 
     @cached_property
     def pictures(self) -> Pictures | None:
@@ -116,8 +131,12 @@ SECTIONS: tuple[Section, ...] = (
     Section("activity", "Activity", lambda s: activity_section(s.record)),
     Section("headline", "Result", lambda s: sections.headline(s.record)),
     Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
-    Section("confusion", "Confusion between mechanisms", lambda s: sections.confusion(s.record)),
-    Section("wrong_neighbours", "Wrong neighbours", lambda s: sections.wrong_neighbours(s.record)),
+    Section("confusion", "Mechanisms", lambda s: mechanisms(s.record, s.treated_or_none)),
+    Section(
+        "wrong_neighbours",
+        "Wrong neighbours",
+        lambda s: sections.wrong_neighbours(s.record, s.row_of),
+    ),
     Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
     Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
     Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
@@ -186,40 +184,6 @@ def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row.get("compound", "")), concentration(row.get("concentration"))
 
 
-def confusion(record: RunRecord) -> dict[str, Any]:
-    """Show confusion matrices, with each cell's share of its row, and results per mechanism."""
-    found = record.results.get("confusion")
-    if not isinstance(found, dict) or not found.get("labels"):
-        raise Omitted("results.json has no confusion matrix")
-    labels = [str(label) for label in found["labels"]]
-    matrices: list[dict[str, Any]] = []
-    for measure, name in MATCHED.items():
-        counts = np.asarray(found.get(measure) or [], dtype=object)
-        # Without queries there is no confusion matrix.
-        if counts.shape != (len(labels), len(labels)) or not counts.sum():
-            continue
-        rows = []
-        for index, (label, row) in enumerate(zip(labels, counts.tolist(), strict=True)):
-            total = sum(row)
-            cells = [(count, count / total if total else 0.0) for count in row]
-            right = f"{row[index]}/{total}" if total else DASH
-            rows.append({"label": label, "cells": cells, "right": right})
-        matrices.append({"name": name, "rows": rows})
-    if not matrices:
-        raise Omitted("results.json has no confusion matrix with queries that fits its labels")
-    precision = record.results.get("map_per_moa")
-    precision = precision if isinstance(precision, dict) else {}
-    per_moa = [
-        (
-            label,
-            [matrix["rows"][index]["right"] for matrix in matrices],
-            decimal(precision.get(label)),
-        )
-        for index, label in enumerate(labels)
-    ]
-    return {"labels": labels, "matrices": matrices, "per_moa": per_moa}
-
-
 def leakage(record: RunRecord) -> dict[str, Any]:
     """Show how well batch and plate can be predicted from the profiles."""
     found = record.results.get("leakage")
@@ -239,8 +203,22 @@ def leakage(record: RunRecord) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
-    """List the queries whose nearest neighbour has another mechanism."""
+def _neighbour(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Format a neighbour as :func:`_treatment` does a query."""
+    named = {name: row.get(f"neighbour_{name}") for name in ("compound", "concentration")}
+    return _treatment(named)
+
+
+def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """List the queries whose nearest neighbour has another mechanism.
+
+    Parameters
+    ----------
+    record
+        Contents of the run folder.
+    row_of
+        Number of each treatment whose picture may be on the page, by compound and dose.
+    """
     tables = []
     for measure, name in MATCHED.items():
         rows = record.results.get(f"{measure}_neighbours")
@@ -251,6 +229,7 @@ def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
             {
                 "query": " ".join(_treatment(row)).strip(),
                 "moa": str(row.get("moa", DASH)),
+                "pair": [row_of.get(key) for key in (_treatment(row), _neighbour(row))],
                 "neighbour": f"{row.get('neighbour_compound', DASH)} "
                 f"{concentration(row.get('neighbour_concentration'))}".strip(),
                 "neighbour_moa": str(row.get("neighbour_moa", DASH)),

@@ -37,18 +37,7 @@ const swatch = (colour, shape) => {
   path.setAttribute("fill", colour); svg.append(path);
   return svg;
 };
-const save = (name, content, type) => {
-  const link = make("a", "", {download: name, href: URL.createObjectURL(new Blob([content], {type}))});
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-};
-// A cell that begins like a formula is only text.
-const cell = (each) => {
-  const plain = each === undefined || each === null ? "" : String(each);
-  const safe = typeof each === "string" && /^[=+\-@\t\r]/.test(plain) ? `'${plain}` : plain;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-};
-const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+const {save, csv} = globalThis.wsdino;
 
 // Colour, shape and legend.
 const styleOf = (each, code) => {

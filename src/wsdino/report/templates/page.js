@@ -108,6 +108,86 @@ for (const compound of document.querySelectorAll("details.compound")) compound.a
   }
 });
 
+// Wrong pairs side by side.
+const fillPairs = (part) => {
+  for (const row of part.querySelectorAll("[data-pair]:not([data-filled])")) {
+    row.dataset.filled = "yes";
+    const cells = [row.cells[0], row.cells[2]];
+    row.dataset.pair.split(" ").forEach((number, n) => {
+      const known = document.getElementById(`picture-${number}`);
+      if (!known) return;
+      const copy = new Image();
+      copy.src = known.src; copy.alt = known.alt; copy.className = known.className;
+      cells[n].append(copy);
+    });
+  }
+};
+for (const part of document.querySelectorAll("#wrong_neighbours details")) {
+  if (part.open) fillPairs(part);
+  part.addEventListener("toggle", () => fillPairs(part));
+}
+
+// Figures as SVG, and figures and tables as CSV.
+const save = (name, content, type) => {
+  const link = document.createElement("a");
+  link.download = name;
+  link.href = URL.createObjectURL(new Blob([content], {type}));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
+const cell = (value) => {
+  const plain = value === undefined || value === null ? "" : String(value);
+  // A cell that begins like a formula is only text.
+  const safe = typeof value === "string" && /^[=+@\t\r]|^-(?![\d.]*$)/.test(plain) ? `'${plain}` : plain;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+};
+const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+globalThis.wsdino = {save, csv};
+const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-weight", "text-anchor"];
+const drawing = (svg) => {
+  const copy = svg.cloneNode(true), there = [svg, ...svg.querySelectorAll("*")], here = [copy, ...copy.querySelectorAll("*")];
+  there.forEach((each, n) => {
+    if (each.closest("defs")) return;
+    const look = getComputedStyle(each);
+    for (const name of LOOK) here[n].style.setProperty(name, look.getPropertyValue(name));
+  });
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.setAttribute("width", width);
+  copy.setAttribute("height", height);
+  copy.style.fontFamily = "sans-serif";
+  return new XMLSerializer().serializeToString(copy);
+};
+const offer = (after, options) => {
+  const bar = document.createElement("div");
+  bar.className = "saves";
+  for (const [label, what, act] of options) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = label;
+    button.setAttribute("aria-label", `${label} of ${what}`);
+    button.addEventListener("click", act);
+    bar.append(button);
+  }
+  after.after(bar);
+};
+const shownText = (each) => {
+  const text = each.textContent.trim(), plain = text.replaceAll(",", "");
+  return each.classList.contains("num") && /^-?[\d.]+(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : text;
+};
+for (const figure of document.querySelectorAll("figure[data-name]")) {
+  const {name} = figure.dataset, svg = figure.querySelector("svg"), data = figure.querySelector(".figure-data");
+  const options = [["SVG", name, () => save(`${name}.svg`, drawing(svg), "image/svg+xml")]];
+  if (data) options.push(["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]);
+  offer(figure, options);
+}
+for (const table of document.querySelectorAll("table[data-name]")) {
+  const {name} = table.dataset;
+  offer(table.closest(".scroll"), [["CSV", name, () => save(`${name}.csv`, csv(table.id === "treatments-table" && long
+    ? (({heads, rows}) => [heads.map((head) => head.name), ...rows.map((row) => row.slice(1))])(JSON.parse(long.textContent))
+    : [...table.rows].map((row) => [...row.cells].map(shownText))), "text/csv")]]);
+}
+
 // What scrolls can be reached by keyboard.
 const reach = () => {
   for (const box of document.querySelectorAll(".scroll:not([role]), .forest")) {
