@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import pandas as pd
 import pytest
@@ -187,6 +188,34 @@ def test_the_table_of_treatments_sorts_and_leads_to_the_explorer(page: Page) -> 
     first = names.first.inner_text()
     names.first.locator("button").click()
     sync_api.expect(page.locator("#explorer-details h3").first).to_have_text(first)
+
+
+def test_a_well_of_a_heat_map_is_shown_in_the_explorer(page: Page) -> None:
+    plate = page.locator("svg.plate[data-plate='P/2']").first
+    plate.scroll_into_view_if_needed()
+    box = plate.bounding_box()
+    assert box
+    # B02, the first treatment.
+    plate.click(position={"x": 1.5 * box["width"] / 12, "y": 1.5 * box["height"] / 8})
+    title = page.locator("#explorer-details h3").first
+    sync_api.expect(title).to_have_text(f"{NASTY} 0.1 µM, P/2 B02")
+
+
+def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
+    with page.expect_download() as download:
+        page.click("button[aria-label='SVG of confusion-nsc']")
+    drawn = download.value.path().read_text()
+    assert drawn.startswith("<svg")
+    assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
+    assert "var(" not in drawn
+    ET.fromstring(drawn)
+    with page.expect_download() as download:
+        page.click("button[aria-label='CSV of confusion-nsc']")
+    rows = list(csv.reader(download.value.path().read_text().splitlines()))
+    assert [row[0] for row in rows[1:]] == rows[0][1:]
+    with page.expect_download() as download:
+        page.click("button[aria-label='CSV of treatments']")
+    assert len(download.value.path().read_text().splitlines()) == 10
 
 
 def test_channels_are_switched_off_in_every_picture_at_once(page: Page) -> None:

@@ -17,6 +17,7 @@ from wsdino.report.lights import lights
 from wsdino.report.maps import treatment_map
 from wsdino.report.mechanisms import mechanisms
 from wsdino.report.pictures import Pictures, colour_matrix, take_pictures
+from wsdino.report.plates import plates
 from wsdino.report.style import LAMPS, LEVELS, moa_styles
 from wsdino.report.treated import Treated, moas_of, treated_of
 from wsdino.runfolder import RunPaths
@@ -128,6 +129,7 @@ SECTIONS: tuple[Section, ...] = (
             s.treated, s.pictures, s.record, reason="; ".join(s.no_pictures)
         ),
     ),
+    Section("plates", "Plates", lambda s: plates(s.sites, s.store)),
     Section("activity", "Activity", lambda s: activity_section(s.record)),
     Section("headline", "Result", lambda s: sections.headline(s.record)),
     Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),

@@ -292,6 +292,14 @@ const start = () => {
     pick([event.detail]);
     $("treatment_map").scrollIntoView();
   });
+  addEventListener("explore-well", (event) => {
+    const wells = levels.get("wells");
+    const row = wells ? wells.names.findIndex((name) => name.endsWith(event.detail)) : -1;
+    if (row < 0) return;
+    toLevel("wells");
+    pick([row]);
+    $("treatment_map").scrollIntoView();
+  });
   const restore = () => {
     const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("map");
     if (!levels.has(name)) return false;

@@ -181,6 +181,16 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   if (data) options.push(["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]);
   offer(figure, options);
 }
+for (const data of document.querySelectorAll(".figure-data[data-name]")) {
+  const {name} = data.dataset;
+  offer(data, [["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]]);
+}
+for (const svg of document.querySelectorAll("svg.plate")) svg.addEventListener("click", (event) => {
+  const box = svg.getBoundingClientRect(), [, , width] = svg.getAttribute("viewBox").split(" ").map(Number);
+  const [column, row] = [event.clientX - box.left, event.clientY - box.top].map((px) => Math.floor(px * width / box.width / 10));
+  const letters = (row >= 26 ? String.fromCharCode(64 + Math.floor(row / 26)) : "") + String.fromCharCode(65 + row % 26);
+  dispatchEvent(new CustomEvent("explore-well", {detail: `, ${svg.dataset.plate} ${letters}${String(column + 1).padStart(2, "0")}`}));
+});
 for (const table of document.querySelectorAll("table[data-name]")) {
   const {name} = table.dataset;
   offer(table.closest(".scroll"), [["CSV", name, () => save(`${name}.csv`, csv(table.id === "treatments-table" && long
