@@ -9,6 +9,8 @@ import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.report.attention import (
+    COLOURS,
+    QUANTILES,
     Attentive,
     attention_panels,
     site_maps,
@@ -17,7 +19,7 @@ from wsdino.report.attention import (
     site_treatment,
 )
 from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
-from wsdino.report.style import MoaStyle, channel_colours, hex_colour
+from wsdino.report.style import MoaStyle, channel_colours, hex_colour, linear_stops
 from wsdino.report.treated import moas_of
 from wsdino.runrecord import Omitted
 
@@ -90,7 +92,8 @@ def attention(
         raise Omitted(str(error)) from error
     if not figures:
         raise Omitted("no sites were asked for")
-    return {"figures": figures}
+    stops = linear_stops(COLOURS)
+    return {"figures": figures, "stops": stops, "quantiles": [100 * end for end in QUANTILES]}
 
 
 def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
     )
     return {
         "title": site_title(store.manifest.iloc[site]),
-        "rows": [[(p.label, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+        "rows": [[(p.caption, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
     }
 
 

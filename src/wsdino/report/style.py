@@ -121,10 +121,15 @@ def ramp(num: int = 256) -> list[str]:
     Matplotlib's cividis: it looks much the same with each of the common colour vision deficiencies,
     and its lightness rises evenly.
     """
+    return linear_stops("cividis", num)
+
+
+def linear_stops(name: str, num: int = 9) -> list[str]:
+    """Return evenly spaced colours of one of Matplotlib's colour maps, `#rrggbb`."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["cividis"](n / (num - 1))) for n in range(num)]
+    return [to_hex(colormaps[name](n / (num - 1))) for n in range(num)]
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
