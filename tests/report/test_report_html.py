@@ -458,3 +458,16 @@ def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
     assert "81.2 %" in text
     assert "left out of the fit 12.5 %" in text
     assert "weak_label" in text
+
+
+def test_the_methods_paragraph_says_what_was_recorded_and_no_more(run: Path) -> None:
+    text = Page(write_report(run)).text
+    assert f"learnt with wsdino {metadata.version('wsdino')} by self-distillation" in text
+    assert "Features were normalised by tvn, fitted on controls (330 rows)" in text
+    assert "p values from 500 random rankings" in text
+    (run / "coverage.json").unlink()
+    (run / "results.json").write_text(json.dumps({"nsc": 0.5}))
+    text = Page(write_report(run)).text
+    assert "self-distillation" not in text
+    assert "NSCB, of another" not in text
+    assert "random rankings" not in text

@@ -16,6 +16,7 @@ from wsdino.report.activity import activity_section
 from wsdino.report.lights import lights
 from wsdino.report.maps import treatment_map
 from wsdino.report.mechanisms import mechanisms
+from wsdino.report.paragraph import methods_paragraph
 from wsdino.report.pictures import Pictures, colour_matrix, take_pictures
 from wsdino.report.plates import plates
 from wsdino.report.style import LAMPS, LEVELS, moa_styles
@@ -154,6 +155,7 @@ SECTIONS: tuple[Section, ...] = (
         "Attention maps",
         lambda s: gallery.attention(s.store, s.model, s.attention_sites),
     ),
+    Section("methods", "Methods", lambda s: methods_paragraph(s.record)),
     Section("config", "Config", lambda s: _config(s.record)),
     Section("environment", "Environment", lambda s: background.environment(s.record)),
 )

@@ -198,6 +198,13 @@ for (const table of document.querySelectorAll("table[data-name]")) {
     : [...table.rows].map((row) => [...row.cells].map(shownText))), "text/csv")]]);
 }
 
+for (const text of document.querySelectorAll("[data-copy]")) {
+  offer(text, [["Copy", "the paragraph", () => {
+    getSelection().selectAllChildren(text);
+    document.execCommand("copy");
+  }]]);
+}
+
 // What scrolls can be reached by keyboard.
 const reach = () => {
   for (const box of document.querySelectorAll(".scroll:not([role]), .forest")) {
