@@ -125,7 +125,7 @@ def metadata_columns(frame: pd.DataFrame) -> list[Column]:
         one label only, or with too many to tell apart are left out, except for compounds.
     """
     ours = [name for name in _OURS if name in frame]
-    others = [n for n in frame if str(n).startswith(PREFIX) and n not in _OURS]
+    others = [n for n in map(str, frame) if n.startswith(PREFIX) and n not in _OURS]
     columns = [_column(name, frame[name]) for name in [*ours, *others]]
     return [column for column in columns if column is not None]
 

@@ -221,6 +221,7 @@ def explorer_data(
 
 def _plot() -> dict[str, Any]:
     """Make an empty plot; the page's script fills it, and sets the colours of the page."""
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
     from bokeh.models import (
         BooleanFilter,
@@ -244,8 +245,8 @@ def _plot() -> dict[str, Any]:
         height=560,
         tools="",
         toolbar_location=None,
-        x_range=Range1d(-margin, EXTENT + margin),
-        y_range=Range1d(-margin, EXTENT + margin),
+        x_range=Range1d(start=-margin, end=EXTENT + margin),
+        y_range=Range1d(start=-margin, end=EXTENT + margin),
         background_fill_color=None,
         border_fill_color=None,
         outline_line_color="#8a939c",
@@ -277,7 +278,7 @@ def _plot() -> dict[str, Any]:
         TapTool(),
         HoverTool(name="hover", tooltips=None),
     )
-    item = json_item(plot, "explorer-plot")
+    item = json_item(plot, ID("explorer-plot"))
     found: dict[str, Any] = json.loads(json.dumps(item))
     return _renumbered(found)
 

@@ -95,8 +95,8 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
                 "data": [
                     ["plate", "well", measure.name],
                     *(
-                        [row.plate, _well_name(row.row, row.column), float(f"{row.value:.5g}")]
-                        for row in measure.table.itertuples()
+                        [plate, _well_name(row, column), float(f"{value:.5g}")]
+                        for plate, row, column, value in _listed(measure.table)
                     ),
                 ],
                 "slug": re.sub(r"\W+", "-", measure.name.lower()).strip("-"),
@@ -128,6 +128,11 @@ def _row_number(letters: str) -> int:
 def _well_name(row: int, column: int) -> str:
     letters = (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
     return f"{letters}{column + 1:02d}"
+
+
+def _listed(table: pd.DataFrame) -> list[tuple[str, int, int, float]]:
+    columns = [table[name].tolist() for name in ("plate", "row", "column", "value")]
+    return list(zip(*columns, strict=True))
 
 
 def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> Measured | None:
@@ -170,8 +175,8 @@ def _of_store(store: Fields | None) -> list[Measured]:
     manifest = store.manifest.reset_index(drop=True)
     values = {
         name.removeprefix(QC).replace("_", " "): manifest[name].to_numpy(dtype=np.float64)
-        for name in manifest
-        if str(name).startswith(QC) and pd.api.types.is_numeric_dtype(manifest[name])
+        for name in map(str, manifest)
+        if name.startswith(QC) and pd.api.types.is_numeric_dtype(manifest[name])
     }
     means = getattr(store, "statistics", {}).get("mean")
     if not values and means is not None:
@@ -223,9 +228,12 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
         few = "no well" if not len(edge) else f"{len(edge)} of {len(table)} wells"
         return {"text": f"{few} at the edge, so an edge effect can't be told", "is_seen": False}
     centre = table[chosen].groupby("plate")["value"].median()
-    parts = [own["value"] - own["plate"].map(centre) for own in (edge, inside)]
-    p_value = float(mannwhitneyu(*parts).pvalue)
-    medians = [float(own.median()) for own in parts]
+    parts = [
+        (own["value"] - own["plate"].map(centre)).to_numpy(dtype=np.float64)
+        for own in (edge, inside)
+    ]
+    p_value = float(mannwhitneyu(parts[0], parts[1]).pvalue)
+    medians = [float(np.median(own)) for own in parts]
     order = "higher" if medians[0] > medians[1] else "lower"
     is_seen = p_value < SIGNIFICANT and medians[0] != medians[1]
     what = f"{len(edge)} {who} at the edge, {len(inside)} inside"
@@ -264,8 +272,9 @@ def plate_svg(
         SVG of which a well is ten units wide; controls have a dot.
     """
     low, high = bounds
-    share = (own["value"] - low) / (high - low) if high > low else own["value"] * 0 + 0.5
-    steps = np.clip((share * NUM_STEPS).astype(int), 0, NUM_STEPS - 1).to_numpy()
+    values = own["value"].to_numpy(dtype=np.float64)
+    share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+    steps = np.clip((share * NUM_STEPS).astype(int), 0, NUM_STEPS - 1)
     corners = [
         f"M{column * _CELL} {row * _CELL}h{_CELL}v{_CELL}h-{_CELL}z"
         for row, column in zip(own["row"], own["column"], strict=True)
@@ -285,10 +294,11 @@ def plate_svg(
     if dots:
         parts.append(f'<path class="control" d="{dots}"/>')
     plate = str(own["plate"].iloc[0])
-    middle, top = own["value"].median(), own.loc[own["value"].idxmax()]
+    at = int(values.argmax())
+    top = _well_name(int(own["row"].iloc[at]), int(own["column"].iloc[at]))
     alt = html.escape(
-        f"{name} on plate {plate}: {len(own)} wells, median {middle:.3g}, highest "
-        f"{top['value']:.3g} in {_well_name(int(top['row']), int(top['column']))}"
+        f"{name} on plate {plate}: {len(own)} wells, median {np.median(values):.3g}, highest "
+        f"{values[at]:.3g} in {top}"
     )
     height, width = shape[0] * _CELL, shape[1] * _CELL
     return (
