@@ -110,6 +110,12 @@ def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page
     assert "cosine" in details.locator(".neighbours li").first.inner_text()
     address = page.url
     assert "select=4" in address
+    # A click on one of several that are selected leaves that one.
+    page.fill("#explorer-find", "eg5")
+    page.keyboard.press("Enter")
+    sync_api.expect(title).to_have_text("3 selected")
+    page.mouse.click(*move_to(page, 4))
+    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
     page.goto("about:blank")
     page.goto(address)
     page.wait_for_selector(READY, state="attached")
@@ -170,6 +176,16 @@ def test_points_are_coloured_by_what_is_asked_at_every_level(page: Page) -> None
     page.select_option("#explorer-colour", "Batch")
     assert page.evaluate(colours) == 2
     assert "PCA of 8 wells" in page.locator("#explorer-note").inner_text()
+
+
+def test_mechanisms_are_sorted_by_the_share_that_is_right(page: Page) -> None:
+    head = page.locator("#confusion th", has_text="NSCB")
+    head.locator("button").click()
+    texts = page.locator("#confusion tbody td:nth-child(3)").all_inner_texts()
+    known = [text.split("/") for text in texts if text != "-"]
+    shares = [int(right) / int(total) for right, total in known]
+    assert shares == sorted(shares)
+    assert texts[-1] == "-"
 
 
 def test_the_table_of_treatments_sorts_and_leads_to_the_explorer(page: Page) -> None:

@@ -275,7 +275,7 @@ def _plot() -> dict[str, Any]:
         PanTool(name="move"),
         LassoSelectTool(name="lasso", continuous=False),
         BoxZoomTool(name="zoom"),
-        TapTool(),
+        TapTool(mode="replace"),
         HoverTool(name="hover", tooltips=None),
     )
     item = json_item(plot, ID("explorer-plot"))

@@ -48,6 +48,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const shown = row.cells[n].textContent.trim();
     if (shown === "-" || shown === "–" || !shown) return null;
     const found = row.cells[n].classList.contains("num") ? shown.match(number) : null;
+    const parts = shown.match(/^(\d+)\/(\d+)$/);
+    if (parts) return Number(parts[1]) / Number(parts[2]);
     return found ? Number(found[0].replaceAll(",", "")) : shown;
   }, isUp)));
 }
