@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
+
     from wsdino.config import Config
     from wsdino.runfolder import RunFolder
 
 
-def _tables_of(folder: RunFolder, out: Path, others: tuple[str, ...]) -> dict[str, Path]:
+def _tables_of(run: RunPaths, out: Path, others: tuple[str, ...]) -> dict[str, Path]:
     """Return the tables of sites behind profiles, by what they are called."""
     tables = {"the model": RunPaths(out).embeddings}
-    return tables | {name: folder.paths.baseline(name).embeddings for name in others}
+    return tables | {name: run.baseline(name).embeddings for name in others}
 
 
 def profile_stage(
@@ -36,7 +38,7 @@ def profile_stage(
     from wsdino.tables.joining import read_tables
     from wsdino.tables.writing import write_table
 
-    paths, tables = RunPaths(out), _tables_of(folder, out, others)
+    paths, tables = RunPaths(out), _tables_of(folder.paths, out, others)
 
     def make_profile_table() -> None:
         table = read_tables(tables)
@@ -77,7 +79,7 @@ def evaluate_stage(
     from wsdino.tables.reading import read_table
 
     paths = RunPaths(out)
-    tables = _tables_of(folder, out, others)
+    tables = _tables_of(folder.paths, out, others)
     beside = {each: paths.baseline(each).results for each in baselines}
     uses_labels = find_normalisation(config.profile.normalise).needs.label
 
@@ -135,6 +137,33 @@ def evaluate_stage(
         ],
         work=make_numbers,
     )
+
+
+def normalised_sites(out: Path, others: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Normalise the sites of a run as its profiles are.
+
+    Parameters
+    ----------
+    out
+        Run folder.
+    others
+        Baselines whose features are joined.
+
+    Returns
+    -------
+    DataFrame
+        Metadata and normalised features.
+
+    Raises
+    ------
+    InputError
+        If the embeddings or the fitted normalisation are missing, or don't fit together.
+    """
+    from wsdino.profile.fitted import load_normalisation
+    from wsdino.tables.joining import read_tables
+
+    table = read_tables(_tables_of(RunPaths(out), out, others))
+    return load_normalisation(RunPaths(out).normalisation).transform(table)
 
 
 def compare_runs(

@@ -9,7 +9,7 @@ from wsdino.baselines import find_baseline
 from wsdino.checks import prepare, screen_warnings
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
-from wsdino.judging import evaluate_stage, profile_stage
+from wsdino.judging import evaluate_stage, normalised_sites, profile_stage
 from wsdino.lock import one_writer
 from wsdino.progress import say
 from wsdino.runfolder import RunFolder, RunPaths
@@ -249,6 +249,8 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
             *(paths.results, paths.profiles, paths.coverage, paths.config, paths.environment),
             *(paths.baseline(name).metrics for name in config.baselines.names),
             *(paths.metrics, paths.model.config, paths.model.weights),
+            *(paths.embeddings, paths.normalisation),
+            *(paths.baseline(name).embeddings for name in config.profile.with_),
         ],
         options=[
             *(plain(config.report), config.seed, _screen_of(store)),
@@ -287,6 +289,7 @@ def report(config: Config, out: Path) -> Path:
         store=store,
         model=None if store is None else _or_none(lambda: load_model(out)),
         warnings=None if store is None else screen_warnings(config, store),
+        sites=_or_none(lambda: normalised_sites(out, config.profile.with_)),
         num_example_fields=config.report.num_example_fields,
         attention_sites=config.report.attention_sites,
         seed=config.seed,

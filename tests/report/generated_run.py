@@ -169,6 +169,35 @@ def results_of(frame: pd.DataFrame, right: float, seed: int) -> dict[str, Any]:
     return results
 
 
+def make_sites(
+    profiles: pd.DataFrame, *, num_plates: int = 2, num_controls: int = 3, num_sites: int = 1
+) -> pd.DataFrame:
+    """Normalised sites: a well of each treatment on each plate, near its profile, and controls."""
+    rng = np.random.default_rng(5)
+    names = [name for name in profiles if name.startswith("emb_")]
+    controls = pd.DataFrame({"Metadata_Compound": ["DMSO"] * num_controls})
+    controls["Metadata_Concentration"] = 0.0
+    controls["Metadata_Control"] = True
+    controls[names] = np.zeros((num_controls, len(names)), np.float32)
+    parts = []
+    for plate in range(num_plates):
+        wells = pd.concat([profiles, controls], ignore_index=True)
+        wells["Metadata_Control"] = wells["Metadata_Control"].astype(bool)
+        wells["Metadata_Plate"], wells["Metadata_Batch"] = f"P/{plate + 1}", f"week {plate + 1}"
+        wells["Metadata_Well"] = [f"{'BCDE'[n % 4]}{n // 4 + 2:02d}" for n in range(len(wells))]
+        parts += [wells.assign(Metadata_Site=site + 1) for site in range(num_sites)]
+    table = pd.concat(parts, ignore_index=True)
+    table[names] += 0.4 * rng.normal(size=(len(table), len(names))).astype(np.float32)
+    return table
+
+
+def make_screen(sites: pd.DataFrame) -> MemoryStore:
+    """Fields of 48 by 64 pixels, for sites as :func:`make_sites` makes them."""
+    images = np.random.default_rng(2).integers(0, 4000, (len(sites), 3, 48, 64)).astype(np.uint16)
+    names = [name for name in sites if name.startswith("Metadata_")]
+    return MemoryStore(images, sites[names].reset_index(drop=True))
+
+
 def curves(num: int, *, teacher: bool, seed: int = 0) -> list[dict[str, float]]:
     """Training curves that look like those of a run that goes well."""
     rng, top = np.random.default_rng(seed), float(np.log(4096))
@@ -213,6 +242,7 @@ def make_run(
     chances = {"classical": 0.7, "untrained": 0.45, "classifier": 0.85, "dino": 0.75}
     results = results_of(frame, 0.9, 0)
     results["baselines"] = {name: results_of(frame, p, 1) for name, p in chances.items()}
+    results["activity"] = activity(make_sites(table), null_size=500)
     (run / "results.json").write_text(json.dumps(results))
     write_lines(run / "metrics.jsonl", curves(num_steps, teacher=True))
     write_lines(run / "baselines/dino/metrics.jsonl", curves(num_steps, teacher=True, seed=1))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from wsdino.errors import InputError
 from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.report.asked import asked_sites
 from wsdino.report.attention import (
     attention_figure,
     attention_panels,
@@ -101,7 +102,9 @@ def test_figure_has_a_row_per_network_and_a_column_per_picture() -> None:
     figure = attention_figure(
         field(), maps, channels=CHANNELS, network_names=CHANNELS, title="cost $5 & $6"
     )
-    assert len(figure.axes) == 2 * (2 + 3)
+    # And a colour bar.
+    assert len(figure.axes) == 2 * (2 + 3) + 1
+    assert "1 is even over all patches" in figure.axes[-1].get_xlabel()
     figure.canvas.draw()
 
 
@@ -138,3 +141,80 @@ def test_site_title_leaves_out_what_is_unknown(store: MemoryStore) -> None:
     assert site_title(store.manifest.iloc[1]) == (
         "Actin-1 0.3 µM, Actin disruptors, P/1 B04 site 2"
     )
+
+
+def test_colours_lie_between_quantiles_and_say_what_these_are() -> None:
+    maps = np.arange(1.0, 101.0).reshape(1, 1, 10, 10)
+    image = np.zeros((1, 10, 10), np.uint16)
+    options = {"channels": ["DAPI"], "network_names": ["joint"]}
+    (row,) = attention_panels(image, maps, quantiles=(0.25, 0.75), **options)
+    assert row[0].ends is None
+    low, high = np.quantile(maps, [0.25, 0.75])
+    assert row[2].ends == pytest.approx((low / 50.5, high / 50.5))
+    assert row[2].caption == "head 1, 0.51 to 1.5"
+    flat = row[2].picture.reshape(100, 3)
+    assert (flat[:25] == flat[0]).all()
+    assert (flat[75:] == flat[99]).all()
+    assert len({tuple(colour) for colour in flat.tolist()}) > 40
+
+
+def test_cells_show_through_where_attention_is_low() -> None:
+    maps = np.ones((1, 1, 3, 4))
+    maps[0, 0, 2, 1] = 50
+    (row,) = attention_panels(field(), maps, channels=CHANNELS, network_names=["joint"])
+    outside = np.ones((24, 32), bool)
+    outside[16:24, 8:16] = False
+    np.testing.assert_array_equal(row[1].picture[outside], row[0].picture[outside])
+    assert (row[1].picture[~outside] != row[0].picture[~outside]).any()
+
+
+def test_fields_are_asked_for_by_site_well_and_compound(store: MemoryStore) -> None:
+    manifest = store.manifest.copy()
+    manifest["Metadata_Well"] = [f"B{n + 1:02d}" for n in range(8)]
+    assert asked_sites(manifest, sites=[5, 5, 2]) == [5, 2]
+    assert asked_sites(manifest, wells=["P/1/b3"]) == [2]
+    assert asked_sites(manifest, compounds=["dmso"], num=5) == [6, 7]
+    assert asked_sites(manifest, sites=[7], compounds=["DMSO", "Actin-1"]) == [7, 6, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "no field is asked for"),
+        ({"sites": [8]}, "site 8: the store has the sites 0 to 7"),
+        ({"wells": ["B04"]}, "--well B04: expected PLATE/WELL"),
+        ({"wells": ["P/1/99"]}, "expected PLATE/WELL"),
+        ({"wells": ["P2/B04"]}, "no plate 'P2'; it has P/1"),
+        ({"wells": ["P/1/C04"]}, "plate P/1 has no image of C04"),
+        ({"compounds": ["DMS"]}, "no such compound; did you mean DMSO"),
+    ],
+)
+def test_what_isnt_there_is_an_input_error(
+    store: MemoryStore, asked: dict[str, list], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        asked_sites(store.manifest, **asked)
+
+
+def test_figures_are_png_or_svg_at_the_resolution_asked(tmp_path: Path, store: MemoryStore) -> None:
+    def saved(name: str, **options: Any) -> list[Path]:
+        return save_attention(MeanModel(), store, [0], tmp_path / name, **options)
+
+    png, svg = saved("a", formats=["png", "svg"], dpi=50)
+    (fine,) = saved("b", dpi=100)
+    sizes = []
+    for path in (png, fine):
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    assert sizes[1] == pytest.approx([2 * side for side in sizes[0]], abs=2)
+    text = svg.read_text()
+    assert "<svg" in text
+    assert saved("c", formats=["svg"])[0].read_text() == text
+    for options, message in [
+        ({"formats": ["pdf"]}, "--format pdf: expected png or svg"),
+        ({"dpi": 0}, "--dpi 0"),
+        ({"quantiles": (0.9, 0.1)}, "--quantiles 0.9 0.1"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            saved("d", **options)
+    assert not (tmp_path / "d").exists()

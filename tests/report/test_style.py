@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsdino.report.style import channel_colours, moa_styles, series_colours
+from wsdino.report.style import BLUE, ROSE, YELLOW, channel_colours, moa_styles, series_colours
 from wsdino.report.words import (
     concentration,
     count_text,
@@ -34,13 +34,15 @@ def test_a_run_keeps_its_colour_whoever_else_is_there() -> None:
 @pytest.mark.parametrize(
     ("channels", "expected"),
     [
-        (("DAPI", "Tubulin", "Actin"), [2, 1, 0]),
-        (("Actin_fluor", "dna-stain"), [0, 2]),
-        (("x", "y", "z"), [0, 1, 2]),
+        (("DAPI", "Tubulin", "Actin"), (BLUE, YELLOW, ROSE)),
+        (("Actin_fluor", "dna-stain"), (ROSE, BLUE)),
+        (("x", "y", "z"), (ROSE, YELLOW, BLUE)),
     ],
 )
-def test_stains_get_their_customary_primary(channels: tuple[str, ...], expected: list[int]) -> None:
-    assert [int(np.argmax(colour)) for colour in channel_colours(channels)] == expected
+def test_stains_get_the_colours_of_their_names(
+    channels: tuple[str, ...], expected: tuple[tuple[float, float, float], ...]
+) -> None:
+    assert channel_colours(channels) == expected
 
 
 def test_unknown_stains_beside_known_ones_all_differ() -> None:

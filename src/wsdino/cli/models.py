@@ -41,15 +41,54 @@ def embed_command(
 def attention_command(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     store: Annotated[Path, typer.Argument(help="Store.")],
-    site: Annotated[list[int], typer.Option(help="Row of the manifest; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    site: Annotated[
+        list[int] | None, typer.Option(help="Row of the manifest; may be repeated.")
+    ] = None,
+    well: Annotated[
+        list[str] | None, typer.Option(help="Well, as PLATE/B03; may be repeated.")
+    ] = None,
+    compound: Annotated[
+        list[str] | None, typer.Option(help="Compound, by its name; may be repeated.")
+    ] = None,
+    num: Annotated[
+        int, typer.Option("--num", help="Fields of each well and compound; spread over doses.")
+    ] = 1,
+    format_: Annotated[
+        list[str] | None, typer.Option("--format", help="png or svg; may be repeated.")
+    ] = None,
+    dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.")] = 150,
+    quantiles: Annotated[
+        tuple[float, float],
+        typer.Option(help="Each map is coloured between these two of its quantiles."),
+    ] = (0.02, 0.98),
 ) -> None:
     """Draw attention maps: where in a field the network looks."""
     from wsdino.checks import model_for
+    from wsdino.report.asked import asked_sites
     from wsdino.report.attention import save_attention
     from wsdino.screen.store import open_store
 
-    for path in save_attention(model_for(model, store), open_store(store), site, out):
+    if num < 1:
+        raise InputError(f"--num {num}: must be at least 1")
+    loaded, opened = model_for(model, store), open_store(store)
+    sites = asked_sites(
+        opened.manifest,
+        sites=site or (),
+        wells=well or (),
+        compounds=compound or (),
+        num=num,
+    )
+    written = save_attention(
+        loaded,
+        opened,
+        sites,
+        out,
+        formats=format_ or ("png",),
+        dpi=dpi,
+        quantiles=quantiles,
+    )
+    for path in written:
         typer.echo(path)
 
 

@@ -160,8 +160,6 @@ def activity_section(record: RunRecord) -> dict[str, Any]:
         raise Omitted("; ".join(map(str, notes)))
     return {
         "lines": [*activity_lines(found), *consistency_lines(record.results)],
-        "rows": [_cells(row) for row in ranked(treatments)[:MAX_ROWS]],
-        "num_more": max(0, len(treatments) - MAX_ROWS),
         "curves": [_curve(curve) for curve in found.get("doses") or []][:MAX_ROWS],
     }
 

@@ -43,6 +43,8 @@ _SHOWN = {
     "left_out",
     "map_per_moa",
     "leakage",
+    "activity",
+    "consistency",
     "held_out",
     "notes",
 }

@@ -36,6 +36,8 @@ _THEME = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER
 # One user unit of the SVG is one CSS pixel at the figure's natural width.
 _UNITS_PER_INCH = 72
 MAX_POINTS_PER_LINE = 300
+# More points are drawn as one picture, without tooltips.
+MAX_TIPS = 300
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -235,19 +237,22 @@ def scatter_svg(
     from matplotlib import rc_context
 
     tips: dict[str, str] = {}
+    has_tips = len(points) <= MAX_TIPS
     with rc_context(_STYLE):
         figure = _figure(640, 540)
         axes = figure.subplots()
+        axes.set_rasterization_zorder(0 if has_tips else 3)
         for index, (x, y) in enumerate(points):
             moa = moas[index]
             style = styles[moa] if moa else UNKNOWN_STYLE
             axes.plot(
-                [x], [y], linestyle="none", marker=style.marker, markersize=9,
+                [x], [y], linestyle="none", marker=style.marker, markersize=9 if has_tips else 6,
                 markerfacecolor=PAPER if wrong[index] else style.colour,
                 markeredgecolor=style.colour if wrong[index] else PAPER,
                 markeredgewidth=2 if wrong[index] else 0.9, gid=f"tip-{index}",
             )  # fmt: skip
-            tips[f"tip-{index}"] = f"{labels[index]}: {moa or 'no known mechanism'}"
+            if has_tips:
+                tips[f"tip-{index}"] = f"{labels[index]}: {moa or 'no known mechanism'}"
         axes.set(xlabel=f"{method} 1", ylabel=f"{method} 2", xticks=[], yticks=[])
         axes.margins(0.06)
     alt = f"{method} of {len(points)} treatments, coloured by mechanism of action"

@@ -9,6 +9,8 @@ import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.report.attention import (
+    COLOURS,
+    QUANTILES,
     Attentive,
     attention_panels,
     site_maps,
@@ -17,7 +19,8 @@ from wsdino.report.attention import (
     site_treatment,
 )
 from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
-from wsdino.report.style import MoaStyle, channel_colours
+from wsdino.report.style import MoaStyle, channel_colours, hex_colour, linear_stops
+from wsdino.report.treated import moas_of
 from wsdino.runrecord import Omitted
 
 if TYPE_CHECKING:
@@ -25,13 +28,6 @@ if TYPE_CHECKING:
 
 MAX_MOAS = 24
 ATTENTION_SITES = 3
-
-
-def moas_of(frame: pd.DataFrame) -> list[str | None]:
-    """Return the mechanism of each row of a table, None if there is none."""
-    if "Metadata_MoA" not in frame:
-        return [None] * len(frame)
-    return [str(moa) if pd.notna(moa) and str(moa) else None for moa in frame["Metadata_MoA"]]
 
 
 def example_fields(
@@ -76,7 +72,7 @@ def example_fields(
 
 def _channel_legend(channels: Sequence[str]) -> list[tuple[str, str]]:
     return [
-        (name, "#" + "".join(f"{round(255 * share):02x}" for share in colour))
+        (name, hex_colour(colour))
         for name, colour in zip(channels, channel_colours(channels), strict=True)
     ]
 
@@ -96,7 +92,8 @@ def attention(
         raise Omitted(str(error)) from error
     if not figures:
         raise Omitted("no sites were asked for")
-    return {"figures": figures}
+    stops = linear_stops(COLOURS)
+    return {"figures": figures, "stops": stops, "quantiles": [100 * end for end in QUANTILES]}
 
 
 def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
     )
     return {
         "title": site_title(store.manifest.iloc[site]),
-        "rows": [[(p.label, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+        "rows": [[(p.caption, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
     }
 
 

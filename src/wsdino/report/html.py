@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import write_text
 from wsdino.errors import InputError, OutputError
-from wsdino.report import background, gallery, sections
+from wsdino.report import background, compounds, gallery, sections
 from wsdino.report.activity import activity_section
-from wsdino.report.style import moa_styles
+from wsdino.report.lights import lights
+from wsdino.report.maps import treatment_map
+from wsdino.report.mechanisms import mechanisms
+from wsdino.report.paragraph import methods_paragraph
+from wsdino.report.pictures import Pictures, colour_matrix, take_pictures
+from wsdino.report.plates import plates
+from wsdino.report.style import LAMPS, LEVELS, moa_styles
+from wsdino.report.treated import Treated, moas_of, treated_of
 from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import pandas as pd
+    from markupsafe import Markup
 
     from wsdino.report.attention import Attentive
     from wsdino.report.images import Fields
@@ -28,13 +40,13 @@ NUM_EXAMPLE_FIELDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """The inputs of a report's sections.
+    """The inputs of a report's sections, and what several of them share.
 
     Attributes
     ----------
     record
         Contents of the run folder.
-    store, model, warnings, num_example_fields, attention_sites, seed
+    store, model, warnings, sites, num_example_fields, attention_sites, seed
         See :func:`write_report`.
     styles
         Colour and shape by mechanism.
@@ -44,10 +56,44 @@ class Shown:
     store: Fields | None
     model: Attentive | None
     warnings: Sequence[str] | None
+    sites: pd.DataFrame | None
     styles: dict[str, MoaStyle]
     num_example_fields: int
     attention_sites: Sequence[int] | None
     seed: int
+
+    @cached_property
+    def treated(self) -> Treated:
+        """The treatments; raises :class:`~wsdino.runrecord.Omitted` if there are none."""
+        return treated_of(self.record)
+
+    @cached_property
+    def treated_or_none(self) -> Treated | None:
+        """The treatments, or None."""
+        try:
+            return self.treated
+        except Omitted:
+            return None
+
+    @property
+    def row_of(self) -> dict[tuple[str, str], int]:
+        """Row of each treatment in :attr:`treated`; empty without."""
+        known = self.treated_or_none
+        return {key: row for row, key in enumerate(known.keys)} if known else {}
+
+    @cached_property
+    def pictures(self) -> Pictures | None:
+        """Pictures of the treatments, or None."""
+        try:
+            return take_pictures(self.treated, self.store)
+        except Omitted as reason:
+            self.no_pictures.append(str(reason))
+            return None
+
+    @cached_property
+    def no_pictures(self) -> list[str]:
+        """Why there are no pictures."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -71,16 +117,30 @@ class Section:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section("headline", "Result", lambda s: sections.headline(s.record)),
-    Section("activity", "Activity", lambda s: activity_section(s.record)),
-    Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
+    Section("lights", "At a glance", lambda s: lights(s.record)),
     Section(
         "treatment_map",
-        "Map of treatments",
-        lambda s: sections.treatment_map(s.record, s.styles, seed=s.seed),
+        "Explorer",
+        lambda s: treatment_map(s.treated, s.pictures, s.sites, s.styles, seed=s.seed),
     ),
-    Section("confusion", "Confusion between mechanisms", lambda s: sections.confusion(s.record)),
-    Section("wrong_neighbours", "Wrong neighbours", lambda s: sections.wrong_neighbours(s.record)),
+    Section("treatments", "Treatments", lambda s: compounds.treatments(s.treated)),
+    Section(
+        "compounds",
+        "Compounds",
+        lambda s: compounds.compounds(
+            s.treated, s.pictures, s.record, reason="; ".join(s.no_pictures)
+        ),
+    ),
+    Section("plates", "Plates", lambda s: plates(s.sites, s.store)),
+    Section("activity", "Activity", lambda s: activity_section(s.record)),
+    Section("headline", "Result", lambda s: sections.headline(s.record)),
+    Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),
+    Section("confusion", "Mechanisms", lambda s: mechanisms(s.record, s.treated_or_none)),
+    Section(
+        "wrong_neighbours",
+        "Wrong neighbours",
+        lambda s: sections.wrong_neighbours(s.record, s.row_of),
+    ),
     Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
     Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
     Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),
@@ -97,6 +157,7 @@ SECTIONS: tuple[Section, ...] = (
         "Attention maps",
         lambda s: gallery.attention(s.store, s.model, s.attention_sites),
     ),
+    Section("methods", "Methods", lambda s: methods_paragraph(s.record)),
     Section("config", "Config", lambda s: _config(s.record)),
     Section("environment", "Environment", lambda s: background.environment(s.record)),
 )
@@ -108,6 +169,7 @@ def write_report(
     store: Fields | None = None,
     model: Attentive | None = None,
     warnings: Sequence[str] | None = None,
+    sites: pd.DataFrame | None = None,
     out: Path | None = None,
     num_example_fields: int = NUM_EXAMPLE_FIELDS,
     attention_sites: Sequence[int] | None = None,
@@ -127,6 +189,9 @@ def write_report(
         A model, for attention maps; see :class:`wsdino.report.attention.Attentive`.
     warnings
         What looks wrong in the screen, a line each; None: it wasn't checked.
+    sites
+        Metadata and features of the run's sites as its normalisation leaves them, for maps of
+        wells and sites, and for plates.
     out
         The file to write; default `RUN/report.html`.
     num_example_fields
@@ -162,6 +227,7 @@ def write_report(
             store=store,
             model=model,
             warnings=warnings,
+            sites=sites,
             styles=moa_styles(_all_moas(record, store)),
             num_example_fields=num_example_fields,
             attention_sites=attention_sites,
@@ -194,16 +260,35 @@ def _render(what: Shown) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["json"] = _json
     return templates.get_template("report.html").render(
         name=what.record.name,
         titles={section.name: section.title for section in SECTIONS},
         shown=shown,
         omitted=omitted,
         styles=what.styles,
+        lamps=LAMPS,
+        words_of_level=LEVELS,
+        colour_matrix=_colour_matrix(what),
         command=_command(what.record),
         version=_version(what.record),
         writer=metadata.version("wsdino"),
     )
+
+
+def _colour_matrix(what: Shown) -> str:
+    """Return the values of the filter that colours pictures; empty if there are none to colour."""
+    try:
+        return colour_matrix(what.pictures)
+    except Omitted:
+        return ""
+
+
+def _json(value: Any) -> Markup:
+    """Write a value as JSON that can't end the script element it stands in."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(value, ensure_ascii=False).replace("<", "\\u003c"))  # noqa: S704
 
 
 def _version(record: RunRecord) -> str:
@@ -234,7 +319,7 @@ def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
         found |= {str(label) for label in confusion.get("labels") or []}
     for frame in (record.profiles, None if store is None else store.manifest):
         if frame is not None:
-            found |= set(gallery.moas_of(frame))
+            found |= set(moas_of(frame))
     for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MATCHED):
         for row in rows or []:
             found |= {row.get("moa"), row.get("neighbour_moa")}

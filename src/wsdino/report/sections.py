@@ -5,18 +5,12 @@ A section that has nothing to show raises :class:`Omitted` with the reason.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from wsdino.errors import InputError
 from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
-from wsdino.report.figures import forest_svg, scatter_svg
-from wsdino.report.gallery import moas_of
-from wsdino.report.layout import MIN_FOR_UMAP, lay_out
+from wsdino.report.figures import forest_svg
 from wsdino.report.words import (
     DASH,
     beside_results,
@@ -34,12 +28,9 @@ from wsdino.report.words import (
     percent,
 )
 from wsdino.runrecord import RUN, Omitted, RunRecord
-from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from wsdino.report.style import MoaStyle
 
 # Key and name of the measures that match each query with one neighbour.
 MATCHED = {measure.key: measure.name for measure in MEASURES if measure.is_share}
@@ -188,88 +179,9 @@ def _normalisation_name(results: Mapping[str, Any]) -> str:
     return str(value.get("method", DASH) if isinstance(value, dict) else value or DASH)
 
 
-def treatment_map(
-    record: RunRecord, styles: Mapping[str, MoaStyle], *, seed: int = 0
-) -> dict[str, Any]:
-    """Show the treatments in two dimensions."""
-    frame = record.profiles
-    if frame is None:
-        raise Omitted(record.problems["profiles.parquet"])
-    if "Metadata_Control" in frame:
-        frame = frame[~frame["Metadata_Control"].fillna(value=False).astype(bool)]
-    if len(frame) < 2:
-        raise Omitted(f"profiles.parquet has {len(frame)} treated profiles; a map needs two")
-    try:
-        points, method = lay_out(features_of(frame), seed=seed)
-    except InputError as error:
-        raise Omitted(str(error)) from error
-    moas = moas_of(frame)
-    wrong = {
-        _treatment(row)
-        for row in record.results.get("nsc_neighbours") or []
-        if row.get("correct") is False
-    }
-    known = {"compound": "Metadata_Compound", "concentration": "Metadata_Concentration"}
-    treatments = [
-        _treatment({key: row.get(column) for key, column in known.items()})
-        for row in frame.to_dict("records")
-    ]
-    return {
-        "svg": scatter_svg(
-            points,
-            moas,
-            [f"{compound} {dose}".strip() for compound, dose in treatments],
-            [treatment in wrong for treatment in treatments],
-            styles,
-            method=method,
-        ),
-        "method": method,
-        "min_for_umap": MIN_FOR_UMAP,
-        "seed": seed,
-        "num": len(frame),
-        "any_wrong": any(treatment in wrong for treatment in treatments),
-        "legend": sorted(Counter(moa for moa in moas if moa).items()),
-        "num_unknown": sum(moa is None for moa in moas),
-    }
-
-
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
     """Format compound and concentration as displayed, which also makes them comparable."""
     return str(row.get("compound", "")), concentration(row.get("concentration"))
-
-
-def confusion(record: RunRecord) -> dict[str, Any]:
-    """Show confusion matrices, with each cell's share of its row, and results per mechanism."""
-    found = record.results.get("confusion")
-    if not isinstance(found, dict) or not found.get("labels"):
-        raise Omitted("results.json has no confusion matrix")
-    labels = [str(label) for label in found["labels"]]
-    matrices: list[dict[str, Any]] = []
-    for measure, name in MATCHED.items():
-        counts = np.asarray(found.get(measure) or [], dtype=object)
-        # Without queries there is no confusion matrix.
-        if counts.shape != (len(labels), len(labels)) or not counts.sum():
-            continue
-        rows = []
-        for index, (label, row) in enumerate(zip(labels, counts.tolist(), strict=True)):
-            total = sum(row)
-            cells = [(count, count / total if total else 0.0) for count in row]
-            right = f"{row[index]}/{total}" if total else DASH
-            rows.append({"label": label, "cells": cells, "right": right})
-        matrices.append({"name": name, "rows": rows})
-    if not matrices:
-        raise Omitted("results.json has no confusion matrix with queries that fits its labels")
-    precision = record.results.get("map_per_moa")
-    precision = precision if isinstance(precision, dict) else {}
-    per_moa = [
-        (
-            label,
-            [matrix["rows"][index]["right"] for matrix in matrices],
-            decimal(precision.get(label)),
-        )
-        for index, label in enumerate(labels)
-    ]
-    return {"labels": labels, "matrices": matrices, "per_moa": per_moa}
 
 
 def leakage(record: RunRecord) -> dict[str, Any]:
@@ -291,8 +203,22 @@ def leakage(record: RunRecord) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
-    """List the queries whose nearest neighbour has another mechanism."""
+def _neighbour(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Format a neighbour as :func:`_treatment` does a query."""
+    named = {name: row.get(f"neighbour_{name}") for name in ("compound", "concentration")}
+    return _treatment(named)
+
+
+def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """List the queries whose nearest neighbour has another mechanism.
+
+    Parameters
+    ----------
+    record
+        Contents of the run folder.
+    row_of
+        Number of each treatment whose picture may be on the page, by compound and dose.
+    """
     tables = []
     for measure, name in MATCHED.items():
         rows = record.results.get(f"{measure}_neighbours")
@@ -303,6 +229,7 @@ def wrong_neighbours(record: RunRecord) -> dict[str, Any]:
             {
                 "query": " ".join(_treatment(row)).strip(),
                 "moa": str(row.get("moa", DASH)),
+                "pair": [row_of.get(key) for key in (_treatment(row), _neighbour(row))],
                 "neighbour": f"{row.get('neighbour_compound', DASH)} "
                 f"{concentration(row.get('neighbour_concentration'))}".strip(),
                 "neighbour_moa": str(row.get("neighbour_moa", DASH)),

@@ -35,14 +35,40 @@ _SHAPES = (
     ("v", '<path d="M6 10.8 11 1.8H1z"/>'),
 )
 
-# Red, green and blue shares of stains with customary colours.
-_STAINS = {
-    ("dapi", "dna", "hoechst", "nuclei", "nucleus"): (0.0, 0.35, 1.0),
-    ("tubulin", "microtubules", "er", "gfp"): (0.0, 1.0, 0.0),
-    ("actin", "agp", "phalloidin", "rfp"): (1.0, 0.0, 0.0),
+# Bokeh's names of the same shapes.
+MARKERS = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle",
+    "D": "diamond",
+    "v": "inverted_triangle",
 }
-_SPARE_STAINS = ((1.0, 0.0, 1.0), (1.0, 0.8, 0.0), (0.0, 0.9, 0.9), (0.7, 0.7, 0.7))
-_PRIMARY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.35, 1.0))
+
+# What a light says, and its shape, in a 16 by 16 box: colour alone doesn't tell.
+LEVELS = {
+    "good": "good",
+    "warning": "with caution",
+    "bad": "not good",
+    "unknown": "not known",
+}
+LAMPS = {
+    "good": '<circle cx="8" cy="8" r="7"/><path class="sign" d="M4.5 8.3 7 10.8 11.5 5.6"/>',
+    "warning": '<path d="M8 1 15.5 14.5H.5z"/><path class="sign" d="M8 6v4M8 12v.6"/>',
+    "bad": '<path d="M5 1h6l4 4v6l-4 4H5l-4-4V5z"/><path class="sign" d="m5.4 5.4 5.2 5.2m0-5.2'
+    '-5.2 5.2"/>',
+    "unknown": '<circle class="ring" cx="8" cy="8" r="6"/><path class="sign grey" d="M5 8h6"/>',
+}
+
+# Red, green and blue shares of stains: blue, yellow and rose stay apart with each of the common
+# colour vision deficiencies, as green and red don't.
+BLUE, YELLOW, ROSE = (0.0, 0.4, 1.0), (1.0, 0.95, 0.0), (0.95, 0.2, 0.4)
+_STAINS = {
+    ("dapi", "dna", "hoechst", "nuclei", "nucleus"): BLUE,
+    ("tubulin", "microtubules", "er", "gfp"): YELLOW,
+    ("actin", "agp", "phalloidin", "rfp"): ROSE,
+}
+_SPARE_STAINS = ((0.7, 0.7, 0.7), (0.0, 0.85, 0.75), (0.75, 0.45, 1.0), (0.5, 0.6, 0.2))
+_PRIMARY = (ROSE, YELLOW, BLUE)
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,23 @@ def moa_styles(moas: Iterable[str]) -> dict[str, MoaStyle]:
     }
 
 
+def ramp(num: int = 256) -> list[str]:
+    """Return the colours of a scale from low to high, `#rrggbb`.
+
+    Matplotlib's cividis: it looks much the same with each of the common colour vision deficiencies,
+    and its lightness rises evenly.
+    """
+    return linear_stops("cividis", num)
+
+
+def linear_stops(name: str, num: int = 9) -> list[str]:
+    """Return evenly spaced colours of one of Matplotlib's colour maps, `#rrggbb`."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps[name](n / (num - 1))) for n in range(num)]
+
+
 def series_colours(names: Sequence[str]) -> dict[str, str]:
     """Give each run or baseline a colour; the same names always get the same ones."""
     known = {RUN: COLOURS[0]} | {entry.name: entry.colour for entry in baselines.BASELINES}
@@ -100,9 +143,9 @@ def series_colours(names: Sequence[str]) -> dict[str, str]:
 def channel_colours(channels: Sequence[str]) -> tuple[tuple[float, float, float], ...]:
     """Choose the display colour of each channel by its name.
 
-    DNA stains are blue, tubulin green and actin red; a channel of another name, or a second one
-    of the same colour, gets one that is left over. Where no name is known, three
-    channels are red, green and blue.
+    DNA stains are blue, tubulin yellow and actin rose; a channel of another name, or a second one
+    of the same colour, gets one that is left over. Where no name is known, three channels are
+    rose, yellow and blue.
 
     Parameters
     ----------
@@ -120,6 +163,11 @@ def channel_colours(channels: Sequence[str]) -> tuple[tuple[float, float, float]
     spare = _SPARE_STAINS if any(known) else (*_PRIMARY, *_SPARE_STAINS)
     left_over = itertools.cycle(spare)
     return tuple(colour or next(left_over) for colour in known)
+
+
+def hex_colour(shares: Sequence[float]) -> str:
+    """Write red, green and blue shares in [0, 1] as `#rrggbb`."""
+    return "#" + "".join(f"{round(255 * share):02x}" for share in shares)
 
 
 def _stain(channel: str) -> tuple[float, float, float] | None:

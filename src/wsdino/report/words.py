@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from wsdino import baselines
 from wsdino.evaluate.measures import BY_KEY, MEASURES
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DASH = "-"
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number; a boolean is not."""
     return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
 
@@ -45,9 +45,10 @@ def number(value: Any, digits: int = 3) -> str:
     str
         The number, or a dash.
     """
+    is_whole = isinstance(value, Integral)
     if not is_number(value):
         return DASH
-    return f"{value:,}" if isinstance(value, Integral) else f"{value:.{digits}g}"
+    return f"{value:,}" if is_whole else f"{value:.{digits}g}"
 
 
 def decimal(value: Any) -> str:

@@ -1,0 +1,242 @@
+"""The table of treatments, and a part for each compound: its doses, curve and fields."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsdino.report.columns import DOSE, MECHANISM, Column
+from wsdino.report.treated import NEAREST, NEAREST_COSINE, Treated
+from wsdino.report.words import concentration, is_number, number
+from wsdino.runrecord import Omitted
+from wsdino.tables.columns import CONCENTRATION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from wsdino.report.pictures import Pictures
+    from wsdino.runrecord import RunRecord
+
+# Rows of the page itself; its script shows all.
+MAX_ROWS = 200
+_FIRST = (MECHANISM, "Active", "q value", "Activity (mAP)", "Distance to controls")
+_LAST = (NEAREST, NEAREST_COSINE)
+# These are in the name of the treatment.
+_NAMED = ("Compound", DOSE)
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 130, 34, 22
+
+
+def treatments(treated: Treated) -> dict[str, Any]:
+    """List the treatments, the most active first, with all that is known of each."""
+    columns = _ordered(treated.columns)
+    order = _by_activity(treated)
+    return {
+        "heads": ["Treatment", *(column.name for column in columns)],
+        "is_number": [False, *(column.is_number for column in columns)],
+        "rows": [
+            [treated.names[row], *(column.text(row) for column in columns)]
+            for row in order[:MAX_ROWS]
+        ],
+        "num": len(treated),
+        "data": {
+            "heads": [
+                {"name": "Treatment"},
+                *(
+                    {"name": c.name, "digits": c.digits} if c.is_number else {"name": c.name}
+                    for c in columns
+                ),
+            ],
+            "rows": [
+                [int(row), treated.names[row], *(_plain(column, row) for column in columns)]
+                for row in order
+            ],
+        },
+        "max_rows": MAX_ROWS,
+    }
+
+
+def compounds(
+    treated: Treated, pictures: Pictures | None, record: RunRecord, *, reason: str = ""
+) -> dict[str, Any]:
+    """Show each compound: distance by dose, and a field of each dose.
+
+    Parameters
+    ----------
+    treated
+        The treatments.
+    pictures
+        Their pictures, or None.
+    record
+        Contents of the run folder, for curves by dose.
+    reason
+        Why there are no pictures.
+    """
+    found = record.results.get("activity")
+    found = found if isinstance(found, dict) else {}
+    curves = {str(curve.get("compound")): curve for curve in found.get("doses") or []}
+    groups: dict[str, list[int]] = {}
+    for row, (compound, _) in enumerate(treated.keys):
+        groups.setdefault(compound, []).append(row)
+    plates = list(pictures.of_plate) if pictures else []
+    shown = []
+    for number_, (compound, rows) in enumerate(sorted(groups.items(), key=lambda g: g[0].lower())):
+        ordered = sorted(rows, key=lambda row: _dose(treated, row))
+        shown.append(
+            {
+                "id": f"compound-{number_}",
+                "name": compound,
+                "moa": treated.moas[ordered[0]],
+                "rows": ordered,
+                "curve": dose_svg(treated, ordered, curves.get(compound), found),
+                "doses": [_dose_facts(treated, pictures, plates, row) for row in ordered],
+            }
+        )
+    if not shown:
+        raise Omitted("profiles.parquet has no treated profiles")
+    return {
+        "compounds": shown,
+        "reason": reason,
+        "has_curves": any(each["curve"] for each in shown),
+        "controls": [
+            {"id": f"control-{n}", "plate": plate, "picture": pictures.of_plate[plate]}
+            for n, plate in enumerate(plates)
+        ]
+        if pictures
+        else [],
+        "channels": list(pictures.channels) if pictures and pictures.has_planes else [],
+        "legend": list(pictures.channels) if pictures else [],
+        "window_px": pictures.window_px if pictures else 0,
+    }
+
+
+def _dose_facts(
+    treated: Treated, pictures: Pictures | None, plates: Sequence[str], row: int
+) -> dict[str, Any]:
+    columns = {column.name: column for column in treated.columns}
+
+    def text(name: str) -> str:
+        return columns[name].text(row) if name in columns else ""
+
+    facts = []
+    if "Active" in columns:
+        q = f" (q {text('q value')})" if is_number(treated.rows[row].get("p_value")) else ""
+        facts.append(f"{text('Active')}{q}")
+    if is_number(treated.rows[row].get("distance")):
+        facts.append(f"distance {text('Distance to controls')}")
+    if NEAREST in columns and columns[NEAREST].values[row] is not None:
+        facts.append(f"nearest {text(NEAREST)} ({text(NEAREST_COSINE)})")
+    picture = pictures.of_treatment.get(row) if pictures else None
+    return {
+        "row": row,
+        "dose": treated.keys[row][1] or "no concentration",
+        "name": treated.names[row],
+        "facts": "; ".join(facts),
+        "picture": picture,
+        "control": f"control-{plates.index(picture.plate)}"
+        if picture and picture.plate in plates
+        else "",
+    }
+
+
+def dose_svg(
+    treated: Treated,
+    rows: Sequence[int],
+    curve: Mapping[str, Any] | None,
+    activity: Mapping[str, Any],
+) -> str:
+    """Draw the distance to controls by dose, with the fitted curve and its interval.
+
+    Parameters
+    ----------
+    treated
+        The treatments.
+    rows
+        Those of one compound, by dose.
+    curve
+        Fields of :class:`wsdino.evaluate.doses.DoseCurve`, if one was fitted.
+    activity
+        Of `results.json`, for the controls' 95th percentile.
+
+    Returns
+    -------
+    str
+        SVG; empty with fewer than two doses that have a distance.
+    """
+    pairs = [(_dose(treated, row), treated.rows[row].get("distance")) for row in rows]
+    points = [(dose, float(d)) for dose, d in pairs if dose > 0 and is_number(d)]
+    if len({dose for dose, _ in points}) < 2:
+        return ""
+    bound = activity.get("control_distance_p95")
+    tops = [distance for _, distance in points]
+    fitted = curve or {}
+    bands = [float(v) for v in fitted.get("fitted_high") or [] if is_number(v)]
+    top = 1.08 * max([*tops, *bands, float(bound) if is_number(bound) else 0.0, 1.0])
+    low, high = (float(np.log10(end(dose for dose, _ in points))) for end in (min, max))
+
+    def place(dose: float, distance: float) -> str:
+        x = _LEFT + (_WIDTH - _LEFT - 8) * (np.log10(dose) - low) / (high - low)
+        y = (_HEIGHT - _BOTTOM) * (1 - min(distance, top) / top) + 4
+        return f"{x:.1f} {y:.1f}"
+
+    parts = [f'<path class="axis" d="M{_LEFT} 4V{_HEIGHT - _BOTTOM + 4}H{_WIDTH - 8}"/>']
+    if is_number(bound):
+        y = place(points[0][0], float(bound)).split()[1]
+        parts.append(f'<path class="bound" d="M{_LEFT} {y}H{_WIDTH - 8}"/>')
+    doses = fitted.get("doses") or []
+    if len(doses) > 1 and len(bands) == len(doses):
+        there = list(zip(doses, fitted["fitted_high"], strict=True))
+        back = list(zip(doses, fitted["fitted_low"], strict=True))[::-1]
+        outline = "L".join(place(*point) for point in there + back)
+        parts.append(f'<path class="band" d="M{outline}Z"/>')
+        middle = "L".join(place(*point) for point in zip(doses, fitted["fitted"], strict=True))
+        parts.append(f'<path class="fit" d="M{middle}"/>')
+    dots = "".join(f"M{place(*point)}h.01" for point in points)
+    parts.append(f'<path class="dots" d="{dots}"/>')
+    ends = [min(points)[0], max(points)[0]]
+    parts += [
+        f'<text x="{_LEFT}" y="{_HEIGHT - 4}">{ends[0]:g}</text>',
+        f'<text x="{_WIDTH - 8}" y="{_HEIGHT - 4}" text-anchor="end">{ends[1]:g} µM</text>',
+        f'<text x="{_LEFT - 5}" y="14" text-anchor="end">{top:.3g}</text>',
+        f'<text x="{_LEFT - 5}" y="{_HEIGHT - _BOTTOM + 4}" text-anchor="end">0</text>',
+    ]
+    said = ", ".join(f"{concentration(dose)}: {distance:.3g}" for dose, distance in points)
+    ec50 = f"; EC50 {number(curve.get('ec50'))} µM" if curve and curve.get("ec50") else ""
+    alt = html.escape(f"Distance to controls by dose: {said}{ec50}")
+    return (
+        f'<svg class="dose" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{alt}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _dose(treated: Treated, row: int) -> float:
+    """Dose in micromolar; before all others where there is none."""
+    if CONCENTRATION not in treated.frame:
+        return -1.0
+    value = treated.frame[CONCENTRATION].iloc[row]
+    return float(value) if is_number(value) else -1.0
+
+
+def _ordered(columns: Sequence[Column]) -> list[Column]:
+    named = {column.name: column for column in columns if column.name not in _NAMED}
+    middle = [name for name in named if name not in (*_FIRST, *_LAST)]
+    return [named[name] for name in (*_FIRST, *middle, *_LAST) if name in named]
+
+
+def _by_activity(treated: Treated) -> list[int]:
+    """Order rows by q value, then by distance; those without last."""
+
+    def key(row: int) -> tuple[float, float]:
+        q, distance = (treated.rows[row].get(k) for k in ("corrected_p_value", "distance"))
+        return (
+            float(q) if is_number(q) else 2.0,
+            -float(distance) if is_number(distance) else 0.0,
+        )
+
+    return sorted(range(len(treated)), key=key)
+
+
+def _plain(column: Column, row: int) -> Any:
+    value = column.values[row]
+    return float(f"{value:.6g}") if column.is_number and value is not None else value

@@ -1,0 +1,245 @@
+"""A picture of each treatment and of each plate's controls, at one contrast per plate.
+
+With up to three channels a picture keeps them apart, as the three planes of a JPEG, and the page
+colours them with an SVG filter: one file serves every choice of channels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from wsdino.report.attention import site_place
+from wsdino.report.columns import controls_of
+from wsdino.report.images import STRETCH_PERCENTILES, Fields, middle
+from wsdino.report.style import channel_colours, hex_colour
+from wsdino.report.treated import keys_of
+from wsdino.runrecord import Omitted
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, PLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from wsdino.report.treated import Treated
+
+# All pictures together, as they stand in the page: more treatments get smaller pictures.
+BASE_BYTES, BYTES_PER_TREATMENT, MANY = 4_200_000, 3_600, 500
+MAX_TREATMENTS = 5_000
+MAX_PX, MIN_PX = 224, 48
+QUALITY = 75
+# What a plane of typical fields takes; only a first guess at the size.
+_BYTES_PER_PX = 0.5
+FIELDS_FOR_CONTRAST = 3
+MAX_PLANES = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One field.
+
+    Attributes
+    ----------
+    uri
+        `data:image/jpeg;base64,...`.
+    place
+        Plate, well and site.
+    plate
+        The plate's label, key of :attr:`Pictures.of_plate`.
+    """
+
+    uri: str
+    place: str
+    plate: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of treatments, and of controls to lay beside them.
+
+    Attributes
+    ----------
+    of_treatment
+        By row of :class:`wsdino.report.treated.Treated`.
+    of_plate
+        A control's field by plate's label.
+    channels
+        Name and colour (hexadecimal) of each channel, in the order of the planes.
+    has_planes
+        Whether the planes of a picture are channels, which the page colours.
+    window_px, shown_px
+        Longer side of the middle of the field that is shown, and of the picture.
+    """
+
+    of_treatment: Mapping[int, Picture]
+    of_plate: Mapping[str, Picture]
+    channels: Sequence[tuple[str, str]]
+    has_planes: bool
+    window_px: int
+    shown_px: int
+
+
+def plate_labels(frame: pd.DataFrame) -> list[str]:
+    """Name the plate of each row; with its batch where several have a plate of that name."""
+    plates = frame[PLATE].astype(str)
+    if BATCH not in frame:
+        return plates.tolist()
+    batches = frame[BATCH].astype(str)
+    repeated = batches.groupby(plates).nunique() > 1
+    return [
+        f"{plate} ({batch})" if again else plate
+        for plate, batch, again in zip(plates, batches, plates.map(repeated), strict=True)
+    ]
+
+
+def colour_matrix(pictures: Pictures | None) -> str:
+    """Return the values of the SVG filter (feColorMatrix) that colours the planes of pictures.
+
+    Parameters
+    ----------
+    pictures
+        Their planes and colours.
+
+    Returns
+    -------
+    str
+        Four rows of five numbers; empty if the pictures have no planes.
+    """
+    if pictures is None or not pictures.has_planes:
+        return ""
+    colours = [[int(c[at : at + 2], 16) / 255 for at in (1, 3, 5)] for _, c in pictures.channels]
+    colours += [[0.0, 0.0, 0.0]] * (MAX_PLANES - len(colours))
+    rows = [" ".join(f"{colour[part]:.4f}" for colour in colours) + " 0 0" for part in range(3)]
+    return " ".join([*rows, "0 0 0 1 0"])
+
+
+def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
+    """Take a field of each treatment, and one of the controls of each plate among these.
+
+    Parameters
+    ----------
+    treated
+        The treatments.
+    store
+        An open store.
+
+    Returns
+    -------
+    Pictures
+        Of each treatment the first field on a plate with controls, else the first one. A plate's
+        contrast is that of its controls, for each channel between two percentiles of a few fields.
+
+    Raises
+    ------
+    Omitted
+        There is no store, it has no plates, or none of the treatments.
+    """
+    if store is None:
+        raise Omitted("no store was given")
+    manifest = store.manifest.reset_index(drop=True)
+    if not {COMPOUND, PLATE} <= set(manifest):
+        raise Omitted(f"the store's manifest lacks {COMPOUND} or {PLATE}")
+    plates = np.array(plate_labels(manifest), dtype=object)
+    is_control = controls_of(manifest)
+    chosen = _first_fields(manifest, plates, is_control, treated)
+    if not chosen:
+        raise Omitted("the store has none of the treatments in profiles.parquet")
+    frames: dict[tuple[str, object], Image.Image] = {}
+    places: dict[tuple[str, object], tuple[str, str]] = {}
+    for plate in dict.fromkeys(plates[list(chosen.values())]):
+        own = np.flatnonzero(plates == plate)
+        controls = own[is_control[own]]
+        low, high = _contrast(store, controls if len(controls) else own)
+        sites: list[tuple[tuple[str, object], int]] = [
+            (("treatment", row), site) for row, site in chosen.items() if plates[site] == plate
+        ]
+        if len(controls):
+            sites.append((("plate", plate), int(controls[0])))
+        for key, site in sites:
+            frames[key] = _image(store, site, low, high)
+            places[key] = (site_place(manifest.iloc[site]), str(plate))
+    uris, shown_px = _encoded(frames, num=len(chosen))
+    pictures = {key: Picture(uris[key], *places[key]) for key in uris}
+    colours = map(hex_colour, channel_colours(store.channels))
+    return Pictures(
+        of_treatment={int(str(k)): p for (kind, k), p in pictures.items() if kind == "treatment"},
+        of_plate={str(k): p for (kind, k), p in pictures.items() if kind == "plate"},
+        channels=list(zip(store.channels, colours, strict=True)),
+        has_planes=len(store.channels) <= MAX_PLANES,
+        window_px=max(middle(np.asarray(store[next(iter(chosen.values()))])).shape[1:]),
+        shown_px=shown_px,
+    )
+
+
+def _first_fields(
+    manifest: pd.DataFrame,
+    plates: NDArray[np.object_],
+    is_control: NDArray[np.bool_],
+    treated: Treated,
+) -> dict[int, int]:
+    """Choose a site of each treatment."""
+    with_controls = set(plates[is_control])
+    has = np.array([plate in with_controls for plate in plates], dtype=bool)
+    keys = [name for name in (COMPOUND, CONCENTRATION) if name in manifest]
+    ordered = manifest[keys].iloc[np.argsort(~has, kind="stable")]
+    first = ordered[~is_control[ordered.index]].drop_duplicates()
+    site_of = dict(zip(keys_of(first), first.index.tolist(), strict=True))
+    return {
+        row: site_of[key] for row, key in enumerate(treated.keys[:MAX_TREATMENTS]) if key in site_of
+    }
+
+
+def _contrast(
+    store: Fields, sites: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the bounds of each channel, (C, 1, 1), from a few fields taken together."""
+    spread = np.linspace(0, len(sites) - 1, min(FIELDS_FOR_CONTRAST, len(sites)))
+    several = [middle(np.asarray(store[int(sites[n])])) for n in spread.astype(int)]
+    flat = np.concatenate([field.reshape(len(field), -1) for field in several], axis=1)
+    low, high = np.percentile(flat, STRETCH_PERCENTILES, axis=1)
+    return low[:, None, None], high[:, None, None]
+
+
+def _image(
+    store: Fields, site: int, low: NDArray[np.float64], high: NDArray[np.float64]
+) -> Image.Image:
+    field = middle(np.asarray(store[site]))
+    shares = np.clip((field - low) / np.where(high > low, high - low, np.inf), 0.0, 1.0)
+    if len(field) > MAX_PLANES:
+        colours = np.array(channel_colours(store.channels))
+        planes = np.einsum("chw,cr->hwr", shares, colours)
+    else:
+        planes = np.zeros((*field.shape[1:], MAX_PLANES))
+        planes[..., : len(field)] = np.moveaxis(shares, 0, -1)
+    frame = Image.fromarray((255 * np.clip(planes, 0.0, 1.0)).round().astype(np.uint8))
+    frame.thumbnail((MAX_PX, MAX_PX))
+    return frame
+
+
+def _encoded(
+    frames: Mapping[tuple[str, object], Image.Image], *, num: int
+) -> tuple[dict[tuple[str, object], str], int]:
+    """Encode pictures, all of one size, so that they stay within their share of the page."""
+    allowed = BASE_BYTES + BYTES_PER_TREATMENT * max(0, num - MANY)
+    px = float(np.clip(np.sqrt(allowed / len(frames) / _BYTES_PER_PX), MIN_PX, MAX_PX))
+    while True:
+        uris = {key: _uri(frame, round(px)) for key, frame in frames.items()}
+        size = sum(map(len, uris.values()))
+        if size <= allowed or px <= MIN_PX:
+            return uris, round(px)
+        px = max(MIN_PX, 0.95 * px * float(np.sqrt(allowed / size)))
+
+
+def _uri(frame: Image.Image, px: int) -> str:
+    small, buffer = frame.copy(), io.BytesIO()
+    small.thumbnail((px, px))
+    # The planes are no colours, which JPEG would otherwise store at half the resolution.
+    small.save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,308 @@
+"""Heat maps of plates, and whether wells at the edge differ."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.errors import TableError
+from wsdino.evaluate.doses import distances_to_controls
+from wsdino.evaluate.wells import wells_of
+from wsdino.report.columns import controls_of
+from wsdino.report.pictures import plate_labels
+from wsdino.report.words import number
+from wsdino.runrecord import Omitted
+from wsdino.tables.columns import PLATE, WELL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsdino.report.images import Fields
+
+QC = "Metadata_QC_"
+# Rows and columns of the usual plates.
+FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
+MAX_PLATES = 120
+NUM_STEPS = 8
+_CELL = 10
+# Fewer wells at the edge, or inside, than this say nothing of an edge effect.
+MIN_WELLS = 4
+SIGNIFICANT = 0.01
+_WELL = re.compile(r"([A-Z]{1,2})(\d{1,2})")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measure of wells.
+
+    Attributes
+    ----------
+    name
+        Its heading.
+    table
+        `plate` (label), `row` and `column` (from 0), `value`, `is_control`; a row for each well.
+    """
+
+    name: str
+    table: pd.DataFrame
+
+
+def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
+    """Show each measure of the wells on each plate.
+
+    Parameters
+    ----------
+    sites
+        Metadata and normalised features of the screen's sites, or None.
+    store
+        An open store, for intensities, or None.
+
+    Raises
+    ------
+    Omitted
+        There are no wells with anything measured.
+    """
+    measures = [*_distances(sites), *_of_store(store)]
+    if not measures:
+        raise Omitted(
+            "there are neither normalised sites nor a store with plates and wells (Metadata_Plate, "
+            "Metadata_Well)"
+        )
+    shape = plate_format([measure.table for measure in measures])
+    shown = []
+    for measure in measures:
+        low, high = np.percentile(measure.table["value"], [2, 98])
+        named = list(dict.fromkeys(measure.table["plate"]))
+        shown.append(
+            {
+                "name": measure.name,
+                "low": number(float(low)),
+                "high": number(float(high)),
+                "edge": edge_effect(measure, shape),
+                "plates": [
+                    (plate, plate_svg(own, shape, (float(low), float(high)), measure.name))
+                    for plate, own in measure.table.groupby("plate", sort=False)
+                    if plate in named[:MAX_PLATES]
+                ],
+                "num_hidden": max(0, len(named) - MAX_PLATES),
+                "data": [
+                    ["plate", "well", measure.name],
+                    *(
+                        [plate, _well_name(row, column), float(f"{value:.5g}")]
+                        for plate, row, column, value in _listed(measure.table)
+                    ),
+                ],
+                "slug": re.sub(r"\W+", "-", measure.name.lower()).strip("-"),
+            }
+        )
+    return {
+        "measures": shown,
+        "num_wells": shape[0] * shape[1],
+        "shape": shape,
+        "steps": NUM_STEPS,
+    }
+
+
+def _places(frame: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Row and column of each well, from 0, and which are known."""
+    found = [_WELL.fullmatch(str(well)) for well in frame[WELL]]
+    rows = [_row_number(m[1]) if m else 0 for m in found]
+    columns = [int(m[2]) - 1 if m else 0 for m in found]
+    return np.array(rows), np.array(columns), np.array([m is not None for m in found])
+
+
+def _row_number(letters: str) -> int:
+    total = 0
+    for letter in letters:
+        total = 26 * total + ord(letter) - ord("A") + 1
+    return total - 1
+
+
+def _well_name(row: int, column: int) -> str:
+    letters = (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
+    return f"{letters}{column + 1:02d}"
+
+
+def _listed(table: pd.DataFrame) -> list[tuple[str, int, int, float]]:
+    columns = [table[name].tolist() for name in ("plate", "row", "column", "value")]
+    return list(zip(*columns, strict=True))
+
+
+def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> Measured | None:
+    """Gather a measure of sites or wells by well; None if there is none."""
+    rows, columns, known = _places(frame)
+    table = pd.DataFrame(
+        {
+            "plate": plate_labels(frame),
+            "row": rows,
+            "column": columns,
+            "value": np.asarray(values, dtype=np.float64),
+            "is_control": controls_of(frame),
+        }
+    )[known & np.isfinite(values)]
+    if table.empty:
+        return None
+    keys = ["plate", "row", "column"]
+    wells = table.groupby(keys, sort=False, as_index=False).agg(
+        value=("value", "mean"), is_control=("is_control", "first")
+    )
+    return Measured(name, wells)
+
+
+def _distances(sites: pd.DataFrame | None) -> list[Measured]:
+    if sites is None:
+        return []
+    try:
+        wells = wells_of(sites, purpose="plates")
+    except TableError:
+        return []
+    distance, _ = distances_to_controls(wells)
+    found = _measured("Distance to controls", wells.metadata, distance)
+    return [found] if found else []
+
+
+def _of_store(store: Fields | None) -> list[Measured]:
+    """Return quality measures in the manifest, else the mean intensity of each channel."""
+    if store is None or not {PLATE, WELL} <= set(store.manifest):
+        return []
+    manifest = store.manifest.reset_index(drop=True)
+    values = {
+        name.removeprefix(QC).replace("_", " "): manifest[name].to_numpy(dtype=np.float64)
+        for name in map(str, manifest)
+        if name.startswith(QC) and pd.api.types.is_numeric_dtype(manifest[name])
+    }
+    means = getattr(store, "statistics", {}).get("mean")
+    if not values and means is not None:
+        values = {f"Mean intensity, {name}": means[:, n] for n, name in enumerate(store.channels)}
+    found = (_measured(name, manifest, own) for name, own in values.items())
+    return [measure for measure in found if measure]
+
+
+def plate_format(tables: Sequence[pd.DataFrame]) -> tuple[int, int]:
+    """Return rows and columns of the smallest usual plate that has all wells."""
+    num_rows = 1 + max(int(table["row"].max()) for table in tables)
+    num_columns = 1 + max(int(table["column"].max()) for table in tables)
+    for shape in FORMATS:
+        if num_rows <= shape[0] and num_columns <= shape[1]:
+            # The smaller formats are no common ones; a few wells are of a 96-well plate.
+            return max(shape, (8, 12))
+    return num_rows, num_columns
+
+
+def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
+    """Compare wells at the plate's edge with those inside.
+
+    Values are taken relative to the median of their plate, of controls alone where enough of these
+    lie at the edge and inside, else of all wells, which mixes in what was put there; Mann and
+    Whitney's test.
+
+    Parameters
+    ----------
+    measure
+        The measure.
+    shape
+        Rows and columns of the plate.
+
+    Returns
+    -------
+    dict
+        `text`, and `is_seen`: whether the difference is significant at :data:`SIGNIFICANT`.
+    """
+    from scipy.stats import mannwhitneyu
+
+    table = measure.table
+    is_edge = table["row"].isin([0, shape[0] - 1]) | table["column"].isin([0, shape[1] - 1])
+    who = "control wells"
+    chosen = table["is_control"]
+    if min((chosen & is_edge).sum(), (chosen & ~is_edge).sum()) < MIN_WELLS:
+        who, chosen = "wells, whatever they got", pd.Series(data=True, index=table.index)
+    edge, inside = (table[chosen & side] for side in (is_edge, ~is_edge))
+    if min(len(edge), len(inside)) < MIN_WELLS:
+        few = "no well" if not len(edge) else f"{len(edge)} of {len(table)} wells"
+        return {"text": f"{few} at the edge, so an edge effect can't be told", "is_seen": False}
+    centre = table[chosen].groupby("plate")["value"].median()
+    parts = [
+        (own["value"] - own["plate"].map(centre)).to_numpy(dtype=np.float64)
+        for own in (edge, inside)
+    ]
+    p_value = float(mannwhitneyu(parts[0], parts[1]).pvalue)
+    medians = [float(np.median(own)) for own in parts]
+    order = "higher" if medians[0] > medians[1] else "lower"
+    is_seen = p_value < SIGNIFICANT and medians[0] != medians[1]
+    what = f"{len(edge)} {who} at the edge, {len(inside)} inside"
+    if not is_seen:
+        return {
+            "text": f"no edge effect seen ({what}; p = {number(p_value, 2)})",
+            "is_seen": False,
+        }
+    change = number(abs(medians[0] - medians[1]))
+    return {
+        "text": f"edge effect: at the edge {order} by {change} in the median ({what}; "
+        f"p = {number(p_value, 2)})",
+        "is_seen": True,
+    }
+
+
+def plate_svg(
+    own: pd.DataFrame, shape: tuple[int, int], bounds: tuple[float, float], name: str
+) -> str:
+    """Draw a plate, each step of the colour scale as one path.
+
+    Parameters
+    ----------
+    own
+        Wells of one plate, as :attr:`Measured.table`.
+    shape
+        Rows and columns.
+    bounds
+        Values at the ends of the scale; what is beyond has the colour of the end.
+    name
+        The measure, for the text alternative.
+
+    Returns
+    -------
+    str
+        SVG of which a well is ten units wide; controls have a dot.
+    """
+    low, high = bounds
+    values = own["value"].to_numpy(dtype=np.float64)
+    share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+    steps = np.clip((share * NUM_STEPS).astype(int), 0, NUM_STEPS - 1)
+    corners = [
+        f"M{column * _CELL} {row * _CELL}h{_CELL}v{_CELL}h-{_CELL}z"
+        for row, column in zip(own["row"], own["column"], strict=True)
+    ]
+    parts = [
+        f'<path class="step-{step}" d="{path}"/>'
+        for step in range(NUM_STEPS)
+        if (path := "".join(c for c, at in zip(corners, steps, strict=True) if at == step))
+    ]
+    dots = "".join(
+        f"M{column * _CELL + _CELL // 2} {row * _CELL + _CELL // 2}h.01"
+        for row, column, is_control in zip(
+            own["row"], own["column"], own["is_control"], strict=True
+        )
+        if is_control
+    )
+    if dots:
+        parts.append(f'<path class="control" d="{dots}"/>')
+    plate = str(own["plate"].iloc[0])
+    at = int(values.argmax())
+    top = _well_name(int(own["row"].iloc[at]), int(own["column"].iloc[at]))
+    alt = html.escape(
+        f"{name} on plate {plate}: {len(own)} wells, median {np.median(values):.3g}, highest "
+        f"{values[at]:.3g} in {top}"
+    )
+    height, width = shape[0] * _CELL, shape[1] * _CELL
+    return (
+        f'<svg class="plate" viewBox="0 0 {width} {height}" role="img" aria-label="{alt}" '
+        f'data-plate="{html.escape(plate)}"><rect class="field" width="{width}" '
+        f'height="{height}"/>{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,326 @@
+(() => {
+"use strict";
+const data = JSON.parse(document.getElementById("explorer-data").textContent);
+const $ = (id) => document.getElementById(id);
+const GREY = "#8a939c", MAX_LISTED = 50, MAX_FOUND = 20;
+const PALETTE = data.palette, SHAPES = data.shapes, RAMP = data.ramp;
+const levels = new Map(data.levels.map((level) => [level.name, level]));
+const state = {level: "treatments", colour: "", find: "", select: [], hidden: new Set()};
+let view = null;
+
+// Small helpers.
+const make = (tag, content = "", attributes = {}) => {
+  const element = document.createElement(tag);
+  element.append(...[content].flat());
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+};
+const button = (content, act, attributes = {}) => {
+  const element = make("button", content, {type: "button", ...attributes});
+  element.addEventListener("click", act);
+  return element;
+};
+const column = (level, name) => level.columns.find((each) => each.name === name);
+const value = (each, row) => each.labels ? each.labels[each.codes[row]] : each.values[row];
+const text = (each, row) => {
+  const found = value(each, row);
+  if (found === undefined || found === null) return "–";
+  return each.labels ? found : String(Number(found.toPrecision(each.digits)));
+};
+const swatch = (colour, shape) => {
+  const paths = {circle: "M6 1.4a4.6 4.6 0 1 0 .01 0z", square: "M2 2h8v8H2z", triangle: "M6 1.2 11 10.2H1z",
+    diamond: "M6 .8 11.2 6 6 11.2 .8 6z", inverted_triangle: "M6 10.8 11 1.8H1z"};
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  svg.setAttribute("viewBox", "0 0 12 12"); svg.setAttribute("class", "swatch");
+  svg.setAttribute("aria-hidden", "true"); path.setAttribute("d", paths[shape]);
+  path.setAttribute("fill", colour); svg.append(path);
+  return svg;
+};
+const {save, csv} = globalThis.wsdino;
+
+// Colour, shape and legend.
+const styleOf = (each, code) => {
+  if (code < 0) return [GREY, "circle"];
+  const known = each.name === "Mechanism" ? data.styles[each.labels[code]] : undefined;
+  return known || [PALETTE[code % PALETTE.length], SHAPES[code % SHAPES.length]];
+};
+const scale = (each) => {
+  const known = each.values.filter((v) => v !== null && (!each.log || v > 0));
+  const map = each.log ? Math.log10 : (v) => v;
+  const low = Math.min(...known), high = Math.max(...known);
+  const span = map(high) - map(low);
+  return {low, high, colour: (v) => v === null || (each.log && v <= 0) || !known.length ? GREY
+    : RAMP[Math.round((RAMP.length - 1) * (span > 0 ? (map(v) - map(low)) / span : 0.5))]};
+};
+const matches = (level, row) => {
+  const words = state.find.toLowerCase();
+  return level.names[row].toLowerCase().includes(words)
+    || level.columns.some((each) => each.labels && (each.labels[each.codes[row]] || "").toLowerCase().includes(words));
+};
+
+const draw = () => {
+  const level = levels.get(state.level), each = column(level, state.colour);
+  const number = each && each.values ? scale(each) : null;
+  const chosen = new Set(state.select);
+  const size = level.names.length > 1500 ? 7 : level.names.length > 300 ? 9 : 12;
+  const found = {x: level.x, y: level.y, colour: [], line: [], shape: [], size: [], alpha: []};
+  const visible = [];
+  const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+  level.names.forEach((_, row) => {
+    const [colour, shape] = !each ? [PALETTE[0], "circle"]
+      : number ? [number.colour(each.values[row]), "circle"] : styleOf(each, each.codes[row]);
+    const isFound = !state.find || chosen.has(row) || matches(level, row);
+    found.colour.push(colour); found.shape.push(shape);
+    found.line.push(ink);
+    found.size.push(isFound ? size : size * 0.7);
+    found.alpha.push(isFound ? 0.85 : 0.12);
+    visible.push(!(each && each.labels && state.hidden.has(each.codes[row])));
+  });
+  view.source.data = found;
+  view.visible.booleans = visible;
+  view.glyphs.selection_glyph.line_color = {value: ink};
+  view.source.selected.indices = state.select;
+};
+
+const legend = () => {
+  const level = levels.get(state.level), each = column(level, state.colour), box = $("explorer-legend");
+  box.replaceChildren();
+  $("explorer-legend-tools").hidden = !(each && each.labels);
+  if (!each) return;
+  if (each.values) {
+    const {low, high} = scale(each);
+    const stops = RAMP.filter((_, n) => n % 16 === 0).concat(RAMP.at(-1)).join(",");
+    const show = (v) => Number.isFinite(v) ? Number(v.toPrecision(each.digits)) : "–";
+    box.append(make("div", "", {class: "ramp", style: `background:linear-gradient(90deg,${stops})`}),
+      make("p", [make("span", String(show(low))), make("span", each.log ? "logarithmic" : ""), make("span", String(show(high)))], {class: "ends"}),
+      make("p", [swatch(GREY, "circle"), "no value"]));
+    return;
+  }
+  const counts = new Map();
+  for (const code of each.codes) counts.set(code, (counts.get(code) || 0) + 1);
+  const asked = $("explorer-legend-find").value.toLowerCase();
+  const codes = [...each.labels.keys(), ...(counts.has(-1) ? [-1] : [])];
+  for (const code of codes) {
+    const name = code < 0 ? "no value" : each.labels[code];
+    if (!name.toLowerCase().includes(asked)) continue;
+    const check = make("input", "", {type: "checkbox"});
+    check.checked = !state.hidden.has(code);
+    check.addEventListener("change", () => {
+      state.hidden[check.checked ? "delete" : "add"](code);
+      draw();
+    });
+    box.append(make("label", [check, swatch(...styleOf(each, code)), name, make("span", String(counts.get(code) || 0), {class: "count"})]));
+  }
+};
+
+// Pictures: those of the page, coloured by the same filter.
+const picture = (id, alt) => {
+  const known = $(id);
+  return known ? make("img", "", {src: known.src, alt, class: known.className}) : null;
+};
+const pair = (row) => {
+  const [place, plate] = data.pictures[row] || [];
+  if (place === undefined) return [];
+  const own = make("figure", [picture(`picture-${row}`, `Field of ${levels.get("treatments").names[row]}`), make("figcaption", place)]);
+  const control = plate < 0 ? null : picture(`control-${plate}`, `Field of controls on plate ${data.plates[plate]}`);
+  return control ? [own, make("figure", [control, make("figcaption", `controls, plate ${data.plates[plate]}`)])] : [own];
+};
+
+const details = () => {
+  const level = levels.get(state.level), box = $("explorer-details"), rows = state.select;
+  box.replaceChildren();
+  $("explorer-csv").textContent = rows.length ? `CSV of the ${rows.length} selected` : "CSV of all shown";
+  if (!rows.length) {
+    box.append(make("p", "Click a point, draw a lasso, or search; the fields, all that is known and the nearest neighbours appear here.", {class: "note"}));
+    return;
+  }
+  if (rows.length > 1) {
+    box.append(make("h3", `${rows.length} selected`));
+    const list = make("ul", "", {class: "chosen"});
+    for (const row of rows.slice(0, MAX_LISTED)) list.append(make("li", button(level.names[row], () => pick([row]))));
+    box.append(list);
+    if (rows.length > MAX_LISTED) box.append(make("p", `and ${rows.length - MAX_LISTED} more; the CSV has all.`, {class: "note"}));
+    return;
+  }
+  const [row] = rows, treatment = level.of[row];
+  box.append(make("h3", level.names[row]));
+  const fields = treatment >= 0 ? pair(treatment) : [];
+  if (fields.length) box.append(make("div", fields, {class: "pair"}));
+  const facts = make("dl", "", {class: "facts"});
+  for (const each of level.columns) facts.append(make("dt", each.name), make("dd", text(each, row)));
+  box.append(facts);
+  if (treatment < 0) return;
+  const all = levels.get("treatments"), moa = column(all, "Mechanism"), plates = column(all, "Plate");
+  const list = make("ol", "", {class: "neighbours"});
+  for (const [other, cosine] of data.neighbours[treatment]) {
+    const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
+    const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
+    const thumb = picture(`picture-${other}`, "");
+    list.append(make("li", [...(thumb ? [thumb] : []), make("div", [
+      button(all.names[other], () => { toLevel("treatments"); pick([other]); }),
+      make("span", facts.filter(Boolean).join(", "), {class: "note"})])]));
+  }
+  box.append(make("h3", "Most similar treatments"), list);
+  const place = document.querySelector(`details[data-rows~="${treatment}"]`);
+  if (place) box.append(make("p", make("a", "All doses of the compound", {href: `#${place.id}`})));
+};
+
+// What a person does.
+const remember = () => {
+  const parts = new URLSearchParams({map: state.level, colour: state.colour});
+  if (state.find) parts.set("find", state.find);
+  if (state.select.length && state.select.length <= 500) parts.set("select", state.select.join("."));
+  history.replaceState(null, "", `#${parts}`);
+};
+const pick = (rows) => {
+  state.select = rows;
+  draw();
+  details();
+  remember();
+};
+const search = () => {
+  state.find = $("explorer-find").value.trim();
+  const level = levels.get(state.level), box = $("explorer-found");
+  const rows = state.find ? [...level.names.keys()].filter((row) => matches(level, row)) : [];
+  box.replaceChildren();
+  $("explorer-count").textContent = state.find ? `${rows.length} found` : "";
+  if (rows.length) {
+    if (rows.length > 1) box.append(make("li", button(`Select all ${rows.length}`, () => pick(rows))));
+    for (const row of rows.slice(0, MAX_FOUND)) box.append(make("li", button(level.names[row], () => pick([row]))));
+  }
+  draw();
+  remember();
+};
+const toColour = (name) => {
+  const level = levels.get(state.level);
+  state.colour = column(level, name) ? name : (level.columns[0] || {name: ""}).name;
+  state.hidden.clear();
+  $("explorer-colour").value = state.colour;
+  $("explorer-legend-find").value = "";
+  legend();
+  draw();
+};
+const toLevel = (name) => {
+  if (name === state.level && view.source.data.x.length) return;
+  state.level = name;
+  state.select = [];
+  const level = levels.get(name), select = $("explorer-colour");
+  $("explorer-level").value = name;
+  select.replaceChildren(...level.columns.map((each) => make("option", each.name, {value: each.name})));
+  $("explorer-note").textContent = `${level.method} of ${level.names.length} ${name}. ${level.note}`;
+  toColour(state.colour);
+  search();
+  details();
+};
+const zoom = (factor) => {
+  for (const range of [view.plot.x_range, view.plot.y_range]) {
+    const middle = (range.start + range.end) / 2, half = (range.end - range.start) / 2 * factor;
+    range.setv({start: middle - half, end: middle + half});
+  }
+};
+const reset = () => {
+  const margin = data.extent / 25;
+  for (const range of [view.plot.x_range, view.plot.y_range]) range.setv({start: -margin, end: data.extent + margin});
+};
+const table = () => {
+  const level = levels.get(state.level);
+  const rows = state.select.length ? state.select : [...level.names.keys()].filter((row) => view.visible.booleans[row]);
+  save(`${state.level}.csv`, csv([["name", ...level.columns.map((each) => each.name), "map x", "map y"],
+    ...rows.map((row) => [level.names[row], ...level.columns.map((each) => value(each, row)), level.x[row], level.y[row]])]), "text/csv");
+};
+const hover = (event) => {
+  const card = $("explorer-card"), [row] = view.source.inspected.indices;
+  if (row === undefined || !event || event.type === "pointerleave") { card.hidden = true; return; }
+  const level = levels.get(state.level);
+  if (card.dataset.row !== `${state.level} ${row}`) {
+    card.dataset.row = `${state.level} ${row}`;
+    const each = column(level, state.colour), moa = column(level, "Mechanism");
+    const facts = [moa, each].filter((c, n, all) => c && all.indexOf(c) === n && c.name !== "Compound");
+    card.replaceChildren(make("strong", level.names[row]), ...facts.map((c) => make("span", `${c.name}: ${text(c, row)}`)),
+      make("div", level.of[row] >= 0 ? pair(level.of[row]) : [], {class: "pair"}));
+  }
+  const box = $("explorer-stage").getBoundingClientRect();
+  const x = event.clientX - box.left, y = event.clientY - box.top;
+  card.hidden = false;
+  card.style.left = `${Math.max(0, Math.min(x + 16, box.width - card.offsetWidth))}px`;
+  card.style.top = `${y + 16 + card.offsetHeight > box.height ? Math.max(0, y - card.offsetHeight - 16) : y + 16}px`;
+};
+
+const start = () => {
+  const made = Bokeh.documents.at(-1), named = (name) => made.get_model_by_name(name);
+  view = {plot: named("map"), source: named("points"), visible: named("visible"), glyphs: named("glyphs")};
+  const tools = ["move", "lasso", "zoom"].map(named);
+  const use = (name) => {
+    for (const tool of tools) tool.active = tool.name === name;
+    for (const each of document.querySelectorAll("[data-tool]")) each.setAttribute("aria-pressed", String(each.dataset.tool === name));
+  };
+  for (const each of document.querySelectorAll("[data-tool]")) each.addEventListener("click", () => use(each.dataset.tool));
+  use("move");
+  view.source.selected.properties.indices.change.connect(() => {
+    const rows = [...view.source.selected.indices].filter((row) => view.visible.booleans[row]).sort((a, b) => a - b);
+    if (rows.join() !== state.select.join()) pick(rows);
+  });
+  const stage = $("explorer-stage");
+  let last = null;
+  for (const type of ["pointermove", "pointerleave"]) stage.addEventListener(type, (event) => { last = event; hover(event); });
+  // Bokeh looks for points a moment after the pointer has moved.
+  view.source.inspect.connect(() => hover(last));
+  $("explorer-level").addEventListener("change", (event) => toLevel(event.target.value));
+  $("explorer-colour").addEventListener("change", (event) => { toColour(event.target.value); remember(); });
+  $("explorer-find").addEventListener("input", search);
+  $("explorer-find").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") $("explorer-found").querySelector("button")?.click();
+    if (event.key === "Escape") { event.target.value = ""; search(); pick([]); }
+  });
+  $("explorer-legend-find").addEventListener("input", legend);
+  $("explorer-all").addEventListener("click", () => { state.hidden.clear(); legend(); draw(); });
+  $("explorer-none").addEventListener("click", () => {
+    const each = column(levels.get(state.level), state.colour);
+    state.hidden = new Set([-1, ...each.labels.keys()]);
+    legend();
+    draw();
+  });
+  $("explorer-in").addEventListener("click", () => zoom(0.7));
+  $("explorer-out").addEventListener("click", () => zoom(1 / 0.7));
+  $("explorer-reset").addEventListener("click", reset);
+  $("explorer-clear").addEventListener("click", () => pick([]));
+  $("explorer-csv").addEventListener("click", table);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  addEventListener("explore", (event) => {
+    toLevel("treatments");
+    pick([event.detail]);
+    $("treatment_map").scrollIntoView();
+  });
+  addEventListener("explore-well", (event) => {
+    const wells = levels.get("wells");
+    const row = wells ? wells.names.findIndex((name) => name.endsWith(event.detail)) : -1;
+    if (row < 0) return;
+    toLevel("wells");
+    pick([row]);
+    $("treatment_map").scrollIntoView();
+  });
+  const restore = () => {
+    const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("map");
+    if (!levels.has(name)) return false;
+    const level = levels.get(name), rows = (asked.get("select") || "").split(".").filter(Boolean).map(Number);
+    $("explorer-find").value = asked.get("find") || "";
+    state.colour = asked.get("colour") || "";
+    view.source.data = {...view.source.data, x: []};
+    toLevel(name);
+    pick(rows.filter((row) => row in level.names));
+    return true;
+  };
+  addEventListener("hashchange", restore);
+  if (!restore()) {
+    const hash = location.hash;
+    toLevel("treatments");
+    history.replaceState(null, "", hash || location.pathname + location.search);
+  }
+  document.documentElement.dataset.explorer = "ready";
+};
+
+$("explorer").hidden = false;
+document.documentElement.classList.add("live");
+Bokeh.embed.embed_item(data.plot, "explorer-plot").then(start);
+})();

@@ -1,0 +1,234 @@
+(() => {
+"use strict";
+// Channels of the pictures: the columns of the filter that colours them.
+const matrix = document.querySelector("#channels feColorMatrix");
+const checks = [...document.querySelectorAll("[data-channel]")];
+const recolour = () => {
+  if (!matrix) return;
+  const rows = [0, 1, 2].map((part) => [0, 1, 2].map((n) => {
+    const own = checks.filter((check) => Number(check.dataset.channel) === n);
+    const isOn = own.length > 0 && own.every((check) => check.checked);
+    return isOn ? (parseInt(own[0].dataset.colour.slice(1 + 2 * part, 3 + 2 * part), 16) / 255).toFixed(4) : "0";
+  }).concat("0", "0").join(" "));
+  matrix.setAttribute("values", `${rows.join(" ")} 0 0 0 1 0`);
+};
+for (const check of checks) check.addEventListener("change", () => {
+  for (const other of checks) if (other.dataset.channel === check.dataset.channel) other.checked = check.checked;
+  recolour();
+});
+
+// Sortable tables: those of the page, and the long one, whose rows are made as they are needed.
+const compare = (a, b) => {
+  if (a === null || b === null) return (a === null) - (b === null);
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", {numeric: true});
+};
+const sorted = (rows, of, isUp) => [...rows].sort((a, b) => {
+  const [x, y] = [of(a), of(b)];
+  // What is missing stays last.
+  return x === null || y === null ? compare(x, y) : (isUp ? 1 : -1) * compare(x, y);
+});
+const long = document.getElementById("treatments-data");
+const setUp = (table, sort) => {
+  for (const [n, head] of [...table.tHead.rows[0].cells].entries()) {
+    const act = document.createElement("button");
+    act.type = "button";
+    act.append(...head.childNodes);
+    head.append(act);
+    act.addEventListener("click", () => {
+      const isUp = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
+      sort(n, isUp);
+    });
+  }
+};
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], number = /^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?/i;
+  setUp(table, (n, isUp) => body.append(...sorted(body.rows, (row) => {
+    const shown = row.cells[n].textContent.trim();
+    if (shown === "-" || shown === "–" || !shown) return null;
+    const found = row.cells[n].classList.contains("num") ? shown.match(number) : null;
+    const parts = shown.match(/^(\d+)\/(\d+)$/);
+    if (parts) return Number(parts[1]) / Number(parts[2]);
+    return found ? Number(found[0].replaceAll(",", "")) : shown;
+  }, isUp)));
+}
+if (long) {
+  const {heads, rows} = JSON.parse(long.textContent), table = document.getElementById("treatments-table");
+  const STEP = 200, more = document.getElementById("treatments-more"), find = document.getElementById("treatments-find");
+  let order = rows, shown = STEP;
+  const fill = () => {
+    const words = find.value.trim().toLowerCase();
+    const found = words ? order.filter((row) => row.some((cell) => String(cell ?? "").toLowerCase().includes(words))) : order;
+    table.tBodies[0].replaceChildren(...found.slice(0, shown).map((cells) => {
+      const line = document.createElement("tr");
+      heads.forEach((head, n) => {
+        const cell = document.createElement(n ? "td" : "th");
+        const value = cells[n + 1];
+        if (!n) {
+          cell.scope = "row";
+          const open = document.createElement("button");
+          open.type = "button";
+          open.className = "link";
+          open.textContent = value;
+          open.addEventListener("click", () => dispatchEvent(new CustomEvent("explore", {detail: cells[0]})));
+          cell.append(open);
+        } else {
+          cell.textContent = value === null ? "-" : typeof value === "number" ? String(Number(value.toPrecision(head.digits))) : value;
+          if (head.digits) cell.className = "num";
+        }
+        line.append(cell);
+      });
+      return line;
+    }));
+    more.hidden = found.length <= shown;
+    more.textContent = `Show ${Math.min(STEP, found.length - shown)} more of ${found.length}`;
+    document.getElementById("treatments-count").textContent = words ? `${found.length} of ${rows.length}` : `${rows.length} treatments`;
+  };
+  setUp(table, (n, isUp) => { order = sorted(rows, (row) => row[n + 1], isUp); fill(); });
+  more.addEventListener("click", () => { shown += STEP; fill(); });
+  find.addEventListener("input", () => { shown = STEP; fill(); });
+  document.getElementById("treatments-tools").hidden = false;
+  document.getElementById("treatments-note")?.remove();
+  fill();
+  addEventListener("beforeprint", () => { shown = rows.length; fill(); });
+}
+
+// Fields of controls beside those of a compound, once it is opened.
+for (const compound of document.querySelectorAll("details.compound")) compound.addEventListener("toggle", () => {
+  if (!compound.open || compound.dataset.filled) return;
+  compound.dataset.filled = "yes";
+  for (const figure of compound.querySelectorAll("figure[data-control]")) {
+    const control = document.getElementById(figure.dataset.control);
+    if (!control) continue;
+    const beside = document.createElement("figure"), caption = document.createElement("figcaption");
+    const copy = new Image();
+    copy.src = control.src; copy.alt = control.alt; copy.className = control.className;
+    caption.textContent = control.alt;
+    beside.append(copy, caption);
+    figure.after(beside);
+  }
+});
+
+// Wrong pairs side by side.
+const fillPairs = (part) => {
+  for (const row of part.querySelectorAll("[data-pair]:not([data-filled])")) {
+    row.dataset.filled = "yes";
+    const cells = [row.cells[0], row.cells[2]];
+    row.dataset.pair.split(" ").forEach((number, n) => {
+      const known = document.getElementById(`picture-${number}`);
+      if (!known) return;
+      const copy = new Image();
+      copy.src = known.src; copy.alt = known.alt; copy.className = known.className;
+      cells[n].append(copy);
+    });
+  }
+};
+for (const part of document.querySelectorAll("#wrong_neighbours details")) {
+  if (part.open) fillPairs(part);
+  part.addEventListener("toggle", () => fillPairs(part));
+}
+
+// Figures as SVG, and figures and tables as CSV.
+const save = (name, content, type) => {
+  const link = document.createElement("a");
+  link.download = name;
+  link.href = URL.createObjectURL(new Blob([content], {type}));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
+const cell = (value) => {
+  const plain = value === undefined || value === null ? "" : String(value);
+  // A cell that begins like a formula is only text.
+  const safe = typeof value === "string" && /^[=+@\t\r]|^-(?![\d.]*$)/.test(plain) ? `'${plain}` : plain;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+};
+const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+globalThis.wsdino = {save, csv};
+const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-weight", "text-anchor"];
+const drawing = (svg) => {
+  const copy = svg.cloneNode(true), there = [svg, ...svg.querySelectorAll("*")], here = [copy, ...copy.querySelectorAll("*")];
+  there.forEach((each, n) => {
+    if (each.closest("defs")) return;
+    const look = getComputedStyle(each);
+    for (const name of LOOK) here[n].style.setProperty(name, look.getPropertyValue(name));
+  });
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.setAttribute("width", width);
+  copy.setAttribute("height", height);
+  copy.style.fontFamily = "sans-serif";
+  return new XMLSerializer().serializeToString(copy);
+};
+const offer = (after, options) => {
+  const bar = document.createElement("div");
+  bar.className = "saves";
+  for (const [label, what, act] of options) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = label;
+    button.setAttribute("aria-label", `${label} of ${what}`);
+    button.addEventListener("click", act);
+    bar.append(button);
+  }
+  after.after(bar);
+};
+const shownText = (each) => {
+  const text = each.textContent.trim(), plain = text.replaceAll(",", "");
+  return each.classList.contains("num") && /^-?[\d.]+(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : text;
+};
+for (const figure of document.querySelectorAll("figure[data-name]")) {
+  const {name} = figure.dataset, svg = figure.querySelector("svg"), data = figure.querySelector(".figure-data");
+  const options = [["SVG", name, () => save(`${name}.svg`, drawing(svg), "image/svg+xml")]];
+  if (data) options.push(["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]);
+  offer(figure, options);
+}
+for (const data of document.querySelectorAll(".figure-data[data-name]")) {
+  const {name} = data.dataset;
+  offer(data, [["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]]);
+}
+for (const svg of document.querySelectorAll("svg.plate")) svg.addEventListener("click", (event) => {
+  const box = svg.getBoundingClientRect(), [, , width] = svg.getAttribute("viewBox").split(" ").map(Number);
+  const [column, row] = [event.clientX - box.left, event.clientY - box.top].map((px) => Math.floor(px * width / box.width / 10));
+  const letters = (row >= 26 ? String.fromCharCode(64 + Math.floor(row / 26)) : "") + String.fromCharCode(65 + row % 26);
+  dispatchEvent(new CustomEvent("explore-well", {detail: `, ${svg.dataset.plate} ${letters}${String(column + 1).padStart(2, "0")}`}));
+});
+for (const table of document.querySelectorAll("table[data-name]")) {
+  const {name} = table.dataset;
+  offer(table.closest(".scroll"), [["CSV", name, () => save(`${name}.csv`, csv(table.id === "treatments-table" && long
+    ? (({heads, rows}) => [heads.map((head) => head.name), ...rows.map((row) => row.slice(1))])(JSON.parse(long.textContent))
+    : [...table.rows].map((row) => [...row.cells].map(shownText))), "text/csv")]]);
+}
+
+for (const text of document.querySelectorAll("[data-copy]")) {
+  offer(text, [["Copy", "the paragraph", () => {
+    getSelection().selectAllChildren(text);
+    document.execCommand("copy");
+  }]]);
+}
+
+// What scrolls can be reached by keyboard.
+const reach = () => {
+  for (const box of document.querySelectorAll(".scroll:not([role]), .forest")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+};
+reach();
+addEventListener("resize", reach);
+
+// A link into a closed part opens it, and what is printed is open.
+const reveal = () => {
+  const asked = /^#[\w-]+$/.test(location.hash) ? document.querySelector(location.hash) : null;
+  for (let part = asked; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  asked?.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+if (location.hash) reveal();
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const part of closed) part.open = true;
+});
+addEventListener("afterprint", () => { for (const part of closed) part.open = false; });
+})();

@@ -1,0 +1,289 @@
+"""The report's page in a browser, used as a person uses it."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pandas as pd
+import pytest
+from generated_run import NASTY, MeanModel, make_run, make_screen, make_sites
+
+from wsdino.report.html import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+sync_api = pytest.importorskip("playwright.sync_api")
+READY = "html[data-explorer=ready]"
+# Where a point of the map is on the screen.
+POINT = """row => {
+  const made = Bokeh.documents.at(-1), data = made.get_model_by_name("points").data;
+  const {x_scale, y_scale} = Bokeh.index.get_by_id(made.get_model_by_name("map").id).frame;
+  const box = document.getElementById("explorer-stage").getBoundingClientRect();
+  return [box.left + x_scale.compute(data.x[row]), box.top + y_scale.compute(data.y[row])];
+}"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on nine treatments, with pictures, and wells on one plate."""
+    run = make_run(tmp_path_factory.mktemp("browser") / "run", num_steps=0)
+    profiles = pd.read_parquet(run / "profiles.parquet")
+    # Few enough wells for a layout without UMAP, which takes long to load.
+    sites = make_sites(profiles.iloc[:3], num_plates=2, num_controls=1, num_sites=1)
+    store = make_screen(make_sites(profiles, num_plates=2))
+    return write_report(run, store=store, model=MeanModel(), sites=sites, attention_sites=[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as driver:
+        with_browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield with_browser
+        with_browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The page at work; fails on anything in the console, and on any request."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else trouble.append(r.url),
+    )
+    page.goto(report.as_uri())
+    page.wait_for_selector(READY, state="attached")
+    yield page
+    context.close()
+    assert not trouble
+
+
+def move_to(page: Page, row: int) -> tuple[float, float]:
+    """Bring the map into view and the pointer onto a point; return where it is."""
+    page.locator("#explorer-stage").evaluate(
+        "each => each.scrollIntoView({block: 'center', behavior: 'instant'})"
+    )
+    x, y = page.evaluate(POINT, row)
+    page.mouse.move(x - 3, y - 3)
+    page.mouse.move(x, y)
+    return x, y
+
+
+def saved(page: Page) -> list[list[str]]:
+    """Rows of the CSV that the button saves."""
+    with page.expect_download() as download:
+        page.click("#explorer-csv")
+    return list(csv.reader(download.value.path().read_text().splitlines()))
+
+
+def test_the_pointer_on_a_point_shows_its_field_beside_controls(page: Page) -> None:
+    move_to(page, 0)
+    card = page.locator("#explorer-card")
+    sync_api.expect(card).to_be_visible()
+    assert NASTY in card.inner_text()
+    assert "Actin disruptors" in card.inner_text()
+    assert card.locator("img").count() == 2
+    page.mouse.move(2, 2)
+    sync_api.expect(card).to_be_hidden()
+
+
+def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page: Page) -> None:
+    page.mouse.click(*move_to(page, 4))
+    details = page.locator("#explorer-details")
+    title = details.locator("h3").first
+    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
+    assert details.locator(".pair img").count() == 2
+    assert details.locator(".neighbours li").count() == 8
+    assert "cosine" in details.locator(".neighbours li").first.inner_text()
+    address = page.url
+    assert "select=4" in address
+    # A click on one of several that are selected leaves that one.
+    page.fill("#explorer-find", "eg5")
+    page.keyboard.press("Enter")
+    sync_api.expect(title).to_have_text("3 selected")
+    page.mouse.click(*move_to(page, 4))
+    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector(READY, state="attached")
+    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
+    details.locator(".neighbours button").first.click()
+    sync_api.expect(title).not_to_have_text("Eg5 i-1 0.3 µM")
+
+
+def test_what_the_lasso_encloses_is_what_the_csv_has(page: Page) -> None:
+    page.click("[data-tool=lasso]")
+    x, y = move_to(page, 3)
+    corners = [(-12, -12), (12, -12), (12, 12), (-12, 12), (-12, -12)]
+    page.mouse.move(x + corners[0][0], y + corners[0][1])
+    page.mouse.down()
+    for dx, dy in corners[1:]:
+        page.mouse.move(x + dx, y + dy, steps=4)
+    page.mouse.up()
+    sync_api.expect(page.locator("#explorer-csv")).to_have_text("CSV of the 1 selected")
+    head, *rows = saved(page)
+    assert head[:2] == ["name", "Mechanism"]
+    assert [row[:2] for row in rows] == [["Eg5 i-0 0.1 µM", "Eg5 inhibitors"]]
+    page.click("#explorer-clear")
+    assert len(saved(page)) == 10
+
+
+def test_search_and_keyboard_alone_reach_a_treatment(page: Page) -> None:
+    page.locator("#explorer-find").focus()
+    page.keyboard.type("eg5")
+    sync_api.expect(page.locator("#explorer-count")).to_have_text("3 found")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#explorer-details h3")).to_have_text("3 selected")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#explorer-details h3").first).to_have_text("Eg5 i-0 0.1 µM")
+    page.locator("#explorer-find").focus()
+    page.keyboard.press("Escape")
+    assert "select=" not in page.url
+
+
+def test_the_legend_hides_and_is_searched(page: Page) -> None:
+    visible = "Bokeh.documents.at(-1).get_model_by_name('visible').booleans"
+    page.uncheck("#explorer-legend label:nth-child(2) input")
+    assert page.evaluate(visible) == [True] * 3 + [False] * 3 + [True] * 3
+    page.fill("#explorer-legend-find", "synth")
+    assert page.locator("#explorer-legend label").count() == 1
+    page.click("#explorer-all")
+    assert page.evaluate(visible) == [True] * 9
+
+
+def test_points_are_coloured_by_what_is_asked_at_every_level(page: Page) -> None:
+    colours = "new Set(Bokeh.documents.at(-1).get_model_by_name('points').data.colour).size"
+    assert page.evaluate(colours) == 3
+    page.select_option("#explorer-colour", "Distance to controls")
+    assert page.evaluate(colours) > 3
+    assert page.locator("#explorer-legend .ramp").count() == 1
+    page.select_option("#explorer-level", "wells")
+    page.select_option("#explorer-colour", "Batch")
+    assert page.evaluate(colours) == 2
+    assert "PCA of 8 wells" in page.locator("#explorer-note").inner_text()
+
+
+def test_mechanisms_are_sorted_by_the_share_that_is_right(page: Page) -> None:
+    head = page.locator("#confusion th", has_text="NSCB")
+    head.locator("button").click()
+    texts = page.locator("#confusion tbody td:nth-child(3)").all_inner_texts()
+    known = [text.split("/") for text in texts if text != "-"]
+    shares = [int(right) / int(total) for right, total in known]
+    assert shares == sorted(shares)
+    assert texts[-1] == "-"
+
+
+def test_the_table_of_treatments_sorts_and_leads_to_the_explorer(page: Page) -> None:
+    names = page.locator("#treatments-table tbody th")
+    distance = page.locator("#treatments-table th", has_text="Distance to controls")
+    column = distance.evaluate("each => each.cellIndex")
+    distance.locator("button").click()
+    cells = page.locator(f"#treatments-table tbody td:nth-child({column + 1})")
+    values = [float(text) for text in cells.all_inner_texts()]
+    assert values == sorted(values)
+    assert distance.get_attribute("aria-sort") == "ascending"
+    distance.locator("button").click()
+    assert [float(text) for text in cells.all_inner_texts()] == values[::-1]
+    page.fill("#treatments-find", "synthesis")
+    assert names.count() == 3
+    first = names.first.inner_text()
+    names.first.locator("button").click()
+    sync_api.expect(page.locator("#explorer-details h3").first).to_have_text(first)
+
+
+def test_a_well_of_a_heat_map_is_shown_in_the_explorer(page: Page) -> None:
+    plate = page.locator("svg.plate[data-plate='P/2']").first
+    plate.scroll_into_view_if_needed()
+    box = plate.bounding_box()
+    assert box
+    # B02, the first treatment.
+    plate.click(position={"x": 1.5 * box["width"] / 12, "y": 1.5 * box["height"] / 8})
+    title = page.locator("#explorer-details h3").first
+    sync_api.expect(title).to_have_text(f"{NASTY} 0.1 µM, P/2 B02")
+
+
+def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
+    with page.expect_download() as download:
+        page.click("button[aria-label='SVG of confusion-nsc']")
+    drawn = download.value.path().read_text()
+    assert drawn.startswith("<svg")
+    assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
+    assert "var(" not in drawn
+    ET.fromstring(drawn)
+    with page.expect_download() as download:
+        page.click("button[aria-label='CSV of confusion-nsc']")
+    rows = list(csv.reader(download.value.path().read_text().splitlines()))
+    assert [row[0] for row in rows[1:]] == rows[0][1:]
+    with page.expect_download() as download:
+        page.click("button[aria-label='CSV of treatments']")
+    assert len(download.value.path().read_text().splitlines()) == 10
+
+
+def test_channels_are_switched_off_in_every_picture_at_once(page: Page) -> None:
+    values = "document.querySelector('#channels feColorMatrix').getAttribute('values')"
+    before = page.evaluate(values).split()
+    page.locator("#compounds [data-channel='1']").uncheck()
+    after = page.evaluate(values).split()
+    assert [float(after[n]) for n in (1, 6, 11)] == [0, 0, 0]
+    assert [float(after[n]) for n in (0, 5, 10)] == [float(before[n]) for n in (0, 5, 10)]
+
+
+def test_an_open_compound_has_its_controls_beside_it(page: Page) -> None:
+    compound = page.locator("details.compound[id]").nth(1)
+    images = compound.locator("img").count()
+    compound.locator("summary").click()
+    sync_api.expect(compound.locator("img")).to_have_count(2 * images)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_nothing_overflows_and_axe_finds_nothing(
+    browser: Browser, report: Path, width: int, scheme: Any
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    size = {"width": width, "height": 900}
+    # Its own script is what the page's policy would keep out.
+    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_selector(READY, state="attached")
+    page.mouse.click(*move_to(page, 1))
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    found = axe.run(page)
+    context.close()
+    assert not found.violations_count, found.generate_report()
+
+
+def test_without_scripts_it_still_says_everything(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    sync_api.expect(page.locator("#treatment_map .static svg").first).to_be_visible()
+    sync_api.expect(page.locator("#explorer")).to_be_hidden()
+    assert page.locator("#treatments-table tbody tr").count() == 9
+    context.close()
+
+
+def test_print_shows_all_treatments_and_opens_what_is_closed(page: Page) -> None:
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    sync_api.expect(page.locator("#explorer")).to_be_hidden()
+    sync_api.expect(page.locator("#treatment_map .static").first).to_be_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details:not([open])").count() > 0
