@@ -576,7 +576,7 @@ def attribute_paths(text: str) -> set[str]:
 
 def test_every_option_is_consumed() -> None:
     read = set()
-    for name in ("pipeline", "judging", "checks", "trainings"):
+    for name in ("pipeline", "judging", "preparation", "checks", "trainings"):
         # Each training has a config of its own.
         paths = attribute_paths((SOURCE / f"{name}.py").read_text())
         read |= {re.sub(r"^own\.", "config.", path) for path in paths}
