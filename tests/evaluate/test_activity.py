@@ -14,7 +14,7 @@ from wsdino.evaluate import replicates
 from wsdino.evaluate.activity import activity_table, rank_against_controls
 from wsdino.evaluate.consistency import consistency
 from wsdino.evaluate.evidence import activity, activity_of
-from wsdino.evaluate.precision import expected_precision, random_precisions
+from wsdino.evaluate.precision import expected_precision, p_values, random_precisions
 from wsdino.evaluate.replicates import (
     null_correlations,
     percent_replicating,
@@ -234,6 +234,17 @@ def test_the_null_is_drawn_as_in_copairs_and_has_the_expected_mean() -> None:
     np.testing.assert_array_equal(drawn, random_ap(4000, 3, 40, 7))
     assert drawn.mean() == pytest.approx(expected_precision(3, 40), abs=0.01)
     assert expected_precision(2, 2) == 1
+
+
+@pytest.mark.parametrize("rank", range(1, 14))
+def test_an_equal_random_ranking_is_not_above(rank: int) -> None:
+    """One right candidate among 13: a random ranking is above iff it has it at a lower rank."""
+    precision = np.array([1 / rank])
+    one = np.array([1])
+    (p,) = p_values(precision, one, one * 13, [np.array([0])], null_size=1000, seed=4)
+    seed = int(np.random.default_rng(4).integers(8096, size=1)[0])
+    ranks = np.rint(1 / random_precisions(1, 13, size=1000, seed=seed))
+    assert p == (1 + (ranks < rank).sum()) / 1001
 
 
 def test_noise_is_not_active_and_a_shift_is() -> None:
