@@ -11,10 +11,10 @@ import pytest
 from helpers_tables import synthetic_design, with_features
 from wsdino.errors import TableError
 from wsdino.evaluate import replicates
-from wsdino.evaluate.activity import activity_table, rank_against_controls
+from wsdino.evaluate.activity import activity_table, rank_against_controls, why_not
 from wsdino.evaluate.consistency import consistency
 from wsdino.evaluate.evidence import activity, activity_of
-from wsdino.evaluate.precision import expected_precision, random_precisions
+from wsdino.evaluate.precision import expected_precision, p_values, random_precisions
 from wsdino.evaluate.replicates import (
     null_correlations,
     percent_replicating,
@@ -153,6 +153,19 @@ def test_one_layout_on_all_plates_has_no_null_of_the_same_position() -> None:
     assert result["other_position"]["share"] < 0.4
 
 
+def test_a_fold_without_replicates_takes_no_number_from_the_others() -> None:
+    table = screen(3, 10, 4, seed=0)
+    lonely = (table["Metadata_Compound"] == "c0") & (table["Metadata_Plate"] != "P0")
+    wells = wells_of(table[~lonely])
+    is_c0 = (wells.metadata["Metadata_Compound"] == "c0").to_numpy()
+    whole_, others, c0 = (Part(wells, ~wells.is_control & which) for which in (True, ~is_c0, is_c0))
+    expected, _ = percent_replicating([others])
+    assert expected["num_treatments"] == 9
+    assert expected["other_position"] is not None
+    assert percent_replicating([others, c0])[0] == expected
+    assert percent_replicating([whole_])[0]["num_treatments"] == 9
+
+
 def test_retrieval_equals_copairs() -> None:
     from copairs.map import average_precision
 
@@ -236,6 +249,17 @@ def test_the_null_is_drawn_as_in_copairs_and_has_the_expected_mean() -> None:
     assert expected_precision(2, 2) == 1
 
 
+@pytest.mark.parametrize("rank", range(1, 14))
+def test_an_equal_random_ranking_is_not_above(rank: int) -> None:
+    """One right candidate among 13: a random ranking is above iff it has it at a lower rank."""
+    precision = np.array([1 / rank])
+    one = np.array([1])
+    (p,) = p_values(precision, one, one * 13, [np.array([0])], null_size=1000, seed=4)
+    seed = int(np.random.default_rng(4).integers(8096, size=1)[0])
+    ranks = np.rint(1 / random_precisions(1, 13, size=1000, seed=seed))
+    assert p == (1 + (ranks < rank).sum()) / 1001
+
+
 def test_noise_is_not_active_and_a_shift_is() -> None:
     table = screen(4, 30, 12, seed=1)
     assert activity(table, null_size=2000)["num_active"] == 0
@@ -253,6 +277,16 @@ def test_a_design_that_chance_can_make_perfect_is_told() -> None:
     for found in told:
         if found["num_active"]:
             assert "to be expected by chance" in " ".join(found["notes"])
+
+
+def test_chance_is_held_against_the_rate_that_was_asked_for() -> None:
+    wells = wells_of(screen(2, 4, 12, seed=0))
+    table = pd.DataFrame(
+        {"num_wells": 2, "num_queries": 2, "is_active": True, "p_perfect": 0.1}, index=range(4)
+    )
+    for fdr, is_told in ((0.05, True), (0.2, False)):
+        notes = " ".join(why_not(table, wells, fdr=fdr))
+        assert ("up to 0.4 of the 4 active treatments" in notes) == is_told
 
 
 def test_wells_without_replicate_or_control_are_left_out_and_told() -> None:

@@ -125,6 +125,19 @@ def test_neighbours_equal_a_loop(tables: tuple[pd.DataFrame, pd.DataFrame]) -> N
     pd.testing.assert_frame_equal(one, found[found["concentration"] == 1].reset_index(drop=True))
 
 
+def test_a_plate_of_another_batch_is_another_plate() -> None:
+    features = np.array([[1, 0.0], [1, 0.1], [1, 0.2], [1, 0.3], [1, 0.4]])
+    plates = [["P1", "P2"], ["P1"], ["P1"], ["P3"], [None]]
+    batches = [["B1", "B2"], ["B2"], ["B1"], ["B2"], ["B1"]]
+    table = profile_table(list("abcde"), list("xxxxx"), features, Plate=plates, Batch=batches)
+    found = neighbours(table, "a").set_index("neighbour_compound")
+    assert found["shares_plate"].to_dict() == {"b": False, "c": True, "d": False, "e": None}
+    assert found["shares_batch"].tolist() == [True] * 4
+    without = neighbours(table.drop(columns="Metadata_Batch"), "a").set_index("neighbour_compound")
+    assert without["shares_plate"].to_dict() == {"b": True, "c": True, "d": False, "e": None}
+    assert without["shares_batch"].isna().all()
+
+
 def test_a_compound_that_is_not_there_is_named(
     tables: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from generated_run import MOAS, NASTY, MeanModel, MemoryStore, make_run, make_store, treatments
+from generated_run import (
+    MOAS,
+    NASTY,
+    MeanModel,
+    MemoryStore,
+    activity_results,
+    make_run,
+    make_store,
+    treatments,
+)
 from PIL import Image
 
 from wsdino.errors import InputError, OutputError
@@ -257,6 +266,18 @@ def test_of_many_left_out_the_first_are_named(run: Path) -> None:
         assert "new-49. and 10 more (all are in results.json)" in row[1]
         assert "new-50." not in row[1]
     assert "NSCB was not taken." in page.text
+
+
+def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    (curve,) = activity_results()["doses"]
+    results["activity"]["doses"] = [curve | {"compound": f"drug-{n}"} for n in range(203)]
+    (run / "results.json").write_text(json.dumps(results))
+    page = Page(write_report(run))
+    assert "Distance to controls by dose: 203 compounds" in page.source
+    assert "The first 200; the rest are in results.json." in page.source
+    assert "drug-199" in page.source
+    assert "drug-200" not in page.source
 
 
 def test_results_of_another_version_are_said_to_be(run: Path) -> None:

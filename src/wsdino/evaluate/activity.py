@@ -193,7 +193,7 @@ def activity_table(
     return ordered.reset_index(drop=True)
 
 
-def why_not(table: pd.DataFrame, wells: Wells) -> list[str]:
+def why_not(table: pd.DataFrame, wells: Wells, *, fdr: float = FDR) -> list[str]:
     """Say for which treatments activity is not defined, and for which it means little.
 
     Parameters
@@ -202,6 +202,8 @@ def why_not(table: pd.DataFrame, wells: Wells) -> list[str]:
         What :func:`activity_table` returned.
     wells
         The wells behind it.
+    fdr
+        As :func:`activity_table` was given it.
 
     Returns
     -------
@@ -231,7 +233,7 @@ def why_not(table: pd.DataFrame, wells: Wells) -> list[str]:
             f"activity is not defined for {_some(table[without])}: no control on their plates"
         )
     by_chance, num_active = float(table["p_perfect"].sum()), int(table["is_active"].sum())
-    if num_active and by_chance > FDR * num_active:
+    if num_active and by_chance > fdr * num_active:
         notes.append(
             f"so few wells and controls that up to {by_chance:.1f} of the {num_active} active "
             "treatments are to be expected by chance, which is more than their q values say"

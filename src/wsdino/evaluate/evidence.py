@@ -207,7 +207,7 @@ def _measured(parts: Sequence[Part], *, null_size: int, seed: int, fdr: float) -
     looked_up["replicate_correlation"] = pd.Series(correlations, dtype=np.float64)
     table = table.merge(looked_up, on=list(TREATMENT), how="left", validate="1:1")
     tested = table["p_value"].notna()
-    notes = why_not(table, wells)
+    notes = why_not(table, wells, fdr=fdr)
     curves = dose_curves(wells, distance, seed=seed)
     found: dict[str, Any] = {
         "num_treatments": len(table),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.evaluate.level import is_control
+from wsdino.profile.aggregate import pair_plates
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
 from wsdino.tables.features import features_of, require_columns
 from wsdino.tables.lists import labels_of
@@ -42,7 +43,8 @@ def neighbours(
     DataFrame
         A row for each neighbour, the most similar first: `compound`, `concentration`, `rank`,
         `neighbour_compound`, `neighbour_concentration`, `neighbour_moa`, `similarity` (cosine),
-        `is_control`, `shares_plate`, `shares_batch` (None where the table doesn't say).
+        `is_control`, `shares_plate`, `shares_batch` (None where the table doesn't say); a plate is a
+        plate within its batch.
 
     Raises
     ------
@@ -116,11 +118,20 @@ def _found(compound: str, names: pd.Series) -> str:
     raise TableError(f"no compound {compound!r} among {len(known)}{hint}")
 
 
+def _places(profiles: pd.DataFrame, column: str, row: int) -> list[tuple[str | None, str | None]]:
+    """Plates (each with its batch) or batches of a treatment; None stands for an unknown one."""
+    batches = labels_of(profiles[BATCH].iloc[row]) if BATCH in profiles else []
+    if column == BATCH:
+        return [(batch, batch) for batch in batches]
+    return pair_plates(labels_of(profiles[column].iloc[row]), batches)
+
+
 def _shares(profiles: pd.DataFrame, column: str, one: int, other: int) -> bool | None:
     """Whether two treatments have a plate or batch in common; None where that isn't known."""
     if column not in profiles:
         return None
-    first, second = (labels_of(profiles[column].iloc[row]) for row in (one, other))
-    if not first or not second:
-        return None
-    return bool(set(first) & set(second))
+    first, second = (_places(profiles, column, row) for row in (one, other))
+    if any(name is not None and (name, batch) in second for name, batch in first):
+        return True
+    is_known = first and second and all(name is not None for name, _ in (*first, *second))
+    return False if is_known else None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Similarities that differ by less are equal: rounding must not decide.
 TIE = 1e-12
+# The same of average precisions, of which the random ones are float32.
+_TIE_OF_MEANS = 1e-6
 _CELLS_AT_ONCE = 4_000_000
 _QUERIES_AT_ONCE = 1024
 
@@ -141,7 +143,7 @@ def p_values(
     Returns
     -------
     ndarray
-        (groups,) (1 + random means above the group's) / (1 + null_size).
+        (groups,) (1 + random means above the group's) / (1 + null_size); equal ones aren't above.
     """
     if not len(precisions):
         return np.empty(0)
@@ -157,10 +159,11 @@ def p_values(
     found = np.empty(len(groups))
     for number, queries in enumerate(groups):
         if len(queries) <= _QUERIES_AT_ONCE:
-            null = nulls[which[queries]].mean(axis=0)
+            null = nulls[which[queries]].mean(axis=0, dtype=np.float64)
         else:
             null = np.bincount(which[queries], minlength=len(pairs)) @ nulls / len(queries)
-        found[number] = (1 + int((null > precisions[queries].mean()).sum())) / (1 + null_size)
+        num_above = int((null > precisions[queries].mean() + _TIE_OF_MEANS).sum())
+        found[number] = (1 + num_above) / (1 + null_size)
     return found
 
 

@@ -3,10 +3,11 @@
 Both take replicates on different plates only, because wells of one plate are alike anyway.
 
 *Percent replicating*, as in copairs (`correlation_test`): the share of treatments whose replicates
-correlate more, in the median over pairs, than the 95th percentile of such medians over as many
-random pairs of other treatments on other plates. These are drawn from wells at other positions of
-their plates, and, as a null of its own, from wells at the same position: replicates that lie at one
-position on all plates share its effect, too.
+correlate more, in the median over pairs, than the 95th percentile of medians over random pairs of
+wells of different treatments on different plates. Such a median is over as many pairs as the median
+treatment has wells that come first in a pair, at most :data:`MAX_PAIRS`. The two wells of a pair
+lie at different positions of their plates or, as a null of its own, at the same one: replicates that
+lie at one position on all plates share its effect, too.
 
 *Retrieval*: each well ranks all treated wells on other plates by cosine similarity; right ones are
 those of its treatment.
@@ -176,19 +177,21 @@ def percent_replicating(
     -------
     result : dict
         `num_treatments` with wells on two plates; for `other_position` and `same_position` the
-        `threshold` (95th percentile of the null; the mean over the parts), `num_above` and the
-        `share` above, or None where there are no such pairs.
+        `threshold` (95th percentile of the null; the mean over the parts with such treatments),
+        `num_above` and the `share` above, or None where one of these parts has no such pairs.
     correlations : dict
         Median correlation by the number of the treatment.
     """
     correlations: dict[int, float] = {}
     thresholds: dict[str, list[float]] = {"other_position": [], "same_position": []}
     above = dict.fromkeys(thresholds, 0)
+    num_asked = 0
     for part in parts:
         treatment, median, num_first = replicate_correlations(part, seed=seed)
         correlations |= dict(zip(treatment.tolist(), median.tolist(), strict=True))
         if not len(treatment):
             continue
+        num_asked += 1
         num_pairs = min(int(np.median(num_first)), MAX_PAIRS)
         for name, own in thresholds.items():
             same = name == "same_position"
@@ -201,7 +204,7 @@ def percent_replicating(
     result: dict[str, Any] = {"num_treatments": num}
     for name, found in thresholds.items():
         result[name] = None
-        if found and len(found) == len(parts):
+        if found and len(found) == num_asked:
             shares = {"num_above": above[name], "share": above[name] / num}
             result[name] = {"threshold": float(np.mean(found)), **shares}
     return result, correlations

@@ -158,9 +158,11 @@ def activity_section(record: RunRecord) -> dict[str, Any]:
     if not isinstance(treatments, list) or not treatments:
         notes = found.get("notes") or ["results.json has no activity"]
         raise Omitted("; ".join(map(str, notes)))
+    curves = found.get("doses") or []
     return {
         "lines": [*activity_lines(found), *consistency_lines(record.results)],
-        "curves": [_curve(curve) for curve in found.get("doses") or []][:MAX_ROWS],
+        "curves": [_curve(curve) for curve in curves[:MAX_ROWS]],
+        "num_curves": len(curves),
     }
 
 
@@ -197,7 +199,7 @@ def _curve(curve: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_rising(curve: Mapping[str, Any]) -> bool:
-    """Whether the interval of the top lies above the curve's own bottom."""
+    """Whether the interval of the top lies above the curve's own bottom, and above controls."""
     return bool(curve["ec50"] is not None and curve["top_ci"][0] > max(curve["bottom"], 1.0))
 
 
