@@ -16,9 +16,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FEATURES, WELLS, CONTROLS, REPLICATES, DOSES, MOAS = 384, 384, 32, 4, 4, 150
 RESULT = Path(__file__).parent / "results" / "evaluate.md"
@@ -109,7 +113,7 @@ def matching_of(num: int) -> dict[str, float]:
     )
 
 
-def _cost(work: object) -> dict[str, float]:
+def _cost(work: Callable[[], object]) -> dict[str, float]:
     before, start = _peak_mib(), time.process_time()
     work()
     return {"seconds": time.process_time() - start, "table_mib": before, "peak_mib": _peak_mib()}

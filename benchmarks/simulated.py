@@ -14,8 +14,6 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from children import wsdino
 from heldout import STEPS, heldout_predictions
 from wsdino.device import num_cpus
 from wsdino.embed.classical import PERCENTILES, classical_table
@@ -197,14 +196,8 @@ def speed(out: Path) -> str:
         for sites in SPEED_LAYOUTS:
             shutil.rmtree(folder, ignore_errors=True)
             begun = time.perf_counter()
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "wsdino", "simulate", "--out", str(folder)),
-                    *("--layout", "bbbc021", "--sites", str(sites), "--workers", "2"),
-                ],
-                check=True,
-                capture_output=True,
-            )
+            options = ("--layout", "bbbc021", "--sites", sites, "--workers", 2)
+            wsdino("simulate", "--out", folder, *options, quiet=True)
             if turn:
                 seconds[sites].append(time.perf_counter() - begun)
     shutil.rmtree(folder)

@@ -118,7 +118,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         read_manifest(folder, platemap=WELLS)
     assert "1 images are marked as failed and left out" in capsys.readouterr().err
     write_harmony(tmp_path / "again", 5)
-    with pytest.raises(TableError, match=r"is of plate BR1, as .* is; read one measurement of it"):
+    with pytest.raises(TableError, match=r"is of plate BR1, as .* is; read one of them alone"):
         read_manifest(tmp_path, platemap=WELLS)
     index = folder / "Images" / "Index.idx.xml"
     whole = index.read_text()

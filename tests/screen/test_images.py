@@ -120,7 +120,7 @@ def test_each_image_of_a_file_is_a_series(tmp_path):
     with pytest.raises(ImageError, match="there is no image 3; the file holds 3"):
         read_planes(path, series=3)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(STACK[0]))
-    with pytest.raises(ImageError, match="there is no image 1; the file holds one"):
+    with pytest.raises(ImageError, match="there is no image 1; the file holds 1, counted from 0"):
         read_planes(tmp_path / "a.png", series=1)
 
 

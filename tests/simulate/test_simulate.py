@@ -150,6 +150,21 @@ def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch)
     assert not list(tmp_path.rglob(".partial-*"))
 
 
+def test_a_script_that_every_worker_runs_again_is_told(tiny_layout, tmp_path):
+    out, script = tmp_path / "out", tmp_path / "script.py"
+    script.write_text(
+        "from wsdino.simulate import simulate\n"
+        f"simulate({str(out)!r}, layout={str(tiny_layout)!r}, size={SIZE}, workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wsdino.errors.InputError: no process that draws could start")
+    assert 'below if __name__ == "__main__":, or give workers=1' in last
+    assert "writing there" not in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [{"seed": 9}, {"size": 48}, {"zoom": 0.5}, {"sites": 1}, {"difficulty": Difficulty(edge=0)}],

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     # From axes and shape of an image, what to take along each axis.
     Taken = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
 
+PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+CHANNEL_AXES = "CSIQ"
+"""Axes that may be that of channels: channel, RGB sample, and two of stacks of unknown pages."""
+NUMPY, MICROSCOPES = (".npy", ".npz"), (".czi", ".nd2", ".lif")
+"""Suffixes of formats that have layouts of their own."""
 # Where a PNG's header has its type of colour; 3 is a palette.
 _PNG_COLOUR_TYPE = 25
 
@@ -75,6 +80,36 @@ class ImageFormat:
     size: Callable[[Path, int | None], tuple[int, int, np.dtype[Any]]] | None = None
 
 
+def which_image(path: Path, series: int | None, num: int, *, num_meant: int | None = None) -> int:
+    """Return the number of the image that is meant, of those of a file.
+
+    Parameters
+    ----------
+    path, series
+        As for :attr:`ImageFormat.read`.
+    num
+        How many images the file holds.
+    num_meant
+        How many of them may be meant where `series` is None; None: all.
+
+    Raises
+    ------
+    ImageError
+        There is no such image, or several and none is named.
+    """
+    several = num if num_meant is None else num_meant
+    if series is None and several > 1:
+        raise ImageError(
+            f"{path}: the file holds {several} images; a column Series_<Channel> must give the one "
+            "of each site, counted from 0"
+        )
+    if (series or 0) >= num:
+        raise ImageError(
+            f"{path}: there is no image {series}; the file holds {num}, counted from 0"
+        )
+    return series or 0
+
+
 def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
     from wsdino.screen.tiff import read_tiff
 
@@ -83,7 +118,7 @@ def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], s
 
 
 def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    _require_one_image(path, series)
+    which_image(path, series, 1)
     content = path.read_bytes()
     if content[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
         raise ImageError(
@@ -118,19 +153,14 @@ def _bioio_contents(path: Path) -> Contents:
 def _omezarr(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
     from wsdino.screen.omezarr import read_image
 
-    _require_one_image(path, series)
+    which_image(path, series, 1)
     return read_image(path, taken)
-
-
-def _require_one_image(path: Path, series: int | None) -> None:
-    if series:
-        raise ImageError(f"{path}: there is no image {series}; the file holds one, counted from 0")
 
 
 def _tiff_contents(path: Path) -> Contents:
     from wsdino.screen.tiff import contents_of_tiff
 
-    return Contents(*contents_of_tiff(path))
+    return contents_of_tiff(path)
 
 
 def _tiff_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
@@ -141,7 +171,7 @@ def _tiff_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]
 
 def _png_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
     """Read the first chunk of a PNG."""
-    _require_one_image(path, series)
+    which_image(path, series, 1)
     with path.open("rb") as file:
         start = file.read(_PNG_COLOUR_TYPE)
     if start[1:4] != b"PNG" or len(start) < _PNG_COLOUR_TYPE:
@@ -153,15 +183,15 @@ def _png_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
 def _omezarr_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
     from wsdino.screen.omezarr import size_of_image
 
-    _require_one_image(path, series)
+    which_image(path, series, 1)
     return size_of_image(path)
 
 
 FORMATS = (
     ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size),
     ImageFormat("PNG", (".png",), _png, size=_png_size),
-    ImageFormat("NumPy", (".npy", ".npz"), _numpy),
-    ImageFormat("CZI, ND2, LIF", (".czi", ".nd2", ".lif"), _bioio, _bioio_contents),
+    ImageFormat("NumPy", NUMPY, _numpy),
+    ImageFormat("CZI, ND2, LIF", MICROSCOPES, _bioio, _bioio_contents),
     ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size),
 )
 

@@ -10,7 +10,15 @@ import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError, InputError
-from wsdino.screen.formats import FORMATS, Contents, ImageFormat, format_of, unnamed
+from wsdino.screen.formats import (
+    CHANNEL_AXES,
+    FORMATS,
+    PIXEL_TYPES,
+    Contents,
+    ImageFormat,
+    format_of,
+    unnamed,
+)
 from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
@@ -29,11 +37,6 @@ __all__ = [
     "require_alike",
 ]
 
-PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
-
-# Axes that may be the channel axis: channel, RGB sample, and two that tifffile assigns to stacks
-# of unknown pages.
-_CHANNEL_AXES = "CSIQ"
 # Errors of the decoders on damaged files; those of imagecodecs are RuntimeErrors.
 _DECODING_ERRORS = (
     tifffile.TiffFileError,
@@ -253,7 +256,7 @@ def _channels_first(image: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
     """Return (planes, H, W) of an image whose only long axes are Y, X and a channel axis."""
     long = [axis for axis, size in zip(axes, image.shape, strict=True) if axis in "YX" or size > 1]
     channel = "".join(axis for axis in long if axis not in "YX")
-    if len(channel) > 1 or channel not in _CHANNEL_AXES or {"Y", "X"} - set(axes):
+    if len(channel) > 1 or channel not in CHANNEL_AXES or {"Y", "X"} - set(axes):
         shape = " x ".join(map(str, image.shape))
         raise ImageError(
             f"{path}: the image has axes {axes} ({shape}); it must be a single plane or a stack of "

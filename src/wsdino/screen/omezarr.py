@@ -16,14 +16,13 @@ import zarr
 from wsdino.errors import TableError
 from wsdino.progress import Meter, say
 from wsdino.screen.choosing import ACQUISITION
+from wsdino.screen.layouts.listing import unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wsdino.screen.formats import Taken
 
-# Name of a channel without a label of its own; its number is appended.
-UNNAMED = "channel"
 _SUFFIX = re.compile(r"(\.ome)?\.zarr$", re.IGNORECASE)
 PROJECTION = "_mip"
 METADATA_FILES = ("zarr.json", ".zattrs")
@@ -254,10 +253,7 @@ def _channels(image: Path) -> tuple[list[str], bool]:
             f"{image}: has {num_channels} channels, but its metadata names {', '.join(labels)}"
         )
     labels += [""] * (num_channels - len(labels))
-    names = [
-        label if label and labels.count(label) == 1 else f"{label or UNNAMED}_{number}"
-        for number, label in enumerate(labels)
-    ]
+    names = list(unique_names({str(i): label for i, label in enumerate(labels)}).values())
     return names, names == labels
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsdino.device import num_cpus
 from wsdino.errors import ImageError
-from wsdino.screen.formats import FORMATS
+from wsdino.screen.formats import FORMATS, NUMPY
 from wsdino.screen.headers import read_headers
 from wsdino.screen.images import planes_of
 from wsdino.screen.manifest import read_rows
@@ -32,8 +32,6 @@ MOST_NAMES = 10
 """Files that are named where many are counted."""
 UNKNOWN = "unknown size"
 """Kind of images whose header alone doesn't tell."""
-# Images are kept in such files, and so is much else.
-_NOT_ONLY_IMAGES = {".npy", ".npz"}
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,8 @@ def _unnamed(source: Path, named: set[Path]) -> list[str]:
     else:
         folders = {path.parent for path in named}
         files = (path for folder in folders for path in folder.iterdir() if path.is_file())
-    suffixes = {suffix for known in FORMATS for suffix in known.suffixes} - _NOT_ONLY_IMAGES
+    # NumPy arrays hold images, and much else.
+    suffixes = {suffix for known in FORMATS for suffix in known.suffixes} - set(NUMPY)
     return sorted(
         str(path)
         for path in files

@@ -6,21 +6,21 @@ import logging
 import struct
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError
+from wsdino.screen.formats import CHANNEL_AXES, PIXEL_TYPES, Contents, unnamed, which_image
 from wsdino.screen.layouts.xml import parse_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 # Python prints unhandled log records; a damaged file is reported once, as an ImageError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _NOT_INTENSITIES = {tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE}
-_GREY = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
 def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
@@ -64,7 +64,7 @@ def size_of_tiff(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any
         return sizes["Y"], sizes["X"], found.dtype
 
 
-def contents_of_tiff(path: Path) -> tuple[int, tuple[str, ...]]:
+def contents_of_tiff(path: Path) -> Contents:
     """Return how many images of the first one's size a TIFF holds, and its channels' names.
 
     Channels are named as its OME-XML does, and `channel_0` and so on without it.
@@ -73,12 +73,12 @@ def contents_of_tiff(path: Path) -> tuple[int, tuple[str, ...]]:
         images = _alike(_images(tiff, path))
         first = images[0]
         sizes = dict(zip(first.axes, first.shape, strict=True))
-        num = max(sizes.get(axis, 1) for axis in "CSIQ")
+        num = max(sizes.get(axis, 1) for axis in CHANNEL_AXES)
         names = channel_names(tiff.ome_metadata) if tiff.ome_metadata else []
     given = [name for name in names if name]
     if len(names) == num and len(set(given)) == num:
-        return len(images), tuple(given)
-    return len(images), tuple(f"channel_{i}" for i in range(num))
+        return Contents(len(images), tuple(given))
+    return Contents(len(images), unnamed(num))
 
 
 def channel_names(description: str) -> list[str]:
@@ -104,17 +104,7 @@ def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries
 def _image(
     images: list[tifffile.TiffPageSeries], path: Path, series: int | None
 ) -> tifffile.TiffPageSeries:
-    alike = _alike(images)
-    if series is None and len(alike) > 1:
-        raise ImageError(
-            f"{path}: the file holds {len(alike)} images; a column Series_<Channel> must give the "
-            "one of each site, counted from 0"
-        )
-    if (series or 0) >= len(images):
-        raise ImageError(
-            f"{path}: there is no image {series}; the file holds {len(images)}, counted from 0"
-        )
-    return images[series or 0]
+    return images[which_image(path, series, len(images), num_meant=len(_alike(images)))]
 
 
 def _checked_pixels(
@@ -122,7 +112,7 @@ def _checked_pixels(
 ) -> tuple[NDArray[Any], str]:
     """Decode a series, unless the file is cut short or its values aren't intensities."""
     size = tiff.filehandle.size
-    is_grey = series.dtype.newbyteorder("=") in _GREY
+    is_grey = series.dtype.newbyteorder("=") in PIXEL_TYPES
     if is_grey and series.keyframe.photometric in _NOT_INTENSITIES:
         kind = tifffile.PHOTOMETRIC(series.keyframe.photometric).name
         raise ImageError(

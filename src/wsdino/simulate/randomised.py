@@ -7,8 +7,6 @@ such phenotypes apart has use for any stain ("domain randomisation", arXiv 1703.
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +21,6 @@ from wsdino.device import num_cpus
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter
-from wsdino.stopping import end_with_parent
 
 from .cells import draw, seed_cells
 from .difficulty import Difficulty
@@ -34,6 +31,7 @@ from .phenotypes import Compound
 from .plates import Site, describe_sites
 from .render import add_artefacts
 from .traits import INDEX, NAMES, SPREAD, TRAITS, apply_effects
+from .workers import drawing, leave_if_starting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -260,6 +258,7 @@ def simulate_randomised(
     InputError
         A number is out of range.
     """
+    leave_if_starting()
     for name, value, low, high in (
         ("num_screens", num_screens, 1, 9999),
         ("num_phenotypes", num_phenotypes, 2, 8 * WELLS_A_ROW),
@@ -282,25 +281,18 @@ def _write_screens(
     fields_per_plate: int,
     workers: int | None,
 ) -> Path:
-    context = multiprocessing.get_context("spawn")
     with (
         Meter("randomised screens", num_screens) as meter,
-        ProcessPoolExecutor(
-            workers or num_cpus(), mp_context=context, initializer=end_with_parent
-        ) as pool,
+        drawing(workers or num_cpus()) as pool,
     ):
         jobs = [
             pool.submit(_write_screen, folder, number, options, fields_per_plate)
             for number in range(num_screens)
         ]
         tables = []
-        try:
-            for job in jobs:
-                tables.append(job.result())
-                meter.advance()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for job in jobs:
+            tables.append(job.result())
+            meter.advance()
     path = folder / MANIFEST
     with writing(path) as partial:
         pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)

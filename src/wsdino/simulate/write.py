@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,12 @@ from wsdino.errors import InputError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
-from wsdino.stopping import end_with_parent
 
 from .difficulty import DEFAULT, Difficulty
 from .layouts import CHANNELS, layout_table, treatments_of
 from .plates import Site, describe_sites, truth_table
 from .render import render
+from .workers import drawing, leave_if_starting
 
 SPEC, TRUTH = "spec.json", "truth.parquet"
 SCHEMA = 3  # changes whenever the same spec would give other pixels
@@ -83,6 +81,7 @@ def simulate(
     OutputError
         `out` holds another screen, or something else.
     """
+    leave_if_starting()
     _check(size, height, zoom, workers)
     folder = Path(out)
     hardness = Difficulty.of([difficulty]) if isinstance(difficulty, str) else difficulty
@@ -195,17 +194,10 @@ def _render_all(
             return
         # the first chunk compiles the kernels, which the workers then find on disk
         meter.advance(_render_chunk(chunks[0], *options))
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            processes, mp_context=context, initializer=end_with_parent
-        ) as pool:
+        with drawing(processes) as pool:
             futures = [pool.submit(_render_chunk, chunk, *options) for chunk in chunks[1:]]
-            try:
-                for future in futures:
-                    meter.advance(future.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for future in futures:
+                meter.advance(future.result())
 
 
 def _render_chunk(chunk: list[Job], seed: int, shape: tuple[int, int], zoom: float) -> int:

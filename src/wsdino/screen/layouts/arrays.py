@@ -16,6 +16,7 @@ import pandas as pd
 
 from wsdino.errors import ImageError, TableError
 from wsdino.progress import say
+from wsdino.screen.formats import NUMPY, unnamed, which_image
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.files import READABLE, read_file
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SUFFIXES = (".npy", ".npz")
 IMAGES, CHANNELS = "images", "channels"
 MAX_CHANNELS = 16
 """An axis no longer than this may be that of channels."""
@@ -36,7 +36,7 @@ FIELD = "Metadata_Field"
 
 def recognises(path: Path) -> bool:
     """Whether a path is such an array."""
-    return path.is_file() and path.suffix.lower() in SUFFIXES
+    return path.is_file() and path.suffix.lower() in NUMPY
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -60,9 +60,7 @@ def read(path: Path, text: Collection[str]) -> RawTable:
             "row per image, in the same order"
         )
     table = _with_sites(tidy(table, origin=str(path)), str(path))
-    channels = names or [
-        f"channel_{i}" for i in range(shape[axes.index("C")] if "C" in axes else 1)
-    ]
+    channels = names or unnamed(shape[axes.index("C")] if "C" in axes else 1)
     for i, channel in enumerate(channels):
         table[f"FileName_{channel}"] = path.name
         table[f"PathName_{channel}"] = str(path.absolute().parent)
@@ -179,11 +177,7 @@ def read_array(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
             )
         return np.asarray(array), axes
     axes = _axes(array.shape, path)
-    if series >= len(array):
-        raise ImageError(
-            f"{path}: there is no image {series}; the array has {len(array)}, counted from 0"
-        )
-    return np.asarray(array[series]), axes[1:]
+    return np.asarray(array[which_image(path, series, len(array))]), axes[1:]
 
 
 def _array(path: Path) -> NDArray[Any]:

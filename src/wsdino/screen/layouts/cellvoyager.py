@@ -14,7 +14,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
 from wsdino.screen.layouts.xml import Element, parse
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -35,10 +35,7 @@ def recognises(path: Path) -> bool:
 
 def _lists(path: Path) -> list[Path]:
     """Return the list of images of each measurement at or below a path."""
-    if path.is_file():
-        return [path] if path.name == DATA else []
-    places = (DATA, f"*/{DATA}")
-    return next((found for place in places if (found := sorted(path.glob(place)))), [])
+    return files_at(path, (DATA, f"*/{DATA}"), lambda file: file.name == DATA)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -50,14 +47,7 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         A file is damaged, there are no images, or two measurements are of one plate.
     """
     del text
-    tables: dict[str, pd.DataFrame] = {}
-    for file in _lists(path):
-        table = _measurement(file)
-        plate = table[PLATE].iloc[0]
-        if plate in tables:
-            raise TableError(f"{file}: another measurement is of plate {plate} too; read one alone")
-        tables[plate] = table
-    return RawTable(pd.concat(tables.values(), ignore_index=True), path)
+    return RawTable(read_plates(_lists(path), _measurement), path)
 
 
 def _measurement(file: Path) -> pd.DataFrame:

@@ -57,16 +57,18 @@ def read(path: Path, text: Collection[str]) -> RawTable:
     TableError
         A table can't be read.
     """
-    folders = [folder.absolute() for folder in _folders(path) if _plates(folder)]
+    folders = {
+        folder.absolute(): plates for folder in _folders(path) if (plates := _plates(folder))
+    }
     several = len({_source_of(folder) for folder in folders}) > 1
     tables, wells = [], []
-    for folder in folders:
+    for folder, plates in folders.items():
         source = _source_of(folder)
-        found = [_read_plate(source, *plate, text) for plate in _plates(folder)]
+        found = [_read_plate(source, *plate, text) for plate in plates]
         table = pd.concat(found, ignore_index=True)
         if SOURCE not in table and several:
             table[SOURCE] = source.name
-        batches = sorted({batch for _, batch in _plates(folder)})
+        batches = sorted({batch for _, batch in plates})
         say(f"{folder}: read {len(found)} LoadData tables of {', '.join(batches)}")
         known = _wells_of(source, batches, text)
         own = _own_batches(table)

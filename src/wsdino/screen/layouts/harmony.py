@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
 from wsdino.screen.layouts.xml import Element, parse, text_of
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -34,18 +35,13 @@ _PLACES = ("{}", "Images/{}", "*/{}", "*/Images/{}")
 
 def recognises(path: Path) -> bool:
     """Whether a path is an index, a measurement, or a folder of measurements."""
-    return path.name in INDEX if path.is_file() else bool(_indices(path))
+    return bool(_indices(path))
 
 
 def _indices(path: Path) -> list[Path]:
     """Return the index of each measurement at or below a path."""
-    if path.is_file():
-        return [path]
-    for place in _PLACES:
-        for name in INDEX:
-            if found := sorted(path.glob(place.format(name))):
-                return found
-    return []
+    places = [place.format(name) for place in _PLACES for name in INDEX]
+    return files_at(path, places, lambda file: file.name in INDEX)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -58,27 +54,22 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         one plate.
     """
     del text
-    tables: dict[Path, pd.DataFrame] = {}
-    for index in _indices(path):
-        tables[index] = _measurement(index)
-    plates: dict[str, Path] = {}
-    for index, table in tables.items():
-        for plate in table[PLATE].unique():
-            if plate in plates:
-                raise TableError(
-                    f"{index}: is of plate {plate}, as {plates[plate]} is; read one measurement of "
-                    "it alone"
-                )
-            plates[plate] = index
-    table = pd.concat(tables.values(), ignore_index=True)
-    if any(_polynomial(one) for index in tables for one in _profiles(parse(index)).values()):
+    uneven: list[Path] = []
+
+    def measurement(index: Path) -> pd.DataFrame:
+        root = parse(index)
+        if any(map(_polynomial, _profiles(root).values())):
+            uneven.append(index)
+        return _measurement(root, index)
+
+    table = read_plates(_indices(path), measurement)
+    if uneven:
         return RawTable(table, path)
     functions = [name for name in table if "_Illum" in str(name)]
     return RawTable(table.drop(columns=functions), path)
 
 
-def _measurement(index: Path) -> pd.DataFrame:
-    root = parse(index)
+def _measurement(root: Element, index: Path) -> pd.DataFrame:
     plate = root.find("Plates/Plate")
     name = None if plate is None else text_of(plate, "Name") or text_of(plate, "PlateID")
     entries = {
@@ -190,7 +181,22 @@ def flat_field(path: Path, channel: int, shape: tuple[int, ...]) -> NDArray[np.f
         relative to its origin and in units of its scale, whose coefficients are listed by degree,
         each from the highest power of x to that of y. Even light is 1.
     """
-    found = _polynomial(_profiles(parse(path)).get(str(channel), ""))
+    seen = path.stat()
+    return _function(path, (seen.st_size, seen.st_mtime_ns), channel, tuple(shape))
+
+
+# Each site asks for the functions of its channels, and an index may list 100,000 images.
+@lru_cache(maxsize=2)
+def _known_profiles(path: Path, state: tuple[int, int]) -> dict[str, str]:
+    del state
+    return _profiles(parse(path))
+
+
+@lru_cache(maxsize=8)
+def _function(
+    path: Path, state: tuple[int, int], channel: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    found = _polynomial(_known_profiles(path, state).get(str(channel), ""))
     if found is None:
         return np.ones(shape, np.float32)
     width, height = (int(side) for side in found["Dims"])

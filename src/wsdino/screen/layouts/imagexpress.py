@@ -17,7 +17,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.files import read_file
@@ -43,15 +43,7 @@ def recognises(path: Path) -> bool:
 
 def _plates(path: Path) -> list[Path]:
     """Return the file that describes each plate at or below a path."""
-    if path.is_file():
-        return [path] if path.suffix.lower() in _READERS else []
-    for place in ("*", "*/*"):
-        found = sorted(
-            file for file in path.glob(place) if file.suffix.lower() in _READERS and file.is_file()
-        )
-        if found:
-            return found
-    return []
+    return files_at(path, ("*", "*/*"), lambda file: file.suffix.lower() in _READERS)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -63,14 +55,7 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         A plate's description is damaged, there are no images, or two plates have one name.
     """
     del text
-    tables: dict[str, pd.DataFrame] = {}
-    for file in _plates(path):
-        table = _READERS[file.suffix.lower()](file)
-        name = table[PLATE].iloc[0]
-        if name in tables:
-            raise TableError(f"{file}: another plate is named {name} too; read them one by one")
-        tables[name] = table
-    return RawTable(pd.concat(tables.values(), ignore_index=True), path)
+    return RawTable(read_plates(_plates(path), lambda f: _READERS[f.suffix.lower()](f)), path)
 
 
 def _htd(file: Path) -> pd.DataFrame:

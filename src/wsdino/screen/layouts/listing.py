@@ -1,20 +1,62 @@
-"""From a list of images to a table of sites, for layouts that have a file per plane."""
+"""What layouts share: finding the files that describe plates, and sites of lists of images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
 from wsdino.tables.columns import FILE_PREFIXES, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
 CHANNEL = "channel"
 _KEYS = (PLATE, WELL, SITE, Z, TIME, ACQUISITION)
+
+
+def files_at(path: Path, places: Sequence[str], is_one: Callable[[Path], bool]) -> list[Path]:
+    """Return the file at a path, or those below a folder, if they are of a kind.
+
+    Parameters
+    ----------
+    path
+        A file or a folder.
+    places
+        Patterns below a folder. Files in the first that has any are returned, by name.
+    is_one
+        Whether a file is of the kind.
+    """
+    if path.is_file():
+        return [path] if is_one(path) else []
+    for place in places:
+        if found := sorted(file for file in path.glob(place) if is_one(file) and file.is_file()):
+            return found
+    return []
+
+
+def read_plates(files: Iterable[Path], read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """Read the table of each file, and put them below each other.
+
+    Raises
+    ------
+    TableError
+        Two files are of one plate.
+    """
+    plates: dict[str, Path] = {}
+    tables = []
+    for file in files:
+        tables.append(read(file))
+        for plate in tables[-1][PLATE].unique():
+            if plate in plates:
+                raise TableError(
+                    f"{file}: is of plate {plate}, as {plates[plate]} is; read one of them alone"
+                )
+            plates[plate] = file
+    return pd.concat(tables, ignore_index=True)
 
 
 def as_sites(images: pd.DataFrame, channels: Sequence[str], *, origin: str) -> pd.DataFrame:

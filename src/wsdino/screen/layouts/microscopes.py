@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import ImageError, InputError, TableError
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.errors import InputError, TableError
+from wsdino.screen.formats import MICROSCOPES, which_image
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, unique_names
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.identity import normalise_well
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from wsdino.screen.formats import Taken
 
-SUFFIXES = (".czi", ".nd2", ".lif")
 INSTALL = "pip install 'wsdino[bioio]'"
 _WELL = re.compile(r"(?<![A-Za-z0-9])([A-P](?:0?[1-9]|1[0-9]|2[0-4]))(?![A-Za-z0-9])")
 
@@ -38,13 +38,7 @@ def recognises(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else []
-    for place in ("*", "*/*"):
-        found = sorted(f for f in path.glob(place) if f.suffix.lower() in SUFFIXES and f.is_file())
-        if found:
-            return found
-    return []
+    return files_at(path, ("*", "*/*"), lambda file: file.suffix.lower() in MICROSCOPES)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -101,7 +95,7 @@ def scenes_and_channels(path: Path) -> tuple[list[str], list[str]]:
 
 
 def read_scene(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
-    """Read part of a position, see :class:`~wsdino.screen.images.ImageFormat`.
+    """Read part of a position, see :class:`~wsdino.screen.formats.ImageFormat`.
 
     Raises
     ------
@@ -109,24 +103,13 @@ def read_scene(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[An
         There is no such position, or several and none is named.
     """
     image = _opened(path)
-    num = len(image.scenes)
-    if series is None and num > 1:
-        raise ImageError(
-            f"{path}: the file holds {num} images; a column Series_<Channel> must give the one of "
-            "each site, counted from 0"
-        )
-    if (series or 0) >= num:
-        raise ImageError(
-            f"{path}: there is no image {series}; the file holds {num}, counted from 0"
-        )
-    image.set_scene(series or 0)
+    image.set_scene(which_image(path, series, len(image.scenes)))
     axes = str(image.dims.order)
     part = taken(axes, tuple(int(size) for size in image.shape))
     return np.asarray(image.dask_data[part].compute(scheduler="synchronous")), axes
 
 
 def _opened(path: Path) -> Any:
-    """Open a file."""
     try:
         from bioio import BioImage
         from bioio_base.exceptions import UnsupportedFileFormatError

@@ -14,7 +14,7 @@ import tifffile
 
 from wsdino.errors import TableError
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, unique_names
 from wsdino.screen.layouts.xml import Element, parse, parse_text
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -41,15 +41,10 @@ def recognises(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files that may describe a plate, companions first."""
-    if path.is_file():
-        return [path] if path.name.lower().endswith((*_SUFFIXES, *_COMPANION)) else []
-    for place in ("*", "*/*"):
-        found = sorted(file for file in path.glob(place) if file.is_file())
-        for kind in (_COMPANION, _SUFFIXES):
-            if files := [file for file in found if file.name.lower().endswith(kind)]:
-                return files
-    return []
+    """Return the files that may describe a plate: companions, or without any the images."""
+    kinds = (*_COMPANION, *_SUFFIXES)
+    found = files_at(path, ("*", "*/*"), lambda file: file.name.lower().endswith(kinds))
+    return [file for file in found if file.name.lower().endswith(_COMPANION)] or found
 
 
 def _description(file: Path) -> Element:

@@ -87,7 +87,7 @@ def read_names(folder: Path, pattern: str) -> RawTable:
         )
     images = pd.DataFrame([row for one in rows for row in _within(one)])
     channels = list(dict.fromkeys(images[CHANNEL]))
-    if "channel" in _compiled(pattern).groupindex:
+    if "channel" in expression.groupindex:
         channels = sorted(channels, key=_natural)
     return RawTable(as_sites(images, channels, origin=str(folder)), folder)
 
