@@ -19,7 +19,7 @@ LAYERS = (
     ("__init__", "__main__"),
     ("cli",),
     ("exchange",),
-    ("pipeline", "checks", "inspection"),
+    ("pipeline", "preparation", "checks", "inspection"),
     ("judging",),
     ("trainings",),
     ("report",),
@@ -47,8 +47,10 @@ SEES_CONFIG = {
     "pipeline",
     "judging",
     "checks",
+    "preparation",
     "trainings",
 }
+MAX_LINES = 400
 HEAVY = {"torch", "torchvision", "timm", "umap", "matplotlib"}
 
 
@@ -96,17 +98,23 @@ def ours(names: set[str]) -> set[str]:
 
 
 def test_every_part_has_a_layer() -> None:
-    assert {part_of(module) for module in MODULES} == {*HEIGHT, "config"}
+    assert {part_of(module) for module in MODULES} == {*HEIGHT, "config", "sections"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_that_grows_becomes_two(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_point_downwards(module: Path) -> None:
     part, used = part_of(module), ours(imports_of(module))
-    if part == "config":
+    if part in {"config", "sections"}:
         below = {
             "effects",
             "errors",
             "model",
+            "sections",
             "settings",
             "screen",
             "train",
@@ -135,7 +143,7 @@ def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
 
 def is_light(module: Path) -> bool:
     """Whether a module has to work where torch is not installed."""
-    needs_torch = part_of(module) in {"model", "train", "config", "effects", "job"}
+    needs_torch = part_of(module) in {"model", "train", "config", "sections", "effects", "job"}
     return not needs_torch and module != SOURCE / "embed" / "embed.py"
 
 

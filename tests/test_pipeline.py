@@ -18,7 +18,6 @@ import yaml
 
 from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
-from wsdino.checks import prepare
 from wsdino.config import load_config
 from wsdino.embed.embed import embed_store
 from wsdino.errors import (
@@ -34,6 +33,7 @@ from wsdino.evaluate.leakage import leakage_of_normalised
 from wsdino.evaluate.results import evaluate_sites
 from wsdino.model.model import Model
 from wsdino.pipeline import run
+from wsdino.preparation import prepare
 from wsdino.profile.aggregate import make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.runfolder import RunFolder

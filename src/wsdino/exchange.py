@@ -1,4 +1,4 @@
-"""Exporting the model of a run, and importing weights trained by other code."""
+"""Models in and out: loading one by name, exporting that of a run, importing other code's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsdino.atomic import sweep, visible, writing
-from wsdino.errors import InputError, OutputError
+from wsdino.errors import InputError, ModelError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import say
 from wsdino.runfolder import ModelPaths, RunPaths, is_made_from
@@ -154,3 +154,36 @@ def _require_room(out: Path) -> None:
     others = visible(out) - {path.name for path in ModelPaths(out).all}
     if others or (out.exists() and not out.is_dir()):
         raise OutputError(f"{out}: exists and is not a model; give --out a new or empty folder")
+
+
+def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
+    """Load a model for the channels of a store.
+
+    Parameters
+    ----------
+    source
+        A run, an exported model, ``starter``, or a package of
+        :data:`~wsdino.model.packaged.PACKAGED`.
+    store
+        Whose channels it is for, where it doesn't bring its own.
+    device
+        Where it computes.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or a name could also be a folder.
+    """
+    from wsdino.model.model import load_model
+    from wsdino.model.packaged import find_packaged
+    from wsdino.model.weights import STARTER
+    from wsdino.screen.store import open_store
+
+    if source != STARTER and not find_packaged(source):
+        return load_model(source, device=device)
+    if Path(source).is_dir():
+        raise ModelError(
+            f"{source}: ambiguous between the backbone and the folder of that name; use "
+            f"./{source} for the folder, or run from another directory for the backbone"
+        )
+    return load_model(source, channels=open_store(store).channels, device=device)

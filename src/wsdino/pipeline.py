@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsdino.baselines import find_baseline
-from wsdino.checks import prepare, screen_warnings
+from wsdino.checks import screen_warnings
 from wsdino.device import resolve_device
 from wsdino.errors import InputError
 from wsdino.judging import evaluate_stage, normalised_sites, profile_stage
 from wsdino.lock import one_writer
+from wsdino.preparation import prepare
 from wsdino.progress import say
 from wsdino.runfolder import RunFolder, RunPaths
 from wsdino.trainings import OWN, model_spec, plain, training_config, training_options

@@ -13,9 +13,9 @@ import zarr
 
 from helpers_run import write_tiny_config
 from helpers_screen import write_bbbc021_folder
-from wsdino.checks import prepare
 from wsdino.config import load_config
 from wsdino.errors import ImageError, InputError, TableError
+from wsdino.preparation import prepare
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest

@@ -11,10 +11,10 @@ import pytest
 
 from helpers_run import call, write_tiny_config
 from helpers_screen import write_bbbc021_folder
-from wsdino.checks import prepare
 from wsdino.config import load_config
 from wsdino.errors import TableError
 from wsdino.pipeline import open_run_store
+from wsdino.preparation import prepare
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import Store, open_store
 from wsdino.tables.keep import rows_to_keep

@@ -25,9 +25,9 @@ def embed_command(
     keep: Keep = None,
 ) -> None:
     """Embed every site of a store; resumes if it was stopped."""
-    from wsdino.checks import model_for
     from wsdino.device import resolve_device
     from wsdino.embed.embed import write_embeddings
+    from wsdino.exchange import model_for
     from wsdino.screen.store import open_store
 
     if batch_size < 1:
@@ -64,7 +64,7 @@ def attention_command(
     ] = (0.02, 0.98),
 ) -> None:
     """Draw attention maps: where in a field the network looks."""
-    from wsdino.checks import model_for
+    from wsdino.exchange import model_for
     from wsdino.report.asked import asked_sites
     from wsdino.report.attention import save_attention
     from wsdino.screen.store import open_store
