@@ -16,6 +16,7 @@ import zarr
 from wsdino.errors import TableError
 from wsdino.progress import Meter, say
 from wsdino.screen.choosing import ACQUISITION
+from wsdino.screen.layouts.places import folders_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,22 +33,27 @@ _AXES = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
 
 
 def find_plates(folder: Path) -> list[Path]:
-    """Return the OME-Zarr plates at or in a folder, by name; empty if there are none."""
+    """Return the OME-Zarr plates at or below a folder, by name; empty if there are none."""
     if _is_plate(folder):
         return [folder]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    plates = [path for path in inside if path.suffix.lower() == ".zarr" and _is_plate(path)]
-    return _without_projections(plates)
+    inside = [
+        one.path / name
+        for one in folders_below(folder)
+        for name in one.folders
+        if name.lower().endswith(".zarr")
+    ]
+    return _without_projections([path for path in inside if _is_plate(path)])
 
 
 def _without_projections(plates: list[Path]) -> list[Path]:
     """Leave out maximum projections that Fractal made of plates beside them, and say so."""
-    stems = {_SUFFIX.sub("", plate.name) for plate in plates}
+    stems = {plate: plate.parent / _SUFFIX.sub("", plate.name) for plate in plates}
+    known = set(stems.values())
     derived = [
         plate
-        for plate in plates
-        if _SUFFIX.sub("", plate.name).removesuffix(PROJECTION) in stems
-        and _SUFFIX.sub("", plate.name).endswith(PROJECTION)
+        for plate, stem in stems.items()
+        if stem.name.endswith(PROJECTION)
+        and stem.parent / stem.name.removesuffix(PROJECTION) in known
     ]
     if derived:
         say(

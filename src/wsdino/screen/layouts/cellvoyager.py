@@ -15,6 +15,7 @@ from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -35,10 +36,7 @@ def recognises(path: Path) -> bool:
 
 def _lists(path: Path) -> list[Path]:
     """Return the list of images of each measurement at or below a path."""
-    if path.is_file():
-        return [path] if path.name == DATA else []
-    places = (DATA, f"*/{DATA}")
-    return next((found for place in places if (found := sorted(path.glob(place)))), [])
+    return files_below(path, DATA.__eq__)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

@@ -18,6 +18,7 @@ from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse, text_of
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INDEX = ("Index.idx.xml", "Index.xml")
-_PLACES = ("{}", "Images/{}", "*/{}", "*/Images/{}")
+IMAGES = "Images"
 
 
 def recognises(path: Path) -> bool:
@@ -39,13 +40,15 @@ def recognises(path: Path) -> bool:
 
 def _indices(path: Path) -> list[Path]:
     """Return the index of each measurement at or below a path."""
-    if path.is_file():
-        return [path]
-    for place in _PLACES:
-        for name in INDEX:
-            if found := sorted(path.glob(place.format(name))):
-                return found
-    return []
+    found: dict[Path, Path] = {}
+    for index in files_below(path, INDEX.__contains__):
+        folder = index.parent
+        # One measurement may have copies: under both names, or also in its folder of images.
+        measurement = folder.parent if folder.name == IMAGES else folder
+        known = found.setdefault(measurement, index)
+        if known.parent == folder and INDEX.index(index.name) < INDEX.index(known.name):
+            found[measurement] = index
+    return list(found.values())
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from wsdino.errors import TableError
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
-from wsdino.tables.columns import FILE_PREFIXES, PLATE, SITE, WELL
+from wsdino.tables.columns import BATCH, FILE_PREFIXES, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHANNEL = "channel"
-_KEYS = (PLATE, WELL, SITE, Z, TIME, ACQUISITION)
+# Plates of several batches may share a name.
+_KEYS = (PLATE, BATCH, WELL, SITE, Z, TIME, ACQUISITION)
 
 
 def as_sites(images: pd.DataFrame, channels: Sequence[str], *, origin: str) -> pd.DataFrame:
@@ -23,9 +24,10 @@ def as_sites(images: pd.DataFrame, channels: Sequence[str], *, origin: str) -> p
     Parameters
     ----------
     images
-        A row per image: `Metadata_Plate`, `Metadata_Well`, `Metadata_Site`; `Metadata_Z`,
-        `Metadata_Time` and `Metadata_Acquisition` where the layout has them; ``channel``;
-        `FileName`, and `PathName`, `Frame` and `Series` where needed; and metadata of the site.
+        A row per image: `Metadata_Plate`, `Metadata_Well`, `Metadata_Site`; `Metadata_Batch`,
+        `Metadata_Z`, `Metadata_Time` and `Metadata_Acquisition` where the layout has them;
+        ``channel``; `FileName`, and `PathName`, `Frame` and `Series` where needed; and metadata of
+        the site.
     channels
         Names of the channels, in their order.
     origin

@@ -15,6 +15,7 @@ import pandas as pd
 
 from wsdino.errors import ImageError, InputError, TableError
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.identity import normalise_well
@@ -38,13 +39,7 @@ def recognises(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else []
-    for place in ("*", "*/*"):
-        found = sorted(f for f in path.glob(place) if f.suffix.lower() in SUFFIXES and f.is_file())
-        if found:
-            return found
-    return []
+    return files_below(path, lambda name: name.lower().endswith(SUFFIXES))
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
