@@ -82,6 +82,19 @@ def move_to(page: Page, row: int) -> tuple[float, float]:
     return x, y
 
 
+def click_on(page: Page, row: int, name: str) -> None:
+    """Click on a point until its name is shown: a click that a busy machine draws out is none."""
+    title = page.locator("#explorer-details h3").first
+    for _ in range(5):
+        page.mouse.click(*move_to(page, row))
+        try:
+            sync_api.expect(title).to_have_text(name, timeout=2000)
+        except AssertionError:
+            continue
+        return
+    sync_api.expect(title).to_have_text(name)
+
+
 def saved(page: Page) -> list[list[str]]:
     """Rows of the CSV that the button saves."""
     with page.expect_download() as download:
@@ -101,10 +114,9 @@ def test_the_pointer_on_a_point_shows_its_field_beside_controls(page: Page) -> N
 
 
 def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page: Page) -> None:
-    page.mouse.click(*move_to(page, 4))
+    click_on(page, 4, "Eg5 i-1 0.3 µM")
     details = page.locator("#explorer-details")
     title = details.locator("h3").first
-    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
     assert details.locator(".pair img").count() == 2
     assert details.locator(".neighbours li").count() == 8
     assert "cosine" in details.locator(".neighbours li").first.inner_text()
@@ -114,8 +126,7 @@ def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page
     page.fill("#explorer-find", "eg5")
     page.keyboard.press("Enter")
     sync_api.expect(title).to_have_text("3 selected")
-    page.mouse.click(*move_to(page, 4))
-    sync_api.expect(title).to_have_text("Eg5 i-1 0.3 µM")
+    click_on(page, 4, "Eg5 i-1 0.3 µM")
     page.goto("about:blank")
     page.goto(address)
     page.wait_for_selector(READY, state="attached")

@@ -298,3 +298,19 @@ def test_jump_tables_serve_profiles_too(tmp_path: Path) -> None:
     assert not found["Metadata_Control"].any()
     with pytest.raises(TableError, match="well BR1/A01 occurs with different values"):
         read_table(features.drop(columns="Metadata_Source"), platemap=folder)
+
+
+def test_a_plate_of_the_gallery_without_a_table_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source_4"
+    for barcode in ("BR1", "BR2"):
+        write_gallery_plate(source, "b1", barcode)
+    for file in (source / "workspace/load_data_csv/b1/BR2").iterdir():
+        file.rename(file.with_name(f"my_{file.name}"))
+    platemap = pd.DataFrame({"Metadata_Well": ["A01"], "Metadata_Compound": ["DMSO"]})
+    assert read_manifest(source, platemap=platemap)["Metadata_Plate"].tolist() == ["BR1"]
+    assert (
+        "1 folders of plates have no table named load_data_with_illum or load_data and are left "
+        "out, such as b1/BR2" in capsys.readouterr().err
+    )

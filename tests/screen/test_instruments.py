@@ -79,7 +79,7 @@ def test_steps_and_time_points_of_imagexpress(
 def test_two_imagexpress_plates_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         write_imagexpress(tmp_path / name)
-    with pytest.raises(TableError, match="is of plate Plate1, as .*a/Plate1.HTD is; read one"):
+    with pytest.raises(TableError, match=r"is of plate Plate1, as .*a/Plate1.HTD is; read one"):
         read_manifest(tmp_path, platemap=B2_C3)
     shutil.rmtree(tmp_path / "a" / "TimePoint_1")
     with pytest.raises(TableError, match=r"Plate1.HTD: there are no images beside it"):
@@ -242,3 +242,26 @@ def test_patterns_that_are_wrong_are_one_line(tmp_path: Path) -> None:
             read_manifest(tmp_path, platemap=B2_C3, selection=Selection(pattern=pattern))
     with pytest.raises(TableError, match=r"B02_1.tif: not a folder; --pattern is for folders"):
         read_manifest(tmp_path / "B02_1.tif", selection=Selection(pattern=r"(?P<well>.*)"))
+
+
+def test_plates_of_two_batches_may_share_a_barcode(tmp_path: Path) -> None:
+    for b in (1, 2):
+        for c in (1, 2):
+            for z in (1, 2):
+                write_tagged(tmp_path / f"b{b}/P1/A01_c{c}_z{z}.tif", 100 * b + 10 * z + c)
+                write_tagged(tmp_path / f"b{b}/P1/B01_c{c}_z{z}.tif", 500 + 100 * b + 10 * z + c)
+    pattern = r"(?P<batch>b\d)/(?P<plate>\w+)/(?P<well>\w+)_c(?P<channel>\d)_z(?P<z>\d)\.tif"
+    platemap = pd.DataFrame(
+        {
+            "Metadata_Batch": ["b1", "b1", "b2", "b2"],
+            "Metadata_Plate": "P1",
+            "Metadata_Well": ["A01", "B01"] * 2,
+            "Metadata_Compound": ["DMSO", "x", "DMSO", "y"],
+        }
+    )
+    for z, step in ((1, 10), ("max", 20)):
+        one = Selection(pattern=pattern, z=z)
+        found = read_manifest(tmp_path, platemap=platemap, selection=one)
+        assert found["Metadata_Plate"].tolist() == ["b1/P1", "b1/P1", "b2/P1", "b2/P1"]
+        assert found["Metadata_Compound"].tolist() == ["DMSO", "x", "DMSO", "y"]
+        assert tags_of(found) == [[n + step + 1, n + step + 2] for n in (100, 600, 200, 700)]

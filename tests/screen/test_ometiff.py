@@ -172,3 +172,48 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     write_pages(tmp_path / "a.ome.tif", [1, 2, 3, 4], text)
     with pytest.raises(TableError, match="its OME-XML has no image Image:3, which a well names"):
         read_manifest(tmp_path)
+
+
+def test_plates_whose_files_have_equal_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planes(i: int) -> str:
+        return "".join(placed(f"f{i}.ome.tif", c, c=c) for c in range(2))
+
+    for p in range(2):
+        (tmp_path / f"p{p}").mkdir()
+        text = described(planes).replace('Name="P7"', f'Name="P{p}"')
+        for i in range(4):
+            tags = [number + 5000 * p for number in EXPECTED[i]]
+            write_pages(tmp_path / f"p{p}" / f"f{i}.ome.tif", tags, text)
+    bare = f"<OME {OME}></OME>"
+    write_pages(tmp_path / "p1" / "z.ome.tif", [1], bare)
+    found = read_manifest(tmp_path, platemap=WELLS)
+    assert found["Metadata_Plate"].tolist() == ["P0"] * 4 + ["P1"] * 4
+    assert tags_of(found) == [*EXPECTED, *([n + 5000 for n in site] for site in EXPECTED)]
+    assert (
+        f"{tmp_path}: 1 OME-TIFF files are of no plate and left out, such as p1/z.ome.tif"
+        in capsys.readouterr().err
+    )
+
+
+def test_plates_with_and_without_a_companion(tmp_path: Path) -> None:
+    """The first has a companion, the second describes itself."""
+
+    def planes(i: int) -> str:
+        return "".join(placed(f"f{i}.ome.tif", c, c=c) for c in range(2))
+
+    only = f'<OME {OME}><BinaryOnly MetadataFile="p.companion.ome" UUID="urn:uuid:1"/></OME>'
+    for p in range(2):
+        (tmp_path / f"p{p}").mkdir()
+        text = described(planes).replace('Name="P7"', f'Name="P{p}"')
+        for i in range(4):
+            tags = [number + 5000 * p for number in EXPECTED[i]]
+            write_pages(tmp_path / f"p{p}" / f"f{i}.ome.tif", tags, text if p else only)
+        if p == 0:
+            (tmp_path / "p0" / "p.companion.ome").write_text(text)
+            # It points to the companion too, which doesn't name it.
+            write_pages(tmp_path / "p0" / "z.ome.tif", [1], only)
+    found = read_manifest(tmp_path, platemap=WELLS)
+    assert found["Metadata_Plate"].tolist() == ["P0"] * 4 + ["P1"] * 4
+    assert tags_of(found) == [*EXPECTED, *([n + 5000 for n in site] for site in EXPECTED)]

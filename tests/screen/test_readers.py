@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from helpers_layouts import write_harmony, write_imagexpress
 from helpers_screen import write_bbbc021_folder
 from wsdino.cli.app import app
 from wsdino.cli.screens import commands
@@ -85,3 +86,19 @@ def test_former_names_are_heeded(tmp_path: Path, capsys: pytest.CaptureFixture[s
         table.assign(FileName_DNA="a.tif"), design=tmp_path / "wells.csv", check_files=False
     )
     assert found["Metadata_Compound"].tolist() == ["x"]
+
+
+def test_what_another_format_holds_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platemap = pd.DataFrame({"Metadata_Well": ["A02", "P24"], "Metadata_Compound": ["DMSO", "x"]})
+    write_harmony(tmp_path / "m1", 5, plate="P1")
+    assert len(read_manifest(tmp_path, platemap=platemap)) == 4
+    assert "left out" not in capsys.readouterr().err
+    write_imagexpress(tmp_path / "ix", plate="P2")
+    assert len(read_manifest(tmp_path, platemap=platemap)) == 4
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: read as a Harmony measurement" in said
+    assert (
+        "holds of an ImageXpress plate (.HTD or .jdce), or a folder of plates is left out" in said
+    )

@@ -43,8 +43,8 @@ def neighbours(
     DataFrame
         A row for each neighbour, the most similar first: `compound`, `concentration`, `rank`,
         `neighbour_compound`, `neighbour_concentration`, `neighbour_moa`, `similarity` (cosine),
-        `is_control`, `shares_plate`, `shares_batch` (None where the table doesn't say); a plate is a
-        plate within its batch.
+        `is_control`, `shares_plate`, `shares_batch` (None where the table doesn't say); a plate is
+        one within its batch.
 
     Raises
     ------

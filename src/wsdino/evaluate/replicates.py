@@ -6,8 +6,8 @@ Both take replicates on different plates only, because wells of one plate are al
 correlate more, in the median over pairs, than the 95th percentile of medians over random pairs of
 wells of different treatments on different plates. Such a median is over as many pairs as the median
 treatment has wells that come first in a pair, at most :data:`MAX_PAIRS`. The two wells of a pair
-lie at different positions of their plates or, as a null of its own, at the same one: replicates that
-lie at one position on all plates share its effect, too.
+lie at different positions of their plates or, as a null of its own, at the same one: replicates
+that lie at one position on all plates share its effect, too.
 
 *Retrieval*: each well ranks all treated wells on other plates by cosine similarity; right ones are
 those of its treatment.

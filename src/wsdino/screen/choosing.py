@@ -16,6 +16,7 @@ from wsdino.errors import InputError, TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.screen.selection import MAX
 from wsdino.tables.columns import (
+    BATCH,
     FILE_PREFIXES,
     PLATE,
     SITE,
@@ -81,6 +82,11 @@ DIMENSIONS = (
 _PLACE = [PLATE, WELL, SITE]
 
 
+def _place(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell sites apart: plates of several batches may share a name."""
+    return [name for name in (BATCH, *_PLACE) if name in table]
+
+
 def selected(table: pd.DataFrame, selection: Selection, *, origin: str) -> pd.DataFrame:
     """Return the table of the images that are selected, one row per site.
 
@@ -132,7 +138,7 @@ def _along(
         raise TableError(
             f"{origin}: --{dimension.field} {wanted}: there are only {', '.join(known)}"
         )
-    places = [name for name in _PLACE if name in table]
+    places = _place(table)
     num_lost = len(table[places].drop_duplicates()) - len(
         table.loc[chosen, places].drop_duplicates()
     )
@@ -170,8 +176,9 @@ def _varies(table: pd.DataFrame, column: str) -> bool:
     """Whether a column differs within a site."""
     if not set(_PLACE) <= set(table):
         return False
-    pairs = table[[*_PLACE, column]].drop_duplicates()
-    return bool(pairs.duplicated(_PLACE).any())
+    places = _place(table)
+    pairs = table[[*places, column]].drop_duplicates()
+    return bool(pairs.duplicated(places).any())
 
 
 def _natural(text: str) -> tuple[float, str]:
@@ -194,10 +201,10 @@ def _in_files(
 
 def _projected(table: pd.DataFrame, column: str, origin: str) -> pd.DataFrame:
     """Join the files of a site's planes, of which the maximum is taken."""
-    keys = _PLACE
+    keys = _place(table)
     twice = table.duplicated([*keys, column])
     if twice.any():
-        plate, well, site, plane = table.loc[twice, [*keys, column]].iloc[0]
+        plate, well, site, plane = table.loc[twice, [*_PLACE, column]].iloc[0]
         raise TableError(
             f"{origin}: plane {plane} of plate {plate}, well {well}, site {site} occurs more than "
             "once; it must have a single row"

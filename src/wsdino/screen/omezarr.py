@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import zarr
+from zarr.errors import ContainsArrayError
 
 from wsdino.errors import TableError
 from wsdino.progress import Meter, say
 from wsdino.screen.choosing import ACQUISITION
 from wsdino.screen.layouts.listing import unique_names
+from wsdino.screen.layouts.places import folders_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,23 +32,32 @@ METADATA_FILES = ("zarr.json", ".zattrs")
 _AXES = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
 
 
+class _NotAGroupError(TableError):
+    """A folder of Zarr holds an array, where a group was looked for."""
+
+
 def find_plates(folder: Path) -> list[Path]:
-    """Return the OME-Zarr plates at or in a folder, by name; empty if there are none."""
+    """Return the OME-Zarr plates at or below a folder, by name; empty if there are none."""
     if _is_plate(folder):
         return [folder]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    plates = [path for path in inside if path.suffix.lower() == ".zarr" and _is_plate(path)]
-    return _without_projections(plates)
+    inside = [
+        one.path / name
+        for one in folders_below(folder)
+        for name in one.folders
+        if name.lower().endswith(".zarr")
+    ]
+    return _without_projections([path for path in inside if _is_plate(path)])
 
 
 def _without_projections(plates: list[Path]) -> list[Path]:
     """Leave out maximum projections that Fractal made of plates beside them, and say so."""
-    stems = {_SUFFIX.sub("", plate.name) for plate in plates}
+    stems = {plate: plate.parent / _SUFFIX.sub("", plate.name) for plate in plates}
+    known = set(stems.values())
     derived = [
         plate
-        for plate in plates
-        if _SUFFIX.sub("", plate.name).removesuffix(PROJECTION) in stems
-        and _SUFFIX.sub("", plate.name).endswith(PROJECTION)
+        for plate, stem in stems.items()
+        if stem.name.endswith(PROJECTION)
+        and stem.parent / stem.name.removesuffix(PROJECTION) in known
     ]
     if derived:
         say(
@@ -59,7 +70,10 @@ def _without_projections(plates: list[Path]) -> list[Path]:
 def _is_plate(folder: Path) -> bool:
     if not any((folder / name).is_file() for name in METADATA_FILES):
         return False
-    return "plate" in _metadata(folder)
+    try:
+        return "plate" in _metadata(folder)
+    except _NotAGroupError:
+        return False  # such as the pixels of a store
 
 
 def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
@@ -329,6 +343,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
         attributes = zarr.open_group(folder, mode="r").attrs.asdict()
     except FileNotFoundError as error:
         raise TableError(f"{folder}: not an OME-Zarr group, although the plate lists it") from error
+    except ContainsArrayError as error:
+        raise _NotAGroupError(f"{folder}: a Zarr array, not an OME-Zarr group") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TableError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error

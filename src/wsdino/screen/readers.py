@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wsdino.errors import TableError
+from wsdino.progress import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -53,11 +54,15 @@ class Reader:
         Whether an existing path is such a screen.
     read
         Reads the table, given the path and the names of columns that must be read as text.
+    lists_all
+        Whether it knows of all images of the screen, in whatever format they are. Otherwise a
+        folder may hold plates of other formats too.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Collection[str]], RawTable]
+    lists_all: bool = False
 
 
 def _is_bbbc021(path: Path) -> bool:
@@ -98,7 +103,7 @@ def _read_table(path: Path, text: Collection[str]) -> RawTable:
     return RawTable(read_file(path, text=text), path.parent)
 
 
-def _layout(name: str, module: str) -> Reader:
+def _layout(name: str, module: str, *, lists_all: bool = False) -> Reader:
     """Return the reader that a module of :mod:`wsdino.screen.layouts` is."""
     path = f"wsdino.screen.layouts.{module}"
 
@@ -109,14 +114,21 @@ def _layout(name: str, module: str) -> Reader:
         raw: RawTable = import_module(path).read(source, text)
         return raw
 
-    return Reader(name, recognises, read)
+    return Reader(name, recognises, read, lists_all)
 
 
 # The first that recognises a path reads it.
 READERS = (
-    Reader("a folder with BBBC021_v1_image.csv, or that table", _is_bbbc021, _read_bbbc021),
+    Reader(
+        "a folder with BBBC021_v1_image.csv, or that table",
+        _is_bbbc021,
+        _read_bbbc021,
+        lists_all=True,
+    ),
     _layout(
-        "a tree of the Cell Painting Gallery (workspace/load_data_csv, images, metadata)", "gallery"
+        "a tree of the Cell Painting Gallery (workspace/load_data_csv, images, metadata)",
+        "gallery",
+        lists_all=True,
     ),
     Reader("an OME-Zarr plate, or a folder of plates", _is_plates, _read_plates),
     _layout("a Harmony measurement (Index.idx.xml), or a folder of measurements", "harmony"),
@@ -138,6 +150,16 @@ READERS = (
 
 
 ANY_FOLDER = "any folder of images, with a --pattern of their names"
+
+
+def _say_others(path: Path, reader: Reader, others: Sequence[Reader]) -> None:
+    """Say what a folder holds beside what is read of it."""
+    found = [other.name for other in others if other.recognises(path)]
+    if found:
+        say(
+            f"{path}: read as {reader.name}; what it holds of {'; and of '.join(found)} is left "
+            "out: name a folder that holds these alone to read them"
+        )
 
 
 def accepted() -> str:
@@ -169,8 +191,10 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
         from wsdino.screen.layouts.pattern import read_names
 
         return read_names(path, pattern)
-    for reader in READERS:
+    for position, reader in enumerate(READERS):
         if reader.recognises(path):
+            if path.is_dir() and not reader.lists_all:
+                _say_others(path, reader, READERS[position + 1 :])
             return reader.read(path, text)
     what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
     raise TableError(f"{path}: {what}; a screen is {accepted()}")

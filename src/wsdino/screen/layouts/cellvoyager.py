@@ -14,7 +14,8 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -35,7 +36,7 @@ def recognises(path: Path) -> bool:
 
 def _lists(path: Path) -> list[Path]:
     """Return the list of images of each measurement at or below a path."""
-    return files_at(path, (DATA, f"*/{DATA}"), lambda file: file.name == DATA)
+    return files_below(path, DATA.__eq__)
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

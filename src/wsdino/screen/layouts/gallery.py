@@ -70,6 +70,7 @@ def read(path: Path, text: Collection[str]) -> RawTable:
             table[SOURCE] = source.name
         batches = sorted({batch for _, batch in plates})
         say(f"{folder}: read {len(found)} LoadData tables of {', '.join(batches)}")
+        _say_without_table(folder)
         known = _wells_of(source, batches, text)
         own = _own_batches(table)
         table[BATCH] = table.pop(_FOLDER).map(own)
@@ -115,15 +116,32 @@ def _source_of(folder: Path) -> Path:
 
 def _plates(folder: Path) -> list[tuple[Path, str]]:
     """Return the table of each plate of a folder, and the name of its batch."""
-    depth = len(folder.absolute().parts) - folder.absolute().parts.index(LOAD_DATA) - 1
-    below = "/".join(["*"] * max(0, 2 - depth))
-    plates = sorted(path for path in (folder.glob(below) if below else [folder]) if path.is_dir())
     found = []
-    for plate in plates:
-        path = next((table for name in _TABLES if (table := find_table(plate, name))), None)
+    for plate in _plate_folders(folder):
+        path = _table_of(plate)
         if path is not None:
             found.append((path, plate.absolute().parent.name))
     return found
+
+
+def _plate_folders(folder: Path) -> list[Path]:
+    depth = len(folder.absolute().parts) - folder.absolute().parts.index(LOAD_DATA) - 1
+    below = "/".join(["*"] * max(0, 2 - depth))
+    return sorted(path for path in (folder.glob(below) if below else [folder]) if path.is_dir())
+
+
+def _table_of(plate: Path) -> Path | None:
+    return next((table for name in _TABLES if (table := find_table(plate, name))), None)
+
+
+def _say_without_table(folder: Path) -> None:
+    """Say which plates have a folder, but no table under a known name."""
+    bare = [plate for plate in _plate_folders(folder) if _table_of(plate) is None]
+    if bare:
+        say(
+            f"{folder}: {len(bare)} folders of plates have no table named {' or '.join(_TABLES)} "
+            f"and are left out, such as {bare[0].relative_to(folder)}"
+        )
 
 
 def _read_plate(source: Path, path: Path, batch: str, text: Collection[str]) -> pd.DataFrame:

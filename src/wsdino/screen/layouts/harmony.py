@@ -18,7 +18,8 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse, text_of
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INDEX = ("Index.idx.xml", "Index.xml")
-_PLACES = ("{}", "Images/{}", "*/{}", "*/Images/{}")
+IMAGES = "Images"
 
 
 def recognises(path: Path) -> bool:
@@ -40,8 +41,15 @@ def recognises(path: Path) -> bool:
 
 def _indices(path: Path) -> list[Path]:
     """Return the index of each measurement at or below a path."""
-    places = [place.format(name) for place in _PLACES for name in INDEX]
-    return files_at(path, places, lambda file: file.name in INDEX)
+    found: dict[Path, Path] = {}
+    for index in files_below(path, INDEX.__contains__):
+        folder = index.parent
+        # One measurement may have copies: under both names, or also in its folder of images.
+        measurement = folder.parent if folder.name == IMAGES else folder
+        known = found.setdefault(measurement, index)
+        if known.parent == folder and INDEX.index(index.name) < INDEX.index(known.name):
+            found[measurement] = index
+    return list(found.values())
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

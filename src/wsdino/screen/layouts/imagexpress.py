@@ -17,7 +17,8 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, read_plates, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.files import read_file
@@ -43,7 +44,16 @@ def recognises(path: Path) -> bool:
 
 def _plates(path: Path) -> list[Path]:
     """Return the file that describes each plate at or below a path."""
-    return files_at(path, ("*", "*/*"), lambda file: file.suffix.lower() in _READERS)
+    found = files_below(path, lambda name: name.lower().endswith(tuple(_READERS)))
+    # A plate's folder may have a copy of its file further down.
+    return [
+        file
+        for file in found
+        if not any(
+            other.name == file.name and other.parent in file.parents and other != file
+            for other in found
+        )
+    ]
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

@@ -1,4 +1,4 @@
-"""What layouts share: finding the files that describe plates, and sites of lists of images."""
+"""What layouts share: tables of several plates, and sites of lists of images."""
 
 from __future__ import annotations
 
@@ -8,34 +8,15 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
-from wsdino.tables.columns import FILE_PREFIXES, PLATE, SITE, WELL
+from wsdino.tables.columns import BATCH, FILE_PREFIXES, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 CHANNEL = "channel"
-_KEYS = (PLATE, WELL, SITE, Z, TIME, ACQUISITION)
-
-
-def files_at(path: Path, places: Sequence[str], is_one: Callable[[Path], bool]) -> list[Path]:
-    """Return the file at a path, or those below a folder, if they are of a kind.
-
-    Parameters
-    ----------
-    path
-        A file or a folder.
-    places
-        Patterns below a folder. Files in the first that has any are returned, by name.
-    is_one
-        Whether a file is of the kind.
-    """
-    if path.is_file():
-        return [path] if is_one(path) else []
-    for place in places:
-        if found := sorted(file for file in path.glob(place) if is_one(file) and file.is_file()):
-            return found
-    return []
+# Plates of several batches may share a name.
+_KEYS = (PLATE, BATCH, WELL, SITE, Z, TIME, ACQUISITION)
 
 
 def read_plates(files: Iterable[Path], read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
@@ -65,9 +46,10 @@ def as_sites(images: pd.DataFrame, channels: Sequence[str], *, origin: str) -> p
     Parameters
     ----------
     images
-        A row per image: `Metadata_Plate`, `Metadata_Well`, `Metadata_Site`; `Metadata_Z`,
-        `Metadata_Time` and `Metadata_Acquisition` where the layout has them; ``channel``;
-        `FileName`, and `PathName`, `Frame` and `Series` where needed; and metadata of the site.
+        A row per image: `Metadata_Plate`, `Metadata_Well`, `Metadata_Site`; `Metadata_Batch`,
+        `Metadata_Z`, `Metadata_Time` and `Metadata_Acquisition` where the layout has them;
+        ``channel``; `FileName`, and `PathName`, `Frame` and `Series` where needed; and metadata of
+        the site.
     channels
         Names of the channels, in their order.
     origin

@@ -15,7 +15,8 @@ import pandas as pd
 
 from wsdino.errors import InputError, TableError
 from wsdino.screen.formats import MICROSCOPES, which_image
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.identity import normalise_well
@@ -38,7 +39,7 @@ def recognises(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    return files_at(path, ("*", "*/*"), lambda file: file.suffix.lower() in MICROSCOPES)
+    return files_below(path, lambda name: name.lower().endswith(MICROSCOPES))
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:

@@ -13,8 +13,10 @@ import pandas as pd
 import tifffile
 
 from wsdino.errors import TableError
+from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
-from wsdino.screen.layouts.listing import CHANNEL, as_sites, files_at, unique_names
+from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
+from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse, parse_text
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
@@ -41,19 +43,22 @@ def recognises(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files that may describe a plate: companions, or without any the images."""
-    kinds = (*_COMPANION, *_SUFFIXES)
-    found = files_at(path, ("*", "*/*"), lambda file: file.name.lower().endswith(kinds))
-    return [file for file in found if file.name.lower().endswith(_COMPANION)] or found
+    """Return the files that may describe a plate, companions first."""
+    found = files_below(path, lambda name: name.lower().endswith((*_SUFFIXES, *_COMPANION)))
+    return sorted(found, key=lambda file: not file.name.lower().endswith(_COMPANION))
 
 
 def _description(file: Path) -> Element:
     """Return a file's OME-XML, or that of the file that it names for it."""
     root = _own_description(file)
+    named = _described_in(root, file)
+    return root if named is None else _own_description(named)
+
+
+def _described_in(root: Element, file: Path) -> Path | None:
+    """Return the file that a file names for its description; None if it has its own."""
     elsewhere = root.find("BinaryOnly")
-    if elsewhere is None:
-        return root
-    return _own_description(file.parent / elsewhere.get("MetadataFile", ""))
+    return None if elsewhere is None else file.parent / elsewhere.get("MetadataFile", "")
 
 
 def _own_description(file: Path) -> Element:
@@ -79,15 +84,28 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         OME-XML is missing, damaged or incomplete, or images differ in their channels.
     """
     del text
-    described: set[str] = set()
+    # Files of one name may lie in the folders of several plates.
+    described: set[Path] = set()
     rows: list[dict[str, Any]] = []
+    others: list[Path] = []
     for file in _files(path):
-        if file.name in described:
+        if file in described:
             continue
-        root = _description(file)
-        found = list(_sites(root, file))
-        described |= {str(row["FileName"]) for row in found} | {file.name}
+        root = _own_description(file)
+        named = _described_in(root, file)
+        if named in described:
+            continue
+        found = list(_sites(root if named is None else _own_description(named), file))
+        described |= {file.parent / str(row["FileName"]) for row in found} | {file}
+        described |= set() if named is None else {named}
         rows += found
+        if not found:
+            others.append(file)
+    if rows and others:
+        say(
+            f"{path}: {len(others)} OME-TIFF files are of no plate and left out, such as "
+            f"{others[0].relative_to(path)}"
+        )
     if not rows:
         raise TableError(f"{path}: its OME-XML has no plate with images")
     images = pd.DataFrame(rows)
