@@ -48,6 +48,9 @@ COMMANDS = (
     "activity",
     "neighbours",
     "compare",
+    "presets",
+    "config",
+    "doctor",
 )
 
 
@@ -117,6 +120,22 @@ def test_help_of_every_command(command: str, wsdino_: Callable[..., Outcome]) ->
     assert done.status == 0
     assert f"wsdino {command}" in done.out
     assert done.err == ""
+    assert wsdino_(command, "-h").out == done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_page_ends_with_an_example_that_the_command_takes(command: str) -> None:
+    from typer.main import get_command
+
+    from wsdino.cli.main import app
+
+    program = get_command(app)
+    found = program.commands[command].epilog
+    assert found.startswith(f"Example: wsdino {command}")
+    name, *arguments = shlex.split(found.removeprefix("Example: wsdino ").partition(" > ")[0])
+    with program.make_context("wsdino", []) as context:
+        parsed = program.commands[command].make_context(name, arguments, parent=context)
+    assert not parsed.args
 
 
 def test_there_is_no_other_command(wsdino_: Callable[..., Outcome]) -> None:

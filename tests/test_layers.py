@@ -19,7 +19,7 @@ LAYERS = (
     ("__init__", "__main__"),
     ("cli",),
     ("exchange",),
-    ("pipeline", "preparation", "checks", "inspection"),
+    ("pipeline", "preparation", "checks", "inspection", "doctor"),
     ("judging",),
     ("trainings",),
     ("report",),
@@ -32,7 +32,7 @@ LAYERS = (
     ("runrecord",),
     ("runfolder", "tables"),
     ("job", "environment", "lock"),
-    ("device", "atomic", "contents"),
+    ("device", "atomic", "contents", "extras"),
     ("settings",),
     ("errors", "progress", "stopping"),
 )

@@ -128,6 +128,16 @@ def preset_text(name: str) -> str:
     return (resources.files("wsdino") / "presets" / f"{name}.yaml").read_text()
 
 
+def preset_summary(name: str) -> str:
+    """Return what a preset is for: the first sentence of its header."""
+    header = []
+    for line in preset_text(name).splitlines():
+        if not line.startswith("#") or line == "#":
+            break
+        header.append(line.lstrip("# "))
+    return " ".join(header)
+
+
 def load_config(source: str | Path, settings: list[str] | None = None) -> Config:
     """Read a config: a preset's name, or a YAML file that may name one under ``preset``.
 

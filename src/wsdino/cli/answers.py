@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import Columns, Controls, PlateMapOption, lock_output
+from wsdino.cli.app import Columns, Controls, PlateMapOption, choices, lock_output, refuse
 from wsdino.cli.profiles import (
     Features,
     Label,
@@ -20,10 +20,10 @@ from wsdino.cli.profiles import (
     fit_options,
     naming,
     read_tables,
-    refuse,
     settled,
 )
 from wsdino.errors import InputError
+from wsdino.evaluate.gallery import MULTI_BATCH
 from wsdino.tables.columns import PLATE
 
 commands = typer.Typer()
@@ -40,7 +40,9 @@ Tables = Annotated[
 ]
 
 
-@commands.command(name="activity")
+@commands.command(
+    name="activity", epilog="Example: wsdino activity embeddings.parquet --out activity.csv"
+)
 def activity_command(
     tables: Tables,
     normalise: Normalise = None,
@@ -94,7 +96,9 @@ def activity_command(
     _print(console, width, [*activity_lines(found), f"normalisation: {name}"])
 
 
-@commands.command(name="neighbours")
+@commands.command(
+    name="neighbours", epilog="Example: wsdino neighbours profiles.parquet taxol --num 5"
+)
 def neighbours_command(
     table: Annotated[
         Path, typer.Argument(help="Table of treatments, wells or sites.", metavar="TABLE")
@@ -145,14 +149,20 @@ def neighbours_command(
     console.print(neighbours_table(found, width=width))
 
 
-@commands.command(name="compare")
+@commands.command(
+    name="compare", epilog="Example: wsdino compare RUN OTHER_RUN --json comparison.json"
+)
 def compare_command(
     runs: Annotated[
         list[Path],
         typer.Argument(help="Run folders, or tables of treatments; two or more.", metavar="RUN..."),
     ],
     multi_batch: Annotated[
-        str, typer.Option(help="How NSCB treats a treatment in several batches, as in evaluate.")
+        str,
+        typer.Option(
+            help="How NSCB treats a treatment in several batches, as in evaluate.",
+            **choices(MULTI_BATCH),
+        ),
     ] = "strict",
     seed: Seed = 0,
     json: Json = None,

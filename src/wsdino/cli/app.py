@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,14 @@ from wsdino.atomic import sweep
 from wsdino.errors import InputError
 from wsdino.lock import one_writer_of_file
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 app = typer.Typer(
     name="wsdino",
     help="Phenotypic profiles from whole microscope fields by weakly supervised self-distillation.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -30,6 +33,22 @@ Settings = Annotated[
 Workers = Annotated[
     int | None, typer.Option(help="Number of threads or processes; default: all CPUs.")
 ]
+
+
+def choices(names: Iterable[str]) -> dict[str, Any]:
+    """Show the values of an option in its help, and complete them in the shell.
+
+    They are checked where they are used, which suggests the nearest for a misspelt one.
+    """
+    known = list(names)
+    return {"metavar": f"[{'|'.join(known)}]", "autocompletion": lambda: known}
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that have no effect; None means not given."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"--{option.replace('_', '-')} {value}: {why}")
 
 
 def _show_version(wanted: bool) -> None:
@@ -147,8 +166,9 @@ Pattern = Annotated[
 MissingOption = Annotated[
     str,
     typer.Option(
-        help="Where an image is missing: error, or leave-out its site, which is counted and named "
-        "at the end."
+        help="Where an image is missing: end with an error, or leave out its site, which is "
+        "counted and named at the end.",
+        **choices(("error", "leave-out")),
     ),
 ]
 Keep = Annotated[

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from wsdino import stopping
-from wsdino.cli import answers, models, profiles, runs, screens
+from wsdino.cli import answers, models, profiles, runs, screens, setup
 from wsdino.cli.app import app, is_job, release_outputs, wants_traceback
 from wsdino.errors import InputError, JobError, WsdinoError
+from wsdino.extras import install_line
 from wsdino.progress import print_error
 
-for group in (runs, screens, models, profiles, answers):
+for group in (runs, screens, models, profiles, answers, setup):
     app.add_typer(group.commands)
 
 
@@ -36,6 +37,8 @@ def main() -> None:
             _end(stopping.STOPPED, 1)
         if wants_traceback():
             raise
+        if isinstance(error, ModuleNotFoundError) and (line := install_line(error.name or "")):
+            _end(f"this needs {error.name}, which is not installed: {line}", InputError.exit_status)
         message = f"{type(error).__name__}: {_one_line(error)} (--debug shows the traceback)"
         _end(message, 1)
     finally:

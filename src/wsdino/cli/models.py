@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsdino.cli.app import Keep, Settings
+from wsdino.cli.app import Keep, Settings, choices, is_job, lock_output, refuse
 from wsdino.errors import InputError
 from wsdino.model.packaged import PACKAGED
 
+if TYPE_CHECKING:
+    from wsdino.screen.store import Store
+
 commands = typer.Typer()
+CLASSICAL = "classical"
 MODEL_HELP = "Run folder, exported model, starter, or a package such as " + PACKAGED[0].name + "."
 
 
-@commands.command(name="embed")
+@commands.command(
+    name="embed", epilog="Example: wsdino embed starter STORE --out embeddings.parquet"
+)
 def embed_command(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[
+        str,
+        typer.Argument(help=f"{MODEL_HELP[:-1]}; or classical: statistics that nobody trained."),
+    ],
     store: Annotated[Path, typer.Argument(help="Store.")],
     out: Annotated[Path, typer.Option(help="Table to write (.parquet, .csv, .csv.gz).")],
-    batch_size: Annotated[int, typer.Option(help="Fields per forward pass.")] = 16,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Fields per forward pass; default: 16.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Default: auto, a GPU where there is one.", **choices(["auto", "cpu", "cuda"])
+        ),
+    ] = None,
     keep: Keep = None,
 ) -> None:
     """Embed every site of a store; resumes if it was stopped."""
@@ -30,14 +46,33 @@ def embed_command(
     from wsdino.exchange import model_for
     from wsdino.screen.store import open_store
 
-    if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: must be at least 1")
-    loaded = model_for(model, store, device=resolve_device(device))
-    write_embeddings(loaded, open_store(store, keep=keep), out, batch_size=batch_size)
+    if model == CLASSICAL:
+        refuse({"batch_size": batch_size, "device": device}, f"has no effect on {CLASSICAL}")
+        _write_classical(open_store(store, keep=keep), out)
+    else:
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"--batch-size {batch_size}: must be at least 1")
+        loaded = model_for(model, store, device=resolve_device(device or "auto"))
+        write_embeddings(loaded, open_store(store, keep=keep), out, batch_size=batch_size or 16)
     typer.echo(out)
 
 
-@commands.command(name="attention")
+def _write_classical(store: Store, out: Path) -> None:
+    from wsdino.device import num_cpus
+    from wsdino.embed.classical import classical_table
+    from wsdino.tables.files import suffix_of
+    from wsdino.tables.writing import write_table
+
+    if is_job():
+        raise InputError(f"{CLASSICAL}: is computed in one process; start it without torchrun")
+    suffix_of(out)
+    lock_output(out)
+    write_table(classical_table(store, workers=num_cpus()), out)
+
+
+@commands.command(
+    name="attention", epilog="Example: wsdino attention RUN STORE --compound taxol --out maps"
+)
 def attention_command(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     store: Annotated[Path, typer.Argument(help="Store.")],
@@ -55,7 +90,10 @@ def attention_command(
         int, typer.Option("--num", help="Fields of each well and compound; spread over doses.")
     ] = 1,
     format_: Annotated[
-        list[str] | None, typer.Option("--format", help="png or svg; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--format", help="Format of the images; may be repeated.", **choices(["png", "svg"])
+        ),
     ] = None,
     dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.")] = 150,
     quantiles: Annotated[
@@ -92,7 +130,7 @@ def attention_command(
         typer.echo(path)
 
 
-@commands.command(name="export")
+@commands.command(name="export", epilog="Example: wsdino export RUN --out MODEL")
 def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -104,7 +142,10 @@ def export_command(
     typer.echo(out)
 
 
-@commands.command(name="import")
+@commands.command(
+    name="import",
+    epilog="Example: wsdino import dino_deitsmall8.pth --channel DNA --channel Actin --out MODEL",
+)
 def import_command(
     weights: Annotated[
         list[str],

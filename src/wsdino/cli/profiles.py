@@ -11,16 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from wsdino.cli.app import Columns, Controls, Keep, PlateMapOption, lock_output
+from wsdino.cli.app import (
+    Columns,
+    Controls,
+    Keep,
+    PlateMapOption,
+    choices,
+    lock_output,
+    refuse,
+)
 from wsdino.errors import InputError, TableError
+from wsdino.evaluate.gallery import MULTI_BATCH
 from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
 commands = typer.Typer()
-
-
-def alternatives(names: list[str]) -> str:
-    """List the values that an option accepts: `a, b or c.`."""
-    return f"{', '.join(names[:-1])} or {names[-1]}."
 
 
 def used_by(option: str) -> str:
@@ -45,8 +49,10 @@ def number_or_auto(text: str | None) -> float | str | None:
 Normalise = Annotated[
     str | None,
     typer.Option(
-        help="Default tvn, or whiten_all on a screen without controls: "
-        f"{alternatives(normalisation_names())}"
+        "--normalise",
+        "--normalize",
+        help="Default: tvn, or whiten_all on a screen without controls.",
+        **choices(normalisation_names()),
     ),
 ]
 NumComponents = Annotated[
@@ -81,13 +87,18 @@ Label = Annotated[
         f"{used_by('label')}."
     ),
 ]
-Aggregate = Annotated[str, typer.Option(help=alternatives(aggregation_names()))]
+Aggregate = Annotated[
+    str,
+    typer.Option(help="How replicates become a treatment.", **choices(aggregation_names())),
+]
 # None if not given, so that a given option without effect differs from a default.
 NormaliseSites = Annotated[
     str | None,
     typer.Option(
-        help="With --from-sites (default tvn, or whiten_all on a screen without controls): "
-        f"{alternatives(normalisation_names())}"
+        "--normalise",
+        "--normalize",
+        help="With --from-sites; default: tvn, or whiten_all on a screen without controls.",
+        **choices(normalisation_names()),
     ),
 ]
 Normaliser = Annotated[
@@ -100,10 +111,14 @@ Normaliser = Annotated[
 AggregateSites = Annotated[
     str | None,
     typer.Option(
-        help=f"With --from-sites (default published): {alternatives(aggregation_names())}"
+        help="With --from-sites; how replicates become a treatment; default: published.",
+        **choices(aggregation_names()),
     ),
 ]
-To = Annotated[str | None, typer.Option("--to", help="anndata: write an .h5ad file instead.")]
+To = Annotated[
+    str | None,
+    typer.Option("--to", help="Write an .h5ad file instead.", **choices(["anndata"])),
+]
 
 
 def fit_options(
@@ -121,7 +136,10 @@ def fit_options(
     }
 
 
-@commands.command(name="profile")
+@commands.command(
+    name="profile",
+    epilog="Example: wsdino profile embeddings.parquet --normalise weak_label --out profiles.csv",
+)
 def profile_command(
     embeddings: Annotated[
         list[Path],
@@ -175,7 +193,10 @@ def profile_command(
     typer.echo(out)
 
 
-@commands.command(name="evaluate")
+@commands.command(
+    name="evaluate",
+    epilog="Example: wsdino evaluate embeddings.parquet --from-sites --normalise weak_label",
+)
 def evaluate_command(
     profiles: Annotated[
         list[Path],
@@ -202,8 +223,8 @@ def evaluate_command(
     multi_batch: Annotated[
         str | None,
         typer.Option(
-            help="How NSCB treats a treatment in several batches: strict (the default) or "
-            "first-published."
+            help="How NSCB treats a treatment in several batches; default: strict.",
+            **choices(MULTI_BATCH),
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutation nulls and the bootstrap.")] = 0,
@@ -261,13 +282,6 @@ def settled(normalise: str | None, table: Any) -> str:
     if why:
         say(why)
     return name
-
-
-def refuse(options: dict[str, Any], why: str) -> None:
-    """Refuse options that have no effect; None means not given."""
-    for option, value in options.items():
-        if value is not None:
-            raise InputError(f"--{option.replace('_', '-')} {value}: {why}")
 
 
 def _names(paths: list[Path]) -> str:

@@ -14,7 +14,7 @@ from wsdino.runfolder import RunFolder, RunPaths
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(epilog="Example: wsdino demo --out demo_run")
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo_run"),
     seed: Annotated[int, typer.Option(help="Seed of the screen and of the run.")] = 0,
@@ -30,7 +30,9 @@ def demo(
         _run(config, out)
 
 
-@commands.command(name="train")
+@commands.command(
+    name="train", epilog="Example: wsdino train cpu --set screen.store=STORE --out RUN"
+)
 def train_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
     """Train a model; resumes if it was stopped."""
     from wsdino.config import load_config
@@ -39,7 +41,10 @@ def train_command(config: ConfigArgument, out: RunOption, settings: Settings = N
     typer.echo(train_run(load_config(config, settings), out).folder)
 
 
-@commands.command(name="run")
+@commands.command(
+    name="run",
+    epilog="Example: wsdino run cpu --set screen.source=PLATES --out RUN",
+)
 def run_command(config: ConfigArgument, out: RunOption, settings: Settings = None) -> None:
     """Run every stage in order, from the screen to the report; skip those already done."""
     from wsdino.config import load_config
@@ -47,7 +52,7 @@ def run_command(config: ConfigArgument, out: RunOption, settings: Settings = Non
     _run(load_config(config, settings), out)
 
 
-@commands.command(name="report")
+@commands.command(name="report", epilog="Example: wsdino report RUN")
 def report_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
 ) -> None:

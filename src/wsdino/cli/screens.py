@@ -18,19 +18,24 @@ from wsdino.cli.app import (
     TimePoint,
     Workers,
     ZPlane,
+    choices,
 )
 from wsdino.errors import InputError
-from wsdino.screen.illumination import DEFAULT, described_methods
+from wsdino.screen.illumination import DEFAULT, METHODS, described_methods
 from wsdino.screen.readers import accepted
 from wsdino.simulate.difficulty import difficulty_help
 
 if TYPE_CHECKING:
     from wsdino.screen.manifest import Missing
+    from wsdino.screen.selection import Selection
 
 commands = typer.Typer()
 
 
-@commands.command(name="simulate")
+@commands.command(
+    name="simulate",
+    epilog="Example: wsdino simulate --out PLATES --layout small --difficulty hard --seed 1",
+)
 def simulate_command(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     layout: Annotated[
@@ -73,7 +78,7 @@ def simulate_command(
     typer.echo(screen)
 
 
-@commands.command()
+@commands.command(epilog="Example: wsdino download bbbc021 --plate Week1_22123 --out PLATES")
 def download(
     dataset: Annotated[str, typer.Argument(help="bbbc021.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -94,7 +99,25 @@ def download(
     typer.echo(out)
 
 
-@commands.command(name="inspect")
+def _selection(
+    channel: list[str] | None,
+    z: str | None,
+    time: int | None,
+    acquisition: str | None,
+    pattern: str | None,
+) -> Selection:
+    from wsdino.screen.selection import Selection, parse_z
+
+    return Selection(
+        channels=tuple(channel or ()),
+        z=parse_z(z),
+        time=time,
+        acquisition=acquisition,
+        pattern=pattern,
+    )
+
+
+@commands.command(name="inspect", epilog="Example: wsdino inspect PLATES --platemap WELLS.csv")
 def inspect_command(
     source: Annotated[Path, typer.Argument(help="The screen: " + accepted() + ".")],
     platemap: PlateMapOption = None,
@@ -113,7 +136,6 @@ def inspect_command(
 
     from wsdino.inspection import inspect
     from wsdino.report.survey import print_survey
-    from wsdino.screen.selection import Selection, parse_z
     from wsdino.tables.columns import parse_columns
 
     if workers is not None and workers < 1:
@@ -123,13 +145,7 @@ def inspect_command(
         platemap=platemap,
         columns=parse_columns(column),
         controls=control,
-        selection=Selection(
-            channels=tuple(channel or ()),
-            z=parse_z(z),
-            time=time,
-            acquisition=acquisition,
-            pattern=pattern,
-        ),
+        selection=_selection(channel, z, time, acquisition, pattern),
         workers=workers,
     )
     if json:
@@ -138,7 +154,10 @@ def inspect_command(
         print_survey(found)
 
 
-@commands.command(name="ingest")
+@commands.command(
+    name="ingest",
+    epilog="Example: wsdino ingest PLATES --platemap WELLS.csv --channel DNA=OrigDNA --out STORE",
+)
 def ingest_command(
     source: Annotated[Path, typer.Argument(help="The screen: " + accepted() + ".")],
     out: Annotated[Path, typer.Option(help="Store to write.")],
@@ -151,7 +170,11 @@ def ingest_command(
     acquisition: Acquisition = None,
     pattern: Pattern = None,
     illumination: Annotated[
-        str, typer.Option(help=f"Correction of uneven illumination. {described_methods()}.")
+        str,
+        typer.Option(
+            help=f"Correction of uneven illumination. {described_methods()}.",
+            **choices(method.name for method in METHODS),
+        ),
     ] = DEFAULT,
     scale: Annotated[
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
@@ -164,7 +187,6 @@ def ingest_command(
 ) -> None:
     """Convert a screen into a store; resumes if it was stopped."""
     from wsdino.screen.ingest import ingest
-    from wsdino.screen.selection import Selection, parse_z
     from wsdino.tables.columns import parse_columns
 
     store = ingest(
@@ -173,13 +195,7 @@ def ingest_command(
         platemap=platemap,
         columns=parse_columns(column),
         controls=control,
-        selection=Selection(
-            channels=tuple(channel or ()),
-            z=parse_z(z),
-            time=time,
-            acquisition=acquisition,
-            pattern=pattern,
-        ),
+        selection=_selection(channel, z, time, acquisition, pattern),
         illumination=illumination,
         scale=scale,
         missing=cast("Missing", missing),  # any other text is refused there

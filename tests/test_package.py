@@ -1,0 +1,154 @@
+"""The package as it is installed: the wheel, and what works without the extras."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers_tables import profile_table, synthetic_design, with_features
+from wsdino.extras import DISTRIBUTIONS, extras, install_line
+
+REPO = Path(__file__).resolve().parents[1]
+BUILD = """
+import sys
+from hatchling.build import build_sdist, build_wheel
+print((build_wheel if sys.argv[1] == "wheel" else build_sdist)(sys.argv[2]))
+"""
+# Python in which the modules of an extra can't be imported.
+WITHOUT = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from wsdino.cli.main import main
+main()
+"""
+OF_IMAGES = {
+    "numba",
+    "safetensors",
+    "skimage",
+    "tensorboard",
+    "timm",
+    "torch",
+    "torchvision",
+    "umap",
+}
+
+
+def build(kind: str, folder: Path) -> Path:
+    folder.mkdir()
+    command = [sys.executable, "-c", BUILD, kind, str(folder)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    return folder / done.stdout.split()[-1]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", tmp_path_factory.mktemp("built") / "wheel")
+
+
+def test_builds_are_alike_to_the_byte(wheel: Path, tmp_path: Path) -> None:
+    assert digest(build("wheel", tmp_path / "again")) == digest(wheel)
+    one, two = (build("sdist", tmp_path / name) for name in "ab")
+    assert digest(one) == digest(two)
+    with tarfile.open(one) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"src/wsdino/cli/main.py", "tests/test_package.py", "README.md", "LICENSE"} <= names
+
+
+def test_the_wheel_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    table = profile_table(list("abcd"), ["M", "M", "N", "N"], np.eye(2).repeat(2, axis=0))
+    table.to_csv(tmp_path / "profiles.csv", index=False)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    code = "import wsdino; print(wsdino.__file__); from wsdino.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", "profiles.csv"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "site"))
+    assert "4/4 = 100.0 %" in done.stdout
+    # What isn't code came along.
+    assert (tmp_path / "site" / "wsdino" / "model" / "starter" / "model.safetensors").is_file()
+    assert (tmp_path / "site" / "wsdino" / "presets" / "paper.yaml").is_file()
+    assert list((tmp_path / "site" / "wsdino" / "report" / "templates").glob("*.js"))
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    design = synthetic_design(num_moas=3, num_compounds=9, num_treatments=12, num_batches=3)
+    path = tmp_path_factory.mktemp("tables") / "sites.csv"
+    with_features(design).to_csv(path, index=False)
+    return path
+
+
+def without_images(*arguments: object) -> tuple[int, str, str]:
+    code = WITHOUT.format(modules=OF_IMAGES)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_extra_for_images_has_these_modules() -> None:
+    assert {DISTRIBUTIONS.get(name, name) for name in OF_IMAGES} == {
+        each.name for each in extras()["images"]
+    }
+
+
+def test_tables_need_no_extra(sites: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("profile", sites, "--out", tmp_path / "profiles.csv"),
+        ("evaluate", sites, "--from-sites", "--normalise", "weak_label"),
+        ("evaluate", tmp_path / "profiles.csv"),
+        ("activity", sites, "--null-size", "100"),
+        ("neighbours", sites, pd.read_csv(sites)["Metadata_Compound"].iloc[-1]),
+        ("compare", tmp_path / "profiles.csv", tmp_path / "profiles.csv"),
+        ("config", "cpu"),
+        ("doctor", tmp_path),
+    ):
+        status, out, err = without_images(*arguments)
+        assert status == 0, (arguments, err)
+        assert out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("simulate", "--out", "SCREEN"), ("embed", "starter", "STORE", "--out", "OUT.csv")],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_needs_an_extra_says_how_to_get_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    paths = [each if each.islower() or each[0] == "-" else tmp_path / each for each in arguments]
+    status, out, err = without_images(*paths)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].endswith("is not installed: pip install 'wsdino[images]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_of_no_extra_has_no_line() -> None:
+    assert install_line("torch.nn") == "pip install 'wsdino[images]'"
+    assert install_line("distributed") == "pip install 'wsdino[dask]'"
+    assert install_line("pandas") is None
+    assert install_line("pytest") is None

@@ -1,0 +1,120 @@
+"""What helps to begin: presets, config, doctor, completion, statistics without a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from helpers_run import finish, start
+from helpers_screen import write_bbbc021_folder
+from wsdino.config import load_config, preset_names
+from wsdino.device import num_cpus
+from wsdino.embed.classical import classical_table
+from wsdino.screen.ingest import ingest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def wsdino(*arguments: object) -> str:
+    status, out, err = finish(start(*arguments))
+    assert status == 0, err
+    return out
+
+
+def refused(*arguments: object) -> str:
+    status, out, err = finish(start(*arguments))
+    assert (status, out) == (2, "")
+    return err.splitlines()[-1]
+
+
+def test_presets_are_listed_with_what_they_are_for() -> None:
+    lines = wsdino("presets").splitlines()
+    assert [line.split()[0] for line in lines] == preset_names()
+    assert all(len(line.split()) > 5 and line.endswith(".") for line in lines)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_printed_config_is_the_preset(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(wsdino("config", preset, "--set", "seed=7"))
+    assert load_config(path) == load_config(preset, ["seed=7"])
+
+
+def test_a_misspelt_preset_has_a_suggestion() -> None:
+    assert "did you mean paper?" in refused("config", "papr")
+
+
+def test_doctor_says_what_is_there(tmp_path: Path) -> None:
+    found = json.loads(wsdino("doctor", tmp_path, "--json"))
+    assert found["versions"]["numpy"] == metadata.version("numpy")
+    assert found["machine"]["num_cpus"] == num_cpus()
+    assert found["disk"]["free_bytes"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+    assert found["disk"]["written_bytes_per_second"] > 10**6
+    assert found["disk"]["small_files_per_second"] > 10
+    assert found["preset"] in preset_names()
+    assert not list(tmp_path.iterdir())
+    for name, is_there in found["extras"].items():
+        assert any(f"wsdino[{name}]" in line for line in found["advice"]) != is_there
+    said = wsdino("doctor", tmp_path)
+    assert f"numpy {metadata.version('numpy')}" in said
+    assert all(line in said for line in found["advice"])
+
+
+def test_doctor_knows_what_an_extra_needs(tmp_path: Path) -> None:
+    # As where distributed isn't installed.
+    code = """
+from importlib import metadata
+version = metadata.version
+def without(name):
+    if name == "distributed":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = without
+from wsdino.cli.main import main
+main()
+"""
+    status, out, err = finish(start("doctor", tmp_path, "--json", code=code))
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["extras"]["dask"] is False
+    assert "dask is not installed: pip install 'wsdino[dask]'" in found["advice"]
+
+
+def test_doctor_needs_a_folder(tmp_path: Path) -> None:
+    assert refused("doctor", tmp_path / "none").endswith("none: there is no such folder")
+
+
+def test_statistics_need_no_training(tmp_path: Path) -> None:
+    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1, size=(64, 64))
+    store = ingest(screen, tmp_path / "store")
+    wsdino("embed", "classical", store.path, "--out", tmp_path / "table.parquet")
+    found = pd.read_parquet(tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(found, classical_table(store), check_dtype=False)
+    line = refused(
+        *("embed", "classical", store.path, "--out", tmp_path / "t.csv", "--device", "cpu")
+    )
+    assert line == "wsdino: --device cpu: has no effect on classical"
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_the_shell_completes_choices() -> None:
+    words = "wsdino evaluate t.csv --from-sites --normalize wh"
+    environment = os.environ | {
+        "_WSDINO_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    code = "from wsdino.cli.main import main; import sys; sys.argv[0] = 'wsdino'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["whiten_all"]
