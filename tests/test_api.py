@@ -9,9 +9,15 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
 import wsdino
+from helpers_tables import synthetic_design, with_features
 
 NAMES = [
     "TVN",
@@ -25,6 +31,7 @@ NAMES = [
     "MatchResult",
     "Model",
     "ModelError",
+    "Normaliser",
     "OutputError",
     "Selection",
     "Store",
@@ -133,3 +140,57 @@ def test_names_survive_the_import_of_the_stages_folders() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("match_moa", ("file.csv",)),
+        ("evaluate_profiles", ("file.csv",)),
+        ("evaluate_sites", ("file.csv",)),
+        ("normalise", ("file.csv",)),
+        ("fit_normalisation", ("file.csv",)),
+        ("make_profiles", ("file.csv",)),
+        ("aggregate", ("file.csv",)),
+        ("neighbours", ("file.csv", "taxol")),
+        ("activity", ("file.csv",)),
+        ("activity_of", ("file.csv",)),
+        ("consistency", ("file.csv",)),
+        ("compare_profiles", ("file.csv", "file.csv")),
+        ("compare_activity", ("file.csv", "file.csv")),
+    ],
+)
+def test_a_path_for_a_table_is_refused_with_what_reads_it(
+    function: str, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(wsdino.InputError, match=r"DataFrame, found str; .* with wsdino.read_table"):
+        getattr(wsdino, function)(*arguments)
+    with pytest.raises(wsdino.InputError, match=r"DataFrame, found ndarray$"):
+        getattr(wsdino, function)(*(np.zeros((2, 2)) for _ in arguments))
+
+
+@pytest.mark.parametrize(
+    ("images", "what"),
+    [
+        (np.zeros((3, 64, 64), np.uint16), r"\(N, 3, H, W\).* a, b, c; found \(3, 64, 64\)"),
+        (np.zeros((1, 2, 64, 64), np.uint16), r"found \(1, 2, 64, 64\)"),
+        (np.zeros((1, 3, 64, 64), np.float32), "uint8 or uint16 .*found float32; don't scale"),
+        (np.zeros((1, 3, 64, 64), np.int16), "found int16"),
+    ],
+)
+def test_images_of_another_kind_are_refused(images: np.ndarray, what: str) -> None:
+    model = wsdino.load_model("starter", channels=["a", "b", "c"])
+    for call in (model.embed, model.attention):
+        with pytest.raises(wsdino.InputError, match=what):
+            call(images)
+
+
+def test_a_normalisation_is_an_estimator_of_scikit_learn() -> None:
+    design = synthetic_design(num_moas=3, num_compounds=9, num_treatments=12, num_batches=3)
+    table = with_features(design)
+    ours = wsdino.fit_normalisation(table, method="weak_label", regularisation=0.1)
+    theirs = make_pipeline(clone(wsdino.Normaliser("tvn")))
+    theirs.set_params(normaliser__method="weak_label", normaliser__regularisation=0.1)
+    pd.testing.assert_frame_equal(theirs.fit_transform(table), ours.transform(table))
+    with pytest.raises(NotFittedError):
+        wsdino.Normaliser().transform(table)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wsdino.model.model import Model, load_model
     from wsdino.pipeline import run
     from wsdino.profile.aggregate import aggregate, make_profiles
+    from wsdino.profile.estimator import Normaliser
     from wsdino.profile.fitted import Fitted, load_normalisation
     from wsdino.profile.normalise import fit_normalisation, normalise
     from wsdino.profile.whitening import TVN, fit_tvn
@@ -65,6 +66,7 @@ __all__ = [
     "MatchResult",
     "Model",
     "ModelError",
+    "Normaliser",
     "OutputError",
     "Selection",
     "Store",
@@ -113,6 +115,7 @@ _HOMES = {
     "Selection": "screen.selection:Selection",
     "Store": "screen.store:Store",
     "Fitted": "profile.fitted:Fitted",
+    "Normaliser": "profile.estimator:Normaliser",
     "TVN": "profile.whitening:TVN",
     "DoseCurve": "evaluate.doses:DoseCurve",
     "activity": "evaluate.evidence:activity",

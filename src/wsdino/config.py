@@ -156,6 +156,13 @@ def load_config(source: str | Path, settings: list[str] | None = None) -> Config
     ConfigError
         Names the key, what was found and what would be right. An option that is given but has no
         effect beside the others is refused; if only a preset gives it, it is passed over.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> config = wsdino.load_config("cpu", ["train.epochs=5"])
+    >>> config.train.epochs
+    5.0
     """
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():

@@ -58,6 +58,14 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
     ------
     ModelError
         If the model was made for other channels.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> store = wsdino.open_store("STORE")
+    >>> model = wsdino.load_model("starter", channels=store.channels)
+    >>> wsdino.embed_store(model, store).filter(like="emb_").shape
+    (36, 384)
     """
     _require_channels(model, store)
     with Meter("embed", len(store)) as meter:

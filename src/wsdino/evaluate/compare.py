@@ -20,7 +20,7 @@ from wsdino.evaluate.intervals import clustered_interval, precisions_of
 from wsdino.evaluate.matching import match_gallery
 from wsdino.evaluate.plain import plain_values
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, TREATMENT
-from wsdino.tables.features import require_columns
+from wsdino.tables.features import require_columns, require_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +77,18 @@ def compare(
     TableError
         If the tables have no treatment in common or give one several mechanisms, no two compounds
         have an MoA, or as in :func:`wsdino.evaluate.gallery.make_gallery`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> first = wsdino.make_profiles(table, normalisation="tvn")
+    >>> second = wsdino.make_profiles(table, normalisation="weak_label")
+    >>> wsdino.compare_profiles(first, second)["num_treatments"]
+    13
     """
+    require_table(first, name="first")
+    require_table(second, name="second")
     for profiles in (first, second):
         require_columns(profiles, [COMPOUND, MOA], purpose="comparing")
     one, two, num = _in_common(first, second)
@@ -123,7 +134,20 @@ def compare_activity(
     dict or None
         As :func:`compare` has for `nsc`, of the treatments tested in both; `map`, the difference of
         mean average precisions as there. None where no treatment was tested in both.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> first = wsdino.activity_of(table, normalisation="plate", null_size=100)
+    >>> second = wsdino.activity_of(table, normalisation="weak_label", null_size=100)
+    >>> import pandas as pd
+    >>> found = wsdino.compare_activity(*(pd.DataFrame(x["treatments"]) for x in (first, second)))
+    >>> found["total"]
+    12
     """
+    require_table(first, name="first")
+    require_table(second, name="second")
     columns = {COMPOUND: "compound", CONCENTRATION: "concentration"}
     tables = []
     for table in (first, second):

@@ -18,7 +18,7 @@ from wsdino.evaluate.activity import FDR, NULL_SIZE
 from wsdino.evaluate.level import is_control
 from wsdino.evaluate.precision import TIE, average_precision, false_discovery_rates, p_values
 from wsdino.tables.columns import COMPOUND, MOA, plain_name
-from wsdino.tables.features import features_of, metadata_of, require_columns
+from wsdino.tables.features import features_of, metadata_of, require_columns, require_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,15 @@ def consistency(
     ------
     TableError
         If a column is missing, or as in :func:`wsdino.tables.features.features_of`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> profiles = wsdino.make_profiles(wsdino.read_table("sites.csv"))
+    >>> wsdino.consistency(profiles, "Metadata_MoA", null_size=100)["num_labels"]
+    3
     """
+    require_table(profiles, name="profiles")
     require_columns(profiles, [COMPOUND, column], purpose="consistency")
     found: dict[str, Any] = {"column": column, "map": None, "num_labels": 0, "num_consistent": 0}
     found |= {"fdr": fdr, "null_size": null_size, "seed": seed, "labels": []}

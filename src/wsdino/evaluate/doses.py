@@ -168,6 +168,15 @@ def fit_dose_curve(
     Returns
     -------
     DoseCurve
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> import numpy as np
+    >>> dose = np.repeat([0.1, 0.3, 1.0, 3.0, 10.0, 30.0], 3)
+    >>> distance = 1 + 4 / (1 + (2.0 / dose) ** 2)
+    >>> round(wsdino.fit_dose_curve(dose, distance, num_resamples=20).ec50, 1)
+    2.0
     """
     doses, which = np.unique(dose, return_inverse=True)
     log_doses = np.log(doses)

@@ -34,7 +34,7 @@ from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import fit_normalisation
 from wsdino.profile.rows import control_rows
 from wsdino.tables.columns import COMPOUND, TREATMENT
-from wsdino.tables.features import require_columns
+from wsdino.tables.features import require_columns, require_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +74,16 @@ def activity(
     ------
     TableError
         See :func:`wsdino.evaluate.wells.wells_of`; and if every well is a control.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> normalised, _ = wsdino.normalise(table, method="tvn", regularisation=0.1)
+    >>> wsdino.activity(normalised, null_size=100)["num_treatments"]
+    12
     """
+    require_table(table)
     wells = wells_of(table)
     part = Part(wells, ~wells.is_control)
     return _measured([part], null_size=null_size, seed=seed, fdr=fdr)
@@ -112,7 +121,16 @@ def activity_of(
     ------
     TableError
         As the two steps do.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> found = wsdino.activity_of(table, normalisation="weak_label", null_size=100)
+    >>> found["num_tested"] <= found["num_treatments"]
+    True
     """
+    require_table(table)
     if not find_normalisation(normalisation).needs.label:
         if normalised is None:
             normalised = fit_normalisation(table, method=normalisation, **options).transform(table)

@@ -31,6 +31,7 @@ import pandas as pd
 
 from wsdino.evaluate.gallery import Gallery, make_gallery
 from wsdino.tables.columns import CONCENTRATION
+from wsdino.tables.features import require_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,16 @@ def match_moa(
     ------
     TableError
         See :func:`wsdino.evaluate.gallery.make_gallery`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> profiles = wsdino.make_profiles(wsdino.read_table("sites.csv"))
+    >>> result = wsdino.match_moa(profiles, exclude_shared_batch=True)
+    >>> 0 <= result.num_correct <= result.num_total
+    True
     """
+    require_table(profiles, name="profiles")
     return match_gallery(
         make_gallery(
             profiles,

@@ -11,7 +11,7 @@ from wsdino.errors import TableError
 from wsdino.evaluate.level import is_control
 from wsdino.profile.aggregate import pair_plates
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
-from wsdino.tables.features import features_of, require_columns
+from wsdino.tables.features import features_of, require_columns, require_table
 from wsdino.tables.lists import labels_of
 
 NUM_NEIGHBOURS = 10
@@ -51,7 +51,16 @@ def neighbours(
     TableError
         If a column is missing, the table has no such compound or concentration, there is nothing
         else in it, or as in :func:`wsdino.tables.features.features_of`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> profiles = wsdino.make_profiles(wsdino.read_table("sites.csv"))
+    >>> compound = profiles["Metadata_Compound"].iloc[-1]
+    >>> wsdino.neighbours(profiles, compound, num=3)["rank"].max()
+    np.int64(3)
     """
+    require_table(profiles, name="profiles")
     require_columns(profiles, [COMPOUND], purpose="neighbours")
     if num < 1:
         raise TableError(f"the number of neighbours is {num}; expected at least 1")

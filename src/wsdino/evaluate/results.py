@@ -28,7 +28,7 @@ from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import BATCH, COMPOUND, PLATE, TREATMENT
-from wsdino.tables.features import require_columns
+from wsdino.tables.features import require_columns, require_table
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
 
 if TYPE_CHECKING:
@@ -94,7 +94,16 @@ def evaluate(
     ------
     TableError
         See :func:`wsdino.evaluate.gallery.make_gallery`; an MoA may be missing.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> profiles = wsdino.make_profiles(wsdino.read_table("sites.csv"))
+    >>> results = wsdino.evaluate_profiles(profiles, num_permutations=10)
+    >>> results["nsc_total"], results["num_treatments"]
+    (12, 12)
     """
+    require_table(profiles, name="profiles")
     made = profiles.attrs.get(ATTRIBUTE, {})
     require_columns(profiles, [COMPOUND], purpose="evaluating")
     require_treatments(profiles, command=command)
@@ -178,7 +187,16 @@ def evaluate_sites(
     ------
     TableError
         See the functions named.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> results = wsdino.evaluate_sites(table, normalisation="weak_label", num_permutations=10)
+    >>> results["held_out"]["nsc_total"] == results["nsc_total"]
+    True
     """
+    require_table(table)
     require_columns(table, TREATMENT, purpose="evaluating sites")
     require_one_label(table, LIST_COLUMNS, purpose="evaluating sites")
     normalised, info = normalise(table, method=normalisation, **options)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wsdino.atomic import write_text, writing
-from wsdino.errors import ModelError
+from wsdino.errors import ImageError, ModelError
 from wsdino.model.packaged import find_packaged
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.spec import (
@@ -58,6 +58,14 @@ class Model:
     ------
     ModelError
         If the tile is not a multiple of the backbone's patch.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> store = wsdino.open_store("STORE")
+    >>> model = wsdino.load_model("starter", channels=store.channels)
+    >>> model.embed(store.read([0])).shape
+    (1, 384)
     """
 
     def __init__(
@@ -67,6 +75,12 @@ class Model:
         self.networks = networks.to(self.device).eval()
         for side in sorted(tile_sides(spec.tile, spec.tile_grid)):
             networks.require_whole_patches(side, option="embed.tile")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Model {self.spec.architecture.backbone}: {', '.join(self.channels)}, "
+            f"{len(self.feature_names)} features, on {self.device}>"
+        )
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -142,7 +156,9 @@ class Model:
         return torch.stack([found[i] for i in range(len(tiles))])
 
     def _scale(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
-        pixels = images if isinstance(images, Tensor) else as_tensor(np.asarray(images))
+        images = images if isinstance(images, Tensor) else np.asarray(images)
+        _require_fields(images, self.channels)
+        pixels = images if isinstance(images, Tensor) else as_tensor(images)
         if offset is None or gain is None:
             offset, gain = self.spec.scaling.for_images(pixels)
         offset, gain = (x.to(self.device)[:, :, None, None] for x in (offset, gain))
@@ -209,6 +225,22 @@ def _alike(tiles: list[Tensor], num: int) -> list[list[int]]:
     ]
 
 
+def _require_fields(images: Tensor | NDArray[Any], channels: tuple[str, ...]) -> None:
+    """Refuse images of another shape or type than a store has."""
+    if images.ndim != 4 or images.shape[1] != len(channels):
+        raise ImageError(
+            f"images: expected the shape (N, {len(channels)}, H, W), a batch of fields with the "
+            f"channels {', '.join(channels)}; found {tuple(images.shape)}"
+        )
+    # A tensor of int16 has the bits of uint16, see as_tensor.
+    known = (torch.uint8, torch.int16) if isinstance(images, Tensor) else (np.uint8, np.uint16)
+    if images.dtype not in known:
+        raise ImageError(
+            "images: expected uint8 or uint16 as the microscope wrote them, found "
+            f"{str(images.dtype).removeprefix('torch.')}; don't scale them before"
+        )
+
+
 def load_model(
     source: str | Path,
     *,
@@ -245,6 +277,14 @@ def load_model(
     ------
     ModelError
         If the source is none of these, or lacks what it needs.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> channels = wsdino.open_store("STORE").channels
+    >>> model = wsdino.load_model("starter", channels=channels)
+    >>> model
+    <Model vit: DAPI, Tubulin, Actin, 384 features, on cpu>
     """
     path = Path(source)
     if source == STARTER and channels:

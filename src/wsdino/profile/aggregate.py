@@ -25,6 +25,7 @@ from wsdino.tables.features import (
     plate_keys,
     report_averaged,
     require_columns,
+    require_table,
 )
 from wsdino.tables.lists import LIST_COLUMNS, is_list, labels_of, require_one_label
 
@@ -65,7 +66,16 @@ def aggregate(
     TableError
         If the method is unknown, a column of `by` is missing or holds lists, or as in
         :func:`wsdino.tables.features.features_of`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> wells = wsdino.aggregate(table, by=["Metadata_Plate", "Metadata_Well"], method="median")
+    >>> len(wells) <= len(table)
+    True
     """
+    require_table(table)
     by = [by] if isinstance(by, str) else list(by)
     if method not in STATISTICS:
         msg = f"aggregation method is {method!r}; expected one of {', '.join(STATISTICS)}"
@@ -145,7 +155,16 @@ def make_profiles(
     ------
     TableError
         As the two steps do.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> profiles = wsdino.make_profiles(table, normalisation="weak_label")
+    >>> len(table), len(profiles)
+    (276, 13)
     """
+    require_table(table)
     find_aggregation(aggregation)
     require_columns(table, TREATMENT, purpose="making profiles")
     require_one_label(table, LIST_COLUMNS, purpose="making profiles")

@@ -15,7 +15,7 @@ from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
-from wsdino.tables.features import feature_columns, features_of, metadata_of
+from wsdino.tables.features import feature_columns, features_of, metadata_of, require_table
 from wsdino.tables.joining import JOINED
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ FORMAT = 1
 _HEADER, _ARRAY = "header", "array"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fitted:
     """A fitted normalisation.
 
@@ -44,12 +44,25 @@ class Fitted:
     info
         `method`, `options`, `fitted_on`, `num_fitted` (rows), `num_components` (whitened features
         in all, or None) and `note`, as `results.json` holds it.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> wsdino.fit_normalisation(table, method="plate")
+    <Fitted plate: 12 features, fitted on 108 rows>
     """
 
     normalisation: Normalisation
     features: tuple[str, ...]
     state: State
     info: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Fitted {self.info['method']}: {len(self.features)} features, "
+            f"fitted on {self.info['num_fitted']} rows>"
+        )
 
     def transform(self, table: pd.DataFrame) -> pd.DataFrame:
         """Normalise a table with the same features, such as new plates of the screen.
@@ -73,6 +86,7 @@ class Fitted:
         TableError
             If the features are others, or the table lacks the plates or controls that are needed.
         """
+        require_table(table)
         names = feature_columns(table)
         for these, those, where in (
             (self.features, names, "is missing in the table"),
@@ -187,6 +201,14 @@ def load_normalisation(path: str | Path) -> Fitted:
     TableError
         If the file is missing, damaged, of another kind or of a later format, or its normalisation
         is unknown.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> wsdino.fit_normalisation(table, method="tvn").save("tvn.npz")
+    >>> wsdino.load_normalisation("tvn.npz").info["method"]
+    'tvn'
     """
     folder = RunPaths(Path(path))
     path = folder.normalisation if folder.folder.is_dir() else _npz(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsdino.profile.methods import find_normalisation
+from wsdino.tables.features import require_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,16 @@ def fit_normalisation(table: pd.DataFrame, *, method: str = "tvn", **options: An
         If the method is unknown, an option has no effect on it or is out of range, the table lacks
         the controls, plates or rows that it needs, every feature is constant, or as in
         :func:`wsdino.tables.features.features_of`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> fitted = wsdino.fit_normalisation(table, method="weak_label", label="compound")
+    >>> fitted.transform(table).shape == table.shape
+    True
     """
+    require_table(table)
     return find_normalisation(method).fit(table, **options)
 
 
@@ -65,6 +75,15 @@ def normalise(
     ------
     TableError
         See :func:`fit_normalisation`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> _, info = wsdino.normalise(table, method="tvn", regularisation=0.1)
+    >>> info["method"], info["fitted_on"]
+    ('tvn', 'controls')
     """
+    require_table(table)
     fitted = fit_normalisation(table, method=method, **options)
     return fitted.transform(table), fitted.info

@@ -117,6 +117,15 @@ def fit_tvn(
     -----
     Ando, McLean & Berndl (2017), "Improving phenotypic measurements in high-content imaging
     screens", doi:10.1101/161422; without that paper's second step (CORAL between batches).
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> import numpy as np
+    >>> controls = np.random.default_rng(0).normal(size=(100, 3)) @ np.diag([1.0, 2.0, 3.0])
+    >>> whitened = wsdino.fit_tvn(controls).transform(controls)
+    >>> bool(np.allclose(np.cov(whitened.T), np.eye(3)))
+    True
     """
     matrix = np.asarray(controls, dtype=np.float64)
     if matrix.ndim != 2 or len(matrix) < 2 or matrix.shape[1] == 0:

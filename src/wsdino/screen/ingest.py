@@ -118,6 +118,13 @@ def ingest(
         after the first site, the store stays unfinished and can't be opened.
     OutputError
         `out` holds something else.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> store = wsdino.ingest("PLATES", "NEW_STORE")
+    >>> len(store), store.channels
+    (36, ('DAPI', 'Tubulin', 'Actin'))
     """
     out, wanted = Path(out), Correction(illumination, scale)
     if workers is not None and workers < 1:

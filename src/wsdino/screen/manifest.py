@@ -87,6 +87,13 @@ def read_manifest(
         The source is missing or unrecognised, or the table is incomplete or contradicts itself.
     ImageError
         An image is missing, or all are.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> manifest = wsdino.read_manifest("PLATES")
+    >>> [name for name in manifest if name.startswith("FileName_")]
+    ['FileName_DAPI', 'FileName_Tubulin', 'FileName_Actin']
     """
     platemap = platemap if design is None else design
     rows = read_rows(

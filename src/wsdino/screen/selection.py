@@ -30,6 +30,14 @@ class Selection:
     pattern
         Regular expression with named groups for the names of images in a folder, see
         :mod:`wsdino.screen.layouts.pattern`.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> selection = wsdino.Selection(channels=("DNA=DAPI",))
+    >>> manifest = wsdino.read_manifest("PLATES", selection=selection)
+    >>> [name for name in manifest if name.startswith("FileName_")]
+    ['FileName_DNA']
     """
 
     channels: tuple[str, ...] = ()

@@ -49,6 +49,13 @@ class Store:
         Attributes of the Zarr array: channels, pixel_scaling, provenance and more.
     rows : ndarray or None
         Sites of the store on disk that this one consists of, int64; None: all.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> store = wsdino.open_store("STORE")
+    >>> sorted(set(store.manifest["Metadata_Batch"]))
+    ['Week1', 'Week2']
     """
 
     def __init__(
@@ -275,6 +282,15 @@ def open_store(path: str | Path, *, keep: str | None = None) -> Store:
         The condition can't be read, or no site meets it.
     StoreError
         There is no store, it isn't finished, or it is damaged.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> store = wsdino.open_store("STORE")
+    >>> store
+    <Store STORE: 36 sites, DAPI, Tubulin, Actin, 64 x 64 uint16>
+    >>> store.read(range(2)).shape
+    (2, 3, 64, 64)
     """
     path = Path(path)
     images = open_images(path)

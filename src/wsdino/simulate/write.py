@@ -80,6 +80,12 @@ def simulate(
         An argument is out of range, or the layout's table can't be used (`TableError`).
     OutputError
         `out` holds another screen, or something else.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> wsdino.simulate_screen("SCREEN", size=64, sites=1, workers=1).name
+    'SCREEN'
     """
     leave_if_starting()
     _check(size, height, zoom, workers)

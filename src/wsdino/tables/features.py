@@ -8,6 +8,7 @@ feature, whichever tool wrote it. Columns that may be labels instead are detecte
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
+
+
+def require_table(table: object, *, name: str = "table") -> None:
+    """Refuse what is no data frame.
+
+    Raises
+    ------
+    TableError
+        Says what it is instead, and how to read a file.
+    """
+    if not isinstance(table, pd.DataFrame):
+        hint = "; read a file with wsdino.read_table first" if isinstance(table, str | Path) else ""
+        msg = f"{name}: expected a pandas DataFrame, found {type(table).__name__}{hint}"
+        raise TableError(msg)
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:

@@ -56,6 +56,13 @@ def read_table(
     TableError
         If the file is missing, damaged, empty, or of another format, a value can't be read, or no
         row is in the plate map.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv", controls=["DMSO"])
+    >>> int(table["Metadata_Control"].sum()), len(table)
+    (108, 276)
     """
     columns = columns or {}
     if isinstance(path, pd.DataFrame):

@@ -32,6 +32,12 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         If the format is unknown.
     OutputError
         If the path can't be written.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> table = wsdino.read_table("sites.csv")
+    >>> wsdino.write_table(table, "sites.parquet")
     """
     path = Path(path)
     suffix = suffix_of(path)

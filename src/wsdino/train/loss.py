@@ -38,6 +38,15 @@ def dino_loss(
     -------
     Tensor
         Scalar: mean over the N images and the T * S - T pairs with different views.
+
+    Examples
+    --------
+    >>> import wsdino
+    >>> import torch
+    >>> logits = torch.zeros(2, 8, 16)
+    >>> loss = wsdino.dino_loss(logits, logits, torch.zeros(16))
+    >>> round(float(loss), 3)  # as log(16): nothing is told apart
+    2.773
     """
     targets = centered_targets(teacher, center, temp=teacher_temp)
     return cross_view_entropy(student, targets, student_temp=student_temp)
