@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## the whole chain on a simulated screen
 
 test: lint  ## style, types and the fast tests
 	@echo "== tests"
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	@echo "== style"

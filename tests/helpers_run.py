@@ -74,7 +74,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str], *, timeout_s: float = 120) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], *, timeout_s: float = 250) -> tuple[int, str, str]:
     """Wait for a process; return its exit status, output and error output."""
     try:
         out, err = process.communicate(timeout=timeout_s)

@@ -34,7 +34,7 @@ SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
     ("backend", "objective", "precision"),
     [
         ("aot_eager", "distill", "bfloat16"),
-        ("aot_eager", "classify", "float32"),
+        pytest.param("aot_eager", "classify", "float32", marks=SLOW),
         pytest.param("inductor", "distill", "float32", marks=SLOW),
         pytest.param("inductor", "distill", "bfloat16", marks=SLOW),
         pytest.param("inductor", "classify", "bfloat16", marks=SLOW),

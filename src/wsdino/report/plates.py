@@ -17,7 +17,7 @@ from wsdino.report.columns import controls_of
 from wsdino.report.pictures import plate_labels
 from wsdino.report.words import number
 from wsdino.runrecord import Omitted
-from wsdino.tables.columns import PLATE, WELL
+from wsdino.tables.columns import PLATE, QUALITY, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from wsdino.report.images import Fields
 
-QC = "Metadata_QC_"
 # Rows and columns of the usual plates.
 FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
 MAX_PLATES = 120
@@ -174,9 +173,9 @@ def _of_store(store: Fields | None) -> list[Measured]:
         return []
     manifest = store.manifest.reset_index(drop=True)
     values = {
-        name.removeprefix(QC).replace("_", " "): manifest[name].to_numpy(dtype=np.float64)
+        name.removeprefix(QUALITY).replace("_", " "): manifest[name].to_numpy(dtype=np.float64)
         for name in map(str, manifest)
-        if name.startswith(QC) and pd.api.types.is_numeric_dtype(manifest[name])
+        if name.startswith(QUALITY) and pd.api.types.is_numeric_dtype(manifest[name])
     }
     means = getattr(store, "statistics", {}).get("mean")
     if not values and means is not None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 PREFIX = "Metadata_"
+# Of the measures of image quality that ingest adds.
+QUALITY = f"{PREFIX}QC_"
 PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
 MOA, CONTROL = "Metadata_MoA", "Metadata_Control"

@@ -24,6 +24,7 @@ from wsdino.tables.columns import (
     MOA,
     PLATE,
     PREFIX,
+    QUALITY,
     TREATMENT,
     WELL,
     our_column,
@@ -143,7 +144,12 @@ def report_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
     for name in metadata.columns:
         values = metadata[name]
         plain = name.removeprefix(PREFIX)
-        if name in METADATA or _is_no_measurement(plain) or _PLACE.fullmatch(plain_name(plain)):
+        if (
+            name in METADATA
+            or name.startswith(QUALITY)
+            or _is_no_measurement(plain)
+            or _PLACE.fullmatch(plain_name(plain))
+        ):
             continue
         if values.nunique() < 2 or (pd.api.types.is_float_dtype(values) and values.nunique() > 8):
             continue

@@ -21,6 +21,7 @@ from wsdino.screen.check.table import VALUE_RANGE, lines, run_checks
 from wsdino.screen.convert import in_threads
 from wsdino.screen.measures import MEASURES, no_measures, site_measures, unmeasured
 from wsdino.screen.store import MANIFEST, Store, open_store
+from wsdino.tables.columns import QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ QUALITIES = ("Focus", "Saturation", "Foreground", "Intensity")
 
 def quality_column(quality: str, channel: str) -> str:
     """Name the manifest's column of a quality of a channel."""
-    return f"Metadata_QC_{quality}_{channel}"
+    return f"{QUALITY}{quality}_{channel}"
 
 
 def quality_columns(channels: Sequence[str]) -> list[str]:
