@@ -28,7 +28,7 @@ CHANNELS = ("DAPI", "Actin")
 VIT = Architecture(
     image_size=32, patch_size=8, dim=32, depth=2, num_heads=2, stem="linear", positions="dino"
 )
-SPEC = ModelSpec(CHANNELS, architecture=VIT, scaling=InputScaling("fixed"), tile=48)
+SPEC = ModelSpec(CHANNELS, architecture=VIT, scaling=InputScaling("fixed", 0, 10_000), tile=48)
 
 
 def model_of(spec: ModelSpec) -> Model:

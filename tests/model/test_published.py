@@ -218,7 +218,17 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("model", PUBLISHED, ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            model,
+            id=model.name,
+            marks=[pytest.mark.slow] * (SIZES[model.name.removesuffix("_reg")][0] > 384),
+        )
+        for model in PUBLISHED
+    ],
+)
 def test_each_is_built_in_the_size_that_its_code_states(model: PublishedModel) -> None:
     with torch.device("meta"):
         network: Any = timm_backbone(

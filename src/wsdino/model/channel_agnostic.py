@@ -98,7 +98,7 @@ def sine_positions(side: int, dim: int) -> Tensor:
     return torch.cat([torch.zeros(1, dim), patches])[None]
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]  # timm has no types
 def vit_small_patch16_channel_agnostic(
     pretrained: bool = False,
     *,

@@ -125,7 +125,7 @@ def _export(model: Model, shape: tuple[int, int]) -> bytes:
 
 def _example(model: Model, shape: tuple[int, int], *, num: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random intensities, within the bounds of fixed scaling, with an offset and gain."""
-    low, high = model.spec.scaling.low, model.spec.scaling.high
+    low, high = float(model.spec.scaling.low), float(model.spec.scaling.high)
     channels = len(model.channels)
     chance = torch.Generator().manual_seed(0)
     images = low + (high - low) * torch.rand((num, channels, *shape), generator=chance)

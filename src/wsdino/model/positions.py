@@ -7,7 +7,7 @@ trained with: the two differ by some hundredths of an embedding's size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -120,14 +120,13 @@ def keep_one_size(backbone: nn.Module, size: tuple[int, int]) -> None:
         return
     from timm.layers import resample_abs_pos_embed
 
-    patch = backbone.patch_embed.patch_size
+    vit: Any = backbone
+    patch = vit.patch_embed.patch_size
     grid = [side // each for side, each in zip(size, patch, strict=True)]
-    num_prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
-    if isinstance(backbone, DinoPositions):
-        placed = backbone.positions(grid, num_prefix=num_prefix)
+    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if isinstance(vit, DinoPositions):
+        placed = vit.positions(grid, num_prefix=num_prefix)
     else:
-        placed = resample_abs_pos_embed(
-            backbone.pos_embed, new_size=grid, num_prefix_tokens=num_prefix
-        )
-    backbone.pos_embed = nn.Parameter(placed.detach(), requires_grad=False)
-    backbone.__class__ = PlacedTokens
+        placed = resample_abs_pos_embed(vit.pos_embed, new_size=grid, num_prefix_tokens=num_prefix)
+    vit.pos_embed = nn.Parameter(placed.detach(), requires_grad=False)
+    vit.__class__ = PlacedTokens

@@ -85,9 +85,10 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
 
             state: Any = load_file(path)
         else:
-            # DINO's training checkpoints also hold the parsed command line.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            # DINO's training checkpoints also hold the parsed command line. An open file, unlike a
+            # path, torch doesn't take for one of safetensors by its name.
+            with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if not isinstance(state, dict):
