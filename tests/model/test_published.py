@@ -28,6 +28,7 @@ from wsdino.model.model import Model, load_model
 from wsdino.model.published import PUBLISHED, PublishedModel, find_published
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import build_networks
+from wsdino.model.units import Standardised
 from wsdino.model.weights import read_state_dict
 from wsdino.trainings import model_spec
 
@@ -294,6 +295,14 @@ def test_biases_that_a_network_lacks_are_not_dropped() -> None:
     state |= {f"{name}_mask": torch.ones(192), name: torch.ones(192)}
     with pytest.raises(ModelError, match="x: holds tensors of DINOv3, and its keys have a bias"):
         in_timms_layout(state, biased, origin="x")
+
+
+def test_brightest_pixels_are_not_cut_off_before_they_are_standardised() -> None:
+    spec = tiny(entry("MorphEm"), patch=16).spec(("DNA",), scaling=InputScaling("field"))
+    with pytest.raises(ModelError, match=r"expects standardised: .* use input\.method fixed"):
+        build_networks(spec)
+    # An empty image stays empty, whatever its level.
+    assert Standardised()(torch.full((1, 1, 64, 64), 0.3)).abs().max() < 0.1
 
 
 def test_timm_knows_the_network_that_it_lacks() -> None:
