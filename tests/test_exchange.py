@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from helpers_published import vit_embedding, vit_state
 from helpers_run import call, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_weights import NAME, SIZE, embedding_of_grey, rgb_vit, save_dino, save_ws_dino
@@ -103,6 +104,10 @@ def test_the_run_s_normalisation_travels_with_its_model(
     shutil.copytree(place / "run", run)
     assert go("export", run, "--out", out) == 0
     fitted, table = load_normalisation(out), read_table(run / "embeddings.parquet")
+    said = json.loads((out / "config.json").read_text())
+    assert said["normaliser"] == {"file": "normalisation.npz", **fitted.info}
+    assert said["channels"] == list(CHANNELS)
+    assert said["scaling"]["method"] == "field"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (fitted.info["method"], config["profile"]["normalise"]) == ("tvn", "auto")
     made = tmp_path / "p.parquet"
@@ -119,6 +124,7 @@ def test_the_run_s_normalisation_travels_with_its_model(
     assert go("export", run, "--out", out) == 0
     assert "was not fitted on embeddings of the current model" in capfd.readouterr().err
     assert not (out / "normalisation.npz").exists()
+    assert "normaliser" not in json.loads((out / "config.json").read_text())
 
 
 def test_the_card_says_what_the_model_is_and_what_was_measured(
@@ -126,7 +132,11 @@ def test_the_card_says_what_the_model_is_and_what_was_measured(
 ) -> None:
     assert go("export", "run", "--out", tmp_path / "model") == 0
     card = (tmp_path / "model" / "README.md").read_text()
-    assert card.startswith("# run\n")
+    _, front, text = card.split("---\n", maxsplit=2)
+    assert yaml.safe_load(front)["library_name"] == "wsdino"
+    assert "license" not in yaml.safe_load(front), "whoever trained it decides"
+    assert text.startswith("\n# run\n")
+    assert cells(card, "normalisation beside it") == ["normalisation tvn fitted on controls"]
     results = json.loads((place / "run" / "results.json").read_text())
     for name, found in (
         ("this run", results),
@@ -184,6 +194,29 @@ def test_one_file_serves_every_channel_and_embeds_a_store(
     assert not (out / "README.md").exists()
 
 
+def test_a_published_model_comes_with_its_licence(go: Callable[..., int], tmp_path: Path) -> None:
+    """uniDINO: one channel at a time, divided by what 16 bits hold."""
+    state = vit_state(dim=384, depth=12, patch=16, positions=196, channels=1, scales=False)
+    teacher = {f"module.backbone.{name}": value for name, value in state.items()}
+    torch.save({"teacher": teacher}, tmp_path / "uniDINO.pth")
+    out, again = tmp_path / "model", tmp_path / "again"
+    order = ("--channel", "DAPI", "--channel", "Actin")
+    assert go("import", tmp_path / "uniDINO.pth", *order, "--like", "uniDINO", "--out", out) == 0
+    (tmp_path / "uniDINO.pth").unlink()
+    images = np.random.default_rng(0).integers(0, 2**16, (1, 2, 224, 224), dtype=np.uint16)
+    pixels = torch.from_numpy(images / 65_535).float()
+    with torch.inference_mode():
+        wanted = [vit_embedding(state, x, heads=6) for x in pixels.split(1, dim=1)]
+    found = load_model(out).embed(images)
+    np.testing.assert_allclose(found, torch.cat(wanted, dim=1), rtol=1e-4, atol=1e-4)
+    assert go("export", out, "--out", again) == 0
+    assert json.loads((again / "config.json").read_text())["origin"] == "uniDINO"
+    for folder in (out, again):
+        card = (folder / "README.md").read_text()
+        assert "license: cc-by-nc-4.0" in card
+        assert cells(card, "weights") == ["uniDINO (https://github.com/Bayer-Group/uniDINO)"]
+
+
 def test_names_with_equals_signs_are_files_where_they_are_there(
     go: Callable[..., int], place: Path, tmp_path: Path
 ) -> None:
@@ -236,7 +269,30 @@ TO = ("--like", "like.yaml", *OUT)
         (("import", "A=absent.pth", *TO), "absent.pth: no such weight file"),
         (("import", "A=like.yaml", *TO), "like.yaml: not a readable weight file"),
         (("import", "A=DAPI.pth", *OUT), "does not fit this backbone"),
-        (("import", "A=DAPI.pth", "--like", "papr", *OUT), "papr"),
+        (
+            ("import", "A=DAPI.pth", "--like", "papr", *OUT),
+            "--like papr: no such preset or published model, did you mean paper?",
+        ),
+        (
+            ("import", "dino.pth", "--like", "dinov2_vits14_rge", *OUT),
+            "did you mean dinov2_vits14_reg?",
+        ),
+        (
+            ("import", "dino.pth", "--channel", "A", "--like", "cell_dino_cp_vits8", *OUT),
+            "cell_dino_cp_vits8: sees exactly 5 channels at once",
+        ),
+        (
+            ("import", "dino.pth", "--channel", "A", "--like", "OpenPhenom", *OUT),
+            "OpenPhenom: sees images of 8 bits, and which intensity",
+        ),
+        (
+            ("import", "A=DAPI.pth", "--like", "MorphEm", *OUT),
+            "--like MorphEm: one file serves its channels",
+        ),
+        (
+            ("import", "dino.pth", "--like", "MorphEm", "--set", "model.mode=joint", *OUT),
+            "--set model.mode=joint: the network of MorphEm is fixed; only input.* and embed.*",
+        ),
         (("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "run"), "run: exists and is"),
         (
             ("import", "A=DAPI.pth", "--like", "like.yaml", "--out", "like.yaml"),

@@ -49,9 +49,14 @@ class ModelPaths:
         return self.folder / NORMALISATION
 
     @property
+    def onnx(self) -> tuple[Path, ...]:
+        """The ONNX graphs that are there: one for each size of tiles."""
+        return tuple(sorted(self.folder.glob("model*.onnx")))
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """Every file that such a folder may hold."""
-        return (self.config, self.weights, self.card, self.normalisation)
+        return (self.config, self.weights, self.card, self.normalisation, *self.onnx)
 
 
 @dataclass(frozen=True)

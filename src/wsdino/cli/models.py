@@ -134,11 +134,17 @@ def attention_command(
 def export_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write model.onnx too (needs wsdino[onnx]).")
+    ] = False,
 ) -> None:
-    """Export a run's model: safetensors, its config, and a model card with its origin."""
+    """Export a run's model: safetensors, its config, and a model card with its origin.
+
+    The folder can go to the Hugging Face Hub as it is.
+    """
     from wsdino.exchange import export_model
 
-    export_model(run, out)
+    export_model(run, out, onnx=onnx)
     typer.echo(out)
 
 
@@ -150,12 +156,17 @@ def import_command(
     weights: Annotated[
         list[str],
         typer.Argument(
-            help="File or URL with weights of DINO, WS-DINO or timm; or CHANNEL=FILE ..."
+            help="File or URL with weights of DINO, WS-DINO, timm or a published model; or "
+            "CHANNEL=FILE ..."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     like: Annotated[
-        str, typer.Option(help="Preset or YAML file that gives the backbone, scaling and tiles.")
+        str,
+        typer.Option(
+            help="What gives the backbone, scaling and tiles: a preset, a YAML file, or the name "
+            "of the published model, such as dinov2_vits14_reg (docs/models.md)."
+        ),
     ] = "paper",
     channel: Annotated[
         list[str] | None, typer.Option(help="Channel of the screen, in order; may be repeated.")
@@ -163,20 +174,9 @@ def import_command(
     settings: Settings = None,
 ) -> None:
     """Build a model from weights saved by other code."""
-    from wsdino.config import load_config
-    from wsdino.exchange import import_model, weights_by_channel
-    from wsdino.trainings import MODEL_KEYS
+    from wsdino.exchange import config_like, import_model, weights_by_channel
 
     found = weights_by_channel(weights)
-    # One file per channel means one network per channel.
-    mode = ["model.mode=per_channel"] if isinstance(found, dict) else []
-    config = load_config(like, [*mode, *(settings or [])])
-    for setting in settings or ():
-        key = setting.partition("=")[0]
-        if not any(key == each or key.startswith(f"{each}.") for each in MODEL_KEYS):
-            raise InputError(
-                f"--set {setting}: has no effect on an import, which takes only "
-                f"{', '.join(MODEL_KEYS)}; leave it out"
-            )
-    import_model(found, out, config=config, channels=channel or [])
+    config, published = config_like(like, settings or [], per_channel=isinstance(found, dict))
+    import_model(found, out, config=config, channels=channel or [], published=published)
     typer.echo(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -183,6 +182,8 @@ def timm_backbone(
     """
     import timm
 
+    import wsdino.model.channel_agnostic  # noqa: F401 a network for timm's registry
+
     # Some networks have no stochastic depth, which is no reason to refuse them without it.
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     asked = f"train.drop_path {drop_path:g}"
@@ -258,62 +259,6 @@ def _require_one_vector(backbone: nn.Module, name: str, *, in_channels: int) -> 
         )
 
 
-@dataclass(frozen=True)
-class InputUnits:
-    """What a backbone is given of scaled values: ``gain * value + shift``.
-
-    Parameters
-    ----------
-    gain, shift
-        By default, the values as they are.
-    """
-
-    gain: float = 1.0
-    shift: float = 0.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Convert scaled images, any shape."""
-        as_they_are = self.gain == 1 and self.shift == 0
-        return images if as_they_are else images * self.gain + self.shift
-
-
-def imagenet_units(name: str, *, standard_scores: bool) -> InputUnits:
-    """Convert scaled values to what a network sees of ImageNet's photographs.
-
-    timm states by which mean m and standard deviation s of RGB values in [0, 1] the images of a
-    network's training were standardised. A channel stands for all three colours, so their averages
-    are taken. A standard score of a field stands for that of a pixel among ImageNet's, of which the
-    mean is 0.449 and the standard deviation 0.226: for networks that were trained with these it
-    stays as it is.
-
-    Parameters
-    ----------
-    name
-        timm's name of the network.
-    standard_scores
-        Whether values are standard scores; otherwise grey levels in [0, 1].
-
-    Raises
-    ------
-    ModelError
-        If timm doesn't state them.
-    """
-    import timm
-    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    known = None if name == SMALL_VIT else timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if known is None or not known.mean or not known.std:
-        raise ModelError(
-            f"architecture.expects imagenet: timm doesn't state what {name!r} was trained on; "
-            "use scaled"
-        )
-    mean, std = fmean(known.mean), fmean(known.std)
-    if not standard_scores:
-        return InputUnits(gain=1 / std, shift=-mean / std)
-    centre, spread = fmean(IMAGENET_DEFAULT_MEAN), fmean(IMAGENET_DEFAULT_STD)
-    return InputUnits(gain=spread / std, shift=(centre - mean) / std)
-
-
 def _require_native_size(name: str, image_size: int) -> None:
     import timm
 
@@ -353,8 +298,8 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     from timm.models.vision_transformer import VisionTransformer
 
     # Variants with other attention (relative positions, gates) would silently give wrong maps.
-    plain = isinstance(vit, VisionTransformer) and type(vit.blocks[-1].attn) is Attention
-    if not plain or not vit.has_class_token:
+    is_vit = isinstance(vit, VisionTransformer) and vit.has_class_token
+    if not is_vit or type(getattr(vit.blocks[-1], "attn", None)) is not Attention:
         raise ModelError(
             "attention maps need a vision transformer with a class token, and this model's "
             f"backbone is of the kind {type(vit).__name__}; nothing else needs one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from wsdino.atomic import write_text, writing
 from wsdino.errors import ImageError, ModelError
 from wsdino.model.packaged import find_packaged
+from wsdino.model.published import find_published
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
 from wsdino.model.spec import (
     PRETRAINED,
@@ -30,7 +32,7 @@ from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url
 from wsdino.runfolder import ModelPaths, RunPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -175,7 +177,14 @@ class Model:
         boxes = tile_boxes((height, width), self.spec.tile, self.spec.tile_grid)
         return [scaled[..., rows, columns] for rows, columns in boxes]
 
-    def save(self, folder: Path, *, card: str = "") -> None:
+    def save(
+        self,
+        folder: Path,
+        *,
+        card: str = "",
+        beside: Mapping[str, bytes] | None = None,
+        normaliser: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write ``config.json`` and ``model.safetensors`` to a folder, replacing any model there.
 
         If the process is killed, the folder holds the old model, the new one or none; never parts
@@ -187,6 +196,10 @@ class Model:
             Created if missing.
         card
             Text of a ``README.md`` beside them; empty: none is written.
+        beside
+            Contents of further files by name.
+        normaliser
+            What ``config.json`` is to say of a normalisation among them.
 
         Raises
         ------
@@ -199,16 +212,19 @@ class Model:
         state = {
             name: value.contiguous().cpu() for name, value in self.networks.state_dict().items()
         }
-        with (
-            writing(files.config, durable=True) as config,
-            writing(files.weights, durable=True) as weights,
-        ):
-            # Safetensors' own writer creates a file that only its owner may read.
-            weights.write_bytes(save(state, metadata={"format": "pt"}))
-            config.write_text(self.spec.to_json(), encoding="utf-8")
+        # Safetensors' own writer creates a file that only its owner may read.
+        contents = {
+            files.config: self.spec.to_json(normaliser=normaliser).encode(),
+            **{folder / name: content for name, content in (beside or {}).items()},
+            files.weights: save(state, metadata={"format": "pt"}),
+        }
+        with ExitStack() as stack:
+            for path, content in contents.items():
+                stack.enter_context(writing(path, durable=True)).write_bytes(content)
             # The weights come next and the config last: without a config there is no model.
-            for old in (files.config, files.card, files.normalisation):
-                old.unlink(missing_ok=True)
+            for old in files.all:
+                if old != files.weights:
+                    old.unlink(missing_ok=True)
         if card:
             write_text(files.card, card)
 
@@ -266,7 +282,9 @@ def load_model(
     channels, backbone, mode, scaling, tile
         For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
         an exported model bring their own, the starter and packages all but the channels and the
-        tile.
+        tile. `backbone` may also be the name of a published model
+        (:data:`~wsdino.model.published.PUBLISHED`), which brings all but the channels; a scaling
+        and a tile replace its own.
     positions
         As in :class:`Architecture`, for weights without a config; None: ``dino`` where timm's own
         weights for the backbone's name are DINO's, else ``timm``.
@@ -307,6 +325,9 @@ def load_model(
     is_file = path.is_file() or is_url(source) or path.suffix in WEIGHT_SUFFIXES
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")
+    if is_file and (published := find_published(backbone)):
+        spec = published.spec(channels, scaling=scaling, tile=tile)
+        return Model(spec, build_networks(spec, weights=source), device=device)
     name = backbone if is_file and backbone else str(source)
     rule = positions or position_rule_of(name)
     spec = ModelSpec(

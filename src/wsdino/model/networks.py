@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import InputUnits, cls_attention, width_of
+from wsdino.model.backbone import cls_attention, width_of
+from wsdino.model.units import InputUnits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from wsdino.model.units import Units
 
 ChannelMode = Literal["per_channel", "shared", "joint"]
 
@@ -50,7 +53,7 @@ class ChannelNetworks(nn.Module):
         mode: ChannelMode,
         build: Callable[[int], nn.Module],
         *,
-        units: InputUnits | None = None,
+        units: Units | None = None,
     ) -> None:
         super().__init__()
         if mode not in get_args(ChannelMode):
@@ -58,7 +61,7 @@ class ChannelNetworks(nn.Module):
         self.channels, self.mode = tuple(channels), mode
         inputs = {"per_channel": [1] * len(channels), "shared": [1], "joint": [len(channels)]}[mode]
         self.networks = nn.ModuleList(build(num) for num in inputs)
-        self.units = units or InputUnits()
+        self.units: Units = units or InputUnits()
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -137,7 +140,9 @@ class ChannelNetworks(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed scaled images: (N, C, H, W) float -> (N, F), blocks in order of `input_names`."""
         parts = [net(x) for net, x in zip(self.networks, self.split(images), strict=True)]
-        return torch.cat([part.unflatten(0, (len(images), -1)).flatten(1) for part in parts], dim=1)
+        return torch.cat(
+            [part.unflatten(0, (images.shape[0], -1)).flatten(1) for part in parts], dim=1
+        )
 
     def attention(self, images: Tensor) -> Tensor:
         """[CLS] attention of scaled images: (N, C, H, W) -> (N, inputs, heads, h, w)."""

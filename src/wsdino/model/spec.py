@@ -15,13 +15,13 @@ from wsdino.model.backbone import (
     POOLS,
     SMALL_VIT,
     STEMS,
-    imagenet_units,
     small_vit,
     timm_backbone,
 )
 from wsdino.model.networks import ChannelMode, ChannelNetworks
 from wsdino.model.packaged import find_packaged
 from wsdino.model.scaling import InputScaling
+from wsdino.model.units import units_of
 from wsdino.model.weights import (
     load_backbone_weights,
     local_weights,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from wsdino.model.tiles import TileGrid
 
 PositionRule = Literal["timm", "dino"]
-Expects = Literal["scaled", "imagenet"]
+Expects = Literal["scaled", "imagenet", "standardised", "instance_norm"]
 TileSummary = Literal["mean", "median"]
 PRETRAINED = "timm"
 """The value of ``weights`` that selects timm's own weights for the backbone."""
@@ -76,9 +76,11 @@ class Architecture:
         ``dino`` does (:mod:`wsdino.model.positions`). Weights of DINO and WS-DINO want the latter;
         a model that was saved without this option was trained with the former.
     expects
-        What the backbone expects: values as ``scaled`` by :class:`InputScaling`, or these in the
-        units of ``imagenet`` (:func:`wsdino.model.backbone.imagenet_units`), as weights of
-        photographs do.
+        What the backbone expects: values as ``scaled`` by :class:`InputScaling`; these in the
+        units of ``imagenet`` (:func:`wsdino.model.units.imagenet_units`), as weights of
+        photographs do; or each image that the network sees (a tile or crop) as standard scores of
+        its own, channel by channel: ``standardised``, or as torch's ``instance_norm`` does, which
+        adds 1e-5 to the variance of values in [0, 1].
 
     Raises
     ------
@@ -132,6 +134,9 @@ class ModelSpec:
     tile_summary
         ``mean`` or element-wise ``median`` over tiles (for an even number, the lower of the two
         middle values, as in the paper's code).
+    origin
+        Name of the published model (:data:`~wsdino.model.published.PUBLISHED`) whose weights these
+        are, as they were published; None for any other.
     """
 
     channels: tuple[str, ...]
@@ -141,15 +146,23 @@ class ModelSpec:
     tile: int | None = None
     tile_grid: TileGrid | None = None
     tile_summary: TileSummary = "mean"
+    origin: str | None = None
 
-    def to_json(self) -> str:
-        """Serialise as indented JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def to_json(self, *, normaliser: Mapping[str, Any] | None = None) -> str:
+        """Serialise as indented JSON, with what is said of a normalisation beside the model."""
+        values = asdict(self)
+        if self.origin is None:
+            # It came later: what was made with a model of before is still known as made with it.
+            del values["origin"]
+        if normaliser:
+            values["normaliser"] = dict(normaliser)
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Inverse of :meth:`to_json`."""
+        """Inverse of :meth:`to_json`, without the normaliser."""
         values = json.loads(text)
+        values.pop("normaliser", None)
         values["architecture"] = Architecture(**values["architecture"])
         values["scaling"] = InputScaling(**values["scaling"])
         values["channels"] = tuple(values["channels"])
@@ -218,10 +231,7 @@ def build_networks(
             resample=arch.positions == "timm",
         )
 
-    units = None
-    if arch.expects == "imagenet":
-        scores = spec.scaling.method != "fixed"
-        units = imagenet_units(arch.backbone, standard_scores=scores)
+    units = units_of(arch.expects, backbone=arch.backbone, method=spec.scaling.method)
     networks = ChannelNetworks(spec.channels, spec.mode, build, units=units)
     if weights is None or weights == PRETRAINED:
         return networks

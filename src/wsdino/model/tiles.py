@@ -69,6 +69,16 @@ def tile_sides(tile: int | None, grid: TileGrid | None) -> set[int]:
     return {tile} if tile else set()
 
 
+def tile_shapes(tile: int, grid: TileGrid | None) -> list[tuple[int, int]]:
+    """Heights and widths in px that tiles of side `tile` have together, smallest first."""
+    if grid == PAPER:
+        sides = [
+            [side.stop - side.start for side in along] for along in (PAPER_ROWS, PAPER_COLUMNS)
+        ]
+        return sorted({(height, width) for height in sides[0] for width in sides[1]})
+    return [(tile, tile)]
+
+
 def tile_starts(length: int, tile: int, num_tiles: int | None = None) -> list[int]:
     """First pixel of each tile along one axis.
 

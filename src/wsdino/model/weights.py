@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.packaged import find_packaged, timm_names
+from wsdino.model.layouts import in_timms_layout
+from wsdino.model.packaged import find_packaged
 from wsdino.runfolder import ModelPaths
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -22,6 +23,7 @@ STARTER = "starter"
 """The name that selects the backbone shipped with the package."""
 # First layer of a linear patch embedding, and of our convolutional stem.
 FIRST_LAYERS = ("patch_embed.proj", "patch_embed.proj.0")
+NUM_COLOURS = 3
 
 
 def is_url(source: str | Path) -> bool:
@@ -78,14 +80,15 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no such weight file")
     try:
-        if path.suffix == ".safetensors":
+        if not _is_torchs(path) and path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
         else:
-            # DINO's training checkpoints also hold the parsed command line.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            # DINO's training checkpoints also hold the parsed command line. An open file, unlike a
+            # path, torch doesn't take for one of safetensors by its name.
+            with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if not isinstance(state, dict):
@@ -101,6 +104,12 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     return tensors
 
 
+def _is_torchs(path: Path) -> bool:
+    """Whether torch saved a file, whatever it is called: OpenPhenom's is a ``.safetensors``."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def _without_prefixes(name: str) -> str:
     shorter = next((name.removeprefix(p) for p in PREFIXES if name.startswith(p)), name)
     return name if shorter == name else _without_prefixes(shorter)
@@ -109,18 +118,20 @@ def _without_prefixes(name: str) -> str:
 def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, origin: str) -> None:
     """Copy weights into a backbone, adapting input channels and positional embedding.
 
-    If the number of input channels differs, each gets an equal part of the sum over the file's
-    channels, so that an image that is equal in all channels gives the same result; positional
-    embeddings are interpolated to the backbone's native grid. Heads that the backbone lacks are
-    left out.
+    Layouts of other code are read (:data:`~wsdino.model.layouts.LAYOUTS`). If the number of input
+    channels differs from a file's for photographs, or for one channel, each gets an equal part of
+    the sum over the file's channels, so that an image that is equal in all channels gives the same
+    result; weights for several stains are not mixed. Positional embeddings are interpolated to the
+    backbone's native grid. Heads that the backbone lacks are left out.
 
     Raises
     ------
     ModelError
-        If a tensor is missing, has another shape, or belongs to blocks that the backbone lacks.
+        If a tensor is missing, has another shape, or belongs to blocks that the backbone lacks, or
+        the first layer's channels are not those of the backbone.
     """
     target = backbone.state_dict()
-    state = timm_names(state, target)
+    state = in_timms_layout(state, target, origin=origin)
     state = {
         name: value
         for name, value in state.items()
@@ -130,6 +141,12 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
         if first not in state or first not in target or state[first].ndim != 4:
             continue
         given, wanted = state[first].shape[1], target[first].shape[1]
+        if given not in {1, NUM_COLOURS, wanted}:
+            raise ModelError(
+                f"{origin}: does not fit this backbone: its first layer sees {given} channels at "
+                f"once, each with its own weights, and this one {wanted}; give model.mode joint "
+                f"and exactly {given} channels, in the order of its training"
+            )
         if given != wanted:
             grey = state[first].sum(dim=1, keepdim=True)
             state[first] = grey.expand(-1, wanted, -1, -1) / wanted

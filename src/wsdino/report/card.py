@@ -15,14 +15,22 @@ from wsdino.report.words import display_name, held_out_text, normalisation_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wsdino.model.published import PublishedModel
     from wsdino.model.spec import ModelSpec
     from wsdino.runrecord import RunRecord
 
 _COLUMNS = {"name": ""} | {measure.key: f"{measure.name} [95 % CI]" for measure in MEASURES}
 
 
-def model_card(record: RunRecord, spec: ModelSpec, *, num_features: int) -> str:
-    """Describe a run's model in Markdown.
+def model_card(
+    record: RunRecord,
+    spec: ModelSpec,
+    *,
+    num_features: int,
+    normaliser: Mapping[str, Any] | None = None,
+    graphs: Sequence[str] = (),
+) -> str:
+    """Describe a run's model in Markdown, with the front matter of the Hugging Face Hub.
 
     Parameters
     ----------
@@ -32,20 +40,43 @@ def model_card(record: RunRecord, spec: ModelSpec, *, num_features: int) -> str:
         The model.
     num_features
         Length of its embedding of a field.
+    normaliser
+        What ``config.json`` says of the normalisation beside it.
+    graphs
+        Names of the ONNX files beside it.
 
     Returns
     -------
     str
         Its network and input, how it was trained, and the run's results beside its baselines'.
     """
+    from wsdino.model.published import find_published
+
     config = _config(record)
     facts = [*_model_facts(spec, num_features), *_training_facts(record, config)]
-    parts = [f"# {record.name}", _table(["", ""], facts), _USE]
+    if normaliser:
+        facts.append(("normalisation beside it", normalisation_text(normaliser)))
+    published = find_published(spec.origin)
+    if published:
+        licence = published.licence
+        facts += [
+            ("weights", f"{published.name} ({published.source})"),
+            ("licence", f"{licence.name} ({licence.link})"),
+        ]
+    parts = [_front_matter(published), f"# {record.name}", _table(["", ""], facts), _USE]
+    if graphs:
+        parts.append(_ONNX.format(graphs=", ".join(f"`{name}`" for name in graphs)))
     if record.results:
         parts += ["## Measured", _origin(record), _results(record)]
     return "\n\n".join(parts) + "\n"
 
 
+_UNITS = {
+    "scaled": "",
+    "imagenet": ", in units of ImageNet",
+    "standardised": ", then each tile standardised by itself",
+    "instance_norm": ", then each tile standardised by itself (InstanceNorm2d)",
+}
 _USE = """## Use
 
 ```
@@ -56,6 +87,24 @@ wsdino embed MODEL STORE --out sites.parquet
 model = wsdino.load_model("MODEL")
 vectors = model.embed(images)  # (N, C, H, W) unscaled integers -> (N, F) float32
 ```"""
+_ONNX = """In other programs, {graphs} embeds tiles: its inputs are `images` (N, C, height, width)
+float32, intensities as stored, and `offset` and `gain` (N, C) float32 of the input scaling, which
+it applies as (images - offset) * gain; its output is `embedding` (N, F) float32."""
+
+
+def _front_matter(published: PublishedModel | None) -> str:
+    """Return what the Hub reads: YAML between two lines of dashes."""
+    values: dict[str, Any] = {
+        "library_name": "wsdino",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["microscopy", "high-content-screening", "self-supervised-learning"],
+    }
+    if published:
+        licence = published.licence
+        values["license"] = licence.identifier
+        if licence.identifier == "other":
+            values |= {"license_name": licence.name, "license_link": licence.link}
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
 def _config(record: RunRecord) -> dict[str, Any]:
@@ -75,7 +124,7 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
             f"{network.patch_size} px"
         )
     bounds = f", {scaling.low:g} to {scaling.high:g}" if scaling.method == "fixed" else ""
-    units = ", in units of ImageNet" if network.expects == "imagenet" else ""
+    units = _UNITS[network.expects]
     tiles = "whole fields"
     if spec.tile:
         grid = "as many as cover the field"
