@@ -142,7 +142,11 @@ SECTIONS: tuple[Section, ...] = (
         lambda s: sections.wrong_neighbours(s.record, s.row_of),
     ),
     Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
-    Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
+    Section(
+        "leakage",
+        "Batch, plate, position and density in the profiles",
+        lambda s: sections.leakage(s.record),
+    ),
     Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),
     Section("screen_checks", "Checks of the screen", lambda s: background.checks(s.warnings)),
     Section("training", "Training", lambda s: background.training(s.record)),
