@@ -603,7 +603,7 @@ def test_an_output_of_an_unknown_format(
     arguments = ("profile", tmp_path / "sites.parquet", "--out")
     assert "unknown table format" in wsdino_(*arguments, tmp_path / "p.txt").error
     assert (
-        "--to 'excel': the only format is anndata"
+        "--to 'excel': expected anndata or gallery"
         in wsdino_(*arguments, "p.xlsx", "--to", "excel").error
     )
     assert ".h5ad" in wsdino_(*arguments, tmp_path / "p.parquet", "--to", "anndata").error

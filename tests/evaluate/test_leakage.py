@@ -113,7 +113,7 @@ def test_normalising_takes_a_plate_effect_away_and_both_are_told() -> None:
     # On all wells of a plate: three controls would leave their own noise on it.
     table = wells(Plate=4.0).assign(Metadata_Control=False)
     found = leakage_of(table, normalise(table, method="plate")[0])["plate"]
-    assert found["before"]["probe"]["accuracy"] > 0.9 > 0.3 > found["probe"]["accuracy"]
+    assert found["before"]["probe"]["accuracy"] > 0.8 > 0.3 > found["probe"]["accuracy"]
     assert found["before"]["lift"] > 5 > 2 > found["lift"]
 
 
