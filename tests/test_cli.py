@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,7 @@ COMMANDS = (
     "activity",
     "neighbours",
     "compare",
+    "explore",
 )
 
 
@@ -691,6 +693,17 @@ def test_the_commands_one_by_one(
     # A run that is trained and no more has a report as well.
     reported = wsdino_("report", run)
     assert (reported.status, reported.out) == (0, f"{run / 'report.html'}\n")
+    # So has one to explore, until Ctrl-C ends it.
+    assert "can't be explored: " in wsdino_("explore", run, "--no-browser").error
+    shutil.copy(profiles, run / "profiles.parquet")
+    shutil.copy(embeddings, run / "embeddings.parquet")
+    server = start("explore", run, "--no-browser", "--port", 0)
+    address = server.stdout.readline().strip() if server.stdout else ""
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert "wsdino explore" in answer.read().decode()
+    server.send_signal(signal.SIGINT)
+    status, _, err = finish(server)
+    assert status == 0, err
     written = wsdino_("profile", embeddings, "--out", tmp_path / "p.h5ad", "--to", "anndata")
     assert written.status == 0
 
