@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,7 @@ COMMANDS = (
     "presets",
     "config",
     "doctor",
+    "explore",
 )
 
 
@@ -133,7 +135,7 @@ def test_every_help_page_ends_with_an_example_that_the_command_takes(command: st
     found = program.commands[command].epilog
     assert found.startswith(f"Example: wsdino {command}")
     name, *arguments = shlex.split(found.removeprefix("Example: wsdino ").partition(" > ")[0])
-    with program.make_context("wsdino", []) as context:
+    with program.make_context("wsdino", [command]) as context:
         parsed = program.commands[command].make_context(name, arguments, parent=context)
     assert not parsed.args
 
@@ -622,7 +624,7 @@ def test_an_output_of_an_unknown_format(
     arguments = ("profile", tmp_path / "sites.parquet", "--out")
     assert "unknown table format" in wsdino_(*arguments, tmp_path / "p.txt").error
     assert (
-        "--to 'excel': the only format is anndata"
+        "--to 'excel': expected anndata or gallery"
         in wsdino_(*arguments, "p.xlsx", "--to", "excel").error
     )
     assert ".h5ad" in wsdino_(*arguments, tmp_path / "p.parquet", "--to", "anndata").error
@@ -710,6 +712,17 @@ def test_the_commands_one_by_one(
     # A run that is trained and no more has a report as well.
     reported = wsdino_("report", run)
     assert (reported.status, reported.out) == (0, f"{run / 'report.html'}\n")
+    # So has one to explore, until Ctrl-C ends it.
+    assert "can't be explored: " in wsdino_("explore", run, "--no-browser").error
+    shutil.copy(profiles, run / "profiles.parquet")
+    shutil.copy(embeddings, run / "embeddings.parquet")
+    server = start("explore", run, "--no-browser", "--port", 0)
+    address = server.stdout.readline().strip() if server.stdout else ""
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert "wsdino explore" in answer.read().decode()
+    server.send_signal(signal.SIGINT)
+    status, _, err = finish(server)
+    assert status == 0, err
     written = wsdino_("profile", embeddings, "--out", tmp_path / "p.h5ad", "--to", "anndata")
     assert written.status == 0
 

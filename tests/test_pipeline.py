@@ -29,7 +29,7 @@ from wsdino.errors import (
     TableError,
 )
 from wsdino.evaluate.held_out import held_out_of
-from wsdino.evaluate.leakage import leakage_of_normalised
+from wsdino.evaluate.leakage import leakage_of
 from wsdino.evaluate.results import evaluate_sites
 from wsdino.model.model import Model
 from wsdino.pipeline import run
@@ -189,9 +189,8 @@ def test_results_hold_what_is_promised(place: Path) -> None:
 def test_leakage_is_that_of_the_normalised_sites(place: Path) -> None:
     for folder in (place / "run", place / "run" / "baselines" / "classical"):
         found = json.loads((folder / "results.json").read_text())["leakage"]
-        expected = leakage_of_normalised(
-            normalise(read_table(folder / "embeddings.parquet"), num_components=4)[0]
-        )
+        sites = read_table(folder / "embeddings.parquet")
+        expected = leakage_of(sites, normalise(sites, num_components=4)[0])
         assert found == json.loads(json.dumps(expected))
         assert found["plate"]["num_wells"] > 0
 

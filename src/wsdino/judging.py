@@ -32,7 +32,7 @@ def profile_stage(
     The profiles carry what can only be measured on the normalised sites, so that these are
     computed once.
     """
-    from wsdino.evaluate.leakage import leakage_of_normalised
+    from wsdino.evaluate.leakage import leakage_of
     from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
     from wsdino.profile.normalise import fit_normalisation
     from wsdino.tables.joining import read_tables
@@ -46,7 +46,7 @@ def profile_stage(
         fitted.save(paths.normalisation)
         normalised = fitted.transform(table)
         made = profiles_of_normalised(normalised, fitted.info, aggregation=config.profile.aggregate)
-        made.attrs[ATTRIBUTE]["leakage"] = leakage_of_normalised(normalised)
+        made.attrs[ATTRIBUTE]["leakage"] = leakage_of(table, normalised)
         write_table(made, paths.profiles)
 
     # Which features are joined is the run's business alone.
@@ -72,7 +72,13 @@ def evaluate_stage(
     """Make the results of the run or of a baseline; the run's contain those of its baselines."""
     from wsdino.evaluate.evidence import activity_or_note, write_activity
     from wsdino.evaluate.held_out import held_out_of
-    from wsdino.evaluate.results import evaluate, evaluate_sites, read_results, write_results
+    from wsdino.evaluate.results import (
+        evaluate,
+        evaluate_sites,
+        read_results,
+        warnings_of,
+        write_results,
+    )
     from wsdino.profile.aggregate import ATTRIBUTE
     from wsdino.profile.fitted import load_normalisation
     from wsdino.tables.joining import read_tables
@@ -92,6 +98,7 @@ def evaluate_stage(
             seed=config.seed,
         )
         results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
+        results["warnings"] = warnings_of(results)
         sites = read_tables(tables)
         results["activity"] = activity_or_note(
             sites,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsdino.baselines import Baseline, Training
     from wsdino.config import Config
     from wsdino.model.model import Model
+    from wsdino.report.viewing import Screen
     from wsdino.runfolder import ModelPaths
     from wsdino.screen.store import Store
 
@@ -295,6 +296,33 @@ def report(config: Config, out: Path) -> Path:
         attention_sites=config.report.attention_sites,
         seed=config.seed,
     )
+
+
+def explore(config: Config, out: Path) -> tuple[Screen, str]:
+    """Make the page that looks at a run's whole store.
+
+    Parameters
+    ----------
+    config
+        The run's config.
+    out
+        Run folder.
+
+    Returns
+    -------
+    screen, page
+        See :func:`wsdino.report.explore.explore_page`.
+
+    Raises
+    ------
+    InputError
+        If the run's store can't be opened, or as in that function.
+    """
+    from wsdino.report.explore import explore_page
+
+    store = open_run_store(config, out)
+    sites = _or_none(lambda: normalised_sites(out, config.profile.with_))
+    return explore_page(out, store, sites, seed=config.seed)
 
 
 def _or_none(get: Callable[[], T]) -> T | None:

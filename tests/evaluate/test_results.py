@@ -12,7 +12,7 @@ from helpers_tables import profile_table, real_design, synthetic_design, with_fe
 from wsdino.errors import OutputError, TableError
 from wsdino.evaluate.gallery import make_gallery
 from wsdino.evaluate.intervals import average_precisions, clustered_interval, permutation_nulls
-from wsdino.evaluate.leakage import leakage_of_normalised
+from wsdino.evaluate.leakage import leakage_of
 from wsdino.evaluate.matching import match_moa
 from wsdino.evaluate.results import (
     evaluate,
@@ -46,7 +46,7 @@ def results(sites) -> dict:
 def test_results_have_the_documented_keys(results):
     assert results["schema"] == 2
     assert set(results["normalisation"]) == {
-        "method", "options", "fitted_on", "num_fitted", "num_components", "note",
+        "method", "options", "fitted_on", "num_fitted", "num_components", "note", "warning",
     }  # fmt: skip
     assert results["aggregation"] == "published"
     assert (results["multi_batch"], results["num_treatments"]) == ("strict", 50)
@@ -73,7 +73,9 @@ def test_results_have_the_documented_keys(results):
     assert results["left_out"]["map"] == results["left_out"]["nsc"]
     assert results["gallery"]["map"] == results["gallery"]["nsc"] == results["nsc_total"]
     assert results["gallery"]["nscb"] >= results["nscb_total"]
-    assert set(results["leakage"]) == {"batch", "plate"}
+    assert list(results["leakage"]) == ["batch", "plate", "row", "column", "edge", "density"]
+    assert results["leakage"]["density"] is None
+    assert results["leakage"]["plate"]["before"]["probe"]["num_classes"] > 2
     assert results["notes"] == []
 
 
@@ -99,9 +101,9 @@ def test_evaluation_needs_no_torch():
 
 
 def test_leakage_alone_is_that_of_the_whole(results, sites):
-    assert leakage_of_normalised(normalise(sites)[0]) == results["leakage"]
+    assert leakage_of(sites, normalise(sites)[0]) == results["leakage"]
     for option in ({"method": "none"}, {"num_components": 1}, {"per_channel": False}):
-        assert leakage_of_normalised(normalise(sites, **option)[0]) != results["leakage"]
+        assert leakage_of(sites, normalise(sites, **option)[0]) != results["leakage"]
 
 
 def test_results_survive_json(results, tmp_path):

@@ -103,6 +103,26 @@ def test_technical_effects(accuracy: float, chance: float, num: int, level: str)
     assert f"the same plate in {100 * accuracy:.1f} % of cases" in light.sentence
 
 
+def test_the_warning_of_the_normalisation_is_in_the_light() -> None:
+    found = {"plate": {"accuracy": 0.1, "chance": 0.1, "num_wells": 90}}
+    warning = "The whitening was fitted on 4 controls for 12 features."
+    light = shown({"leakage": found, "normalisation": {"warning": warning}})[2]
+    assert (light.level, light.title) == ("warning", "The normalisation warns")
+    assert light.sentence.endswith(f"in 10.0 % of cases (by chance 10.0 %). {warning}")
+
+
+def test_what_else_neighbours_share_is_named_where_it_is_beyond_chance() -> None:
+    found = {
+        "batch": {"accuracy": 0.1, "chance": 0.1, "num_wells": 900},
+        "row": {"accuracy": 0.13, "chance": 0.125, "num_wells": 900},
+        "density": {"accuracy": 0.7, "chance": 0.33, "num_wells": 900},
+    }
+    light = shown({"leakage": found})[2]
+    assert (light.level, light.title) == ("warning", "Similarity may be an effect of cell density")
+    assert "in the same third by cell density in 70.0 % of cases" in light.sentence
+    assert "row" not in light.sentence
+
+
 def test_the_paired_interval_is_that_of_wsdino_compare() -> None:
     frame = treatments(6)
     rng = np.random.default_rng(3)

@@ -180,7 +180,7 @@ def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
     assert "chance 0.234 (p = 0.001)" in text
     assert "treatments: 9 in NSC, 6 in NSCB, 9 in mAP" in text
     assert "a note about <this>" in text
-    assert "batch 41.2 % 10.0 % 72" in text
+    assert "batch 41.2 % (chance 10.0 %) - - - - - 72" in text
     assert "num controls 6" in text
 
 

@@ -118,6 +118,20 @@ def test_printed_lines_fit(capfd: pytest.CaptureFixture[str]) -> None:
     assert "and 3 more" in " ".join(err.split())
 
 
+def test_cautions_stand_right_below_the_score(capsys: pytest.CaptureFixture[str]) -> None:
+    profiles = profile_table(list("abcd"), list("xxyy"), np.eye(4) + 1)
+    results = evaluate(profiles, num_permutations=0) | {"warnings": ["It may be a batch effect."]}
+    probe = {"accuracy": 0.63, "chance": 0.1}
+    before = {"lift": 5.5, "probe": {"accuracy": 0.9, "chance": 0.1}}
+    results["leakage"] = {"batch": {"lift": 2.5, "probe": probe, "before": before}, "plate": None}
+    print_results(results, name="it")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("it  ")
+    assert lines[2] == "Caution: It may be a batch effect."
+    text = " ".join(lines)
+    assert "batch 5.5 -> 2.5 (probe 90.0 % -> 63.0 %, chance 10.0 %)" in text
+
+
 def test_further_normalisations_have_a_table_each(capsys: pytest.CaptureFixture[str]) -> None:
     table = profile_table(list("abcd"), ["x", "x", "y", "y"], np.eye(4)[[0, 0, 1, 1]])
     run = evaluate(table, num_permutations=0)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsdino.errors import TableError
+from wsdino.tables.h5ad import write_anndata
 from wsdino.tables.lists import labels_of, read_labels, require_one_label, with_json
 from wsdino.tables.reading import read_table
-from wsdino.tables.writing import write_anndata, write_table
+from wsdino.tables.writing import write_table
 
 NAMES = ["2019;A", '["x"', "it's", 'a "b"', "W1, W2", "Woche 3 µ", "007", "NA"]
 

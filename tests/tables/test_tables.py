@@ -14,9 +14,10 @@ from wsdino.tables.features import (
     plate_keys,
     require_columns,
 )
+from wsdino.tables.h5ad import write_anndata
 from wsdino.tables.reading import read_table
 from wsdino.tables.tidy import tidy
-from wsdino.tables.writing import write_anndata, write_table
+from wsdino.tables.writing import write_table
 
 SMALL = {"num_moas": 3, "num_compounds": 6, "num_treatments": 8, "num_batches": 2, "num_plates": 2}
 

@@ -117,7 +117,25 @@ AggregateSites = Annotated[
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", help="Write an .h5ad file instead.", **choices(["anndata"])),
+    typer.Option(
+        "--to",
+        help="anndata: an .h5ad file, as its suffix says too; gallery: embeddings, wells and "
+        "treatments in the Cell Painting Gallery's workspace_dl, below the folder --out.",
+        **choices(["anndata", "gallery"]),
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="With --to gallery: name of the network, with something that tells its weights, such "
+        "as wsdino_1a2b3c4d."
+    ),
+]
+Map = Annotated[
+    bool,
+    typer.Option(
+        "--map", help="Add a map in two dimensions (UMAP): two columns, in .h5ad obsm X_umap."
+    ),
 ]
 
 
@@ -163,11 +181,15 @@ def profile_command(
     feature: Features = None,
     keep: Keep = None,
     to: To = None,
+    network: Network = None,
+    with_map: Map = False,
 ) -> None:
     """Turn site embeddings into treatment profiles."""
     from wsdino.profile.aggregate import make_profiles
     from wsdino.profile.fitted import load_normalisation
-    from wsdino.tables.writing import write_anndata, write_table
+    from wsdino.report.layout import with_map_columns
+    from wsdino.tables.h5ad import write_anndata
+    from wsdino.tables.writing import write_table
 
     options = fit_options(num_components, regularisation, per_channel, label)
     if normaliser:
@@ -177,8 +199,12 @@ def profile_command(
             "leave --normaliser out",
         )
         options = {}
-    if to not in (None, "anndata"):
-        raise InputError(f"--to {to!r}: the only format is anndata")
+    if to not in (None, "anndata", "gallery"):
+        raise InputError(f"--to {to!r}: expected anndata or gallery")
+    if to == "gallery" and not network:
+        raise InputError("--to gallery: give the network's name, as --network wsdino_1a2b3c4d")
+    if to != "gallery":
+        refuse({"network": network}, "has no effect without --to gallery; leave it out")
     fitted = load_normalisation(normaliser) if normaliser else None
     lock_output(out)
     table = read_tables(embeddings, platemap, column, control, feature, keep)
@@ -189,8 +215,25 @@ def profile_command(
             aggregation=aggregate,
             **options,
         )
+    if with_map:
+        profiles = with_map_columns(profiles)
+    if to == "gallery":
+        typer.echo(_to_gallery(table, profiles, out, str(network)))
+        return
     (write_anndata if to else write_table)(profiles, out)
     typer.echo(out)
+
+
+def _to_gallery(table: Any, profiles: Any, out: Path, network: str) -> Path:
+    """Write sites, their wells and profiles in the layout of the Cell Painting Gallery."""
+    from wsdino.profile.aggregate import aggregate
+    from wsdino.tables.columns import BATCH, COMPOUND, PLATE, WELL
+    from wsdino.tables.features import require_columns
+    from wsdino.tables.workspace_dl import write_workspace_dl
+
+    require_columns(table, [BATCH, PLATE, WELL, COMPOUND], purpose="--to gallery")
+    wells = aggregate(table, by=[BATCH, PLATE, WELL, COMPOUND])
+    return write_workspace_dl(table, wells, profiles, out, network=network)
 
 
 @commands.command(

@@ -1,7 +1,8 @@
-"""Runs: demo, train, run, report."""
+"""Runs: demo, train, run, report, explore."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,36 @@ def report_command(
     # Lock the report, not the run folder: a run in progress may be reported on.
     lock_output(RunPaths(run).report)
     typer.echo(report(config, run))
+
+
+@commands.command(name="explore", epilog="Example: wsdino explore RUN")
+def explore_command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; another than this machine's asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8357,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
+    ] = True,
+) -> None:
+    """Look at a run's whole screen in the browser, until it is stopped with Ctrl-C."""
+    import webbrowser
+
+    from wsdino.config import load_config
+    from wsdino.pipeline import explore
+    from wsdino.report.serving import serve
+    from wsdino.stopping import Stopped
+
+    def ready(address: str) -> None:
+        typer.echo(address)
+        if browser:
+            webbrowser.open(address)
+
+    screen, page = explore(load_config(RunPaths(run).config), run)
+    # Stopping it is how it ends.
+    with suppress(Stopped):
+        serve(screen, page, host=host, port=port, ready=ready)
 
 
 def _run(config: Any, out: Path) -> None:

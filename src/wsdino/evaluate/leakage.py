@@ -1,4 +1,4 @@
-"""Leakage: how well batch or plate can be predicted from the features."""
+"""Leakage: how much of where and how wells were made can be told from the features."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.evaluate.confounders import CONFOUNDERS, DENSITY, cells_of, plate_numbers
+from wsdino.evaluate.probe import linear_probe
 from wsdino.profile.aggregate import aggregate
-from wsdino.tables.columns import BATCH, COMPOUND, PLATE, WELL
+from wsdino.profile.rows import control_rows
+from wsdino.tables.columns import COMPOUND, PLATE, WELL
 from wsdino.tables.features import features_of, plate_keys, require_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 MAX_WELLS = 20_000
@@ -30,7 +35,8 @@ class Leakage:
     chance
         The same for a neighbour drawn at random.
     num_wells
-        Number of wells that have a candidate with the same label, and so count.
+        Number of wells that have a candidate with the same label, and so count; those whose own or
+        whose neighbour's label isn't known don't.
     sample
         Which wells took part, in words, where not all did.
     """
@@ -41,8 +47,8 @@ class Leakage:
     sample: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dict."""
-        return asdict(self)
+        """Return the fields as a plain dict, with `lift`: accuracy over chance."""
+        return asdict(self) | {"lift": self.accuracy / self.chance}
 
 
 def label_leakage(table: pd.DataFrame, label: str, *, seed: int = 0) -> Leakage | None:
@@ -72,62 +78,153 @@ def label_leakage(table: pd.DataFrame, label: str, *, seed: int = 0) -> Leakage 
         If a column is missing, or as in :func:`wsdino.tables.features.features_of`.
     """
     require_columns(table, [PLATE, WELL, COMPOUND, label], purpose="leakage")
-    wells = aggregate(table, by=list(dict.fromkeys([*plate_keys(table), WELL, COMPOUND, label])))
-    num_wells, sample = len(wells), None
-    if num_wells > MAX_WELLS:
-        drawn = np.random.default_rng(seed).choice(num_wells, MAX_WELLS, replace=False)
-        wells = wells.take(np.sort(drawn)).reset_index(drop=True)
-        sample = f"{MAX_WELLS:,} of {num_wells:,} wells, drawn with seed {seed}"
-    features = features_of(wells)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features = features / np.where(norms > 0, norms, 1)
-    # A plate is a plate within its batch.
-    own = plate_keys(wells) if label == PLATE else [label]
-    labels = wells.groupby(own, sort=False, dropna=False).ngroup().to_numpy()
-    compounds = pd.factorize(wells[COMPOUND])[0]
-    found, chances, others = [], [], False
-    for start in range(0, len(wells), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        admissible = compounds[rows, None] != compounds[None, :]
-        same = admissible & (labels[rows, None] == labels[None, :])
-        counts = same.any(axis=1)
-        hit = _hits(features[rows] @ features.T, admissible, same)
-        others |= bool((same.sum(axis=1) < admissible.sum(axis=1)).any())
-        found.append(hit[counts])
-        chances.append(same.sum(axis=1)[counts] / admissible.sum(axis=1)[counts])
-    hits, chance = np.concatenate(found), np.concatenate(chances)
-    if len(hits) == 0 or not others:
-        return None
-    return Leakage(float(hits.mean()), float(chance.mean()), len(hits), sample)
+    rows, sample = _some_wells(table, [label], seed)
+    wells = _wells(table.iloc[rows], [label])
+    classes = plate_numbers(wells) if label == PLATE else wells[label]
+    compounds = _compounds(wells)
+    nearest = _nearest(features_of(wells), compounds)
+    return _shared(nearest, _codes(classes, missing=True), compounds, sample)
 
 
-def _hits(
-    similarity: NDArray[np.float64], admissible: NDArray[np.bool_], same: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Return whether each row's most similar admissible column has the same label."""
-    neighbour = np.where(admissible, similarity, -np.inf).argmax(axis=1)
-    hit: NDArray[np.bool_] = same[np.arange(len(same)), neighbour]
-    return hit
-
-
-def leakage_of_normalised(normalised: pd.DataFrame) -> dict[str, Any]:
-    """How much of batch and plate can be read off normalised features.
+def leakage_of(
+    table: pd.DataFrame, normalised: pd.DataFrame, *, seed: int = 0
+) -> dict[str, dict[str, Any] | None]:
+    """Measure how much of each confounder is in the features, before and after normalisation.
 
     Parameters
     ----------
+    table
+        Metadata and features of n sites or wells, not normalised.
     normalised
-        Metadata and features of sites or wells, as
-        :func:`wsdino.profile.normalise.normalise` returned them.
+        The same rows as :func:`wsdino.profile.normalise.normalise` returned them.
+    seed
+        Of what is drawn where there are more than :data:`MAX_WELLS` wells, and of the probe.
 
     Returns
     -------
     dict
-        The `leakage` of :func:`wsdino.evaluate.results.evaluate_sites`: of `batch` and `plate`;
-        None where a column is missing.
+        By name of :data:`CONFOUNDERS`, None where the table doesn't have it or it has one value:
+        what :meth:`Leakage.as_dict` has of the normalised features, with `probe` (what
+        :func:`wsdino.evaluate.probe.linear_probe` found, with compounds as groups and each control
+        well a group of its own, or None), and the same of the features before as `before`, which
+        are only standardised, so that no unit outweighs the others.
     """
-    leakage: dict[str, Any] = {"batch": None, "plate": None}
-    for name, column in (("batch", BATCH), ("plate", PLATE)):
-        if {PLATE, WELL, COMPOUND, column} <= set(normalised):
-            found = label_leakage(normalised, column)
-            leakage[name] = found.as_dict() if found else None
-    return leakage
+    if not {PLATE, WELL, COMPOUND} <= set(table):
+        return {each.name: None for each in CONFOUNDERS}
+    rows, sample = _some_wells(table, [], seed)
+    some = table.iloc[rows]
+    raw, made = _wells(some, []), _wells(normalised.iloc[rows], [])
+    density = cells_of(some)
+    if density is not None:
+        by = some.assign(**{DENSITY: density}).groupby(_keys(some, []), sort=False, dropna=False)
+        raw[DENSITY] = by[DENSITY].mean().to_numpy()
+    codes = {
+        each.name: _codes(classes)
+        for each in CONFOUNDERS
+        if (classes := each.classes(raw)) is not None
+    }
+    before = features_of(raw)
+    deviation = before.std(axis=0)
+    before = (before - before.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    first, second = (
+        _measured(features, codes, raw, sample, seed) for features in (before, features_of(made))
+    )
+    return {
+        each.name: own | {"before": first.get(each.name)}
+        if (own := second.get(each.name))
+        else None
+        for each in CONFOUNDERS
+    }
+
+
+def _measured(
+    features: NDArray[np.float64],
+    codes: Mapping[str, NDArray[np.intp]],
+    wells: pd.DataFrame,
+    sample: str | None,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    compounds = _compounds(wells)
+    # Controls have no phenotype: each tells of the others, and would otherwise all be in one fold.
+    is_control = control_rows(wells)
+    groups = np.where(is_control, compounds.max() + 1 + np.arange(len(wells)), compounds)
+    probes = linear_probe(features, codes, groups, seed=seed)
+    nearest = _nearest(features, compounds)
+    found = {}
+    for name, own in codes.items():
+        shared, probe = _shared(nearest, own, compounds, sample), probes[name]
+        if shared:
+            found[name] = shared.as_dict() | {"probe": asdict(probe) if probe else None}
+    return found
+
+
+def _keys(table: pd.DataFrame, labels: list[str]) -> list[str]:
+    return list(dict.fromkeys([*plate_keys(table), WELL, COMPOUND, *labels]))
+
+
+def _some_wells(
+    table: pd.DataFrame, labels: list[str], seed: int
+) -> tuple[NDArray[np.intp], str | None]:
+    """Return the rows of the wells that take part, and which these are where not all do."""
+    codes = table.groupby(_keys(table, labels), sort=False, dropna=False).ngroup().to_numpy()
+    num_wells = int(codes.max(initial=-1)) + 1
+    if num_wells <= MAX_WELLS:
+        return np.arange(len(table)), None
+    drawn = np.random.default_rng(seed).choice(num_wells, MAX_WELLS, replace=False)
+    is_drawn = np.zeros(num_wells, dtype=bool)
+    is_drawn[drawn] = True
+    sample = f"{MAX_WELLS:,} of {num_wells:,} wells, drawn with seed {seed}"
+    return np.flatnonzero(is_drawn[codes]), sample
+
+
+def _wells(table: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
+    return aggregate(table, by=_keys(table, labels))
+
+
+def _codes(classes: pd.Series[Any], *, missing: bool = False) -> NDArray[np.intp]:
+    """Return the number of each row's class; missing ones are -1, or a class of their own."""
+    return np.asarray(pd.factorize(classes, use_na_sentinel=not missing)[0], dtype=np.intp)
+
+
+def _compounds(wells: pd.DataFrame) -> NDArray[np.intp]:
+    return np.asarray(pd.factorize(wells[COMPOUND], use_na_sentinel=False)[0], dtype=np.intp)
+
+
+def _nearest(features: NDArray[np.float64], compounds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the most similar well of another compound for each well; -1 where there is none."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.where(norms > 0, norms, 1)
+    found = np.empty(len(features), dtype=np.intp)
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        admissible = compounds[rows, None] != compounds[None, :]
+        similarity = np.where(admissible, features[rows] @ features.T, -np.inf)
+        found[rows] = np.where(admissible.any(axis=1), similarity.argmax(axis=1), -1)
+    return found
+
+
+def _shared(
+    nearest: NDArray[np.intp],
+    labels: NDArray[np.intp],
+    compounds: NDArray[np.intp],
+    sample: str | None,
+) -> Leakage | None:
+    """Measure how often the nearest well of another compound has the same label."""
+    known = labels >= 0
+    # Wells of other compounds that have the same label, and any.
+    both = labels * (int(compounds.max()) + 1) + compounds
+    same = _sizes(labels[known]) - _sizes(both[known])
+    all_ = known.sum() - _sizes(compounds[known])
+    asked = (same > 0) & known[nearest[known]]
+    if not asked.any() or not (same < all_).any():
+        return None
+    hits = labels[known][asked] == labels[nearest[known][asked]]
+    chance = same[asked] / all_[asked]
+    return Leakage(float(hits.mean()), float(chance.mean()), len(hits), sample)
+
+
+def _sizes(codes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return for each row how many have its code."""
+    _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    sizes: NDArray[np.intp] = counts[inverse]
+    return sizes

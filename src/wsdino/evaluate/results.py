@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
+from wsdino.evaluate.confounders import leakage_sentences
 from wsdino.evaluate.consistency import consistency, consistency_columns
 from wsdino.evaluate.evidence import activity_or_note
 from wsdino.evaluate.gallery import Gallery, make_gallery, unannotated, why_unmatched
@@ -19,7 +20,7 @@ from wsdino.evaluate.intervals import (
     precisions_of,
     wilson_interval,
 )
-from wsdino.evaluate.leakage import leakage_of_normalised
+from wsdino.evaluate.leakage import leakage_of
 from wsdino.evaluate.level import is_control, joined_labels, require_treatments
 from wsdino.evaluate.matching import MatchResult, match_gallery, nearest, vote
 from wsdino.evaluate.measures import BY_KEY, MEASURES
@@ -87,8 +88,8 @@ def evaluate(
         :func:`wsdino.evaluate.consistency.consistency` finds; `map_per_moa`; `gallery` (number of
         treatments) and `left_out` (treatments that are no query, controls apart: `compound`,
         `concentration`, `moa`, `reason`) of each measure; `confusion` (`labels`, `nsc`, `nscb`);
-        and `notes`, which say why a number is missing. Without `Metadata_Batch` NSCB is None;
-        without two annotated compounds all three are.
+        `notes`, which say why a number is missing; and `warnings`: see :func:`warnings_of`.
+        Without `Metadata_Batch` NSCB is None; without two annotated compounds all three are.
 
     Raises
     ------
@@ -146,6 +147,7 @@ def evaluate(
     }
     samples = dict.fromkeys(null["sample"] for null in nulls.values() if null["sample"])
     results["notes"] += [f"chance and p are those of {sample}" for sample in samples]
+    results["warnings"] = warnings_of(results)
     plain: dict[str, Any] = plain_values(results)
     return plain
 
@@ -177,9 +179,9 @@ def evaluate_sites(
     Returns
     -------
     dict
-        As :func:`evaluate`, with `leakage`: for `batch` and `plate` what
-        :func:`wsdino.evaluate.leakage.label_leakage` finds in the normalised features, or None;
-        and `activity`: see :func:`wsdino.evaluate.evidence.activity`.
+        As :func:`evaluate`, with `leakage`, of batch, plate, position and cell density: see
+        :func:`wsdino.evaluate.leakage.leakage_of`; and `activity`: see
+        :func:`wsdino.evaluate.evidence.activity`.
         Where the normalisation uses weak labels, `held_out` is what
         :func:`wsdino.evaluate.held_out.held_out_of` finds.
 
@@ -204,7 +206,8 @@ def evaluate_sites(
     results = evaluate(
         profiles, multi_batch=multi_batch, num_permutations=num_permutations, seed=seed
     )
-    results["leakage"] = leakage_of_normalised(normalised)
+    results["leakage"] = leakage_of(table, normalised)
+    results["warnings"] = warnings_of(results)
     results["activity"] = activity_or_note(
         table, normalised, normalisation=normalisation, seed=seed, **options
     )
@@ -218,6 +221,23 @@ def evaluate_sites(
             **options,
         )
     return results
+
+
+def warnings_of(results: Mapping[str, Any]) -> list[str]:
+    """Say what to know before a score is believed.
+
+    Parameters
+    ----------
+    results
+        With `normalisation` and, perhaps, `leakage`.
+
+    Returns
+    -------
+    list of str
+        A sentence each: the normalisation's own warning, and what may be a technical effect.
+    """
+    own = results["normalisation"].get("warning")
+    return [*([own] if own else []), *leakage_sentences(results.get("leakage"))]
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> None:

@@ -36,6 +36,8 @@ class Fit:
         How many.
     note
         What a reader of the results should know; may be empty.
+    warning
+        A sentence for what may have cost much of the score; may be empty.
     num_components
         Number of whitened features, or None where features are kept as they are.
     """
@@ -45,6 +47,7 @@ class Fit:
     num_fitted: int
     note: str = ""
     num_components: int | None = None
+    warning: str = ""
 
 
 class Method(Protocol):

@@ -43,7 +43,7 @@ class Fitted:
         All that transforming takes: arrays and plain values.
     info
         `method`, `options`, `fitted_on`, `num_fitted` (rows), `num_components` (whitened features
-        in all, or None) and `note`, as `results.json` holds it.
+        in all, or None), `note` and `warning`, as `results.json` holds it.
 
     Examples
     --------
@@ -179,6 +179,7 @@ def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str,
         "num_fitted": int(found.num_fitted),
         "num_components": found.num_components,
         "note": "; ".join(filter(None, [*labels, *together, found.note])),
+        "warning": found.warning,
     }
     return Fitted(normalisation, tuple(feature_columns(table)), found.state, info)
 

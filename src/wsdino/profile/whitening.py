@@ -182,6 +182,7 @@ class Whitening:
         groups = channel_groups(names) if options["per_channel"] else {"": list(range(len(names)))}
         state: list[dict[str, Any]] = []
         notes: list[str] = []
+        width = max(map(len, groups.values()))
         for channel, positions in groups.items():
             block, deviation = features[:, positions], None
             if not channel:
@@ -218,6 +219,20 @@ class Whitening:
             int(fitted.sum()),
             "; ".join(notes),
             num_components=sum(group["tvn"]["projection"].shape[1] for group in state),
+            warning=self._warning(int(fitted.sum()), width, is_split=len(groups) > 1),
+        )
+
+    def _warning(self, num_fitted: int, num_features: int, *, is_split: bool) -> str:
+        """Warn where there are fewer rows to fit on than features."""
+        if num_fitted > num_features:
+            return ""
+        rows, instead = ("rows", "plate") if not self.on_controls else ("controls", "whiten_all")
+        of_each = " of each channel" if is_split else ""
+        return (
+            f"The whitening was fitted on {num_fitted} {rows} for {num_features} features"
+            f"{of_each}: directions in which those {rows} don't vary are lost, and much of the "
+            f"phenotype may be; compare with the normalisation {instead} or weak_label, or use "
+            f"more {rows}."
         )
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:

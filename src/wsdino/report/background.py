@@ -47,6 +47,7 @@ _SHOWN = {
     "consistency",
     "held_out",
     "notes",
+    "warnings",
 }
 
 

@@ -56,6 +56,8 @@ class Level:
         What points are coloured by and searched in.
     note
         Which are shown, where not all are.
+    metadata
+        Of each point, for what is looked up about it; None for treatments.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Level:
     of: Sequence[int]
     columns: Sequence[Column]
     note: str = ""
+    metadata: pd.DataFrame | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON for the page."""
@@ -170,6 +173,7 @@ def _level(
         [row_of.get(key, -1) for key in keys],
         columns,
         note,
+        shown,
     )
 
 

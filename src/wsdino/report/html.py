@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from jinja2 import Environment
     from markupsafe import Markup
 
     from wsdino.report.attention import Attentive
@@ -142,7 +143,11 @@ SECTIONS: tuple[Section, ...] = (
         lambda s: sections.wrong_neighbours(s.record, s.row_of),
     ),
     Section("left_out", "Left-out queries", lambda s: sections.left_out(s.record)),
-    Section("leakage", "Batch and plate in the profiles", lambda s: sections.leakage(s.record)),
+    Section(
+        "leakage",
+        "Batch, plate, position and density in the profiles",
+        lambda s: sections.leakage(s.record),
+    ),
     Section("further_numbers", "Further numbers", lambda s: background.further_numbers(s.record)),
     Section("screen_checks", "Checks of the screen", lambda s: background.checks(s.warnings)),
     Section("training", "Training", lambda s: background.training(s.record)),
@@ -238,9 +243,22 @@ def write_report(
     return path
 
 
-def _render(what: Shown) -> str:
+def templates() -> Environment:
+    """Return the environment with the report's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    found = Environment(
+        loader=PackageLoader("wsdino.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["json"] = _json
+    return found
+
+
+def _render(what: Shown) -> str:
     shown: dict[str, dict[str, Any]] = {}
     omitted: dict[str, str] = {}
     for section in SECTIONS:
@@ -253,26 +271,22 @@ def _render(what: Shown) -> str:
         for name, reason in what.record.problems.items()
         if name.startswith("baselines/")
     }
-    templates = Environment(
-        loader=PackageLoader("wsdino.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["json"] = _json
-    return templates.get_template("report.html").render(
-        name=what.record.name,
-        titles={section.name: section.title for section in SECTIONS},
-        shown=shown,
-        omitted=omitted,
-        styles=what.styles,
-        lamps=LAMPS,
-        words_of_level=LEVELS,
-        colour_matrix=_colour_matrix(what),
-        command=_command(what.record),
-        version=_version(what.record),
-        writer=metadata.version("wsdino"),
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            name=what.record.name,
+            titles={section.name: section.title for section in SECTIONS},
+            shown=shown,
+            omitted=omitted,
+            styles=what.styles,
+            lamps=LAMPS,
+            words_of_level=LEVELS,
+            colour_matrix=_colour_matrix(what),
+            command=_command(what.record),
+            version=_version(what.record),
+            writer=metadata.version("wsdino"),
+        )
     )
 
 

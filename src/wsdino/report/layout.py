@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from wsdino.tables.features import features_of
+from wsdino.tables.h5ad import MAP_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # With fewer treatments a neighbour graph mostly reflects the chosen number of neighbours.
 MIN_FOR_UMAP = 10
@@ -40,6 +47,27 @@ def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
         umap = UMAP(n_neighbors=neighbours, min_dist=0.3, metric="cosine", random_state=seed)
         points = umap.fit_transform(features)
     return np.asarray(points, dtype=np.float64), "UMAP"
+
+
+def with_map_columns(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Add the map of :func:`lay_out` to a table, as two columns of metadata.
+
+    Parameters
+    ----------
+    table
+        Metadata and features of n profiles; at least two.
+    seed
+        Seed of UMAP.
+
+    Returns
+    -------
+    DataFrame
+        With :data:`wsdino.tables.h5ad.MAP_COLUMNS`; `attrs` are kept.
+    """
+    points, _ = lay_out(features_of(table), seed=seed)
+    mapped = table.assign(**dict(zip(MAP_COLUMNS, points.T, strict=True)))
+    mapped.attrs = table.attrs
+    return mapped
 
 
 def _principal_components(features: np.ndarray) -> np.ndarray:

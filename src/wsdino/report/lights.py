@@ -6,13 +6,13 @@ missing, it is grey, and the sentence gives the reason.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsdino.errors import InputError
+from wsdino.evaluate.confounders import CONFOUNDERS, leakage_level
 from wsdino.evaluate.intervals import clustered_interval
 from wsdino.evaluate.measures import BY_KEY
 from wsdino.report.words import (
@@ -28,9 +28,8 @@ from wsdino.runrecord import Omitted, RunRecord
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# More than chance by that many standard errors, and by that factor: worth a warning.
-NUM_ERRORS = 2.0
-LIFT_WARNING, LIFT_BAD = 1.5, 3.0
+_SHARED = {each.name: each.shared for each in CONFOUNDERS}
+_ALWAYS = ("batch", "plate")
 SIGNIFICANT = 0.05
 
 
@@ -268,7 +267,9 @@ def _technical(record: RunRecord) -> Light:
         and is_number(values.get("accuracy"))
         and is_number(values.get("chance"))
     }
-    note = _normalisation_note(record)
+    made = record.results.get("normalisation")
+    warned = (made.get("warning") or "") if isinstance(made, dict) else ""
+    note = f" {warned}" if warned else ""
     if not measured:
         return Light(
             name,
@@ -278,45 +279,35 @@ def _technical(record: RunRecord) -> Light:
             f"several of them, and wells.{note}",
             "Give Metadata_Plate and Metadata_Batch, and evaluate from sites.",
         )
-    level = "good"
-    parts = []
-    for label, values in measured.items():
-        accuracy, chance = float(values["accuracy"]), float(values["chance"])
-        num = values.get("num_wells")
-        error = math.sqrt(accuracy * (1 - accuracy) / num) if is_number(num) and num else 0.0
-        lift = accuracy / chance if chance > 0 else math.inf
-        parts.append(
-            f"the same {label} in {percent(accuracy)} of cases (by chance {percent(chance)})"
-        )
-        if accuracy - chance > NUM_ERRORS * error and lift > LIFT_WARNING:
-            level = "bad" if lift > LIFT_BAD or level == "bad" else "warning"
-    sentence = f"The most similar well of another compound is of {' and of '.join(parts)}.{note}"
+    levels = {label: leakage_level(values) for label, values in measured.items()}
+    level = next((each for each in ("bad", "warning") if each in levels.values()), "good")
+    # Batch and plate are named in any case, others where something is the matter.
+    shown = [
+        f"{shared} in {percent(values['accuracy'])} of cases (by chance "
+        f"{percent(values['chance'])})"
+        for label, values in measured.items()
+        if (shared := _SHARED.get(label)) and (label in _ALWAYS or levels[label] != "good")
+    ]
+    sentence = f"The most similar well of another compound is {', '.join(shown)}.{note}"
     if level == "good":
-        is_weak = "control" in note
         return Light(
             name,
-            "warning" if is_weak else "good",
-            "The normalisation warns" if is_weak else "Little of batch and plate in the profiles",
+            "warning" if warned else "good",
+            "The normalisation warns" if warned else "Little of batch and plate in the profiles",
             sentence,
             "Use more control wells, or a normalisation that needs fewer of them."
-            if is_weak
-            else "Position on the plate is another matter: see the plates for an edge effect.",
+            if warned
+            else "The section on technical effects has position and cell density, too.",
         )
+    effects = [each.effect for each in CONFOUNDERS if levels.get(each.name, "good") != "good"]
     return Light(
         name,
         level,
-        "Similarity may be a batch or plate effect",
+        f"Similarity may be {' or '.join(dict.fromkeys(effects))}",
         sentence,
         "Trust neighbours from another batch (NSCB) more than those of the same one; colour the "
-        "map by batch and plate, and try another normalisation, such as one per plate.",
+        "map by batch, plate and density, and try another normalisation, such as one per plate.",
     )
-
-
-def _normalisation_note(record: RunRecord) -> str:
-    """Return the normalisation's own warning as a sentence; may be empty."""
-    made = record.results.get("normalisation")
-    note = made.get("note") if isinstance(made, dict) else None
-    return f" {_sentence(f'the normalisation: {note}')}" if note else ""
 
 
 def _sentence(words: str) -> str:

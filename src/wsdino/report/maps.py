@@ -56,6 +56,7 @@ def treatment_map(
     data = explorer_data(levels, treated, pictures, styles)
     data |= {"palette": COLOURS, "shapes": list(MARKERS.values()), "ramp": ramp()}
     return {
+        "points": levels,
         "svg": scatter_svg(points, treated.moas, treated.names, wrong, styles, method=method),
         "method": method,
         "min_for_umap": MIN_FOR_UMAP,

@@ -144,24 +144,20 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
     if store is None:
         raise Omitted("no store was given")
     manifest = store.manifest.reset_index(drop=True)
-    if not {COMPOUND, PLATE} <= set(manifest):
-        raise Omitted(f"the store's manifest lacks {COMPOUND} or {PLATE}")
+    chosen, of_plate = choose_fields(manifest, treated)
     plates = np.array(plate_labels(manifest), dtype=object)
     is_control = controls_of(manifest)
-    chosen = _first_fields(manifest, plates, is_control, treated)
-    if not chosen:
-        raise Omitted("the store has none of the treatments in profiles.parquet")
     frames: dict[tuple[str, object], Image.Image] = {}
     places: dict[tuple[str, object], tuple[str, str]] = {}
     for plate in dict.fromkeys(plates[list(chosen.values())]):
         own = np.flatnonzero(plates == plate)
         controls = own[is_control[own]]
-        low, high = _contrast(store, controls if len(controls) else own)
+        low, high = contrast_of(store, controls if len(controls) else own)
         sites: list[tuple[tuple[str, object], int]] = [
             (("treatment", row), site) for row, site in chosen.items() if plates[site] == plate
         ]
-        if len(controls):
-            sites.append((("plate", plate), int(controls[0])))
+        if plate in of_plate:
+            sites.append((("plate", plate), of_plate[plate]))
         for key, site in sites:
             frames[key] = _image(store, site, low, high)
             places[key] = (site_place(manifest.iloc[site]), str(plate))
@@ -176,6 +172,41 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
         window_px=max(middle(np.asarray(store[next(iter(chosen.values()))])).shape[1:]),
         shown_px=shown_px,
     )
+
+
+def choose_fields(
+    manifest: pd.DataFrame, treated: Treated
+) -> tuple[dict[int, int], dict[str, int]]:
+    """Choose a site of each treatment, and one of the controls of each plate.
+
+    Parameters
+    ----------
+    manifest
+        A row for each site of the store, with a fresh index.
+    treated
+        The treatments.
+
+    Returns
+    -------
+    of_treatment : dict
+        Site by row of `treated`: the first on a plate with controls, else the first.
+    of_plate : dict
+        The first site of controls by plate's label.
+
+    Raises
+    ------
+    Omitted
+        The manifest lacks compounds or plates, or has none of the treatments.
+    """
+    if not {COMPOUND, PLATE} <= set(manifest):
+        raise Omitted(f"the store's manifest lacks {COMPOUND} or {PLATE}")
+    plates = np.array(plate_labels(manifest), dtype=object)
+    is_control = controls_of(manifest)
+    chosen = _first_fields(manifest, plates, is_control, treated)
+    if not chosen:
+        raise Omitted("the store has none of the treatments in profiles.parquet")
+    rows = np.flatnonzero(is_control)[::-1]
+    return chosen, {str(plates[row]): int(row) for row in rows}
 
 
 def _first_fields(
@@ -196,14 +227,32 @@ def _first_fields(
     }
 
 
-def _contrast(
-    store: Fields, sites: NDArray[np.intp]
+def contrast_of(
+    store: Fields,
+    sites: NDArray[np.intp],
+    *,
+    percentiles: tuple[float, float] = STRETCH_PERCENTILES,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the bounds of each channel, (C, 1, 1), from a few fields taken together."""
+    """Take the bounds of each channel, from a few fields taken together.
+
+    Parameters
+    ----------
+    store
+        An open store.
+    sites
+        Rows of its manifest; at most :data:`FIELDS_FOR_CONTRAST` of them are read.
+    percentiles
+        Of the counts, for the lower and the upper bound.
+
+    Returns
+    -------
+    low, high : ndarray
+        (C, 1, 1) each.
+    """
     spread = np.linspace(0, len(sites) - 1, min(FIELDS_FOR_CONTRAST, len(sites)))
     several = [middle(np.asarray(store[int(sites[n])])) for n in spread.astype(int)]
     flat = np.concatenate([field.reshape(len(field), -1) for field in several], axis=1)
-    low, high = np.percentile(flat, STRETCH_PERCENTILES, axis=1)
+    low, high = np.percentile(flat, percentiles, axis=1)
     return low[:, None, None], high[:, None, None]
 
 

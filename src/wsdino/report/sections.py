@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsdino.evaluate.confounders import leakage_sentences
 from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
@@ -63,7 +64,13 @@ def headline(record: RunRecord) -> dict[str, Any]:
             f"results.json has schema {results['schema']}, and this version writes {SCHEMA}; they "
             "differ in the gallery of mAP and in what is left out; evaluate again to update it"
         )
-    return {"cards": cards, "method": _method(results), "notes": said}
+    warnings = results.get("warnings")
+    return {
+        "cards": cards,
+        "warnings": [str(each) for each in warnings] if isinstance(warnings, list) else [],
+        "method": _method(results),
+        "notes": said,
+    }
 
 
 def _count_words(results: Mapping[str, Any], measure: Measure) -> str:
@@ -185,13 +192,12 @@ def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def leakage(record: RunRecord) -> dict[str, Any]:
-    """Show how well batch and plate can be predicted from the profiles."""
+    """Show how much of batch, plate, position and cell density the profiles tell."""
     found = record.results.get("leakage")
     rows = [
         {
             "label": str(label),
-            "accuracy": percent(values.get("accuracy")),
-            "chance": percent(values.get("chance")),
+            "cells": [*_shares(values), *_shares(values.get("before") or {})],
             "num_wells": number(values.get("num_wells"))
             + (f" (of {values['sample']})" if values.get("sample") else ""),
         }
@@ -200,7 +206,23 @@ def leakage(record: RunRecord) -> dict[str, Any]:
     ]
     if not rows:
         raise Omitted("results.json doesn't have batch and plate leakage")
-    return {"rows": rows}
+    return {"rows": rows, "warnings": leakage_sentences(found)}
+
+
+def _shares(values: Mapping[str, Any]) -> list[str]:
+    """Write what neighbours share and a probe tells, each with chance: found, lift, probe."""
+    probe = values.get("probe") or {}
+    return [
+        _beside_chance(values),
+        number(values.get("lift"), 2),
+        _beside_chance(probe),
+    ]
+
+
+def _beside_chance(values: Mapping[str, Any]) -> str:
+    if not is_number(values.get("accuracy")):
+        return DASH
+    return f"{percent(values['accuracy'])} (chance {percent(values.get('chance'))})"
 
 
 def _neighbour(row: Mapping[str, Any]) -> tuple[str, str]:

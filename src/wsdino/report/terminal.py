@@ -21,6 +21,8 @@ from wsdino.report.words import (
     held_out_number,
     held_out_text,
     normalisation_text,
+    number,
+    percent,
 )
 
 if TYPE_CHECKING:
@@ -96,9 +98,13 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     for method, own in beside.items():
         tables.print(f"\n{method}:")
         tables.print(summary_table(own, name=name, width=width))
+    for warning in results.get("warnings") or []:
+        text = textwrap.fill(f"Caution: {warning}", width, subsequent_indent="  ")
+        console.print(text, style="bold")
     console.print()
+    lines = leakage_lines(results)
     found = results.get("activity")
-    lines = activity_lines(found) if found else []
+    lines += activity_lines(found) if found else []
     for line in (*lines, *consistency_lines(results), *_further(results)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False, subsequent_indent="  "))
     used = [text for own in beside.values() if (text := held_out_text(own))]
@@ -106,6 +112,36 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
         say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def leakage_lines(results: Mapping[str, Any]) -> list[str]:
+    """Say how much of each confounder the profiles tell, where that was measured.
+
+    Parameters
+    ----------
+    results
+        See :func:`summary_table`.
+
+    Returns
+    -------
+    list of str
+        At most one line: lift of neighbours over chance, and probe (and chance), before and after.
+    """
+    parts = []
+    for name, own in (results.get("leakage") or {}).items():
+        if not own:
+            continue
+        before = own.get("before") or {}
+        part = f"{name} {number(before.get('lift'), 2)} -> {number(own.get('lift'), 2)}"
+        probes = [percent((each.get("probe") or {}).get("accuracy")) for each in (before, own)]
+        if own.get("probe"):
+            chance = percent(own["probe"]["chance"])
+            part += f" (probe {probes[0]} -> {probes[1]}, chance {chance})"
+        parts.append(part)
+    if not parts:
+        return []
+    what = "lift of the nearest well of another compound over chance, before -> after normalisation"
+    return [f"technical effects, {what}: {', '.join(parts)}"]
 
 
 def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:

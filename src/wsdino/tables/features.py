@@ -300,7 +300,7 @@ def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[Any], bool]]:
         if any(isinstance(value, (list, np.ndarray)) for name in columns for value in keys[name]):
             continue
         codes = keys.groupby(list(columns), dropna=True, sort=False).ngroup().to_numpy()
-        codes = np.where(keys.isna().any(axis=1), -1, codes)
+        codes = np.where(keys.isna().any(axis=1), -1, codes).astype(np.intp)
         of_any = what in ("plate", "batch") and COMPOUND in table
         if of_any:
             used = codes >= 0

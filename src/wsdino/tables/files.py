@@ -1,4 +1,4 @@
-"""Table files of any origin: CSV in its dialects, compressed or not, and Parquet."""
+"""Table files of any origin: CSV in its dialects, compressed or not, Parquet and AnnData."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
+from wsdino.tables.h5ad import SUFFIX as H5AD
+from wsdino.tables.h5ad import read_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 # Suffixes that wsdino writes, and those that it reads.
-SUFFIXES = (".parquet", ".csv", ".csv.gz")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", H5AD)
 READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 _DELIMITERS = (",", ";", "\t")
 # Longer than any header.
@@ -47,9 +49,10 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     Parameters
     ----------
     path
-        Parquet, or CSV: separated by comma, semicolon or tab, with decimal points (or decimal
-        commas if the comma is not the separator), in UTF-8, UTF-16 or Windows-1252 (which is
-        reported), with any line endings, and gzip-compressed or not.
+        Parquet, AnnData (:func:`wsdino.tables.h5ad.read_anndata`), or CSV: separated by comma,
+        semicolon or tab, with decimal points (or decimal commas if the comma is not the separator),
+        in UTF-8, UTF-16 or Windows-1252 (which is reported), with any line endings, and
+        gzip-compressed or not.
     text
         Additional columns of a CSV to read as text.
 
@@ -73,6 +76,8 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
             f"{path}: unknown table format; expected a name that ends in {', '.join(READABLE)}"
         )
     try:
+        if path.name.lower().endswith(H5AD):
+            return read_anndata(path)
         data = path.read_bytes()
         if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
             return pd.read_parquet(io.BytesIO(data))
@@ -89,6 +94,8 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
 def column_names(path: Path) -> list[str]:
     """Return the names of a table's columns without reading it; empty if it can't be read."""
     try:
+        if path.name.lower().endswith(H5AD):
+            return [str(name) for name in read_anndata(path).columns]
         if path.name.lower().endswith(".parquet"):
             from pyarrow import parquet
 

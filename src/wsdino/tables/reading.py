@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,10 +16,10 @@ from wsdino.tables.files import read_file
 from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 from wsdino.tables.tidy import has_values, identify
+from wsdino.tables.workspace_dl import is_workspace_dl, read_workspace_dl
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
 
 def read_table(
@@ -33,7 +35,8 @@ def read_table(
     Parameters
     ----------
     path
-        A file that :func:`read_file` reads, or such a table as a data frame.
+        A file that :func:`read_file` reads, a folder of the Cell Painting Gallery's `workspace_dl`
+        (:mod:`wsdino.tables.workspace_dl`), or such a table as a data frame.
     platemap
         What each well received; see :func:`~wsdino.tables.platemap.join_platemap`.
     columns
@@ -68,7 +71,7 @@ def read_table(
     if isinstance(path, pd.DataFrame):
         raw, origin = path, "the table"
     else:
-        raw, origin = read_file(path, text=columns.values()), str(path)
+        raw, origin = _read(Path(path), columns.values()), str(path)
     if raw.empty:
         msg = f"{origin}: the table has {len(raw)} rows and {raw.shape[1]} columns; expected both"
         raise TableError(msg)
@@ -84,3 +87,9 @@ def read_table(
     metadata = [name for name in table.columns if str(name).startswith(PREFIX)]
     table = table[metadata + [name for name in table.columns if name not in metadata]]
     return without_labels(table, origin=origin, keep=features)
+
+
+def _read(path: Path, text: Collection[str]) -> pd.DataFrame:
+    if is_workspace_dl(path):
+        return read_workspace_dl(path, partial(read_file, text=text))
+    return read_file(path, text=text)

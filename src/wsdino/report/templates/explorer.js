@@ -116,7 +116,7 @@ const legend = () => {
 
 // Pictures: those of the page, coloured by the same filter.
 const picture = (id, alt) => {
-  const known = $(id);
+  const known = data.sources ? data.sources[id] && {src: data.sources[id], className: ""} : $(id);
   return known ? make("img", "", {src: known.src, alt, class: known.className}) : null;
 };
 const pair = (row) => {
@@ -178,6 +178,7 @@ const pick = (rows) => {
   draw();
   details();
   remember();
+  dispatchEvent(new CustomEvent("explored", {detail: {level: state.level, rows}}));
 };
 const search = () => {
   state.find = $("explorer-find").value.trim();

@@ -1,0 +1,211 @@
+"""What profiles may tell of where and how wells were made, and what to say when they do."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from wsdino.tables.columns import BATCH, PREFIX, WELL
+from wsdino.tables.features import plate_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+DENSITY = f"{PREFIX}density_of_cells"
+_POSITION = r"^([A-Za-z]{1,2})(\d{1,2})$"
+_COUNT = re.compile(
+    r"(?:Metadata_|Image_)*(?:Count_(?:Cells|Nuclei)|(?:Cells?|Nuclei)_?(?:Counts?|Number)"
+    r"|(?:Cells|Nuclei)_Number_Object_Number|Num(?:ber_?of)?_?(?:Cells|Nuclei))",
+    re.IGNORECASE,
+)
+_FOREGROUND = f"{PREFIX}QC_Foreground_"
+# More than chance by that many standard errors, and by that factor or that share of what is left
+# above chance: worth a warning.
+NUM_ERRORS = 2.0
+LIFT_WARNING, LIFT_BAD = 1.5, 3.0
+EXCESS_WARNING = 0.25
+
+
+@dataclass(frozen=True)
+class Confounder:
+    """Something technical that profiles may tell, as one entry of :data:`CONFOUNDERS`.
+
+    Attributes
+    ----------
+    name
+        Key of the results.
+    effect
+        What a result may be instead of biology.
+    shared
+        What a neighbour is that shares it.
+    told
+        What a linear probe tells.
+    classes
+        Called with the metadata of wells; returns their classes, missing where not known, or None
+        where the table doesn't say.
+    """
+
+    name: str
+    effect: str
+    shared: str
+    told: str
+    classes: Callable[[pd.DataFrame], pd.Series[Any] | None]
+
+
+def _batch(wells: pd.DataFrame) -> pd.Series[Any] | None:
+    return wells.get(BATCH)
+
+
+def plate_numbers(wells: pd.DataFrame) -> pd.Series[Any]:
+    """Return the number of each row's plate; a plate is a plate within its batch."""
+    return wells.groupby(plate_keys(wells), sort=False, dropna=False).ngroup()
+
+
+def _row(wells: pd.DataFrame) -> pd.Series[Any]:
+    return wells[WELL].astype(str).str.extract(_POSITION)[0].str.upper()
+
+
+def _column(wells: pd.DataFrame) -> pd.Series[Any]:
+    return pd.to_numeric(wells[WELL].astype(str).str.extract(_POSITION)[1])
+
+
+def _edge(wells: pd.DataFrame) -> pd.Series[Any] | None:
+    """Return whether wells lie in the outermost rows and columns that the screen uses."""
+    rows, columns = _row(wells), _column(wells)
+    if rows.isna().all():
+        return None
+    letters = sorted(rows.dropna().unique(), key=lambda name: (len(name), name))
+    at_edge = rows.isin([letters[0], letters[-1]]) | columns.isin([columns.min(), columns.max()])
+    return at_edge.astype(object).where(rows.notna())
+
+
+def _density(wells: pd.DataFrame) -> pd.Series[Any] | None:
+    """Return the third of all wells by cell count, or by the share of a field that is foreground.
+
+    Thirds, because neighbours share a class or don't.
+    """
+    if DENSITY not in wells or wells[DENSITY].nunique() < 3:
+        return None
+    return pd.qcut(wells[DENSITY].rank(method="average"), 3, labels=False, duplicates="drop")
+
+
+CONFOUNDERS = (
+    Confounder("batch", "a batch effect", "of the same batch", "the batch", _batch),
+    Confounder("plate", "a plate effect", "of the same plate", "the plate", plate_numbers),
+    Confounder("row", "an effect of the position", "in the same row", "the row", _row),
+    Confounder("column", "an effect of the position", "in the same column", "the column", _column),
+    Confounder("edge", "an edge effect", "alike at the edge or inside", "the edge", _edge),
+    Confounder(
+        "density",
+        "an effect of cell density",
+        "in the same third by cell density",
+        "the third by cell density",
+        _density,
+    ),
+)
+
+
+def cells_of(table: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return each row's number of cells, else how much of its field is foreground.
+
+    Parameters
+    ----------
+    table
+        n sites or wells.
+
+    Returns
+    -------
+    ndarray or None
+        (n,); None where the table has neither.
+    """
+    numeric = table.select_dtypes(include="number").columns
+    counts = [name for name in numeric if _COUNT.fullmatch(str(name))][:1]
+    chosen = counts or [name for name in numeric if str(name).startswith(_FOREGROUND)]
+    if not chosen:
+        return None
+    return table[chosen].to_numpy(dtype=np.float64, na_value=np.nan).mean(axis=1)
+
+
+def leakage_sentences(leakage: Mapping[str, Any] | None) -> list[str]:
+    """Say which results may be technical effects.
+
+    Parameters
+    ----------
+    leakage
+        What :func:`leakage_of` returned, or None.
+
+    Returns
+    -------
+    list of str
+        One sentence on all that is found beyond chance (:func:`leakage_level`); else none.
+    """
+    found = {name: own for name, own in (leakage or {}).items() if isinstance(own, dict)}
+    told = [
+        (each, found[each.name])
+        for each in CONFOUNDERS
+        if each.name in found and leakage_level(found[each.name]) != "good"
+    ]
+    if not told:
+        return []
+    effects = _listed(dict.fromkeys(each.effect for each, _ in told), "or")
+    shared = _listed((f"{each.shared} in {_found(own)}" for each, own in told), "and")
+    text = (
+        f"Similarity may in part be {effects}: the most similar well of another compound is "
+        f"{shared}"
+    )
+    probes = [f"{each.told} of {_found(own['probe'])}" for each, own in told if own.get("probe")]
+    if probes:
+        text += "; a linear probe tells, of wells whose compound it hasn't seen, "
+        text += _listed(probes, "and")
+    return [f"{text}."]
+
+
+def _found(own: Mapping[str, Any]) -> str:
+    return f"{100 * own['accuracy']:.1f} % (by chance {100 * own['chance']:.1f} %)"
+
+
+def _listed(texts: Iterable[str], word: str) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
+def leakage_level(own: Mapping[str, Any]) -> str:
+    """Judge one confounder: `good`, `warning`, or `bad` where neighbours share it often.
+
+    Parameters
+    ----------
+    own
+        One entry of what :func:`leakage_of` returned.
+
+    Returns
+    -------
+    str
+    """
+    accuracy, chance = float(own["accuracy"]), float(own["chance"])
+    lift = accuracy / chance if chance > 0 else math.inf
+    probe = own.get("probe")
+    if _is_beyond(own) and lift > LIFT_BAD:
+        return "bad"
+    near = _is_beyond(own) and (lift > LIFT_WARNING or _excess(own) > EXCESS_WARNING)
+    # What only a probe finds bears on neighbours where these are beyond chance, too.
+    far = bool(probe) and _is_beyond(own) and _is_beyond(probe) and _excess(probe) > EXCESS_WARNING
+    return "warning" if near or far else "good"
+
+
+def _is_beyond(own: Mapping[str, Any]) -> bool:
+    accuracy, num = float(own["accuracy"]), own.get("num_wells")
+    error = math.sqrt(accuracy * (1 - accuracy) / num) if num else 0.0
+    return accuracy - float(own["chance"]) > NUM_ERRORS * error
+
+
+def _excess(own: Mapping[str, Any]) -> float:
+    """Return what is found above chance, as a share of what could be."""
+    chance = float(own["chance"])
+    return (float(own["accuracy"]) - chance) / (1 - chance) if chance < 1 else 0.0

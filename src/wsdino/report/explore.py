@@ -1,0 +1,118 @@
+"""The page of `wsdino explore`: the report's explorer, with fields that a server draws."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from wsdino.errors import InputError
+from wsdino.report.html import SECTIONS, templates
+from wsdino.report.images import STRETCH_PERCENTILES
+from wsdino.report.maps import treatment_map
+from wsdino.report.pictures import MAX_PX, Picture, Pictures, choose_fields
+from wsdino.report.style import channel_colours, hex_colour, moa_styles
+from wsdino.report.treated import moas_of, treated_of
+from wsdino.report.viewing import Screen
+from wsdino.runrecord import Omitted, read_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from wsdino.report.images import Fields
+    from wsdino.report.treated import Treated
+
+
+def explore_page(
+    run: Path, store: Fields, sites: pd.DataFrame | None, *, seed: int = 0
+) -> tuple[Screen, str]:
+    """Make the page over a run and its store.
+
+    Parameters
+    ----------
+    run
+        Run folder with `profiles.parquet`.
+    store
+        An open store.
+    sites
+        Metadata and normalised features of its sites, or None: no neighbours of fields then.
+    seed
+        Of the maps.
+
+    Returns
+    -------
+    screen : Screen
+        What the page asks about.
+    page : str
+        HTML.
+
+    Raises
+    ------
+    InputError
+        If the run has no profiles, or the store none of its treatments.
+    """
+    screen = Screen(store, sites)
+    record = read_run(run)
+    try:
+        treated = treated_of(record)
+        pictures = _pictures(screen, treated)
+        styles = moa_styles({moa for moa in moas_of(treated.frame) if moa is not None})
+        shown = treatment_map(treated, pictures, sites, styles, seed=seed)
+    except Omitted as reason:
+        raise InputError(f"{run}: can't be explored: {reason}") from reason
+    of_treatment, _ = choose_fields(screen.manifest, treated)
+    shown["data"] |= {
+        "sources": {f"picture-{row}": picture.uri for row, picture in pictures.of_treatment.items()}
+        | {
+            f"control-{number}": picture.uri
+            for number, picture in enumerate(pictures.of_plate.values())
+        },
+        "sites": {
+            level.name: [of_treatment.get(row, -1) for row in range(len(treated))]
+            if level.metadata is None
+            else screen.rows_of(level.metadata)
+            for level in shown["points"]
+        },
+    }
+    page = (
+        templates()
+        .get_template("explore.html")
+        .render(
+            name=record.name,
+            titles={section.name: section.title for section in SECTIONS},
+            shown={"treatment_map": shown},
+            styles=styles,
+            num_sites=f"{len(screen):,}",
+            channels=[
+                (name, hex_colour(colour))
+                for name, colour in zip(
+                    store.channels, channel_colours(store.channels), strict=True
+                )
+            ],
+            low=STRETCH_PERCENTILES[0],
+            high=STRETCH_PERCENTILES[1],
+            writer=metadata.version("wsdino"),
+        )
+    )
+    return screen, page
+
+
+def _pictures(screen: Screen, treated: Treated) -> Pictures:
+    """Return the report's choice of fields, with addresses instead of pictures."""
+    of_treatment, of_plate = choose_fields(screen.manifest, treated)
+
+    def picture(site: int) -> Picture:
+        return Picture(
+            f"field/{site}?px={MAX_PX}", screen.describe(site)["place"], str(screen.plates[site])
+        )
+
+    plates = {str(screen.plates[site]) for site in of_treatment.values()}
+    return Pictures(
+        of_treatment={row: picture(site) for row, site in of_treatment.items()},
+        of_plate={plate: picture(site) for plate, site in of_plate.items() if plate in plates},
+        channels=[],
+        has_planes=False,
+        window_px=0,
+        shown_px=MAX_PX,
+    )
