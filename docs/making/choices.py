@@ -61,7 +61,11 @@ def _options(options: object) -> str:
 
 
 def _value(value: object) -> str:
-    return {None: "all", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
+    return (
+        {None: "all", True: "yes", False: "no"}.get(value, str(value))
+        if not isinstance(value, float)
+        else f"{value:g}"
+    )
 
 
 def _yes(value: object) -> str:

@@ -63,7 +63,9 @@ def _help(parameter: Any) -> str:
     if default is not None and not callable(default) and not parameter.required:
         shown = {(): None, False: None}.get(default, default) if _hashable(default) else default
         text += f" Default: `{shown}`." if shown is not None else ""
-    return text + (" Required." if parameter.required and parameter.param_type_name == "option" else "")
+    return text + (
+        " Required." if parameter.required and parameter.param_type_name == "option" else ""
+    )
 
 
 def _hashable(value: object) -> bool:

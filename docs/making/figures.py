@@ -55,16 +55,22 @@ def _svg(figure: Figure) -> str:
 def _box(axes: Axes, x: float, y: float, width: float, text: str, colour: str) -> None:
     axes.add_patch(
         FancyBboxPatch(
-            (x, y), width, 0.5, boxstyle="round,pad=0,rounding_size=0.08", fc=PAPER, ec=colour, lw=1.6
+            (x, y),
+            width,
+            0.5,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            fc=PAPER,
+            ec=colour,
+            lw=1.6,
         )
     )
     axes.text(x + width / 2, y + 0.25, text, ha="center", va="center")
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **options: object) -> None:
-    axes.add_patch(
-        FancyArrowPatch(start, end, **ARROW | options)
-    )
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], **options: object
+) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, **ARROW | options))
 
 
 def _blank(axes: Axes, width: float, height: float) -> None:
@@ -94,7 +100,9 @@ def views() -> str:
         axes.set(xticks=[], yticks=[])
         plan, colour = ((crops.global_views, BLUE), (crops.local_views, ORANGE))[row]
         drawn = draw_crops(plan, 1, field_shape=(FIELD, FIELD), num_channels=3, rng=rng)
-        for top, left, side in zip(drawn.top[:, 0], drawn.left[:, 0], drawn.side[:, 0], strict=True):
+        for top, left, side in zip(
+            drawn.top[:, 0], drawn.left[:, 0], drawn.side[:, 0], strict=True
+        ):
             axes.add_patch(Rectangle((left, top), side, side, fill=False, ec=colour, lw=2.2))
     axes = figure.add_axes((0.24, 0, 0.76, 1))
     _blank(axes, 7.2, 4.5)
@@ -112,7 +120,14 @@ def views() -> str:
     _arrow(axes, (2.85, 1.45), (2.85, 3.05), linestyle=(0, (4, 3)))
     axes.text(2.95, 2.2, "moving\naverage", color=SOFT, fontsize=9, va="center")
     _arrow(axes, (4.95, 1.45), (4.95, 3.05), arrowstyle="<|-|>")
-    axes.text(5.1, 2.25, "cross-entropy:\npredict, from other cells,\nwhat the teacher says", color=SOFT, fontsize=9, va="center")
+    axes.text(
+        5.1,
+        2.25,
+        "cross-entropy:\npredict, from other cells,\nwhat the teacher says",
+        color=SOFT,
+        fontsize=9,
+        va="center",
+    )
     return _svg(figure)
 
 
@@ -140,15 +155,35 @@ def channel_modes() -> str:
         for row, name in enumerate(networks):
             y = 2.15 - 0.8 * row if len(networks) == 3 else 1.65 - height / 2
             axes.add_patch(
-                FancyBboxPatch((1.25, y), 1.35, height, boxstyle="round,pad=0,rounding_size=0.08", fc=PAPER, ec=INK, lw=1.3)
+                FancyBboxPatch(
+                    (1.25, y),
+                    1.35,
+                    height,
+                    boxstyle="round,pad=0,rounding_size=0.08",
+                    fc=PAPER,
+                    ec=INK,
+                    lw=1.3,
+                )
             )
             axes.text(1.925, y + height / 2, name, fontsize=8, ha="center", va="center")
         parts = (INK,) if mode == "joint" else colours
         for row, colour in enumerate(parts):
             tall = 2.1 / len(parts)
-            axes.add_patch(Rectangle((3.0, 0.6 + tall * (len(parts) - 1 - row)), 0.28, tall, fc=colour, ec=PAPER))
+            axes.add_patch(
+                Rectangle(
+                    (3.0, 0.6 + tall * (len(parts) - 1 - row)), 0.28, tall, fc=colour, ec=PAPER
+                )
+            )
         _arrow(axes, (2.65, 1.65), (2.95, 1.65))
-        axes.text(3.14, 0.35, "D" if mode == "joint" else "3 x D", fontsize=8, ha="center", va="center", color=SOFT)
+        axes.text(
+            3.14,
+            0.35,
+            "D" if mode == "joint" else "3 x D",
+            fontsize=8,
+            ha="center",
+            va="center",
+            color=SOFT,
+        )
     return _svg(figure)
 
 
@@ -175,7 +210,11 @@ def whitening() -> str:
     figure = Figure(figsize=(8.6, 3.1), layout="constrained")
     panels = figure.subplots(1, 3)
     colours = {"DMSO": GREY, "a": BLUE, "b": ORANGE, "c": TEAL}
-    titles = {"none": "as they are", "tvn": "tvn: controls are round", "weak_label": "weak_label: replicates are"}
+    titles = {
+        "none": "as they are",
+        "tvn": "tvn: controls are round",
+        "weak_label": "weak_label: replicates are",
+    }
     for axes, (method, title) in zip(panels, titles.items(), strict=True):
         options = {"regularisation": 0.1} if method == "weak_label" else {}
         white = wsdino.fit_normalisation(table, method=method, **options).transform(table)
@@ -189,7 +228,13 @@ def whitening() -> str:
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xlabel="feature 1", ylabel="feature 2" if method == "none" else None)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
     return _svg(figure)
 
 
@@ -213,14 +258,29 @@ def matching() -> str:
         x, y = np.cos(np.radians(angle)), np.sin(np.radians(angle))
         axes.plot([0, x], [0, y], color=GREY, lw=0.6, zorder=0)
         axes.plot(x, y, shapes[batch], color=colours[mechanism], ms=10 if text == "query" else 8)
-        axes.text(1.07 * x, 1.07 * y, text, va="center", ha="left" if angle < 90 else "right", fontsize=9)
+        axes.text(
+            1.07 * x, 1.07 * y, text, va="center", ha="left" if angle < 90 else "right", fontsize=9
+        )
     for end, name, radius in ((75, "NSC", 0.86), (37, "NSCB", 0.72)):
         arc = np.radians(np.linspace(62, end, 30))
         axes.plot(radius * np.cos(arc), radius * np.sin(arc), color=INK, lw=1.6)
         middle = np.radians((62 + end) / 2)
-        axes.text((radius - 0.07) * np.cos(middle), (radius - 0.07) * np.sin(middle), name, fontsize=9, weight="bold", ha="center", va="center")
+        axes.text(
+            (radius - 0.07) * np.cos(middle),
+            (radius - 0.07) * np.sin(middle),
+            name,
+            fontsize=9,
+            weight="bold",
+            ha="center",
+            va="center",
+        )
     for row, (shape, colour, text) in enumerate(
-        (("o", INK, "batch 1"), ("s", INK, "batch 2"), ("o", BLUE, "mechanism A"), ("o", ORANGE, "mechanism B"))
+        (
+            ("o", INK, "batch 1"),
+            ("s", INK, "batch 2"),
+            ("o", BLUE, "mechanism A"),
+            ("o", ORANGE, "mechanism B"),
+        )
     ):
         axes.plot(-1.05, 0.75 - 0.14 * row, shape, color=colour, ms=7)
         axes.text(-0.97, 0.75 - 0.14 * row, text, va="center", fontsize=9)

@@ -76,7 +76,12 @@ def _section(kind: type, path: str, presets: dict[str, Any]) -> list[str]:
 
 
 def _objectives(presets: dict[str, Any]) -> list[str]:
-    lines = ["## `objective`", "", "What is minimised: `objective.name`, which decides the others.", ""]
+    lines = [
+        "## `objective`",
+        "",
+        "What is minimised: `objective.name`, which decides the others.",
+        "",
+    ]
     shared: dict[str, list[str]] = {}
     for each in OBJECTIVES:
         for name in _schema(each.options):
@@ -88,7 +93,11 @@ def _objectives(presets: dict[str, Any]) -> list[str]:
             continue
         kind = next(each.options for each in OBJECTIVES if each.name == users[0])
         found = _option(kind, name, f"objective.{name}", presets)
-        of = "every objective" if len(users) == len(OBJECTIVES) else ", ".join(f"`{n}`" for n in users)
+        of = (
+            "every objective"
+            if len(users) == len(OBJECTIVES)
+            else ", ".join(f"`{n}`" for n in users)
+        )
         lines += [*found[:-1], f"Of {of}.", ""]
     return lines
 
@@ -100,7 +109,9 @@ def _option(kind: type, name: str, key: str, presets: dict[str, Any]) -> list[st
     if key == "preset":
         values = {}
     unlike = ", ".join(f"{p} {v}" for p, v in values.items() if v not in (None, default))
-    facts = [f"{_type(schema, kind)}; default {default}"] + ([f"presets: {unlike}"] if unlike else [])
+    facts = [f"{_type(schema, kind)}; default {default}"] + (
+        [f"presets: {unlike}"] if unlike else []
+    )
     return [f"### `{key}`", "", _meaning(kind, name), "", f"<small>{'; '.join(facts)}</small>", ""]
 
 
@@ -163,7 +174,12 @@ _LIMITS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
 }
-_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+_TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+}
 
 
 def _type(schema: dict[str, Any], kind: type) -> str:
@@ -205,10 +221,16 @@ def _meaning(kind: type, name: str) -> str:
 
 def _documented(kind: type) -> dict[str, str]:
     """Read what numpydoc's section of parameters says of each."""
-    section = re.search(r"Parameters\n-+\n(.*?)(?=\n\S[^\n]*\n---|\Z)", inspect.cleandoc(kind.__doc__ or ""), re.DOTALL)
+    section = re.search(
+        r"Parameters\n-+\n(.*?)(?=\n\S[^\n]*\n---|\Z)",
+        inspect.cleandoc(kind.__doc__ or ""),
+        re.DOTALL,
+    )
     found: dict[str, str] = {}
     if section:
-        for names, text in re.findall(r"^(\S[^\n]*)\n((?:[ ]+[^\n]*\n?|\n)+)", section[1] + "\n", re.MULTILINE):
+        for names, text in re.findall(
+            r"^(\S[^\n]*)\n((?:[ ]+[^\n]*\n?|\n)+)", section[1] + "\n", re.MULTILINE
+        ):
             found |= _shared(re.split(r",\s*", names), text)
     return found
 
