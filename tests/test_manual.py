@@ -10,7 +10,6 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,9 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
+from typer.main import get_command
+
+import wsdino
 from helpers_layouts import (
     tagged,
     write_cellvoyager,
@@ -41,14 +43,12 @@ from helpers_manual import (
 )
 from helpers_run import call, write_tiny_config
 from helpers_screen import write_bbbc021_folder
-from typer.main import get_command
-
-import wsdino
 from wsdino.cli import main
 from wsdino.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @cache
@@ -82,7 +82,7 @@ def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
                 context = whole.make_context("wsdino", list(words))
                 name, command, rest = whole.resolve_command(context, words)
                 values = command.make_context(name, rest, parent=context).params
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 Typer doesn't export the type
                 pytest.fail(f"{block.where}: wsdino {' '.join(words)}: {error!r}")
             if name in ("run", "train"):
                 own = tmp_path / str(values["config"])
@@ -196,8 +196,7 @@ def leaves(values: dict[str, Any], path: str = "") -> list[str]:
     return found
 
 
-# What a page finds in its folder: `plates`, `store`, `run`, `sites.parquet`, `profiles.parquet`, and
-# what is named here.
+# What a page finds in its folder beside what the fixture `ready` makes.
 
 
 @pytest.fixture(scope="module")

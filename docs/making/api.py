@@ -8,8 +8,8 @@ import wsdino
 
 HEAD = """# Python
 
-`import wsdino` offers these names; each is imported when it is first used. Errors that a user can mend are subclasses
-of `wsdino.InputError`, and all are subclasses of `wsdino.WsdinoError`.
+`import wsdino` offers these names; each is imported when it is first used. Errors that a user can
+mend are subclasses of `wsdino.InputError`, and all are subclasses of `wsdino.WsdinoError`.
 """
 ROOMS = {
     "screen": "Screens and stores",

@@ -46,7 +46,7 @@ def page() -> str:
     lines += ["## Checks of a screen", ""]
     lines += table(("name", "what is found"), [(c.name, c.help) for c in CHECKS])
     lines += ["## Difficulties of a simulated screen", "", "`wsdino simulate --difficulty`.", ""]
-    lines += table(("name", "what it is"), [(f"`{d.name}`", d.help) for d in DIFFICULTIES])
+    lines += table(("name", "what it is"), [(f"`{d.name}`", d.meaning) for d in DIFFICULTIES])
     lines += ["## Layouts of screens", "", "The first that recognises SOURCE reads it.", ""]
     lines += [f"- {name}" for name in [*(reader.name for reader in READERS), ANY_FOLDER]]
     lines += ["", "## Presets", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from text import one_line, table
@@ -13,8 +14,9 @@ from wsdino.cli.app import app
 
 HEAD = """# Commands
 
-What `wsdino --help` and `wsdino COMMAND --help` say, in one page. Exit status: 0 done, 1 the work failed, 2 wrong usage
-or input; an error is one line, and `wsdino --debug COMMAND` adds the traceback.
+What `wsdino --help` and `wsdino COMMAND --help` say, in one page. Exit status: 0 done, 1 the work
+failed, 2 wrong usage or input; an error is one line, and `wsdino --debug COMMAND` adds the
+traceback.
 """
 
 
@@ -30,43 +32,18 @@ def page() -> str:
 
 
 def _described(command: Any) -> list[str]:
-    text = inspect.cleandoc(command.help or "")
-    more = inspect.cleandoc(command.epilog or "")
-    return [part for each in (text, more) if each for part in (each.replace("\b\n", ""), "")]
+    parts = (inspect.cleandoc(text or "") for text in (command.help, command.epilog))
+    return [line for part in parts if part for line in (part.replace("\b\n", ""), "")]
 
 
 def _parameters(name: str, command: Any) -> list[str]:
-    arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option"]
-    usage = " ".join([name, *(_metavar(each) for each in arguments), "[OPTIONS]"])
-    lines = ["```text", f"wsdino {usage}", "```", ""]
-    rows = [(f"`{_metavar(each)}`", _help(each)) for each in arguments]
-    rows += [(_flags(each), _help(each)) for each in options if not each.hidden]
-    return lines + table(("", "meaning"), rows)
+    context = command.context_class(command, info_name=f"wsdino {name}")
+    usage = " ".join([f"wsdino {name}", *command.collect_usage_pieces(context)])
+    records = [each.get_help_record(context) for each in command.params]
+    rows = [(f"`{what}`", _escaped(meaning)) for what, meaning in filter(None, records)]
+    return ["```text", usage, "```", "", *table(("", "meaning"), rows)]
 
 
-def _metavar(argument: Any) -> str:
-    return str(argument.metavar or argument.name.upper() + ("..." if argument.nargs == -1 else ""))
-
-
-def _flags(option: Any) -> str:
-    flags = ", ".join(f"`{each}`" for each in (*option.opts, *option.secondary_opts))
-    if option.is_flag:
-        return flags
-    kind = option.metavar or option.type.name.replace("integer range", "integer").upper()
-    return f"{flags} {kind}"
-
-
-def _help(parameter: Any) -> str:
-    text = one_line(getattr(parameter, "help", None) or "")
-    default = parameter.default
-    if default is not None and not callable(default) and not parameter.required:
-        shown = {(): None, False: None}.get(default, default) if _hashable(default) else default
-        text += f" Default: `{shown}`." if shown is not None else ""
-    return text + (
-        " Required." if parameter.required and parameter.param_type_name == "option" else ""
-    )
-
-
-def _hashable(value: object) -> bool:
-    return not isinstance(value, list | dict)
+def _escaped(text: str) -> str:
+    """Keep what looks like a link or a tag as text."""
+    return re.sub(r"([\[\]<>*_])", r"\\\1", one_line(text))

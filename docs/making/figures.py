@@ -87,7 +87,7 @@ def _fields(compound: str) -> list[np.ndarray]:
 
 
 def views() -> str:
-    """Crops of an anchor and of its partner, and who sees them."""
+    """Draw crops of an anchor and of its partner, and who sees them."""
     crops = load_config("demo").crops
     rng = np.random.default_rng(5)
     figure = Figure(figsize=(8.6, 4.1))
@@ -132,7 +132,7 @@ def views() -> str:
 
 
 def channel_modes() -> str:
-    """What the networks see in each mode, and what an embedding consists of."""
+    """Draw what the networks see in each mode, and what an embedding consists of."""
     figure = Figure(figsize=(8.6, 2.5))
     colours = ("#3f6fd8", "#2f9a57", "#c8403a")
     for column, (mode, networks) in enumerate(
@@ -205,7 +205,7 @@ def _made_up() -> pd.DataFrame:
 
 
 def whitening() -> str:
-    """The same wells as they are, whitened on controls, and whitened by weak label."""
+    """Draw the same wells as they are, whitened on controls, and whitened by weak label."""
     table = _made_up()
     figure = Figure(figsize=(8.6, 3.1), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -239,7 +239,7 @@ def whitening() -> str:
 
 
 def matching() -> str:
-    """The nearest neighbour of one treatment under NSC and under NSCB."""
+    """Draw the nearest neighbour of one treatment under NSC and under NSCB."""
     # Angle in degrees, compound, mechanism, batch.
     treatments = (
         (62, "query", "A", 1),

@@ -31,8 +31,8 @@ train:
   epochs: 50
 ```
 
-Later wins: preset, file, `--set`. What a run used is in `RUN/config.yaml`. An option that has no effect beside the
-others is refused. Where presets differ from the default, their values are listed.
+Later wins: preset, file, `--set`. What a run used is in `RUN/config.yaml`. An option that has no
+effect beside the others is refused. Where presets differ from the default, their values are listed.
 """
 
 
