@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
             if name in ("run", "train"):
                 own = tmp_path / str(values["config"])
                 load_config(own if own.is_file() else values["config"], values["settings"])
+
+
+@each_page
+def test_commands_in_the_text_exist(page: Path) -> None:
+    for span in re.findall(
+        r"`wsdino ([a-z][^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    ):
+        name, *words = shlex.split(span)
+        command = command_line().commands[name]
+        known = {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= known, span
 
 
 @each_page

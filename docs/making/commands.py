@@ -32,8 +32,9 @@ def page() -> str:
 
 
 def _described(command: Any) -> list[str]:
-    parts = (inspect.cleandoc(text or "") for text in (command.help, command.epilog))
-    return [line for part in parts if part for line in (part.replace("\b\n", ""), "")]
+    lines = [inspect.cleandoc(command.help or ""), ""]
+    word, _, example = (command.epilog or "").partition(": ")
+    return [*lines, f"{word}: `{example}`", ""] if example else lines
 
 
 def _parameters(name: str, command: Any) -> list[str]:

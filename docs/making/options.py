@@ -241,7 +241,9 @@ def _commented(kind: type) -> dict[str, str]:
     for each in reversed(kind.__mro__):
         if each.__module__.startswith("wsdino"):
             for names, text in _comments(inspect.getsource(each)):
-                found |= _shared(names, text)
+                # A section that follows an option has its own docstring.
+                options = [name for name in names if not _is_section(kind, name)]
+                found |= _shared(options or names, text)
     return found
 
 

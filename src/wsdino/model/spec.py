@@ -75,7 +75,7 @@ class Architecture:
         How patches become tokens: by convolutions (``conv``), which learn faster from few samples,
         or by one linear map (``linear``).
     pool
-        One vector of all tokens: [CLS] (``token``), or their mean (``avg``); of vision transformers.
+        One vector of all tokens: [CLS] (``token``) or their mean (``avg``); of vision transformers.
     positions
         How the positional embedding is resized to other sizes: as ``timm`` does, or as the code of
         ``dino`` does (:mod:`wsdino.model.positions`). Weights of DINO and WS-DINO want the latter;

@@ -127,8 +127,8 @@ class WeakPositives:
     Parameters
     ----------
     label
-        ``compound``, ``treatment`` (compound and concentration), ``none`` (each image its own: plain
-        DINO), or the name of any manifest column, with or without ``Metadata_``.
+        ``compound``, ``treatment`` (compound and concentration), ``none`` (each image its own:
+        plain DINO), or the name of any manifest column, with or without ``Metadata_``.
     include_controls
         Whether negative controls are trained on.
     partner_from
