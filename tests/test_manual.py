@@ -224,8 +224,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert call(patch, "ingest", f"{name}plates", "--out", f"{name}store") == 0
         config = write_tiny_config(folder / "tiny.yaml")
         for name, seed in (("run", 0), ("other_run", 1)):
-            given = ("--set", "screen.store=store", "--set", f"seed={seed}")
-            assert call(patch, "run", config, "--out", name, *given) == 0
+            given = ("screen.store=store", f"seed={seed}", "baselines.names=[classical,untrained]")
+            options = [word for each in given for word in ("--set", each)]
+            assert call(patch, "run", config, "--out", name, *options) == 0
     (folder / "tiny.yaml").unlink()
     for name in ("sites", "profiles"):
         made = {"sites": "embeddings"}.get(name, name)
