@@ -108,7 +108,7 @@ def run_page(page: Path, folder: Path) -> None:
     AssertionError
         With the output, if a block fails.
     """
-    lines = [START]
+    lines = []
     for block in blocks_of(page):
         if block.file:
             lines.append(f"pathlib.Path({block.file!r}).write_text({block.text!r})")
@@ -130,7 +130,8 @@ def run_page(page: Path, folder: Path) -> None:
             lines.append(f"print({block.where!r}, flush=True)")
             lines.append(f"exec(compile({block.text!r}, {block.where!r}, 'exec'), globals())")
     script = folder / ".page.py"
-    script.write_text("\n".join(lines) + "\n")
+    # Processes that simulate or read in parallel import the script, and must not run it.
+    script.write_text("\n    ".join([START, 'if __name__ == "__main__":', *lines]) + "\n")
     fixed = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, str(script)],
