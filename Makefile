@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo_run
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow docs clean
 
 demo: $(INSTALLED)  ## the whole chain on a simulated screen
 	@echo "== demo: simulate, ingest, train, embed, profile, evaluate, report (into $(OUT)/)"
@@ -24,6 +24,9 @@ lint: $(INSTALLED)
 
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+docs: $(INSTALLED)  ## the manual, strictly, into build/manual/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo_run .mypy_cache .ruff_cache .pytest_cache

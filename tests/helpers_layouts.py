@@ -6,12 +6,13 @@ The first pixel of each image is a tag that says which image it is.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
 import pandas as pd
 import tifffile
+import zarr
 
 from wsdino.screen.images import planes_of, read_site
 
@@ -295,3 +296,61 @@ def write_cellvoyager(
             "</bts:ChannelList></bts:MeasurementSetting>"
         )
     return folder
+
+
+def label_omezarr(group: zarr.Group, version: str, **metadata: Any) -> None:
+    """Write a group's metadata where its version has them."""
+    if version == "0.4":
+        group.attrs.update({key: {**value, "version": version} for key, value in metadata.items()})
+    else:
+        group.attrs.update({"ome": {"version": version, **metadata}})
+
+
+def write_omezarr(
+    folder: Path,
+    sites: pd.DataFrame,
+    pixels: np.ndarray,
+    version: str,
+    *,
+    axes: str = "tczyx",
+    channels: tuple[str, ...] = ("DAPI", "Tubulin", "Actin"),
+) -> None:
+    """Write sites of one plate, (n, C, H, W), as the specification has it."""
+    kind = {"0.4": 2, "0.5": 3}[version]
+    plate = zarr.open_group(folder, mode="w", zarr_format=kind)
+    wells = list(dict.fromkeys(sites["Metadata_Well"]))
+    paths = {well: f"{well[0]}/{int(well[1:])}" for well in wells}
+    named = {
+        "name": sites["Metadata_Plate"].iloc[0],
+        "wells": [{"path": p} for p in paths.values()],
+    }
+    label_omezarr(plate, version, plate=named)
+    for row in sorted({well[0] for well in wells}):
+        plate.create_group(row)
+    for well in wells:
+        own = np.flatnonzero(sites["Metadata_Well"] == well)
+        numbers = [str(sites["Metadata_Site"].iloc[i]) for i in own]
+        group = plate.create_group(paths[well])
+        label_omezarr(group, version, well={"images": [{"path": number} for number in numbers]})
+        for number, i in zip(numbers, own, strict=True):
+            image = group.create_group(number)
+            scales = {"axes": [{"name": n} for n in axes], "datasets": [{"path": "0"}]}
+            omero = {"channels": [{"label": channel} for channel in channels]}
+            if version == "0.4":
+                image.attrs.update({"multiscales": [scales], "omero": omero})
+            else:
+                image.attrs.update(
+                    {"ome": {"version": version, "multiscales": [scales], "omero": omero}}
+                )
+            stored = pixels[i].reshape(*(1 for name in axes if name in "tz"), *pixels[i].shape)
+            if axes == "tczyx":
+                stored = pixels[i][None, :, None]
+            separator = {"name": "v2" if kind == 2 else "default", "separator": "/"}
+            array = image.create_array(
+                "0",
+                shape=stored.shape,
+                chunks=(*(1 for _ in stored.shape[:-2]), 32, 32),
+                dtype=stored.dtype,
+                chunk_key_encoding=separator,
+            )
+            array[...] = stored

@@ -202,15 +202,16 @@ def test_the_documented_lines_train_on_two_hosts(place: Path, tmp_path: Path, ki
         port = probe.getsockname()[1]
     words = documented(kind)
     replacements = {
-        "HEAD:29400": f"localhost:{port}",
+        "head:29400": f"localhost:{port}",
         "$HEAD:29400": f"localhost:{port}",
         "$SLURM_NNODES": "2",
         "$SLURM_JOB_ID": "7",
-        "FILE.yaml": str(place / "tiny.yaml"),
-        "RUN": str(tmp_path / "run"),
+        "default": str(place / "tiny.yaml"),
+        "screen.store=store": f"screen.store={place / 'store'}",
     }
     words = [replacements.get(word, word) for word in words]
     words[words.index("--nproc-per-node") + 1] = "1"
+    words[words.index("--out") + 1] = str(tmp_path / "run")
     cut = words.index("-m")
     assert words[cut : cut + 3] == ["-m", "wsdino", "run"]
     jobs = [

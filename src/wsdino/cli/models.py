@@ -165,7 +165,7 @@ def import_command(
         str,
         typer.Option(
             help="What gives the backbone, scaling and tiles: a preset, a YAML file, or the name "
-            "of the published model, such as dinov2_vits14_reg (docs/models.md)."
+            "of the published model, such as dinov2_vits14_reg (docs/published.md)."
         ),
     ] = "paper",
     channel: Annotated[

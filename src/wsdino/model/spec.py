@@ -67,10 +67,15 @@ class Architecture:
         network.
     image_size
         Side in px at which the positional embedding is native; of vision transformers.
-    patch_size, dim, depth, num_heads, stem
-        See :func:`wsdino.model.backbone.small_vit`.
+    patch_size
+        Side of a patch in px.
+    dim, depth, num_heads
+        Features per token, number of transformer blocks, and attention heads per block.
+    stem
+        How patches become tokens: by convolutions (``conv``), which learn faster from few samples,
+        or by one linear map (``linear``).
     pool
-        One of :data:`~wsdino.model.backbone.POOLS`; of vision transformers.
+        One vector of all tokens: [CLS] (``token``) or their mean (``avg``); of vision transformers.
     positions
         How the positional embedding is resized to other sizes: as ``timm`` does, or as the code of
         ``dino`` does (:mod:`wsdino.model.positions`). Weights of DINO and WS-DINO want the latter;

@@ -127,11 +127,15 @@ class WeakPositives:
     Parameters
     ----------
     label
-        See :func:`~wsdino.train.labels.weak_labels`.
+        ``compound``, ``treatment`` (compound and concentration), ``none`` (each image its own:
+        plain DINO), or the name of any manifest column, with or without ``Metadata_``.
     include_controls
         Whether negative controls are trained on.
-    partner_from, fallback
-        See :class:`~wsdino.train.pairing.Pairing`.
+    partner_from
+        The partner lies in another ``image``, ``well``, ``plate`` or ``batch``.
+    fallback
+        For an anchor without such a partner: ``relax`` takes the strictest weaker requirement that
+        can be met; ``drop`` does not train on it; ``error`` refuses the run.
     num_partners
         Number of partners that the local crops of an anchor are divided among (the paper: 1).
     partner_global_views
