@@ -5,8 +5,9 @@ whitening on controls and whitening by weak label, over seeds; writes `DIR/headl
 a row on a screen with a seed: its table of sites lies in `DIR/SCREEN/ROW_SEED.parquet` and is not
 made twice, and a training that was stopped is resumed. `--slice 2/5` makes every fifth cell, from
 the second on, and no table, so that several machines, or calls of ten minutes, share the work; a
-last call without `--slice` finds their files and makes the table. `--held-out` trains on two thirds
-of the compounds and judges only the others.
+last call without `--slice` finds their files and makes the table. `--table` makes the table of the
+cells that are finished, and names the others. `--held-out` trains on two thirds of the compounds
+and judges only the others.
 
 Nothing here is chosen by mechanisms: trainings stop at a fixed length, and the whitening by weak
 label chooses its ridge by labels that it leaves out.
@@ -49,7 +50,12 @@ if TYPE_CHECKING:
 
 SIMULATED = ("published", "hard")
 REAL = "real_fields"
-METHODS = ("tvn", "weak_label")
+# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with a ridge too.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tvn": ("tvn", {}),
+    "tvn, regularisation 0.01": ("tvn", {"regularisation": 0.01}),
+    "weak_label": ("weak_label", {}),
+}
 NUM_FOLDS = 3
 # Options on which the cells depend.
 ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
@@ -113,6 +119,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--held-out", action="store_true", help="judge untrained compounds alone")
     parser.add_argument("--slice", help="K/N: make every N-th cell from the K-th on, and no table")
+    parser.add_argument("--table", action="store_true", help="only the table, of what is finished")
     given = parser.parse_args()
     cells = [
         Cell(screen, row, seed)
@@ -121,7 +128,7 @@ def main() -> None:
         for row in rows_of(given.rows)
     ]
     part, parts = map(int, (given.slice or "1/1").split("/"))
-    for cell in cells[part - 1 :: parts]:
+    for cell in () if given.table else cells[part - 1 :: parts]:
         make(cell, given)
     if not given.slice:
         text = markdown(cells, given)
@@ -281,9 +288,10 @@ def judge(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Numbers of each treatment, and those of the whole screen."""
     table = make(cell, given)
-    if not table[CONTROL].astype(bool).any() and method == "tvn":
-        method = "whiten_all"
-    normalised, info = normalise(table, method=method)
+    name, options = METHODS[method]
+    if not table[CONTROL].astype(bool).any() and name == "tvn":
+        name = "whiten_all"
+    normalised, info = normalise(table, method=name, **options)
     found = judged(profiles_of_normalised(normalised, info, aggregation="published"))
     found.index = found.index.set_levels(
         found.index.levels[0].astype(str) + f" {cell.seed}", level="compound"
@@ -304,24 +312,31 @@ def judge(
 
 def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
     """Write the table: means over seeds, and leads over the frozen starter with intervals."""
+    made = [cell for cell in cells if cell.path(given.out).with_suffix(".json").is_file()]
     seeds = ", ".join(map(str, given.seeds))
     lines = [
         f"Screens of layout `{given.layout}`, {given.size} px; seeds {seeds}; trainings: preset",
         f"`{given.preset}`, {given.epochs:g} epochs, learning rate {given.rate:g}. Percent, mean",
-        "over seeds; leads in points over the frozen starter under the same whitening, with 95 %",
-        "intervals bootstrapped over compounds.",
+        "over seeds; leads in points over the frozen starter on the same screens under the same",
+        "whitening, with 95 % intervals bootstrapped over compounds.",
     ]
+    missing = [f"{c.row} on {c.screen} {c.seed}" for c in cells if c not in made]
+    if missing:
+        lines += ["", f"Not finished, and left out: {'; '.join(missing)}."]
     for screen in given.screens:
         for method in METHODS:
-            rows = {c.row for c in cells if c.screen == screen}
-            names = [row for row in rows_of(given.rows) if row in rows]
             found = {
-                row: [judge(Cell(screen, row, seed), method, given) for seed in given.seeds]
-                for row in names
+                row: {
+                    cell.seed: judge(cell, method, given)
+                    for cell in made
+                    if (cell.screen, cell.row) == (screen, row)
+                }
+                for row in rows_of(given.rows)
             }
+            found = {row: each for row, each in found.items() if each}
             lines += ["", f"## {screen}, {method}", "", *section(found)]
     fits = []
-    for cell in cells:
+    for cell in made:
         record = json.loads(cell.path(given.out).with_suffix(".json").read_text())
         if "fits" in record:
             numbers = ", ".join(f"{name} {value:.3g}" for name, value in record["fits"].items())
@@ -332,21 +347,31 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section(found: dict[str, list[tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
-    """Lines of the table of one screen and whitening."""
-    joined = {row: pd.concat([table for table, _ in each]) for row, each in found.items()}
+def section(found: dict[str, dict[int, tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
+    """Lines of the table of one screen and whitening; `found` has rows, and seeds in each."""
+    joined = {
+        row: pd.concat([table for table, _ in each.values()]) for row, each in found.items()
+    }
     base = joined.get("starter, frozen")
     heads = " | ".join(f"{name} | lead" for name in MEASURES.values())
-    lines = [f"| | {heads} | replicates | batch leakage |", "|---" * (2 * len(MEASURES) + 3) + "|"]
+    lines = [
+        f"| | seeds | {heads} | replicates | batch leakage |",
+        "|---" * (2 * len(MEASURES) + 4) + "|",
+    ]
     for row, each in found.items():
-        cells = []
+        cells = [str(len(each))]
         for measure in MEASURES:
             own = joined[row][measure].dropna()
             cells.append(f"{100 * own.mean():.1f}" if len(own) else "-")
-            leads = base is not None and row != "starter, frozen" and len(own)
-            cells.append(lead_of(own, base[measure].dropna()) if leads else "")
+            lead = ""
+            if base is not None and row != "starter, frozen":
+                # The screens that both have.
+                theirs = base[measure].dropna()
+                both = own.index.intersection(theirs.index)
+                lead = lead_of(own.loc[both], theirs.loc[both]) if len(both) else "-"
+            cells.append(lead)
         for name in ("replicates", "batch leakage"):
-            values = [whole[name] for _, whole in each if whole[name] is not None]
+            values = [whole[name] for _, whole in each.values() if whole[name] is not None]
             scale = 100 if name == "replicates" else 1
             cells.append(f"{scale * np.mean(values):.1f}" if values else "-")
         lines.append(f"| {row} | {' | '.join(cells)} |")
