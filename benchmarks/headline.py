@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 SIMULATED = ("published", "hard")
 REAL = "real_fields"
-# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with a ridge too. The
-# real fields have no controls: `whiten_all`, which has one by default, takes the place of `tvn`.
+# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with regularisation
+# too. The real fields have no controls: `whiten_all`, which has it by default, takes its place.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tvn": ("tvn", {}),
     "tvn, regularisation 0.01": ("tvn", {"regularisation": 0.01}),
@@ -374,9 +374,7 @@ def missing_lines(cells: list[Cell], made: list[Cell]) -> list[str]:
 
 def section(found: dict[str, dict[int, tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
     """Lines of the table of one screen and whitening; `found` has rows, and seeds in each."""
-    joined = {
-        row: pd.concat([table for table, _ in each.values()]) for row, each in found.items()
-    }
+    joined = {row: pd.concat([table for table, _ in each.values()]) for row, each in found.items()}
     base = joined.get("starter, frozen")
     heads = " | ".join(f"{name} | lead" for name in MEASURES.values())
     lines = [

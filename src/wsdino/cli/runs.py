@@ -13,8 +13,8 @@ from wsdino.runfolder import RunFolder, RunPaths
 
 commands = typer.Typer()
 
-# The demo's screen has 108 control sites, fewer than the 128 features of a channel: whitened exactly,
-# axes that hold only noise are blown up, which costs trained networks most.
+# The demo's screen has 108 control sites, fewer than the 128 features of a channel: whitened
+# exactly, axes that hold only noise are blown up, which costs trained networks most.
 _REGULARISATION = "profile.regularisation=0.01"
 
 

@@ -122,8 +122,8 @@ def added_lines(results: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        None without that baseline. Better or worse is what differs, in NSC or NSCB, by a paired 95 %
-        interval that excludes zero.
+        Empty without that baseline. Better or worse is what differs, in NSC or NSCB, by a paired
+        95 % interval that excludes zero.
     """
     lines = []
     for own in (results, *beside_results(results).values()):
