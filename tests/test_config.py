@@ -70,6 +70,7 @@ def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
         "screen.controls=[DMSO, water]",
         "crops.global_views.area=[0.1, 0.2]",
         "embed.tile_grid=[2, 3]",
+        "baselines.names=[classifier]",
         "baselines.classifier.epochs=30",
         "report.attention_sites=[1, 5]",
     ]

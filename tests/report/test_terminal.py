@@ -10,6 +10,7 @@ from helpers_tables import profile_table
 from wsdino.evaluate.results import evaluate
 from wsdino.report.terminal import (
     WIDTH,
+    added_lines,
     left_out_lines,
     missing_lines,
     print_results,
@@ -150,3 +151,26 @@ def test_further_normalisations_have_a_table_each(capsys: pytest.CaptureFixture[
     rows = [line for line in beside.partition("\n\n")[0].splitlines() if "/4" in line]
     assert [row.partition("  ")[0] for row in rows] == ["mine", "untrained network"]
     assert ["2/4" in rows[0], "1/4" in rows[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("trained", "verdict"),
+    [
+        (np.arange(16) // 2, "better (NSC +100.0 points [+100.0, +100.0]"),
+        (np.arange(16) % 8, "no clear difference (NSC +0.0 points [+0.0, +0.0]"),
+    ],
+)
+def test_it_says_what_training_added(trained: np.ndarray, verdict: str) -> None:
+    compounds = [f"c{index}" for index in range(16)]
+    moas = [f"m{index // 2}" for index in range(16)]
+    # The frozen network pairs each compound with one of another mechanism.
+    run, frozen = (
+        evaluate(profile_table(compounds, moas, np.eye(16)[codes]), num_permutations=0)
+        for codes in (trained, np.arange(16) % 8)
+    )
+    assert added_lines({**run, "baselines": {"untrained": frozen}}) == []
+    (line,) = added_lines({**run, "baselines": {"frozen": frozen}})
+    assert line.startswith(f"trained against starting weights, frozen, unknown: {verdict}, mAP +")
+    worse = added_lines({**frozen, "baselines": {"frozen": run}})
+    if "better" in verdict:
+        assert worse[0].partition(": ")[2].startswith("worse (NSC -100.0 points")

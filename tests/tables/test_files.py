@@ -119,7 +119,11 @@ def test_parquet_keeps_identifiers_in_an_index_and_numbers_as_text(tmp_path: Pat
     ("name", "data", "words"),
     [
         ("t.csv.gz", gzip.compress(TEXT.encode() * 1000, mtime=0)[:90], "can't be read as a table"),
-        ("t.csv.gz", gzip.compress(b"abc" * 99, mtime=0)[:12] + b"\xff" * 40, "can't be read as a table"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"abc" * 99, mtime=0)[:12] + b"\xff" * 40,
+            "can't be read as a table",
+        ),
         ("t.parquet", b"PAR1" + b"\0" * 40, "can't be read as a table"),
         ("t.csv", b"PK\x03\x04" + b"\0" * 40, "an Excel workbook; save the sheet as CSV"),
         ("t.csv", b"a,b\n1,2,3,4\n", "the first row has 4 cells but the header has 2"),

@@ -130,7 +130,8 @@ def cells_of(table: pd.DataFrame) -> NDArray[np.float64] | None:
     chosen = counts or [name for name in numeric if str(name).startswith(_FOREGROUND)]
     if not chosen:
         return None
-    return table[chosen].to_numpy(dtype=np.float64, na_value=np.nan).mean(axis=1)
+    values = table[chosen].to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(values.mean(axis=1), dtype=np.float64)
 
 
 def leakage_sentences(leakage: Mapping[str, Any] | None) -> list[str]:
@@ -195,7 +196,12 @@ def leakage_level(own: Mapping[str, Any]) -> str:
         return "bad"
     near = _is_beyond(own) and (lift > LIFT_WARNING or _excess(own) > EXCESS_WARNING)
     # What only a probe finds bears on neighbours where these are beyond chance, too.
-    far = bool(probe) and _is_beyond(own) and _is_beyond(probe) and _excess(probe) > EXCESS_WARNING
+    far = (
+        probe is not None
+        and _is_beyond(own)
+        and _is_beyond(probe)
+        and _excess(probe) > EXCESS_WARNING
+    )
     return "warning" if near or far else "good"
 
 

@@ -218,14 +218,16 @@ def _beside_baseline(record: RunRecord) -> tuple[str, str, str, str]:
 
 
 def paired_difference(
-    first: Mapping[str, Any], second: Mapping[str, Any], *, seed: int = 0
+    first: Mapping[str, Any], second: Mapping[str, Any], *, measure: str = "nsc", seed: int = 0
 ) -> tuple[float, float, float] | None:
-    """Compare two results by the NSC queries that both have.
+    """Compare two results by the queries that both have.
 
     Parameters
     ----------
     first, second
-        Results with `nsc_neighbours`.
+        Results with the neighbours of the measure.
+    measure
+        `nsc` or `nscb`.
     seed
         Of the bootstrap over compounds (:func:`wsdino.evaluate.intervals.clustered_interval`).
 
@@ -235,7 +237,7 @@ def paired_difference(
         Difference of the shares right, first less second, and its 95 % interval; None if they have
         no queries in common, or those of one compound only.
     """
-    mine, theirs = _answers(first), _answers(second)
+    mine, theirs = _answers(first, measure), _answers(second, measure)
     common = [key for key in mine if key in theirs]
     if not common:
         return None
@@ -248,8 +250,8 @@ def paired_difference(
     return float(change.mean()), low, high
 
 
-def _answers(results: Mapping[str, Any]) -> dict[tuple[str, str], bool]:
-    rows = results.get("nsc_neighbours")
+def _answers(results: Mapping[str, Any], measure: str) -> dict[tuple[str, str], bool]:
+    rows = results.get(f"{measure}_neighbours")
     return {
         (str(row.get("compound")), concentration(row.get("concentration"))): bool(row["correct"])
         for row in (rows if isinstance(rows, list) else [])

@@ -15,6 +15,7 @@ from wsdino.evaluate.measures import MEASURES, NOTHING
 from wsdino.evaluate.results import results_table
 from wsdino.progress import say
 from wsdino.report.activity import activity_lines, consistency_lines
+from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
     beside_results,
     display_name,
@@ -102,6 +103,8 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         text = textwrap.fill(f"Caution: {warning}", width, subsequent_indent="  ")
         console.print(text, style="bold")
     console.print()
+    for line in added_lines(results):
+        console.print(textwrap.fill(line, width, break_on_hyphens=False, subsequent_indent="  "))
     lines = leakage_lines(results)
     found = results.get("activity")
     lines += activity_lines(found) if found else []
@@ -112,6 +115,52 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
         say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def added_lines(results: Mapping[str, Any]) -> list[str]:
+    """Say what training added to the weights that it started from, under each normalisation.
+
+    Parameters
+    ----------
+    results
+        See :func:`summary_table`; the baseline `frozen` has the starting weights.
+
+    Returns
+    -------
+    list of str
+        Empty without that baseline. Better or worse is what differs, in NSC or NSCB, by a paired
+        95 % interval that excludes zero.
+    """
+    lines = []
+    for own in (results, *beside_results(results).values()):
+        start = (own.get("baselines") or {}).get("frozen")
+        if not start:
+            continue
+        parts, lows, highs = [], [], []
+        for measure in MEASURES:
+            if own.get(measure.key) is None or start.get(measure.key) is None:
+                continue
+            change = own[measure.key] - start[measure.key]
+            if not measure.is_share:
+                parts.append(f"{measure.name} {change:+.3f}")
+                continue
+            paired = paired_difference(own, start, measure=measure.key)
+            interval = ""
+            if paired:
+                _, low, high = (100 * part for part in paired)
+                interval = f" [{low:+.1f}, {high:+.1f}]"
+                lows.append(low)
+                highs.append(high)
+            parts.append(f"{measure.name} {100 * change:+.1f} points{interval}")
+        if not parts:
+            continue
+        found = [("better", any(low > 0 for low in lows)), ("worse", any(h < 0 for h in highs))]
+        verdict = " and ".join(word for word, holds in found if holds) or "no clear difference"
+        lines.append(
+            f"trained against {display_name('frozen')}, {own['normalisation']['method']}: "
+            f"{verdict} ({', '.join(parts)})"
+        )
+    return lines
 
 
 def leakage_lines(results: Mapping[str, Any]) -> list[str]:

@@ -119,7 +119,7 @@ def read_anndata(path: Path) -> pd.DataFrame:
         points = np.asarray(data.obsm[MAP])
         metadata = metadata.assign(**{n: points[:, at] for at, n in enumerate(MAP_COLUMNS)})
     features = pd.DataFrame(matrix, columns=pd.Index(data.var_names.astype(str), dtype=object))
-    table = pd.concat([metadata, features], axis=1)
+    table: pd.DataFrame = pd.concat([metadata, features], axis=1)
     made: Any = data.uns.get(_PROVENANCE)
     if isinstance(made, str):
         table.attrs = json.loads(made)

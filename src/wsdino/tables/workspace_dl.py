@@ -82,10 +82,11 @@ def write_workspace_dl(
             )
     if SITE in sites:
         for (batch, plate, well, site), own in sites.groupby([BATCH, PLATE, WELL, SITE]):
-            place = root / "embeddings" / network / batch / plate / f"{well}-{site}"
+            place = root / "embeddings" / network / str(batch) / str(plate) / f"{well}-{site}"
             write_table(own, place / "embedding.parquet")
     for (batch, plate), own in wells.groupby([BATCH, PLATE]):
-        write_table(own, root / "profiles" / network / batch / plate / f"{plate}.parquet")
+        folder_of_plate = root / "profiles" / network / str(batch) / str(plate)
+        write_table(own, folder_of_plate / f"{plate}.parquet")
     write_table(wells, root / "collated" / network / "collated.parquet")
     write_table(treatments, root / "consensus" / network / "consensus.parquet")
     return root
@@ -135,7 +136,10 @@ def read_workspace_dl(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.Da
     first = list(tables[0])
     for file, table in zip(files, tables, strict=True):
         if list(table) != first:
-            other = ", ".join(sorted(set(first) ^ set(map(str, table)))[:3]) or "in their order"
+            other = (
+                ", ".join(sorted(set(map(str, first)) ^ set(map(str, table)))[:3])
+                or "in their order"
+            )
             raise TableError(f"{file}: other columns than {files[0]} ({other})")
     return pd.concat(tables, ignore_index=True)
 
