@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OUT ?= demo_run
 
-.PHONY: demo test lint slow docs clean
+AUDIT := .venv-audit
+
+.PHONY: demo test lint slow docs audit oldest plain clean
 
 demo: $(INSTALLED)  ## the whole chain on a simulated screen
 	@echo "== demo: simulate, ingest, train, embed, profile, evaluate, report (into $(OUT)/)"
@@ -28,8 +30,37 @@ slow: $(INSTALLED)  ## the tests that take minutes
 docs: $(INSTALLED)  ## the manual, strictly, into build/manual/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The tools need an environment of their own: what they depend on isn't ours.
+audit: $(AUDIT)/.installed  ## known vulnerabilities of the pinned dependencies; secrets in the repository
+	@echo "== secrets"
+	git ls-files -z | xargs -0 $(AUDIT)/bin/detect-secrets-hook --exclude-files '^docs/.*\.svg$$'
+	@echo "== vulnerabilities"
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.7' 'detect-secrets>=1.5'
+	@touch $@
+
+# Of each `name>=version` in pyproject.toml, that version.
+LOWEST := import re, tomllib; \
+	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print("\n".join(re.sub(">=", "==", each) for each in project["dependencies"]))
+
+oldest:  ## the fast tests with the oldest dependencies that pyproject.toml allows
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -c '$(LOWEST)' > .venv-oldest/lowest.txt
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/lowest.txt --editable '.[dev]'
+	.venv-oldest/bin/pytest
+
+plain:  ## the fast tests without optional extras; what needs one skips
+	$(PYTHON) -m venv .venv-plain
+	.venv-plain/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest \
+		pytest-timeout hypothesis copairs
+	.venv-plain/bin/pytest
+
 clean:
-	rm -rf $(VENV) demo_run .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(AUDIT) .venv-oldest .venv-plain demo_run .mypy_cache .ruff_cache .pytest_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "== set-up: a virtual environment in $(VENV) with PyTorch and the rest (several GB, minutes)"

@@ -50,7 +50,8 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, error: BaseExcepti
             partial.write_text("half")
             raise error
 
-    with pytest.raises(type(error)):
+    # Libraries raise errors of any type where they can't write; signals are none of them.
+    with pytest.raises(OutputError if isinstance(error, Exception) else type(error)):
         fail()
     assert names(tmp_path) == {"f"}
     assert path.read_text() == "old"

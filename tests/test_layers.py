@@ -34,6 +34,7 @@ LAYERS = (
     ("job", "environment", "lock"),
     ("device", "atomic", "contents", "extras"),
     ("settings",),
+    ("outside",),
     ("errors", "progress", "stopping"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}

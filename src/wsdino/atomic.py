@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from wsdino.errors import OutputError
+from wsdino.errors import OutputError, WsdinoError
+from wsdino.outside import reason_of
+from wsdino.stopping import signal_received
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +28,12 @@ _MIB = 2**20
 
 
 @contextmanager
-def writing(
-    path: Path, *, durable: bool = False, failures: tuple[type[Exception], ...] = ()
-) -> Iterator[Path]:
+def writing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield the path of a partial file that replaces `path` when the block ends.
 
-    If the block raises, the partial file is removed and `path` stays as it was.
+    If the block raises, the partial file is removed and `path` stays as it was. Libraries hide a
+    full disk behind errors of any type, so whatever is raised is the file's; errors of wsdino, and
+    signals, pass unchanged.
 
     Parameters
     ----------
@@ -40,8 +42,6 @@ def writing(
         its suffix, for writers that depend on it.
     durable
         Whether the file must also survive a crash of the machine.
-    failures
-        What the writer raises, besides OSError, when it can't write.
 
     Raises
     ------
@@ -49,7 +49,6 @@ def writing(
         If the path can't be written; on a full disk it says how much is free.
     """
     partial = _partial_beside(path)
-    caught: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -58,7 +57,9 @@ def writing(
         os.replace(partial, path)  # noqa: PTH105
         if durable:
             _flush_folder(path.parent)
-    except caught as error:
+    except Exception as error:
+        if isinstance(error, WsdinoError) or signal_received():
+            raise
         raise write_error(path, error) from error
     finally:
         with suppress(OSError):
@@ -103,12 +104,12 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
 def write_error(path: Path, error: Exception) -> OutputError:
     """Make a one-line error for a path that can't be written, with the free space if it is full."""
     number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
+    reason = reason_of(error)
     free = _free_bytes(path)
     # Some writers, such as PyTorch's, hide a full disk behind an error of their own.
     if number in _FULL or (number is None and free is not None and free < _MIB):
         reason = f"{os.strerror(number or errno.ENOSPC)} ({(free or 0) / _MIB:.1f} MiB free)"
-    return OutputError(f"{path}: can't be written: {reason or type(error).__name__}")
+    return OutputError(f"{path}: can't be written: {reason}")
 
 
 def _free_bytes(path: Path) -> int | None:

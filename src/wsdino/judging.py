@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsdino.errors import TableError
 from wsdino.profile.methods import find_normalisation
 from wsdino.runfolder import RunPaths
 from wsdino.trainings import plain
@@ -225,16 +226,18 @@ class _Judged:
     """Profiles of a run or table, and the activity of a run's treatments."""
 
     def __init__(self, path: Path) -> None:
-        import pandas as pd
 
         from wsdino.profile.aggregate import ATTRIBUTE
+        from wsdino.tables.files import read_file
         from wsdino.tables.reading import read_table
 
         paths = RunPaths(path)
         self.profiles = read_table(paths.profiles if path.is_dir() else path)
         self.activity = None
         if path.is_dir() and paths.activity.is_file():
-            found = pd.read_csv(paths.activity)
+            found = read_file(paths.activity)
+            if "p_value" not in found:
+                raise TableError(f"{paths.activity}: no column p_value; run wsdino run again")
             self.activity = found if found["p_value"].notna().any() else None
         made = self.profiles.attrs.get(ATTRIBUTE, {}).get("normalisation", {})
         label = made.get("options", {}).get("label")

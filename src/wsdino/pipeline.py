@@ -262,7 +262,7 @@ def _report_stage(config: Config, store: Store, folder: RunFolder) -> None:
     )
 
 
-def report(config: Config, out: Path) -> Path:
+def report(config: Config, out: Path, path: Path | None = None) -> Path:
     """Write the report on a run, finished or not, from what it has so far.
 
     Parameters
@@ -271,6 +271,8 @@ def report(config: Config, out: Path) -> Path:
         The run's config.
     out
         Run folder.
+    path
+        The file to write; None: `report.html` in the run folder.
 
     Returns
     -------
@@ -292,6 +294,7 @@ def report(config: Config, out: Path) -> Path:
         model=None if store is None else _or_none(lambda: load_model(out)),
         warnings=None if store is None else screen_warnings(config, store),
         sites=_or_none(lambda: normalised_sites(out, config.profile.with_)),
+        out=path,
         num_example_fields=config.report.num_example_fields,
         attention_sites=config.report.attention_sites,
         seed=config.seed,

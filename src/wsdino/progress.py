@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_LINE_EVERY_S = 10.0
+_LONGEST = 2000
 
 
 class _State:
@@ -43,7 +44,27 @@ def say(message: str) -> None:
 
 def print_error(message: str) -> None:
     """Print one line on standard error, even if this process is quiet."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(message))
+
+
+def printable(message: str) -> str:
+    """Return a message that is safe on a terminal, whatever values of files it quotes.
+
+    Control and formatting characters, which could recolour the screen or reverse the text, are
+    escaped; of a message of more than 2,000 characters the middle is left out.
+    """
+    if len(message) > _LONGEST:
+        start, end = message[: _LONGEST * 3 // 4], message[-_LONGEST // 4 :]
+        message = f"{start} [... {len(message) - _LONGEST} characters ...] {end}"
+    if message.replace("\n", "").isprintable():
+        return message
+    return "".join(
+        letter
+        if letter == "\n" or letter.isprintable()
+        else letter.encode("unicode_escape", errors="backslashreplace").decode()
+        for letter in message
+    )
 
 
 def show(table: Table) -> None:

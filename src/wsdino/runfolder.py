@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from wsdino.atomic import sweep, visible, write_text
 from wsdino.contents import Digests, digest_of
 from wsdino.errors import OutputError
+from wsdino.outside import read_json
 from wsdino.progress import say
 
 if TYPE_CHECKING:
@@ -154,6 +158,25 @@ class RunPaths:
     @property
     def _baselines(self) -> Path:
         return self.folder / "baselines"
+
+
+class _File(TypedDict):
+    state: list[int] | None
+    digest: str
+
+
+class _Stamp(TypedDict, total=False):
+    options: str
+    sources: dict[str, str | None]
+    products: dict[str, str | None]
+
+
+class _Books(TypedDict):
+    """What STAMPS holds: the digests of files, and what each finished stage was made from."""
+
+    schema: int
+    files: dict[str, _File]
+    stages: dict[str, _Stamp]
 
 
 class RunFolder:
@@ -336,19 +359,11 @@ def is_made_from(folder: Path, product: Path, source: Path) -> bool:
 def _read_books(folder: Path) -> dict[str, Any]:
     """Read the records of files and stages; if they are damaged, everything is made again."""
     empty: dict[str, Any] = {"schema": SCHEMA, "files": {}, "stages": {}}
-    try:
-        books = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return empty
-    if not isinstance(books, dict) or books.get("schema") != SCHEMA:
-        return empty
-    parts = [books.get("files"), books.get("stages")]
-    if not all(
-        isinstance(part, dict) and all(isinstance(entry, dict) for entry in part.values())
-        for part in parts
-    ):
-        return empty
-    return books
+    with suppress(OutputError):
+        books: dict[str, Any] = read_json(folder / STAMPS, OutputError, _Books)
+        if books["schema"] == SCHEMA:
+            return books
+    return empty
 
 
 def _contents(digests: Digests, paths: list[Path]) -> dict[str, str | None]:

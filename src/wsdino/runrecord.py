@@ -6,14 +6,15 @@ because a report on an unfinished run is worth more than none.
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import InputError
+from wsdino.errors import InputError, TableError
+from wsdino.outside import parse_json, reading
 from wsdino.runfolder import RunPaths
 from wsdino.tables.reading import read_table
 
@@ -102,12 +103,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
         raise Omitted(f"there is no {path.name}")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+        with suppress(TableError), reading(path, TableError):
+            records.append(parse_json(line))
     frame: pd.DataFrame = pd.DataFrame.from_records(records)
     frame = (
         frame.apply(pd.to_numeric, errors="coerce")
@@ -187,25 +184,25 @@ def _named_metrics(paths: RunPaths, name: str, problems: dict[str, str]) -> dict
 
 
 def _object(path: Path, problems: dict[str, str]) -> dict[str, Any]:
-    text = _text(path, problems)
-    if not text:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        problems[path.name] = f"{path.name} is not valid JSON (line {error.lineno})"
-        return {}
-    if not isinstance(value, dict):
-        problems[path.name] = f"{path.name} does not hold a JSON object"
-        return {}
+    value: dict[str, Any] = {}
+    if text := _text(path, problems):
+        try:
+            with reading(path.name, TableError, "can't be read as JSON"):
+                value = parse_json(text)
+        except TableError as error:
+            problems[path.name] = str(error)
     return value
 
 
 def _text(path: Path, problems: dict[str, str]) -> str:
-    if not path.is_file():
+    try:
+        if path.exists():
+            with reading(path, TableError):
+                return path.read_text(encoding="utf-8", errors="replace")
         problems[path.name] = f"there is no {path.name}"
-        return ""
-    return path.read_text(encoding="utf-8", errors="replace")
+    except TableError as error:
+        problems[path.name] = str(error)
+    return ""
 
 
 def _profiles(path: Path, problems: dict[str, str]) -> pd.DataFrame | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from wsdino.errors import ConfigError, did_you_mean
+from wsdino.outside import reading
 from wsdino.progress import say
 
 if TYPE_CHECKING:
@@ -56,10 +57,8 @@ def parse_setting(
 
 
 def _yaml_value(setting: str, text: str) -> Any:
-    try:
+    with reading(f"--set {setting!r}", ConfigError, "the value is not YAML"):
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting!r}: the value is not YAML") from error
     return _number(value) if isinstance(value, str) else value
 
 
@@ -197,10 +196,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
-    try:
+    with reading(path, ConfigError, "can't be read as text"):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{path}: can't be read as text: {error}") from error
     return parse_yaml(text, str(path))
 
 
@@ -212,10 +209,8 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     ConfigError
         If the text is not YAML, or not a mapping.
     """
-    try:
+    with reading(origin, ConfigError, "not YAML"):
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{origin}: a config is a mapping of sections, not a plain value")
     return values

@@ -224,7 +224,7 @@ def test_truncated_and_missing_pngs(tmp_path):
         with pytest.raises(ImageError, match="damaged or incomplete image"):
             read_planes(path)
     path.unlink()
-    with pytest.raises(ImageError, match="no such image file"):
+    with pytest.raises(ImageError, match="no such file"):
         read_planes(path)
 
 

@@ -16,6 +16,7 @@ from wsdino.tables.reading import read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+PACKED = gzip.compress(b"abc" * 99, mtime=0)
 TEXT = (
     "Metadata_Plate,Metadata_Well, Metadata_Compound,Metadata_Concentration,Metadata_Note,f\n"
     '00123,a1,NA,0.5,"a, b",1.5\n'

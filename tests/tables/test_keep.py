@@ -41,6 +41,7 @@ TABLE = pd.DataFrame(
         ("Metadata_QC_Focus_DAPI != 0.1", [1, 2, 3]),
         ('Metadata_Plate in ["P2", "P3"]', [2, 3]),
         ('Metadata_Plate.str.startswith("P") and not Metadata_QC_Focus_DAPI < 0.2', [1, 2, 3]),
+        ("Metadata_QC_Focus_DAPI > 2.e-1 and Metadata_Plate != '@P.x'", [1, 3]),
         ("`Metadata_QC_Focus_Alexa 488` > 0.2 and Metadata_QC_Focus_DAPI > 0", [0, 3]),
     ],
 )
@@ -55,6 +56,9 @@ def test_rows_that_meet_a_condition(condition: str, rows: list[int]) -> None:
         ("feature > 1", "there is no column feature"),
         ("Metadata_QC_Focus_DAPI >", "not a condition: .*; give one such as"),
         ("Metadata_QC_Focus_DAPI + 1", "not a condition that holds for some rows"),
+        ('Metadata_Plate.to_csv("kept.csv")', "the method to_csv is not for conditions"),
+        ("Metadata_Plate . pipe(print)", "the method pipe is not for conditions"),
+        ("@pd.io.common.os.getcwd() == Metadata_Plate", "a variable .@. is not for conditions"),
         ("1 > 0", "not a condition that holds for some rows"),
         ("Metadata_Plate > 3", "not a condition: "),
         ("Metadata_QC_Focus_DAPI > 5", "none of the 4 rows meets it"),

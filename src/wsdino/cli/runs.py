@@ -61,6 +61,9 @@ def run_command(config: ConfigArgument, out: RunOption, settings: Settings = Non
 @commands.command(name="report", epilog="Example: wsdino report RUN")
 def report_command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: report.html in the run folder.")
+    ] = None,
 ) -> None:
     """Write a run's report again, as one self-contained HTML file."""
     from wsdino.config import load_config
@@ -68,8 +71,9 @@ def report_command(
 
     config = load_config(RunPaths(run).config)
     # Lock the report, not the run folder: a run in progress may be reported on.
-    lock_output(RunPaths(run).report)
-    typer.echo(report(config, run))
+    path = out or RunPaths(run).report
+    lock_output(path)
+    typer.echo(report(config, run, path))
 
 
 @commands.command(name="explore", epilog="Example: wsdino explore RUN")

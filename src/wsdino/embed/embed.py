@@ -128,6 +128,7 @@ def _write_in_parts(model: Model, store: Store, out: Path, *, batch_size: int) -
             done = 0
             while done < len(wanted):
                 block = next(blocks)
+                _require_finite(block, store, wanted[done : done + len(block)])
                 features[done : done + len(block)] = block
                 done += len(block)
                 meter.advance(len(block))
@@ -159,6 +160,19 @@ def _embedded(
             if index + NUM_PREFETCHED < len(batches):
                 coming.append(executor.submit(read, batches[index + NUM_PREFETCHED]))
             yield model.embed(pixels, offset=offset[rows], gain=gain[rows])
+
+
+def _require_finite(block: NDArray[np.float32], store: Store, rows: NDArray[np.int64]) -> None:
+    """Refuse embeddings that are NaN or infinite, and name the first site that has one."""
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if len(bad):
+        row = int(rows[bad[0]])
+        site = store.manifest.iloc[row]
+        raise ModelError(
+            f"{store.path}: the model's embedding of site {row} (plate {site['Metadata_Plate']}, "
+            f"well {site['Metadata_Well']}, site {site['Metadata_Site']}) is NaN or infinite; look "
+            "at its images, leave it out with --keep, or use another model"
+        )
 
 
 def _require_channels(model: Model, store: Store) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsdino.atomic import writing
 from wsdino.errors import OutputError
+from wsdino.outside import reading
 from wsdino.tables.files import suffix_of
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ class TablePart:
         OutputError
             If it is damaged.
         """
-        try:
+        with reading(self.path, OutputError, "damaged", advice="delete it and run again"):
             return pd.read_parquet(self.path)
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{self.path}: damaged ({type(error).__name__}); delete it and run again"
-            ) from error
 
 
 def merge_parts(

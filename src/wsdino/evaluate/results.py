@@ -25,6 +25,7 @@ from wsdino.evaluate.level import is_control, joined_labels, require_treatments
 from wsdino.evaluate.matching import MatchResult, match_gallery, nearest, vote
 from wsdino.evaluate.measures import BY_KEY, MEASURES
 from wsdino.evaluate.plain import plain_values
+from wsdino.outside import read_json
 from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
 from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
@@ -263,15 +264,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
         If the file is missing, damaged, or of another schema.
     """
     path = Path(path)
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        msg = f"{path}: no such file; expected a results.json"
-        raise TableError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{path}: can't be read as JSON: {error}"
-        raise TableError(msg) from error
-    found = results.get("schema") if isinstance(results, dict) else None
+    results = read_json(path, TableError)
+    found = results.get("schema")
     if found != SCHEMA:
         msg = f"{path}: results have schema {found}; this version reads {SCHEMA}: evaluate again"
         raise TableError(msg)

@@ -184,6 +184,12 @@ def timm_backbone(
 
     import wsdino.model.channel_agnostic  # noqa: F401 a network for timm's registry
 
+    if ":" in name:
+        # timm would fetch what the architecture is, each time that a model is loaded.
+        raise ModelError(
+            f"architecture.backbone {name!r}: names a place on a hub or disk; give timm's name of "
+            "the architecture, and the weights as a file (model.weights)"
+        )
     # Some networks have no stochastic depth, which is no reason to refuse them without it.
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     asked = f"train.drop_path {drop_path:g}"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsdino.atomic import write_text, writing
 from wsdino.errors import ImageError, ModelError
+from wsdino.model.backbone import SMALL_VIT
 from wsdino.model.packaged import find_packaged
 from wsdino.model.published import find_published
 from wsdino.model.scaling import InputScaling, as_float, as_tensor
@@ -28,7 +29,8 @@ from wsdino.model.spec import (
 )
 from wsdino.model.tiles import tile_boxes, tile_sides
 from wsdino.model.upload import numbered
-from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url
+from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url, require_finite
+from wsdino.outside import reading
 from wsdino.runfolder import ModelPaths, RunPaths
 
 if TYPE_CHECKING:
@@ -341,15 +343,30 @@ def load_model(
     return Model(spec, build_networks(spec, weights=weights), device=device)
 
 
+def _require_same_shapes(spec: ModelSpec, state: dict[str, Tensor]) -> None:
+    """Refuse a config that isn't of these weights, before it asks for memory.
+
+    Other backbones than ours have sizes of their own.
+    """
+    if spec.architecture.backbone != SMALL_VIT:
+        return
+    with torch.device("meta"):
+        wanted = build_networks(spec).state_dict()
+    for name in wanted.keys() | state.keys():
+        found, asked = (each[name].shape if name in each else None for each in (state, wanted))
+        if found != asked:
+            raise ValueError(f"{name} is {found}, and its config asks for {asked}")
+
+
 def _load_exported(files: ModelPaths, device: str | torch.device) -> Model:
     from safetensors.torch import load_file
 
-    try:
+    with reading(files.config, ModelError, "not a readable model"):
         spec = ModelSpec.from_json(files.config.read_text(encoding="utf-8"))
+    with reading(files.weights, ModelError, "not a readable model"):
         state = load_file(files.weights)
+        require_finite(state, origin=str(files.weights))
+        _require_same_shapes(spec, state)
         networks = build_networks(spec)
         networks.load_state_dict(state)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{files.folder}: not a readable model ({reason})") from error
     return Model(spec, networks, device=device)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import pydantic
-from annotated_types import Gt
+from annotated_types import Gt, Le, MinLen
+from typing_extensions import TypedDict
 
 from wsdino.errors import ModelError
 from wsdino.model.backbone import (
@@ -28,6 +29,7 @@ from wsdino.model.weights import (
     read_state_dict,
     starter_folder,
 )
+from wsdino.outside import parse_json
 from wsdino.runfolder import ModelPaths
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ STARTER_TILE = 64
 
 
 Count = Annotated[int, Gt(0)]
+# Layers, their widths, and sides in px: far above any in use.
+Size = Annotated[int, Gt(0), Le(2**14)]
 if TYPE_CHECKING:
     StemName = str
     PoolName = str
@@ -94,11 +98,11 @@ class Architecture:
     """
 
     backbone: str = SMALL_VIT
-    image_size: Count = 64
-    patch_size: Count = 8
-    dim: Count = 192
-    depth: Count = 6
-    num_heads: Count = 3
+    image_size: Size = 64
+    patch_size: Size = 8
+    dim: Size = 192
+    depth: Size = 6
+    num_heads: Size = 3
     stem: StemName = "conv"
     pool: PoolName = "token"
     positions: PositionRule = "timm"
@@ -115,6 +119,19 @@ class Architecture:
             if options[name] == default:
                 del options[name]
         return options
+
+
+class _Values(TypedDict):
+    """What a model's config holds; architecture and scaling check themselves."""
+
+    channels: Annotated[list[str], MinLen(1)]
+    mode: ChannelMode
+    architecture: dict[str, Any]
+    scaling: dict[str, Any]
+    tile: Size | None
+    tile_grid: Literal["paper"] | tuple[Size, Size] | None
+    tile_summary: TileSummary
+    normaliser: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -165,8 +182,14 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Inverse of :meth:`to_json`, without the normaliser."""
-        values = json.loads(text)
+        """Inverse of :meth:`to_json`, without the normaliser.
+
+        Raises
+        ------
+        ValueError, TypeError, RecursionError
+            The text is not such JSON, or a value is out of range or unknown.
+        """
+        values = parse_json(text, _Values)
         values.pop("normaliser", None)
         values["architecture"] = Architecture(**values["architecture"])
         values["scaling"] = InputScaling(**values["scaling"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from wsdino.errors import ModelError
 from wsdino.model.layouts import in_timms_layout
 from wsdino.model.packaged import find_packaged
+from wsdino.outside import reading
 from wsdino.runfolder import ModelPaths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
@@ -79,7 +83,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such weight file")
-    try:
+    with reading(path, ModelError, "not a readable weight file"):
         if not _is_torchs(path) and path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -89,8 +93,6 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
             # path, torch doesn't take for one of safetensors by its name.
             with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
                 state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path}: not a readable weight file ({type(error).__name__})") from error
     if not isinstance(state, dict):
         raise ModelError(f"{path}: holds a {type(state).__name__} instead of a dict of tensors")
     for inner in (key, "model", "state_dict"):
@@ -101,6 +103,7 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     }
     if all(name.startswith("head.") for name in tensors):
         raise ModelError(f"{path}: no backbone weights under {key!r}, 'model' or at the top level")
+    require_finite(tensors, origin=str(path))
     return tensors
 
 
@@ -108,6 +111,23 @@ def _is_torchs(path: Path) -> bool:
     """Whether torch saved a file, whatever it is called: OpenPhenom's is a ``.safetensors``."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, origin: str) -> None:
+    """Refuse weights that hold NaN or infinite values: every embedding would be NaN.
+
+    Raises
+    ------
+    ModelError
+        Names the first such tensor.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not (finite := value.isfinite()).all():
+            num = int((~finite).sum())
+            raise ModelError(
+                f"{origin}: {num} of {value.numel()} values of {name} are NaN or infinite: the "
+                "training that wrote it diverged, or the file is damaged; use an earlier one"
+            )
 
 
 def _without_prefixes(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ import pandas as pd
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
-from wsdino.profile.methods import find_normalisation, usable_normalisations
+from wsdino.outside import reading, require_bounded
+from wsdino.profile.methods import NORMALISATIONS, find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
 from wsdino.tables.features import feature_columns, features_of, metadata_of, require_table
 from wsdino.tables.joining import JOINED
@@ -215,20 +215,22 @@ def load_normalisation(path: str | Path) -> Fitted:
     path = folder.normalisation if folder.folder.is_dir() else _npz(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file; expected a fitted normalisation (.npz)")
-    try:
+    with reading(path, TableError, "holds no fitted normalisation"):
+        require_bounded(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         header = json.loads(str(arrays.pop(_HEADER)))
         found = header["format"]
         if found == FORMAT:
+            known = [entry.name for entry in NORMALISATIONS]
+            if (method := header["method"]) not in known:
+                raise ValueError(f"its method is {method!r}; expected one of {', '.join(known)}")
             return Fitted(
-                find_normalisation(header["method"]),
+                find_normalisation(method),
                 tuple(header["features"]),
                 _with_arrays(header["state"], arrays),
                 header["info"],
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise TableError(f"{path}: holds no fitted normalisation: {error}") from error
     raise TableError(f"{path}: has format {found}; this version reads {FORMAT}")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wsdino.errors import ConfigError
 from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
 from wsdino.report.words import display_name, held_out_text, normalisation_text
+from wsdino.settings import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,11 +111,9 @@ def _front_matter(published: PublishedModel | None) -> str:
 
 
 def _config(record: RunRecord) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(record.config)
-    except yaml.YAMLError:
-        return {}
-    return config if isinstance(config, dict) else {}
+    with suppress(ConfigError):
+        return parse_yaml(record.config, "config.yaml")
+    return {}
 
 
 def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsdino.atomic import write_text
 from wsdino.errors import InputError, OutputError
+from wsdino.outside import reading
+from wsdino.progress import say
 from wsdino.report import background, compounds, gallery, sections
 from wsdino.report.activity import activity_section
 from wsdino.report.lights import lights
@@ -263,9 +265,13 @@ def _render(what: Shown) -> str:
     omitted: dict[str, str] = {}
     for section in SECTIONS:
         try:
-            shown[section.name] = section.make(what)
+            # What a section needs may be absent from results of whatever version, or damaged.
+            with reading("the run's records", Omitted, "don't hold what this section needs"):
+                shown[section.name] = section.make(what)
         except Omitted as reason:
             omitted[section.title] = str(reason)
+            if not isinstance(reason.__cause__, InputError | None):
+                say(f"warning: {section.title} is left out: {reason}")
     omitted |= {
         f"Baseline {name.removeprefix('baselines/')}": reason
         for name, reason in what.record.problems.items()

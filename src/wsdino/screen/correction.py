@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsdino.errors import ImageError, InputError
+from wsdino.outside import reading
 from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
 
 if TYPE_CHECKING:
@@ -185,16 +186,9 @@ def load_function(
     ImageError
         It is missing, no array of numbers, of another shape than the images, or not positive.
     """
-    try:
+    advice = "an illumination function must be an array of numbers (.npy)"
+    with reading(path, ImageError, "not a readable illumination function", advice=advice):
         function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(path, frame, tuple(shape))
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such illumination function") from error
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise ImageError(
-            f"{path}: not a readable illumination function; it must be an array of numbers (.npy)"
-        ) from error
     if function.shape != tuple(shape):
         found, wanted = (" x ".join(map(str, sides)) for sides in (function.shape, shape))
         raise ImageError(

@@ -6,11 +6,14 @@ What decides this is in the store's statistics and records; see :mod:`wsdino.scr
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsdino.atomic import writing
+from wsdino.errors import StoreError
+from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.screen.measures import MEASURES, no_measures
 from wsdino.screen.records import (
@@ -55,10 +58,13 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
         # Of a store that can't be written nothing needs to be, where it is complete.
         mode = "r+" if os.access(path, os.W_OK) else "c"
         try:
-            found = np.lib.format.open_memmap(path, mode=mode)
+            with reading(path, StoreError):
+                # Opened for writing, a file that was cut off would be filled up with zeros.
+                np.lib.format.open_memmap(path, mode="r")
+                found = np.lib.format.open_memmap(path, mode=mode)
             if (found.shape, found.dtype) == (start.shape, start.dtype):
                 return found
-        except (ValueError, EOFError):
+        except StoreError:
             say(f"{path}: damaged; its sites are read again")
     with writing(path) as partial, partial.open("wb") as file:
         np.save(file, start)
@@ -114,11 +120,9 @@ def _holds_its_pixels(
     images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
 ) -> bool:
     """Whether a site's file holds what was written; how it looks now is noted then."""
-    try:
+    with suppress(StoreError), reading(path, StoreError):
         # Zarr reads an absent file as zeros.
-        if not path.is_file() or crc32(np.asarray(images[site])) != records["crc32"][site]:
-            return False
-    except (RuntimeError, ValueError, OSError):
-        return False
-    set_state(records, site, path)
-    return True
+        if path.is_file() and crc32(np.asarray(images[site])) == records["crc32"][site]:
+            set_state(records, site, path)
+            return True
+    return False

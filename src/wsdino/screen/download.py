@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import time
 import zipfile
-import zlib
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -19,22 +18,28 @@ from urllib.request import Request, urlopen
 from wsdino.atomic import sweep, visible, write_error, writing
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.lock import one_writer
+from wsdino.outside import reading, require_bounded
 from wsdino.progress import Meter, say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
 from wsdino.tables.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
 BBBC021 = "https://data.broadinstitute.org/bbbc/BBBC021"
 ARCHIVE = "BBBC021_v1_images_{}.zip"
 UNFINISHED = ".download"
+_ARCHIVE = "the archive is damaged"
 BLOCK = 2**20
 NUM_TRIES = 5
 TIMEOUT_S = 60.0
 FIRST_PAUSE_S = 1.0
+
+
+class _DamagedError(InputError):
+    """An archive can't be unpacked."""
 
 
 def download_bbbc021(
@@ -84,7 +89,8 @@ def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
         with writing(out / MOA_TABLE) as partial:
             shutil.copyfile(hidden / MOA_TABLE, partial)
         table = read_file(hidden / IMAGE_TABLE)
-        folders = _folders(table, hidden / IMAGE_TABLE)
+        with reading(hidden / IMAGE_TABLE, InputError, "not BBBC021's image table"):
+            folders = _folders(table, hidden / IMAGE_TABLE)
         wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
         for plate in wanted:
             if plate not in folders:
@@ -145,23 +151,34 @@ def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
     """
     places = {name: place for place, name in images.items()}
     try:
+        with reading(_ARCHIVE, _DamagedError):
+            require_bounded(archive)
         with zipfile.ZipFile(archive) as file:
             for member in file.infolist():
                 place = places.get(PurePosixPath(member.filename).name)
                 if place is None or member.is_dir():
                     continue
-                with (
-                    file.open(member) as compressed,
-                    writing(out / place) as partial,
-                    partial.open("wb") as plain,
-                ):
-                    shutil.copyfileobj(compressed, plain, BLOCK)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        return f"the archive is damaged ({error})"
+                with writing(out / place) as partial, partial.open("wb") as plain:
+                    plain.writelines(_blocks(file, member))
+    except _DamagedError as error:
+        return str(error)
     missing = _missing(out, images)
     if missing:
         return f"the archive lacks {len(missing)} of {len(images)} images, first {missing[0].name}"
     return None
+
+
+def _blocks(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Unpack a member; its damage is told from errors of the disk that it is written to."""
+    with reading(_ARCHIVE, _DamagedError):
+        packed = archive.open(member)
+    with packed:
+        while True:
+            with reading(_ARCHIVE, _DamagedError):
+                block = packed.read(BLOCK)
+            if not block:
+                return
+            yield block
 
 
 def _list_finished(table: pd.DataFrame, out: Path, folders: dict[str, dict[Path, str]]) -> None:

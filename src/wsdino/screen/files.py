@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 import pandas as pd
 
 from wsdino.errors import ImageError, TableError
+from wsdino.outside import reading
 from wsdino.tables.manifest import KEY, PARTS, channels_of, illuminations_of
 
 if TYPE_CHECKING:
@@ -41,13 +42,17 @@ class Folders:
 
     def _folder(self, folder: Path) -> Path | None:
         if folder not in self._found:
-            exact = folder.is_dir() or folder == folder.parent
+            # Unlike Path's, this is False for names that no file system allows.
+            exact = os.path.isdir(folder) or folder == folder.parent  # noqa: PTH112
             self._found[folder] = folder if exact else self.find(folder)
         return self._found[folder]
 
     def _names(self, folder: Path) -> dict[str, str]:
         if folder not in self._listings:
-            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            names: list[str] = []
+            if folder.is_dir():
+                with reading(folder, ImageError, "the folder can't be listed"):
+                    names = [path.name for path in folder.iterdir()]
             # An exact match takes precedence over one that differs in case.
             self._listings[folder] = {_folded(name): name for name in names} | {
                 name: name for name in names

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tifffile
 
-from wsdino.errors import ImageError, InputError
+from wsdino.errors import ImageError
+from wsdino.outside import reading
 from wsdino.screen.formats import (
     CHANNEL_AXES,
     FORMATS,
@@ -22,7 +20,7 @@ from wsdino.screen.formats import (
 from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -37,19 +35,7 @@ __all__ = [
     "require_alike",
 ]
 
-# Errors of the decoders on damaged files; those of imagecodecs are RuntimeErrors.
-_DECODING_ERRORS = (
-    tifffile.TiffFileError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+_DAMAGED = "damaged or incomplete image"
 
 
 def contents_of(path: Path) -> Contents:
@@ -63,7 +49,7 @@ def contents_of(path: Path) -> Contents:
     kind = format_of(path)
     if kind is None or kind.contents is None:
         return Contents(1, unnamed(len(read_planes(path))))
-    with _naming(path):
+    with reading(path, ImageError, _DAMAGED):
         found = kind.contents(path)
     return Contents(found.num_images, found.channels or unnamed(1))
 
@@ -162,7 +148,7 @@ def read_planes(
             for axis, size in zip(axes, shape, strict=True)
         )
 
-    with _naming(path):
+    with reading(path, ImageError, _DAMAGED):
         image, axes = kind.read(path, series, taken)
     _require_pixel_type(image.dtype, path)
     if z == "max" and "Z" in axes:
@@ -171,7 +157,8 @@ def read_planes(
         raise ImageError(f"{path}: there is no z plane {z}; the image has a single one, 0")
     if time and "T" not in axes:
         raise ImageError(f"{path}: there is no time point {time}; the image has a single one, 0")
-    return _channels_first(image, axes, path)
+    with reading(path, ImageError, _DAMAGED):
+        return _channels_first(image, axes, path)
 
 
 def read_header(path: Path, series: int | None = None) -> str | None:
@@ -195,7 +182,7 @@ def read_header(path: Path, series: int | None = None) -> str | None:
     kind = _known_format(path)
     if kind.size is None:
         return None
-    with _naming(path):
+    with reading(path, ImageError, _DAMAGED):
         height, width, dtype = kind.size(path, series)
     _require_pixel_type(dtype, path)
     return f"{width} x {height} {dtype.newbyteorder('=').name}"
@@ -210,20 +197,6 @@ def _known_format(path: Path) -> ImageFormat:
             f"{FORMATS[-1].name}"
         )
     return kind
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let errors of decoders say which file it is."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _DECODING_ERRORS as error:
-        if not path.exists():
-            raise ImageError(f"{path}: no such image file") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
 
 
 def _require_pixel_type(dtype: np.dtype[Any], path: Path) -> None:

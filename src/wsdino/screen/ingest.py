@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +18,9 @@ from zarr.codecs import BloscCodec
 
 from wsdino.atomic import sweep, visible, writing
 from wsdino.device import num_cpus
-from wsdino.errors import ImageError, InputError, OutputError
+from wsdino.errors import ImageError, InputError, OutputError, StoreError
 from wsdino.lock import one_writer
+from wsdino.outside import reading
 from wsdino.progress import Meter, say
 from wsdino.screen.check.stored import checked, quality_columns
 from wsdino.screen.convert import Conversion, in_threads, on_dask
@@ -158,14 +159,15 @@ def _ingest(
 ) -> Store:
     images = _existing_images(out)
     sweep(out)
-    if images is not None and images.attrs["complete"]:
+    stored = _stored_manifest(out, images)
+    if images is not None and stored is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled differently on this disk.
         manifest = without_left_out(out, read(check_files=False).manifest)
         correction = effective(wanted, manifest)
         _require_same_images(images, manifest, correction, out)
         known = known_shadings(out, manifest, correction)
         if not len(sites_to_do(out, images, planes_of(manifest), known)):
-            _update_metadata(out, manifest)
+            _update_metadata(out, manifest, stored)
             say(f"{out}: already complete, {len(manifest)} sites")
             return checked(out)
     rows = read()
@@ -291,7 +293,7 @@ def _require_same_images(
             "name another folder, or delete this one"
         )
     same = provenance["images_sha256"] == _fingerprint(manifest, correction)
-    if not same and not _same_names_gone(out, manifest):
+    if not same and not _same_names_gone(out, images, manifest):
         now, then = len(manifest), images.shape[0]
         sites = "" if now == then else f" (it has {then} sites, and the screen now has {now})"
         raise OutputError(
@@ -300,15 +302,15 @@ def _require_same_images(
         )
 
 
-def _same_names_gone(out: Path, manifest: pd.DataFrame) -> bool:
+def _same_names_gone(out: Path, images: zarr.Array[Any], manifest: pd.DataFrame) -> bool:
     """Whether a store is of images of the same names, which are nowhere any more.
 
     A table whose folders had been found elsewhere names the ones of its own again then.
     """
     names = [f"FileName_{channel}" for channel in channels_of(manifest)]
-    if not (out / MANIFEST).is_file() or any(s[0].path.exists() for s in planes_of(manifest)):
+    stored = _stored_manifest(out, images)
+    if stored is None or any(s[0].path.exists() for s in planes_of(manifest)):
         return False
-    stored = pd.read_parquet(out / MANIFEST)
     return set(names) <= set(stored) and stored[names].equals(manifest[names])
 
 
@@ -359,9 +361,17 @@ def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
         manifest.to_parquet(partial, index=False)
 
 
-def _update_metadata(out: Path, manifest: pd.DataFrame) -> None:
+def _stored_manifest(out: Path, images: zarr.Array[Any] | None) -> pd.DataFrame | None:
+    """Return the manifest in a store; None if it is missing or damaged."""
+    with suppress(StoreError), reading(out / MANIFEST, StoreError):
+        stored = pd.read_parquet(out / MANIFEST)
+        if images is not None and len(stored) == images.shape[0]:
+            return stored
+    return None
+
+
+def _update_metadata(out: Path, manifest: pd.DataFrame, stored: pd.DataFrame) -> None:
     """Update the metadata of a finished store; its file names and measures are kept."""
-    stored = pd.read_parquet(out / MANIFEST)
     measured = set(quality_columns(channels_of(stored)))
     metadata = [
         name for name in manifest.columns if name.startswith("Metadata_") and name not in measured

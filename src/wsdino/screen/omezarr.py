@@ -15,6 +15,7 @@ import zarr
 from zarr.errors import ContainsArrayError
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.progress import Meter, say
 from wsdino.screen.choosing import ACQUISITION
 from wsdino.screen.layouts.listing import unique_names
@@ -274,10 +275,11 @@ def _channels(image: Path) -> tuple[list[str], bool]:
 def _num_channels(image: Path, metadata: dict[str, Any]) -> int | None:
     """Return how many channels an image's array has; None if it can't be read."""
     try:
-        scale = metadata["multiscales"][0]
-        shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
-        names = _axis_names(scale)
-    except (ValueError, LookupError, TypeError, OSError):
+        with reading(image, TableError):
+            scale = metadata["multiscales"][0]
+            shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
+            names = _axis_names(scale)
+    except TableError:
         return None
     if len(names) != len(shape):
         return None
@@ -339,15 +341,14 @@ def _open_image(image: Path) -> tuple[zarr.Array[Any], str]:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """Return a group's OME-Zarr metadata, which version 0.5 has under `ome`."""
-    try:
-        attributes = zarr.open_group(folder, mode="r").attrs.asdict()
-    except FileNotFoundError as error:
-        raise TableError(f"{folder}: not an OME-Zarr group, although the plate lists it") from error
-    except ContainsArrayError as error:
-        raise _NotAGroupError(f"{folder}: a Zarr array, not an OME-Zarr group") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TableError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error
+    with reading(folder, TableError, "damaged OME-Zarr metadata"):
+        try:
+            attributes = zarr.open_group(folder, mode="r").attrs.asdict()
+        except FileNotFoundError as error:
+            missing = f"{folder}: not an OME-Zarr group, although the plate lists it"
+            raise TableError(missing) from error
+        except ContainsArrayError as error:
+            raise _NotAGroupError(f"{folder}: a Zarr array, not an OME-Zarr group") from error
     return _part(attributes, "ome", folder) if "ome" in attributes else attributes
 
 

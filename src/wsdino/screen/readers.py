@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.progress import say
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
 
         return read_names(path, pattern)
     for position, reader in enumerate(READERS):
-        if reader.recognises(path):
+        # A reader names the file; what its parsing misses is caught here.
+        with reading(path, TableError, f"can't be read as {reader.name}"):
+            if not reader.recognises(path):
+                continue
             if path.is_dir() and not reader.lists_all:
                 _say_others(path, reader, READERS[position + 1 :])
             return reader.read(path, text)

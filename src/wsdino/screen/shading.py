@@ -18,8 +18,11 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from wsdino.atomic import write_text, writing
+from wsdino.errors import StoreError
+from wsdino.outside import read_json, reading
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import in_threads
 from wsdino.screen.correction import Correction, Shading, Shadings, load_function
@@ -37,6 +40,20 @@ if TYPE_CHECKING:
 
 FOLDER, RECORD = "illumination", "functions.json"
 PLATE = ["Metadata_Batch", "Metadata_Plate"]
+
+
+class _Function(TypedDict):
+    file: str
+    offset: float
+    digest: int
+
+
+class _Record(TypedDict):
+    """What RECORD holds, among other things."""
+
+    method: str
+    sources: int
+    channels: dict[str, _Function]
 
 
 def effective(correction: Correction, manifest: pd.DataFrame) -> Correction:
@@ -67,7 +84,10 @@ def known_shadings(
         for plate, rows in _plates(manifest).items():
             folder = own_folders[plate]
             record = _read_record(folder)
+            estimated = {name for name, own in given.items() if own is None}
             if record is None or record["method"] != method.name:
+                return None
+            if not estimated <= set(record["channels"]):
                 return None
             for column, channel in zip(columns, given, strict=True):
                 if given[channel] is None:
@@ -202,8 +222,8 @@ def _file_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    with suppress(FileNotFoundError, ValueError):
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    with suppress(StoreError):
+        record: dict[str, Any] = read_json(folder / RECORD, StoreError, _Record)
         return record
     return None
 
@@ -219,7 +239,7 @@ def _is_current(folder: Path, sources: int, method: IlluminationMethod) -> bool:
     record = _read_record(folder)
     if record is None or (record["method"], record["sources"]) != (method.name, sources):
         return False
-    with suppress(FileNotFoundError):
+    with suppress(StoreError), reading(folder, StoreError):
         return all(
             digest_of((folder / channel["file"]).read_bytes()) == channel["digest"]
             for channel in record["channels"].values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import imagecodecs
 import numpy as np
 import pandas as pd
 import zarr
+from typing_extensions import TypedDict
 
 from wsdino.atomic import writing
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
+from wsdino.outside import reading, require_shape
 from wsdino.progress import Meter, say
 from wsdino.screen.records import RECORDS, changed_sites, crc32, record_type, set_state
 from wsdino.tables.keep import rows_to_keep
@@ -29,6 +31,14 @@ IMAGES, MANIFEST, STATISTICS = "images.zarr", "manifest.parquet", "statistics.np
 STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
 FORMAT_KEY, FORMAT = "wsdino_store", 1
 MAX_READERS = 8
+
+
+class _Attributes(TypedDict):
+    """What the array says of itself, among other things."""
+
+    complete: bool
+    channels: list[str]
+    provenance: dict[str, Any]
 
 
 def chunk_path(store: Path, site: int) -> Path:
@@ -111,13 +121,18 @@ class Store:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """The manifest; row i is site i."""
-        manifest = pd.read_parquet(self.path / MANIFEST)
+        with _undamaged(self.path / MANIFEST):
+            manifest = pd.read_parquet(self.path / MANIFEST)
         return manifest if self.rows is None else manifest.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Intensity statistics: mean, std, p01, p50 and p99, each float32 (N, C)."""
-        table = np.load(self.path / STATISTICS)
+        shape = (*self.whole.shape[:2], len(STATISTIC_NAMES))
+        with _undamaged(self.path / STATISTICS):
+            table = np.load(self.path / STATISTICS)
+            if (table.shape, table.dtype) != (shape, np.float32):
+                raise ValueError(f"{table.dtype} {table.shape} instead of float32 {shape}")
         table = table if self.rows is None else table[self.rows]
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
 
@@ -182,7 +197,7 @@ class Store:
     def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
         """Load the sites' records, and return whether they are new because there were none."""
         wanted = record_type(len(self.channels))
-        with suppress(OSError, ValueError, EOFError):
+        with suppress(StoreError), _undamaged(self.path / RECORDS):
             found: np.ndarray[Any, np.dtype[Any]] = np.load(self.path / RECORDS)
             if found.shape == (len(self),) and found.dtype == wanted:
                 return found, False
@@ -237,19 +252,22 @@ class Store:
 
     def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
         path = chunk_path(self.path, row)
-        try:
+        with _undamaged(path):
             if self._is_blosc:
                 _decode_frame(path.read_bytes(), out)
             else:
                 out[...] = self._images[row]
-        except (RuntimeError, ValueError, OSError) as error:
-            raise StoreError(f"{path}: the store is damaged: {error}; ingest it again") from error
 
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"no site {index} in a store of {len(self)}")
         index %= len(self)
         return index if self.rows is None else int(self.rows[index])
+
+
+def _undamaged(path: Path) -> AbstractContextManager[None]:
+    """Read a part of a store; see :func:`~wsdino.outside.reading`."""
+    return reading(path, StoreError, "the store is damaged", advice="ingest it again")
 
 
 @cache
@@ -316,7 +334,8 @@ def open_store(path: str | Path, *, keep: str | None = None) -> Store:
     num_rows = len(store.manifest)
     if num_rows != len(store):
         raise StoreError(
-            f"{path}: the store is damaged: {MANIFEST} has {num_rows} rows for {len(store)} sites"
+            f"{path}: the store is damaged: {MANIFEST} has {num_rows} rows for {len(store)} sites; "
+            "ingest it again"
         )
     if keep is None:
         return store
@@ -340,14 +359,20 @@ def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
     folder = path / IMAGES
     if not (folder / "zarr.json").is_file():
         return None
-    try:
+    anew = "delete the store, and ingest its source again"
+    with reading(folder, StoreError, "the store is damaged", advice=anew):
         # This setting stays with the array, even when it is sent elsewhere: black sites have files
         # too, so that a missing file always means a missing site.
         with zarr.config.set({"array.write_empty_chunks": True}):
             images = zarr.open_array(folder, mode=mode)
         found = images.attrs.get(FORMAT_KEY)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreError(f"{folder}: the store is damaged: {error}") from error
+        if found == FORMAT:
+            require_shape(dict(images.attrs), _Attributes)
+            if images.ndim != 4 or images.dtype not in (np.uint8, np.uint16):
+                raise ValueError(f"{images.dtype} {images.shape} are no pixels")
+            named: Any = images.attrs["channels"]
+            if images.shape[1] != len(named):
+                raise ValueError(f"it has {images.shape[1]} channels, and names {named}")
     if found != FORMAT:
         raise StoreError(
             f"{folder}: {FORMAT_KEY} is {found} instead of {FORMAT}: not a store of this version "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from typing import TYPE_CHECKING, Any
 
 import tifffile
 
 from wsdino.errors import ImageError
+from wsdino.outside import require_ratio
 from wsdino.screen.formats import CHANNEL_AXES, PIXEL_TYPES, Contents, unnamed, which_image
 from wsdino.screen.layouts.xml import parse_text
 
@@ -128,6 +130,11 @@ def _checked_pixels(
         # tifffile fills missing planes and truncated strips with zeros instead of raising.
         if page is None:
             raise ImageError(f"{path}: damaged or incomplete image: a plane is missing")
+        if math.prod(page.chunked) > len(page.dataoffsets):
+            raise ImageError(
+                f"{path}: damaged or incomplete image: it has {len(page.dataoffsets)} of "
+                f"{math.prod(page.chunked)} strips or tiles"
+            )
         if 0 in page.databytecounts:
             raise ImageError(f"{path}: incomplete image: part of it was never written")
         ends = (
@@ -139,6 +146,7 @@ def _checked_pixels(
                 f"{path}: damaged or incomplete image: the file ends after {size} bytes, "
                 "before its pixels do"
             )
+    require_ratio(size, series.size * series.dtype.itemsize)
     return series.asarray(), series.axes
 
 

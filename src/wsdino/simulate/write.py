@@ -15,6 +15,7 @@ from wsdino.atomic import sweep, visible, write_text, writing
 from wsdino.device import num_cpus
 from wsdino.errors import InputError, OutputError
 from wsdino.lock import one_writer
+from wsdino.outside import read_json
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
 
@@ -160,10 +161,7 @@ def _require_room(folder: Path, spec: dict[str, object]) -> None:
     """Refuse a folder unless it is new, empty, or was begun with the same spec."""
     path = folder / SPEC
     if path.is_file():
-        try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise OutputError(f"{path}: not the JSON that a simulation writes") from error
+        found = read_json(path, OutputError)
         here, asked = _flat(found), _flat(json.loads(json.dumps(spec)))
         for name, wanted in asked.items():
             if here.get(name) != wanted:
@@ -179,7 +177,9 @@ def _require_room(folder: Path, spec: dict[str, object]) -> None:
 def _flat(spec: dict[str, Any]) -> dict[str, Any]:
     """Put the difficulty's numbers beside the rest, so that a message names what differs."""
     rest = {name: value for name, value in spec.items() if name != "difficulty"}
-    return rest | {f"difficulty {n}": value for n, value in spec.get("difficulty", {}).items()}
+    own = spec.get("difficulty")
+    own = own if isinstance(own, dict) else {"name": own}
+    return rest | {f"difficulty {name}": value for name, value in own.items()}
 
 
 def _render_all(

@@ -299,8 +299,9 @@ def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[Any], bool]]:
         keys = table[list(columns)]
         if any(isinstance(value, (list, np.ndarray)) for name in columns for value in keys[name]):
             continue
-        codes = keys.groupby(list(columns), dropna=True, sort=False).ngroup().to_numpy()
-        codes = np.where(keys.isna().any(axis=1), -1, codes).astype(np.intp)
+        # Groups of missing keys are NaN, which makes floats of all numbers.
+        found = keys.groupby(list(columns), dropna=True, sort=False).ngroup()
+        codes = found.where(~keys.isna().any(axis=1), -1).to_numpy(dtype=np.int64)
         of_any = what in ("plate", "batch") and COMPOUND in table
         if of_any:
             used = codes >= 0

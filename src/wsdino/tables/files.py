@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.outside import reading, unzipped
 from wsdino.progress import say
 from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 from wsdino.tables.h5ad import SUFFIX as H5AD
@@ -75,25 +76,20 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         raise TableError(
             f"{path}: unknown table format; expected a name that ends in {', '.join(READABLE)}"
         )
-    try:
+    with reading(path, TableError, "can't be read as a table"):
         if path.name.lower().endswith(H5AD):
             return read_anndata(path)
         data = path.read_bytes()
         if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
-            data = gzip.decompress(data)
+            data = unzipped(data)
         return _read_csv(data, path, text)
-    except TableError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, csv.Error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TableError(f"{path}: can't be read as a table: {reason}") from error
 
 
 def column_names(path: Path) -> list[str]:
     """Return the names of a table's columns without reading it; empty if it can't be read."""
-    try:
+    with suppress(TableError), reading(path, TableError):
         if path.name.lower().endswith(H5AD):
             return [str(name) for name in read_anndata(path).columns]
         if path.name.lower().endswith(".parquet"):
@@ -108,8 +104,7 @@ def column_names(path: Path) -> list[str]:
         content = _plain(start.decode(_unicode(start) or "utf-8-sig", errors="replace"))
         rows = _first_rows(content, _delimiter(content))
         return [name.strip() for name in rows[0]] if rows else []
-    except (ValueError, OSError, EOFError, zlib.error, csv.Error):
-        return []
+    return []
 
 
 def _delimiter(content: str) -> str:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-import tokenize
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError, did_you_mean
+from wsdino.outside import reason_of
 from wsdino.progress import say
 from wsdino.tables.columns import PREFIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What pandas raises for conditions that can't be read, or don't fit the table.
-_ERRORS = (
-    *(ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError),
-    *(TypeError, ValueError, tokenize.TokenError),
+
+# Methods of columns that compare and no more: a condition may come with somebody else's config.
+_METHODS = frozenset(
+    [
+        *("abs", "between", "contains", "endswith", "fullmatch", "isin", "isna", "isnull", "len"),
+        *("lower", "match", "notna", "notnull", "startswith", "str", "strip", "upper"),
+    ]
 )
+_VALUES = re.compile(
+    r"""`[^`]*`|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\b\d[\d_]*\.?\d*(?:[eE][+-]?\d+)?"""
+)
+
+
+def _beyond_comparing(condition: str) -> str | None:
+    """Return what a condition would do beside comparing, such as calling a function; or None."""
+    plain = _VALUES.sub(" x ", condition)
+    if "@" in plain:
+        return "a variable (@)"
+    names = re.findall(r"\.\s*([^\W\d]\w*)", plain)
+    return next((f"the method {name}" for name in names if name not in _METHODS), None)
 
 
 def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray[np.intp]:
@@ -53,10 +68,12 @@ def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray
     advice = 'give one such as Metadata_QC_Focus_DAPI > 0.1 or Metadata_Plate != "P7"'
     if not condition.strip():
         raise TableError(f"{origin}: the condition of what to keep is empty; {advice}")
+    if used := _beyond_comparing(condition):
+        raise TableError(f"{origin}: keep {condition!r}: {used} is not for conditions; {advice}")
     try:
         found: Any = metadata.eval(condition, engine="python")
-    except _ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:
+        reason = reason_of(error)
         undefined = re.fullmatch(r"name '(.+)' is not defined", reason)
         if undefined:
             near = did_you_mean(undefined[1], names)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.tables.columns import BATCH, PLATE
 
 if TYPE_CHECKING:
@@ -82,13 +84,12 @@ def _read_cell(value: Any, *, column: str, origin: str) -> str | list[str | None
 
 def _parsed(text: str) -> list[str | None] | None:
     """Parse a list of labels written as JSON or by Python; None if it is neither."""
-    try:
+    found: Any = None
+    with suppress(TableError), reading("", TableError):
         found = json.loads(text)
-    except ValueError:
-        try:
+    if found is None:
+        with suppress(TableError), reading("", TableError):
             found = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return None
         # NumPy prints ['A' 'B'], which Python would read as the one label AB.
         if repr(found) != text:
             return None

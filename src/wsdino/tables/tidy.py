@@ -334,8 +334,8 @@ def _inferred(values: pd.Series) -> pd.Series:
     if text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         whole = len(text) == len(values)
         return pd.to_numeric(text) if whole else pd.to_numeric(stripped).astype("float64")
-    if text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all() and not (
-        text.str.match(r"-?0\d").any()
-    ):
+    # So is one with more digits than a float has: of a barcode the last must not be lost.
+    is_name = text.str.match(r"-?0\d") | text.str.fullmatch(r"-?\d{19,}")
+    if text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all() and not is_name.any():
         return pd.to_numeric(stripped).astype("float64")
     return stripped

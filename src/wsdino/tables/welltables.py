@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.tables.columns import BATCH, PLATE, PLATE_MAP, PREFIX, plain_name
 from wsdino.tables.files import READABLE, read_file
@@ -80,8 +81,9 @@ def read_wells(path: Path, text: Collection[str] = ()) -> WellTable:
         There is no such file, a folder is none of these, or a table can't be read.
     """
     for reader in WELL_READERS:
-        if reader.recognises(path):
-            return reader.read(path, text)
+        with reading(path, TableError, f"can't be read as {reader.name}"):
+            if reader.recognises(path):
+                return reader.read(path, text)
     if path.is_dir():
         names = "; ".join(reader.name for reader in WELL_READERS)
         raise TableError(

@@ -136,11 +136,9 @@ def read_workspace_dl(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.Da
     first = list(tables[0])
     for file, table in zip(files, tables, strict=True):
         if list(table) != first:
-            other = (
-                ", ".join(sorted(set(map(str, first)) ^ set(map(str, table)))[:3])
-                or "in their order"
-            )
-            raise TableError(f"{file}: other columns than {files[0]} ({other})")
+            others = sorted(set(map(str, first)) ^ set(map(str, table)))
+            what = ", ".join(others[:3]) or "in their order"
+            raise TableError(f"{file}: other columns than {files[0]} ({what})")
     return pd.concat(tables, ignore_index=True)
 
 

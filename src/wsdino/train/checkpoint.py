@@ -10,11 +10,14 @@ needs no loss scaler.
 
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from wsdino.atomic import writing
+from wsdino.errors import ModelError
+from wsdino.outside import reading, require_shape
 from wsdino.progress import say
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]
 NUM_KEPT = 2
+PARTS = ("step", "fingerprint", "objective", "optimiser", "watch", "records")
 
 
 def save_checkpoint(folder: Path, step: int, state: State) -> Path:
@@ -33,11 +37,7 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
         If it can't be written; earlier checkpoints are kept.
     """
     path = folder / f"step_{step:08d}.pt"
-    # On a full disk PyTorch's writer raises an error of its own.
-    with (
-        writing(path, durable=True, failures=(RuntimeError,)) as partial,
-        partial.open("wb") as file,
-    ):
+    with writing(path, durable=True) as partial, partial.open("wb") as file:
         torch.save(state, file)
     for old in checkpoints(folder)[NUM_KEPT:]:
         old.unlink()
@@ -50,15 +50,26 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> State | None:
-    """Read the newest readable checkpoint; report the damaged ones that are skipped."""
+    """Read the newest undamaged checkpoint; report the damaged ones that are skipped."""
     for path in checkpoints(folder):
         try:
-            state: State = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001 damage shows in many exceptions
-            say(
-                f"warning: {path}: damaged checkpoint ({type(error).__name__}), trying the one "
-                "before"
-            )
-            continue
-        return state
+            return _load(path)
+        except ModelError as error:
+            say(f"warning: {error}; trying the one before")
+    if checkpoints(folder):
+        say(f"warning: {folder}: no checkpoint can be read; training starts again from step 0")
     return None
+
+
+def _load(path: Path) -> State:
+    """Read a checkpoint whose every byte is as it was written: PyTorch itself doesn't check."""
+    with reading(path, ModelError, "damaged checkpoint"):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} fails its CRC")
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        require_shape(state, dict[str, Any])
+        if missing := [part for part in PARTS if part not in state]:
+            raise ValueError(f"it has no {missing[0]}")
+        return state

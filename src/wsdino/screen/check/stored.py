@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from wsdino.atomic import write_text, writing
 from wsdino.device import num_cpus
-from wsdino.errors import OutputError
+from wsdino.errors import OutputError, StoreError
 from wsdino.lock import one_writer
+from wsdino.outside import read_json, reading
 from wsdino.progress import Meter, say
 from wsdino.screen.check.evidence import Evidence, Finding
 from wsdino.screen.check.table import VALUE_RANGE, lines, run_checks
@@ -33,6 +35,13 @@ FINDINGS = "check.json"
 VERSION = 1
 """Changes whenever the same screen may be found otherwise."""
 QUALITIES = ("Focus", "Saturation", "Foreground", "Intensity")
+
+
+class _Record(TypedDict):
+    """What FINDINGS holds."""
+
+    made_from: str
+    findings: list[dict[str, str]]
 
 
 def quality_column(quality: str, channel: str) -> str:
@@ -90,10 +99,11 @@ def findings_of(store: Store, measures: NDArray[Any] | None = None) -> list[Find
         (N,) of its sites; None: those that it has, or they are taken now.
     """
     measures = measures_of(store) if measures is None else measures
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        record = json.loads((store.path / FINDINGS).read_text())
+    with suppress(StoreError):
+        record = read_json(store.path / FINDINGS, StoreError, _Record)
         if record["made_from"] == _digest(store, measures):
-            return [Finding(**found) for found in record["findings"]]
+            with reading(store.path / FINDINGS, StoreError):
+                return [Finding(**found) for found in record["findings"]]
     return run_checks(evidence_of(store, measures))
 
 
@@ -145,7 +155,7 @@ def evidence_of(
 def measures_of(store: Store) -> NDArray[Any]:
     """Return the (N,) measures of a store; sites that were never measured are read, and noted."""
     found = no_measures(len(store), len(store.channels))
-    with suppress(OSError, ValueError, EOFError):
+    with suppress(StoreError), reading(store.path / MEASURES, StoreError):
         stored = np.load(store.path / MEASURES)
         if (stored.shape, stored.dtype) == (found.shape, found.dtype):
             found = stored

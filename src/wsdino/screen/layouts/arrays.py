@@ -7,7 +7,6 @@ have `channels`, their names. Arrays of (N, H, W, C) and (N, H, W) are recognise
 
 from __future__ import annotations
 
-import zipfile
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import ImageError, TableError
+from wsdino.outside import reading, require_bounded
 from wsdino.progress import say
 from wsdino.screen.formats import NUMPY, unnamed, which_image
 from wsdino.screen.readers import RawTable
@@ -88,7 +88,7 @@ def _columns(path: Path, num: int) -> dict[str, Any]:
     """Return the one-dimensional arrays of N of an archive."""
     if path.suffix.lower() != ".npz":
         return {}
-    with np.load(path, allow_pickle=False) as archive:
+    with reading(path, TableError), np.load(path, allow_pickle=False) as archive:
         found = {key: archive[key] for key in archive.files if key not in (IMAGES, CHANNELS)}
     return {
         key: column.astype(object) if column.dtype.kind in "US" else column
@@ -123,7 +123,7 @@ def described(path: Path) -> tuple[tuple[int, ...], str, list[str]]:
     array = _array(path)
     names: list[str] = []
     if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        with reading(path, ImageError), np.load(path, allow_pickle=False) as archive:
             names = [str(name) for name in archive[CHANNELS]] if CHANNELS in archive.files else []
     axes = _axes(array.shape, path)
     num = array.shape[axes.index("C")] if "C" in axes else 1
@@ -182,22 +182,17 @@ def read_array(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
 
 def _array(path: Path) -> NDArray[Any]:
     """Map an array; that of an archive is read whole, and kept for the next image."""
-    try:
+    with reading(path, ImageError, "damaged or incomplete: not an array of NumPy's"):
         if path.suffix.lower() == ".npy":
             return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
         found = path.stat()
         return _unpacked(path, found.st_size, found.st_mtime_ns)
-    except FileNotFoundError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: damaged or incomplete: not an array of NumPy's") from error
 
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, size: int, mtime_ns: int) -> NDArray[Any]:
     del size, mtime_ns
+    require_bounded(path)
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
         if IMAGES in names:

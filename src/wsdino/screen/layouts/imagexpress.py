@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
@@ -92,9 +93,10 @@ def _htd(file: Path) -> pd.DataFrame:
 
 def _settings(file: Path) -> dict[str, str]:
     """Read an HTD file: lines of a quoted name, and one or more values."""
-    content = file.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
-    lines = csv.reader(content, skipinitialspace=True)
-    return {line[0].strip(): line[1].strip() for line in lines if len(line) > 1}
+    with reading(file, TableError):
+        content = file.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+        lines = csv.reader(content, skipinitialspace=True)
+        return {line[0].strip(): line[1].strip() for line in lines if len(line) > 1}
 
 
 def _htd_images(file: Path) -> Iterator[dict[str, Any]]:
@@ -123,10 +125,8 @@ def _htd_images(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _jdce(file: Path) -> pd.DataFrame:
-    try:
+    with reading(file, TableError, "can't be read as JSON"):
         stack = json.loads(file.read_text(encoding="utf-8-sig")).get("ImageStack", {})
-    except (ValueError, OSError, AttributeError) as error:
-        raise TableError(f"{file}: can't be read as JSON: {error}") from error
     listed = [file.parent / str(name) for name in stack.get("ImageMetadataFiles") or ()]
     paths = listed or sorted(file.parent.glob(_TABLES))
     if not paths:

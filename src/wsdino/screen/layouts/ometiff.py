@@ -13,6 +13,7 @@ import pandas as pd
 import tifffile
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
@@ -64,11 +65,8 @@ def _described_in(root: Element, file: Path) -> Path | None:
 def _own_description(file: Path) -> Element:
     if file.name.lower().endswith(_COMPANION):
         return parse(file)
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            text = tiff.pages.first.description
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
-        raise TableError(f"{file}: not a readable TIFF: {error}") from error
+    with reading(file, TableError, "not a readable TIFF"), tifffile.TiffFile(file) as tiff:
+        text = tiff.pages.first.description
     return parse_text(text.encode(), origin=f"{file} (OME-XML)")
 
 

@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from wsdino.errors import TableError
+from wsdino.outside import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +29,8 @@ def parse(path: Path) -> Element:
         It can't be read, isn't XML, or declares a document type, which could define entities that
         grow without bound or name other files.
     """
-    try:
+    with reading(path, TableError):
         return parse_text(path.read_bytes(), origin=str(path))
-    except OSError as error:
-        raise TableError(f"{path}: can't be read: {error.strerror}") from error
 
 
 def parse_text(content: bytes, *, origin: str) -> Element:
@@ -55,11 +54,9 @@ def parse_text(content: bytes, *, origin: str) -> Element:
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda tag: builder.end(_local(tag))
     parser.CharacterDataHandler = builder.data
-    try:
+    with reading(origin, TableError, "damaged XML"):
         parser.Parse(content, True)
-    except expat.ExpatError as error:
-        raise TableError(f"{origin}: damaged XML: {error}") from error
-    return builder.close()
+        return builder.close()
 
 
 def _local(name: str) -> str:

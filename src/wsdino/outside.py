@@ -1,0 +1,186 @@
+"""Bytes from outside: whatever is wrong with a file becomes one typed line that names it.
+
+Decoders raise nearly any exception for damaged bytes, so none are listed here: what is raised while
+a file is being parsed is the file's fault. Blocks under :func:`reading` therefore hold nothing but
+parsing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsdino.errors import WsdinoError
+from wsdino.stopping import signal_received
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsdino.errors import InputError
+
+_LONGEST_REASON = 200
+# The problem is in the bytes, and the name of the exception says more than its text.
+_NAMED = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError)
+
+
+@contextmanager
+def reading(
+    path: Path | str,
+    error: type[Exception],
+    problem: str = "can't be read",
+    *,
+    advice: str = "",
+) -> Iterator[None]:
+    """Turn whatever is raised while something is parsed into an error that names it.
+
+    Errors of wsdino, and signals, pass unchanged.
+
+    Parameters
+    ----------
+    path
+        What is read. If it is a Path that exists, it must be a regular file or a folder: reading a
+        pipe or device could wait forever or never end.
+    error
+        The type to raise.
+    problem
+        What to say of it; the reason follows.
+    advice
+        What would be right, where the reader can tell.
+
+    Raises
+    ------
+    Exception
+        Of the given type.
+    """
+    advice = f"; {advice}" if advice else ""
+    if isinstance(path, Path) and path.exists() and not (path.is_file() or path.is_dir()):
+        raise error(f"{path}: neither a file nor a folder, but a pipe, socket or device{advice}")
+    try:
+        yield
+    except Exception as cause:
+        # Compiled code may turn a signal into an error of its own.
+        if isinstance(cause, (WsdinoError, error)) or signal_received():
+            raise
+        if isinstance(path, Path) and not path.exists():
+            raise error(f"{path}: no such file{advice}") from cause
+        raise error(f"{path}: {problem}: {reason_of(cause)}{advice}") from cause
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error's text on one line, or what it means where it has none."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    if not text or isinstance(error, _NAMED):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+
+
+def read_json(path: Path, error: type[InputError], shape: Any = dict[str, Any]) -> Any:
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path
+        The file, in UTF-8.
+    error
+        The type to raise.
+    shape
+        What it must hold: any type that pydantic can check, such as a TypedDict.
+
+    Returns
+    -------
+    Any
+        A value of that shape.
+
+    Raises
+    ------
+    InputError
+        Of the given type, if the file is missing, is not JSON, or holds something else.
+    """
+    with reading(path, error, "can't be read as JSON"):
+        return parse_json(path.read_text(encoding="utf-8"), shape)
+
+
+def parse_json(text: str | bytes, shape: Any = dict[str, Any]) -> Any:
+    """Parse JSON, and check its shape; see :func:`read_json`.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, or something else; the message is one line.
+    RecursionError
+        It is nested too deeply.
+    """
+    return require_shape(json.loads(text), shape)
+
+
+def require_shape(value: Any, shape: Any) -> Any:
+    """Return a value if it has a shape, see :func:`read_json`.
+
+    Raises
+    ------
+    ValueError
+        It hasn't; the message names the first place.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(shape).validate_python(value, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        found = f"{where + ': ' if where else ''}found {str(first['input'])[:60]!r}"
+        raise ValueError(f"{found}: {message}") from error
+    return value
+
+
+# No table or image is packed more tightly: what is refused here grows from kB to GB.
+_MAX_RATIO, _SMALL_BYTES = 300, 1 << 28
+
+
+def require_ratio(packed: int, plain: int) -> None:
+    """Refuse bytes that unpack to far more than data do; see :func:`require_bounded`."""
+    if plain > max(_SMALL_BYTES, _MAX_RATIO * packed):
+        raise ValueError(
+            f"its {packed} bytes unpack to {plain} or more, which no table or image does"
+        )
+
+
+def unzipped(data: bytes) -> bytes:
+    """Unpack gzip, unless it grows beyond what data do.
+
+    Raises
+    ------
+    ValueError
+        It does.
+    OSError, EOFError, zlib.error
+        It is damaged.
+    """
+    limit = max(_SMALL_BYTES, _MAX_RATIO * len(data))
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        found = file.read(limit + 1)
+    require_ratio(len(data), len(found))
+    return found
+
+
+def require_bounded(archive: Path) -> None:
+    """Refuse a zip archive whose members grow beyond what data do.
+
+    Raises
+    ------
+    ValueError
+        They do.
+    OSError, zipfile.BadZipFile
+        It can't be read.
+    """
+    with zipfile.ZipFile(archive) as file:
+        require_ratio(archive.stat().st_size, sum(one.file_size for one in file.infolist()))
