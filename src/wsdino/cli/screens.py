@@ -180,12 +180,16 @@ def ingest_command(
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
     ] = 1.0,
     missing: MissingOption = "error",
+    sites_per_file: Annotated[
+        int | None,
+        typer.Option(help="Sites in each file of a new store; default: 1 up to 4,096 sites."),
+    ] = None,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
     ] = None,
 ) -> None:
-    """Convert a screen into a store; resumes if it was stopped."""
+    """Convert a screen into a store; resumes if it was stopped, and adds sites and labels."""
     from wsdino.screen.ingest import ingest
     from wsdino.tables.columns import parse_columns
 
@@ -199,6 +203,7 @@ def ingest_command(
         illumination=illumination,
         scale=scale,
         missing=cast("Missing", missing),  # any other text is refused there
+        sites_per_file=sites_per_file,
         workers=workers,
         dask=dask,
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def record_type(num_channels: int) -> np.dtype[Any]:
     ``images``: :func:`image_state` of each channel's file before it was read; ``functions``: what
     each channel was divided by (:attr:`.correction.Shading.state`), 0 where nothing was; ``crc32``:
     of the site's pixels; the rest: :func:`file_state` of its file in the store, 0 where there is
-    none.
+    none, or where what it holds was found to be damaged.
     """
     own = [(name, "<i8") for name in STATE]
     sources = [(name, "<u8", (num_channels,)) for name in ("images", "functions")]
@@ -93,8 +94,11 @@ def plane_state(plane: Plane, known: dict[Path, int | None]) -> int | None:
 
 
 def crc32(pixels: NDArray[Any]) -> int:
-    """Return the checksum of a site's pixels, independent of their storage."""
-    return zlib.crc32(np.ascontiguousarray(pixels).data.cast("B"))
+    """Return the checksum of a site's pixels, independent of their storage.
+
+    It is zlib's, computed seven times as fast: 0.3 ms where decoding a site takes 5.
+    """
+    return int(imagecodecs.deflate_crc32(np.ascontiguousarray(pixels).data.cast("B")))
 
 
 def file_state(path: Path) -> tuple[int, int, int]:
@@ -112,14 +116,16 @@ def file_state(path: Path) -> tuple[int, int, int]:
 def changed_sites(records: NDArray[Any], paths: Iterable[Path]) -> list[int]:
     """Return the sites whose files have changed since their records were made."""
     recorded = np.stack([records[name] for name in STATE], axis=1).tolist()
+    # Files of several sites are looked up once.
+    state = cache(file_state)
     return [
         site
         for site, (path, before) in enumerate(zip(paths, recorded, strict=True))
-        if list(file_state(path)) != before or not before[0]
+        if list(state(path)) != before or not before[0]
     ]
 
 
-def set_state(records: NDArray[Any], site: int, path: Path) -> None:
-    """Record the current state of a site's file."""
-    for name, value in zip(STATE, file_state(path), strict=True):
-        records[name][site] = value
+def set_state(records: NDArray[Any], sites: int | slice, state: tuple[int, int, int]) -> None:
+    """Record the state of the file of a site, or of several."""
+    for name, value in zip(STATE, state, strict=True):
+        records[name][sites] = value

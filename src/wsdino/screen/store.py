@@ -10,7 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 import pandas as pd
 import zarr
@@ -18,8 +17,17 @@ import zarr
 from wsdino.atomic import writing
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
+from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
-from wsdino.screen.records import RECORDS, changed_sites, crc32, record_type, set_state
+from wsdino.screen.records import (
+    RECORDS,
+    changed_sites,
+    crc32,
+    file_state,
+    record_type,
+    set_state,
+)
+from wsdino.screen.shards import pixel_files
 from wsdino.tables.keep import rows_to_keep
 
 if TYPE_CHECKING:
@@ -29,11 +37,6 @@ IMAGES, MANIFEST, STATISTICS = "images.zarr", "manifest.parquet", "statistics.np
 STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
 FORMAT_KEY, FORMAT = "wsdino_store", 1
 MAX_READERS = 8
-
-
-def chunk_path(store: Path, site: int) -> Path:
-    """Return the file that holds the pixels of one site, in all channels."""
-    return store / IMAGES / f"c.{site}.0.0.0"
 
 
 class Store:
@@ -60,8 +63,7 @@ class Store:
         self.path, self.rows = path, rows
         self._images = images
         self.attributes: dict[str, Any] = dict(images.attrs)
-        codecs = [codec.to_dict() for codec in images.metadata.codecs]  # type: ignore[union-attr]
-        self._is_blosc = [codec["name"] for codec in codecs] == ["bytes", "blosc"]
+        self._files = pixel_files(path / IMAGES, images)
 
     def __len__(self) -> int:
         return int(self._images.shape[0]) if self.rows is None else len(self.rows)
@@ -136,32 +138,29 @@ class Store:
         """The store with all sites on disk."""
         return self if self.rows is None else Store(self.path, self._images)
 
+    def chunk_path(self, index: int) -> Path:
+        """Return the file that holds the pixels of a site, alone or with others."""
+        return self._files.path(self._row(index))
+
     @cached_property
     def _checksums(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
         """Return the checksum of every site on disk; see :attr:`pixels_digest`."""
-        records, is_new = self._records()
-        paths = [chunk_path(self.path, site) for site in range(len(self))]
+        known = self._records()
+        if known is None:
+            say(f"{self.path}: has no checksums of its sites; reading all of them once")
+        records = np.zeros(len(self), record_type(len(self.channels))) if known is None else known
+        paths = [self._files.path(site) for site in range(len(self))]
         changed = changed_sites(records, paths)
         with Meter("check pixels", len(changed), last_line=False) as meter:
             for site in changed:
                 # Taken first: a file that changes meanwhile will look changed next time.
-                set_state(records, site, paths[site])
-                found = crc32(self[site])
-                if not is_new and found != records["crc32"][site]:
-                    raise StoreError(
-                        f"{paths[site]}: the store is damaged: the pixels differ from those that "
-                        "were ingested; ingest it again"
-                    )
-                records["crc32"][site] = found
+                state = file_state(paths[site])
+                # Compared with the checksum that is known, if one is.
+                records["crc32"][site] = crc32(self[site])
+                set_state(records, site, state)
                 meter.advance()
         if changed:
-            # A read-only store is read again next time.
-            with (
-                suppress(OutputError),
-                writing(self.path / RECORDS) as partial,
-                partial.open("wb") as file,
-            ):
-                np.save(file, records)
+            self._write_records(records)
         return np.array(records["crc32"])
 
     @cached_property
@@ -172,15 +171,33 @@ class Store:
             digest.update(self.rows.tobytes())
         return digest.hexdigest()
 
-    def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
-        """Load the sites' records, and return whether they are new because there were none."""
-        wanted = record_type(len(self.channels))
+    def _records(self) -> np.ndarray[Any, np.dtype[Any]] | None:
+        """Load the sites' records; None if there are none."""
         with suppress(OSError, ValueError, EOFError):
             found: np.ndarray[Any, np.dtype[Any]] = np.load(self.path / RECORDS)
-            if found.shape == (len(self),) and found.dtype == wanted:
-                return found, False
-        say(f"{self.path}: has no checksums of its sites; reading all of them once")
-        return np.zeros(len(self), wanted), True
+            # All sites on disk, whichever this store consists of.
+            if (found.shape, found.dtype) == (
+                self._images.shape[:1],
+                record_type(len(self.channels)),
+            ):
+                return found
+        return None
+
+    def _write_records(self, records: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """Write the sites' records, unless somebody else writes, or nobody can."""
+        with (
+            suppress(OutputError),
+            one_writer(self.path),
+            writing(self.path / RECORDS) as partial,
+            partial.open("wb") as file,
+        ):
+            np.save(file, records)
+
+    @cached_property
+    def _known(self) -> np.ndarray[Any, np.dtype[np.uint32]] | None:
+        """Checksums of all sites on disk as they were ingested; None if there are none."""
+        records = self._records()
+        return None if records is None else np.array(records["crc32"])
 
     def read(
         self,
@@ -229,14 +246,22 @@ class Store:
         return sites
 
     def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-        path = chunk_path(self.path, row)
+        """Read a site on disk, and compare it with its checksum."""
         try:
-            if self._is_blosc:
-                _decode_frame(path.read_bytes(), out)
-            else:
-                out[...] = self._images[row]
+            self._files.read(row, out)
+            if self._known is not None and crc32(out) != self._known[row]:
+                raise ValueError("the pixels differ from those that were ingested")  # noqa: TRY301
         except (RuntimeError, ValueError, OSError) as error:
+            self._doubt(row)
+            path = self._files.path(row)
             raise StoreError(f"{path}: the store is damaged: {error}; ingest it again") from error
+
+    def _doubt(self, row: int) -> None:
+        """Forget how a damaged site's file looked, so that the next ingest makes the site anew."""
+        records = self._records()
+        if records is not None:
+            set_state(records, row, (0, 0, 0))
+            self._write_records(records)
 
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -249,13 +274,6 @@ class Store:
 def _readers(_process: int) -> ThreadPoolExecutor:
     """Return this process's thread pool, reused because starting threads takes as long as work."""
     return ThreadPoolExecutor(MAX_READERS, thread_name_prefix="wsdino-reader")
-
-
-def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Decode a site's file, which is one Blosc frame; Zarr takes four times as long."""
-    found = imagecodecs.blosc_decode(frame, out=out.data.cast("B"))
-    if len(found) != out.nbytes:
-        raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
 
 def open_store(path: str | Path, *, keep: str | None = None) -> Store:
@@ -291,7 +309,8 @@ def open_store(path: str | Path, *, keep: str | None = None) -> Store:
             raise StoreError(f"{path}: the store is damaged: {name} is missing; ingest it again")
     # Zarr silently reads a missing chunk as zeros.
     present = {chunk.name for chunk in (path / IMAGES).iterdir()}
-    absent = [site for site in range(len(store)) if chunk_path(path, site).name not in present]
+    paths = [store.chunk_path(site) for site in range(len(store))]
+    absent = [file for file in paths if file.name not in present]
     if absent:
         raise StoreError(
             f"{path}: the store is damaged: the pixels of {len(absent)} of {len(store)} sites are "
