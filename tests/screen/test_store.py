@@ -137,6 +137,7 @@ def test_pixels_are_those_that_zarr_reads(own_store, tmp_path, dtype, compressor
     folder = tmp_path / "copy"
     shutil.copytree(own_store.path, folder)
     shutil.rmtree(folder / "images.zarr")
+    (folder / "sites.npy").unlink()
     shape = (9, 2, 5, 7)
     array = zarr.create_array(
         folder / "images.zarr",

@@ -66,7 +66,11 @@ def say_changes(out: Path, manifest: pd.DataFrame) -> None:
     kinds = {"new": set(new) - set(old), "gone": set(old) - set(new)}
     both = [name for name in new if name in old]
     differs = {name: _differs(old[name], new[name]) for name in both}
-    columns = [f"{name} ({int(differs[name].sum())} sites)" for name in both if differs[name].any()]
+    columns = [
+        f"{name} ({int(differs[name].sum())} of {len(old)} sites)"
+        for name in both
+        if differs[name].any()
+    ]
     columns += [f"{name} ({kind})" for kind, names in kinds.items() for name in sorted(names)]
     if columns:
         say(

@@ -257,10 +257,10 @@ class Store:
             raise StoreError(f"{path}: the store is damaged: {error}; ingest it again") from error
 
     def _doubt(self, row: int) -> None:
-        """Forget how a damaged site's file looked, so that the next ingest makes the site anew."""
+        """Forget how a damaged file looked, so that the next ingest reads and mends its sites."""
         records = self._records()
         if records is not None:
-            set_state(records, row, (0, 0, 0))
+            set_state(records, self._files.neighbours(row), (0, 0, 0))
             self._write_records(records)
 
     def _row(self, index: int) -> int:
