@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsdino.errors import ImageError, InputError
+from wsdino.remote import local_copy, shown
 from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
 
 if TYPE_CHECKING:
@@ -186,11 +187,12 @@ def load_function(
         It is missing, no array of numbers, of another shape than the images, or not positive.
     """
     try:
-        function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(path, frame, tuple(shape))
+        with local_copy(path) as file:
+            function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(file, frame, tuple(shape))
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such illumination function") from error
+        raise ImageError(f"{shown(path)}: no such illumination function") from error
     except (OSError, ValueError, EOFError, IndexError) as error:
         raise ImageError(
             f"{path}: not a readable illumination function; it must be an array of numbers (.npy)"

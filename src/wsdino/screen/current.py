@@ -12,6 +12,7 @@ import numpy as np
 
 from wsdino.atomic import writing
 from wsdino.progress import say
+from wsdino.remote import is_remote
 from wsdino.screen.measures import MEASURES, no_measures
 from wsdino.screen.records import (
     RECORDS,
@@ -20,6 +21,7 @@ from wsdino.screen.records import (
     file_state,
     plane_state,
     record_type,
+    remote_states,
     set_state,
 )
 from wsdino.screen.shards import PixelFiles, pixel_files
@@ -103,7 +105,8 @@ def sites_to_do(
     files = pixel_files(out / IMAGES, images)
     paths = [files.path(site) for site in range(len(planes))]
     looks_changed = set(changed_sites(records, paths))
-    states: dict[Path, int | None] = {}
+    parts = (part.path for site in planes for plane in site for part in plane.parts)
+    states = remote_states(path for path in parts if is_remote(path))
     for site in np.flatnonzero(done).tolist():
         for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
             done[site] &= plane_state(plane, states) in (None, recorded)

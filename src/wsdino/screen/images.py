@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from wsdino.errors import ImageError, InputError
+from wsdino.remote import is_remote, local_copy, shown
 from wsdino.screen.formats import (
     CHANNEL_AXES,
     FORMATS,
@@ -63,8 +64,8 @@ def contents_of(path: Path) -> Contents:
     kind = format_of(path)
     if kind is None or kind.contents is None:
         return Contents(1, unnamed(len(read_planes(path))))
-    with _naming(path):
-        found = kind.contents(path)
+    with _naming(path), _copy_of(path, kind) as file:
+        found = kind.contents(file)
     return Contents(found.num_images, found.channels or unnamed(1))
 
 
@@ -162,8 +163,8 @@ def read_planes(
             for axis, size in zip(axes, shape, strict=True)
         )
 
-    with _naming(path):
-        image, axes = kind.read(path, series, taken)
+    with _naming(path), _copy_of(path, kind) as file:
+        image, axes = kind.read(file, series, taken)
     _require_pixel_type(image.dtype, path)
     if z == "max" and "Z" in axes:
         image = image.max(axis=axes.index("Z"), keepdims=True)
@@ -193,7 +194,8 @@ def read_header(path: Path, series: int | None = None) -> str | None:
         As there, as far as the header tells.
     """
     kind = _known_format(path)
-    if kind.size is None:
+    # What lies elsewhere is fetched whole, and then once.
+    if kind.size is None or is_remote(path):
         return None
     with _naming(path):
         height, width, dtype = kind.size(path, series)
@@ -213,6 +215,16 @@ def _known_format(path: Path) -> ImageFormat:
 
 
 @contextmanager
+def _copy_of(path: Path, kind: ImageFormat) -> Iterator[Path]:
+    """Yield an image to read: itself, or a copy of a remote file, unless Zarr reads it there."""
+    if kind.suffixes:
+        with local_copy(path) as file:
+            yield file
+    else:
+        yield path
+
+
+@contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Let errors of decoders say which file it is."""
     try:
@@ -220,10 +232,10 @@ def _naming(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except _DECODING_ERRORS as error:
-        if not path.exists():
-            raise ImageError(f"{path}: no such image file") from error
+        if isinstance(error, FileNotFoundError) if is_remote(path) else not path.exists():
+            raise ImageError(f"{shown(path)}: no such image file") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{path}: damaged or incomplete image: {reason}") from error
+        raise ImageError(f"{shown(path)}: damaged or incomplete image: {reason}") from error
 
 
 def _require_pixel_type(dtype: np.dtype[Any], path: Path) -> None:

@@ -19,6 +19,7 @@ from wsdino.device import num_cpus
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
+from wsdino.remote import absolute, shown
 from wsdino.screen.check.stored import checked
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.correction import CORRECTION, Correction, correction_of
@@ -139,7 +140,7 @@ def ingest(
         selection=selection,
         missing=missing,
     )
-    origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
+    origin = "a table" if isinstance(source, pd.DataFrame) else shown(absolute(Path(source)))
     with one_writer(out):
         return _ingest(read, out, origin, wanted, workers, dask, sites_per_file)
 

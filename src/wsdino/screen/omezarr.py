@@ -16,6 +16,7 @@ from zarr.errors import ContainsArrayError
 
 from wsdino.errors import TableError
 from wsdino.progress import Meter, say
+from wsdino.remote import address_of, is_remote, options_of, shown
 from wsdino.screen.choosing import ACQUISITION
 from wsdino.screen.layouts.listing import unique_names
 from wsdino.screen.layouts.places import folders_below
@@ -68,11 +69,13 @@ def _without_projections(plates: list[Path]) -> list[Path]:
 
 
 def _is_plate(folder: Path) -> bool:
-    if not any((folder / name).is_file() for name in METADATA_FILES):
+    if not is_remote(folder) and not any((folder / name).is_file() for name in METADATA_FILES):
         return False
     try:
         return "plate" in _metadata(folder)
-    except _NotAGroupError:
+    except TableError as error:
+        if not is_remote(folder) and not isinstance(error, _NotAGroupError):
+            raise
         return False  # such as the pixels of a store
 
 
@@ -275,7 +278,7 @@ def _num_channels(image: Path, metadata: dict[str, Any]) -> int | None:
     """Return how many channels an image's array has; None if it can't be read."""
     try:
         scale = metadata["multiscales"][0]
-        shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
+        shape = _zarr_array(image / scale["datasets"][0]["path"]).shape
         names = _axis_names(scale)
     except (ValueError, LookupError, TypeError, OSError):
         return None
@@ -333,22 +336,33 @@ def _open_image(image: Path) -> tuple[zarr.Array[Any], str]:
     scales = _metadata(image).get("multiscales")
     if not scales:
         raise ValueError("not an OME-Zarr image (there are no multiscales)")
-    array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
+    array = _zarr_array(image / scales[0]["datasets"][0]["path"])
     return array, "".join(_AXES.get(name, "?") for name in _axis_names(scales[0]))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """Return a group's OME-Zarr metadata, which version 0.5 has under `ome`."""
     try:
-        attributes = zarr.open_group(folder, mode="r").attrs.asdict()
+        attributes = zarr.open_group(shown(folder), mode="r", **_options(folder)).attrs.asdict()
     except FileNotFoundError as error:
-        raise TableError(f"{folder}: not an OME-Zarr group, although the plate lists it") from error
+        raise TableError(
+            f"{shown(folder)}: not an OME-Zarr group, although the plate lists it"
+        ) from error
     except ContainsArrayError as error:
         raise _NotAGroupError(f"{folder}: a Zarr array, not an OME-Zarr group") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TableError(f"{folder}: damaged OME-Zarr metadata: {reason}") from error
     return _part(attributes, "ome", folder) if "ome" in attributes else attributes
+
+
+def _zarr_array(path: Path) -> zarr.Array[Any]:
+    return zarr.open_array(shown(path), mode="r", **_options(path))
+
+
+def _options(path: Path) -> dict[str, Any]:
+    address = address_of(path)
+    return {} if address is None else {"storage_options": options_of(address)}
 
 
 def _part(metadata: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 
+from wsdino.remote import is_remote, state_of, states_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -46,8 +48,12 @@ def record_type(num_channels: int) -> np.dtype[Any]:
 def image_state(path: Path) -> int | None:
     """Return a number that changes with an image's size and time; None if it doesn't exist.
 
-    For a folder (OME-Zarr) it changes with the size and time of any file in it.
+    For a folder (OME-Zarr) it changes with the size and time of any file in it; for an address with
+    what its server says of the file.
     """
+    if is_remote(path):
+        state = state_of(path)
+        return None if state is None else digest_of(state.encode())
     with suppress(FileNotFoundError, NotADirectoryError):
         files = {".": path.stat()}
         if path.is_dir():
@@ -56,6 +62,14 @@ def image_state(path: Path) -> int | None:
         text = "\0".join(f"{name} {f.st_size} {f.st_mtime_ns}" for name, f in files.items())
         return digest_of(text.encode())
     return None
+
+
+def remote_states(paths: Iterable[Path]) -> dict[Path, int | None]:
+    """Return :func:`image_state` of remote images, several looked up at once."""
+    return {
+        path: None if state is None else digest_of(state.encode())
+        for path, state in states_of(paths).items()
+    }
 
 
 def digest_of(content: bytes) -> int:

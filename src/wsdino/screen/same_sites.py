@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import OutputError
+from wsdino.remote import is_remote
 from wsdino.screen.correction import correction_of
 from wsdino.screen.planes import planes_of
 from wsdino.screen.store import MANIFEST
@@ -146,6 +147,7 @@ def _same_names_gone(stored: pd.DataFrame, manifest: pd.DataFrame) -> bool:
     A table whose folders had been found elsewhere names the ones of its own again then.
     """
     names = [f"FileName_{channel}" for channel in channels_of(manifest)]
-    if any(site[0].path.exists() for site in planes_of(manifest)):
+    places = [site[0].path for site in planes_of(manifest)]
+    if any(is_remote(path) or path.exists() for path in places):
         return False
     return set(names) <= set(stored) and stored[names].equals(manifest[names])

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import InputError, TableError
 from wsdino.progress import say
+from wsdino.remote import is_remote, local_copy, shown
 from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     Parameters
     ----------
     path
-        Parquet, or CSV: separated by comma, semicolon or tab, with decimal points (or decimal
-        commas if the comma is not the separator), in UTF-8, UTF-16 or Windows-1252 (which is
+        File, or address (:mod:`wsdino.remote`), of Parquet, or of CSV: separated by comma,
+        semicolon or tab, with decimal points (or decimal commas if the comma is not the separator), in UTF-8, UTF-16 or Windows-1252 (which is
         reported), with any line endings, and gzip-compressed or not.
     text
         Additional columns of a CSV to read as text.
@@ -66,21 +67,24 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         The file is missing, damaged, empty, or of another format.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not is_remote(path):
         raise TableError(f"{path}: no such file; expected a table ({', '.join(READABLE)})")
     if not is_table(path):
         raise TableError(
             f"{path}: unknown table format; expected a name that ends in {', '.join(READABLE)}"
         )
     try:
-        data = path.read_bytes()
+        with local_copy(path) as file:
+            data = file.read_bytes()
         if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = gzip.decompress(data)
         return _read_csv(data, path, text)
-    except TableError:
+    except InputError:
         raise
+    except FileNotFoundError as error:
+        raise TableError(f"{shown(path)}: no such file on the server") from error
     except (ValueError, OSError, EOFError, KeyError, zlib.error, csv.Error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TableError(f"{path}: can't be read as a table: {reason}") from error
