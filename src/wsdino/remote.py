@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NUM_READERS = 16
+FIRST_PAUSE_S = 1.0
 # A drive of Windows has one letter.
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 # What tells whether a file is still the same, in the words of HTTP, S3 and others.
@@ -170,23 +172,30 @@ def local_copy(path: Path) -> Iterator[Path]:
         # A name of its own is not needed, but the suffix tells the format.
         name = hashlib.sha256(address.encode()).hexdigest()[:12] + "".join(path.suffixes[-2:])
         copy = Path(folder, name)
-        try:
-            system = _system(address)
-            system.get_file(address, str(copy))
-            size = system.info(address).get("size")
-        except (FileNotFoundError, InputError):
-            raise
-        except _failures() as error:
-            raise ImageError(f"{address}: can't be fetched: {_reason(error)}") from error
-        if size is not None and copy.stat().st_size != size:
-            raise ImageError(
-                f"{address}: can't be fetched: {copy.stat().st_size} bytes arrived instead of "
-                f"{size}"
-            )
+        _fetch(address, copy)
         try:
             yield copy
         except InputError as error:
             raise type(error)(str(error).replace(str(copy), address)) from error
+
+
+def _fetch(address: str, copy: Path) -> None:
+    """Fetch a file, and try again a few times where that fails."""
+    system = _system(address)
+    for pause in (FIRST_PAUSE_S, 4 * FIRST_PAUSE_S, None):
+        try:
+            system.get_file(address, str(copy))
+            size = system.info(address).get("size")
+            if size not in (None, copy.stat().st_size):
+                raise OSError(f"{copy.stat().st_size} bytes arrived instead of {size}")
+        except (FileNotFoundError, InputError):
+            raise
+        except _failures() as error:
+            if pause is None:
+                raise ImageError(f"{address}: can't be fetched: {_reason(error)}") from error
+            time.sleep(pause)
+        else:
+            return
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ import zarr
 
 from helpers_bucket import Bucket
 from helpers_run import call
+from wsdino import remote
 from wsdino.errors import ImageError, InputError, TableError
 from wsdino.remote import address_of, joined
 from wsdino.screen.ingest import ingest
@@ -47,7 +48,8 @@ def screen(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bucket(screen: Path) -> Iterator[Bucket]:
+def bucket(screen: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
     with Bucket(screen) as bucket:
         threading.Thread(target=bucket.serve_forever, daemon=True).start()
         yield bucket
@@ -157,6 +159,14 @@ def test_a_server_that_fails_stops_the_ingest_which_goes_on_later(
     assert len(ingest(address, tmp_path / "store")) == 4
 
 
+@pytest.mark.parametrize("what", ["cut", "500"])
+def test_a_server_that_fails_now_and_then_is_asked_again(
+    bucket: Bucket, tmp_path: Path, what: str
+) -> None:
+    bucket.errs = {".tif": (what, 3), "load_data.csv": (what, 1)}
+    assert len(ingest(f"{bucket.address}/load_data.csv", tmp_path / "store", workers=1)) == 4
+
+
 def test_what_is_absent_or_unknown_is_one_line(
     bucket: Bucket, screen: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +175,7 @@ def test_what_is_absent_or_unknown_is_one_line(
         ingest(f"{bucket.address}/load_data.csv", tmp_path / "store")
     with pytest.raises(TableError, match=r"http://.*/absent.csv: no such file on the server"):
         read_manifest(f"{bucket.address}/absent.csv")
-    with pytest.raises(TableError, match="an address must be that of a table .* or of an OME-Zarr"):
+    with pytest.raises(TableError, match=r"an address must be that of a table .* or of an OME-"):
         read_manifest(f"{bucket.address}/images")
     with pytest.raises(
         InputError, match=r"gs://x/load_data.csv: what reads gs:// is not installed"

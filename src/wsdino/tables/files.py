@@ -49,8 +49,9 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     ----------
     path
         File, or address (:mod:`wsdino.remote`), of Parquet, or of CSV: separated by comma,
-        semicolon or tab, with decimal points (or decimal commas if the comma is not the separator), in UTF-8, UTF-16 or Windows-1252 (which is
-        reported), with any line endings, and gzip-compressed or not.
+        semicolon or tab, with decimal points (or decimal commas if the comma is not the separator),
+        in UTF-8, UTF-16 or Windows-1252 (which is reported), with any line endings, and
+        gzip-compressed or not.
     text
         Additional columns of a CSV to read as text.
 
