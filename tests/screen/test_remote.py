@@ -163,7 +163,7 @@ def test_a_server_that_fails_stops_the_ingest_which_goes_on_later(
 def test_a_server_that_fails_now_and_then_is_asked_again(
     bucket: Bucket, tmp_path: Path, what: str
 ) -> None:
-    bucket.errs = {".tif": (what, 3), "load_data.csv": (what, 1)}
+    bucket.errs = {".tif": (what, 2), "load_data.csv": (what, 1)}
     assert len(ingest(f"{bucket.address}/load_data.csv", tmp_path / "store", workers=1)) == 4
 
 

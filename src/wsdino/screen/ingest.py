@@ -34,7 +34,13 @@ from wsdino.screen.relabel import say_changes, update_metadata, write_manifest
 from wsdino.screen.same_sites import fingerprint, in_store_order
 from wsdino.screen.shading import effective, known_shadings, prepare_shadings
 from wsdino.screen.shards import COMPRESSOR, num_sites_per_file, pixel_files
-from wsdino.screen.store import FORMAT, FORMAT_KEY, IMAGES, open_images
+from wsdino.screen.store import (
+    FORMAT,
+    FORMAT_KEY,
+    IMAGES,
+    image_shape,
+    open_images,
+)
 from wsdino.tables.manifest import KEY
 
 if TYPE_CHECKING:
@@ -194,7 +200,7 @@ def _ingest(
         manifest,
         planes,
         correction,
-        field_shape=_field_shape(images),
+        field_shape=image_shape(images),
         expected=_expected(images),
         num_threads=num_threads,
     )
@@ -298,16 +304,9 @@ def _create_images(
     )
 
 
-def _field_shape(images: zarr.Array[Any]) -> tuple[int, int]:
-    """Height and width of the images that a store is made from, px."""
-    made: Any = images.attrs.get(CORRECTION, {})
-    height, width = made.get("images", images.shape[2:])
-    return int(height), int(width)
-
-
 def _expected(images: zarr.Array[Any]) -> str:
     """Size and type of every image, see :func:`~wsdino.screen.images.describe`."""
-    height, width = _field_shape(images)
+    height, width = image_shape(images)
     return f"{width} x {height} {np.dtype(images.dtype).name}"
 
 

@@ -19,6 +19,7 @@ from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter, say
+from wsdino.screen.correction import CORRECTION
 from wsdino.screen.records import (
     RECORDS,
     changed_sites,
@@ -97,6 +98,11 @@ class Store:
         """Height and width of a field in pixels."""
         height, width = self._images.shape[2:]
         return int(height), int(width)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that it was made from."""
+        return image_shape(self._images)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -325,6 +331,13 @@ def open_store(path: str | Path, *, keep: str | None = None) -> Store:
         return store
     rows = rows_to_keep(store.manifest, keep, origin=str(path))
     return Store(path, images, rows.astype(np.int64))
+
+
+def image_shape(images: zarr.Array[Any]) -> tuple[int, int]:
+    """Height and width in pixels of the images that a store is made from, given its array."""
+    made: Any = images.attrs.get(CORRECTION, {})
+    height, width = made.get("images", images.shape[2:])
+    return int(height), int(width)
 
 
 def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
