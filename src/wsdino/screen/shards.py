@@ -106,12 +106,12 @@ class PixelFiles:
 
     def encode(self, pixels: NDArray[Any]) -> bytes:
         """Encode a site (C, H, W): one Blosc frame."""
+        # Given bytes, it would shuffle the bits of bytes, whatever size of numbers it is told.
         frame: bytes = imagecodecs.blosc_encode(
-            np.ascontiguousarray(pixels, self.dtype).data.cast("B"),
+            np.ascontiguousarray(pixels, self.dtype),
             level=LEVEL,
             compressor=CODEC,
             shuffle=SHUFFLE,
-            typesize=self.dtype.itemsize,
             numthreads=1,
         )
         return frame
