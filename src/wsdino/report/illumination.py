@@ -42,7 +42,8 @@ def illumination(store: Fields | None) -> dict[str, Any] | None:
         return None
     labels = plate_labels(store.manifest)
     method, found = plate_shadings(store)
-    pictures, data, num_lost = [], [["plate", "channel", "edge / centre"]], 0
+    pictures: list[tuple[str, str, str, str]] = []
+    data, num_lost = [["plate", "channel", "edge / centre"]], 0
     for row, channel, shading in found:
         try:
             function = load_function(shading.function, store.image_shape, frame=shading.frame)

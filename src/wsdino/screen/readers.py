@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.remote import absolute, is_remote, shown
+from wsdino.screen.layouts.places import shared_listings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -193,11 +194,12 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
         from wsdino.screen.layouts.pattern import read_names
 
         return read_names(path, pattern)
-    for position, reader in enumerate(READERS):
-        if reader.recognises(path):
-            if path.is_dir() and not reader.lists_all:
-                _say_others(path, reader, READERS[position + 1 :])
-            return reader.read(path, text)
+    with shared_listings():
+        for position, reader in enumerate(READERS):
+            if reader.recognises(path):
+                if path.is_dir() and not reader.lists_all:
+                    _say_others(path, reader, READERS[position + 1 :])
+                return reader.read(path, text)
     what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
     if is_remote(path):
         raise TableError(

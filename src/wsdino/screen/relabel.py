@@ -71,7 +71,9 @@ def say_changes(out: Path, manifest: pd.DataFrame) -> None:
         for name in both
         if differs[name].any()
     ]
-    columns += [f"{name} ({kind})" for kind, names in kinds.items() for name in sorted(names)]
+    columns += [
+        f"{name} ({kind})" for kind, names in kinds.items() for name in sorted(map(str, names))
+    ]
     if columns:
         say(
             f"{out}: the source's metadata has changed; {MANIFEST} is updated, pixels stay as they "

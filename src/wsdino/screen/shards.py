@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
 import imagecodecs
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 # LZ4 on bit planes takes a millisecond per megapixel either way and saves a quarter on camera
 # noise; stronger codecs gain little more.
-LEVEL, CODEC, SHUFFLE = 5, "lz4", "bitshuffle"
+LEVEL = 5
+CODEC: Literal["lz4"] = "lz4"
+SHUFFLE: Literal["bitshuffle"] = "bitshuffle"
 COMPRESSOR = BloscCodec(cname=CODEC, clevel=LEVEL, shuffle=SHUFFLE)
 
 FEW_FILES = 4096
@@ -107,7 +109,9 @@ class PixelFiles:
     def encode(self, pixels: NDArray[Any]) -> bytes:
         """Encode a site (C, H, W): one Blosc frame."""
         # Given bytes, it would shuffle the bits of bytes, whatever size of numbers it is told.
-        frame: bytes = imagecodecs.blosc_encode(
+        # Its stubs know bytes only.
+        untyped: Any = imagecodecs
+        frame: bytes = untyped.blosc_encode(
             np.ascontiguousarray(pixels, self.dtype),
             level=LEVEL,
             compressor=CODEC,
@@ -194,7 +198,10 @@ def pixel_files(folder: Path, images: zarr.Array[Any]) -> PixelFiles:
     """Return the files of a store's array, given the array's folder."""
     num = images.shards[0] if images.shards else 1
     codecs: list[Any] = [codec.to_dict() for codec in images.metadata.codecs]  # type: ignore[union-attr]
-    sharding = {"index_location": "end", "index_codecs": ({"name": "bytes"}, {"name": "crc32c"})}
+    sharding: dict[str, Any] = {
+        "index_location": "end",
+        "index_codecs": ({"name": "bytes"}, {"name": "crc32c"}),
+    }
     if images.shards:
         sharding = codecs[0]["configuration"]
         codecs = list(sharding["codecs"])
