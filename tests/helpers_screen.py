@@ -16,6 +16,11 @@ MOAS = ("Microtubule destabilizers", "DNA damage", "Protein synthesis")
 DOSES = (1.0, 10.0)
 
 
+def chunk_path(store: Path, site: int) -> Path:
+    """Return the file of a site in a small store, where each has one of its own."""
+    return store / "images.zarr" / f"c.{site}.0.0.0"
+
+
 def write_bbbc021_folder(
     path: Path,
     *,

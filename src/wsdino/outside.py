@@ -66,7 +66,10 @@ def reading(
         # Compiled code may turn a signal into an error of its own.
         if isinstance(cause, (WsdinoError, error)) or signal_received():
             raise
-        if isinstance(path, Path) and not path.exists():
+        is_absent = (
+            not path.exists() if isinstance(path, Path) else isinstance(cause, FileNotFoundError)
+        )
+        if is_absent:
             raise error(f"{path}: no such file{advice}") from cause
         raise error(f"{path}: {problem}: {reason_of(cause)}{advice}") from cause
 

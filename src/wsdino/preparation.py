@@ -10,6 +10,7 @@ from wsdino.device import resolve_device
 from wsdino.environment import environment
 from wsdino.errors import ConfigError
 from wsdino.progress import say, show
+from wsdino.remote import absolute as absolute_path
 from wsdino.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def prepare(
     folder = RunFolder(out)
     path = config.screen.store or folder.paths.store
     absolute = {
-        name: value and value.absolute()
+        name: value and absolute_path(value)
         for name in ("source", "platemap", "store")
         for value in [getattr(config.screen, name)]
     }

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from generated_run import make_run, make_screen, make_sites
+from PIL import Image
 
+from wsdino.report.illumination import edge_to_centre, illumination
 from wsdino.report.plates import Measured, edge_effect, plate_format, plate_svg, plates
 from wsdino.runrecord import Omitted
+from wsdino.screen.ingest import ingest
+from wsdino.screen.store import Store, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def whole_plates(num: int = 2, shape: tuple[int, int] = (8, 12)) -> pd.DataFrame:
@@ -39,6 +50,56 @@ def test_treatments_at_the_edge_are_no_edge_effect_where_controls_tell() -> None
     table = whole_plates()
     active = with_edge(table, 5.0).where(~table["is_control"], table)
     assert not edge_effect(Measured("x", active), (8, 12))["is_seen"]
+
+
+def lit_screen(folder: Path, function: np.ndarray) -> Store:
+    """Ingest two plates whose table names the same function for both, of one channel."""
+    np.save(folder / "illum.npy", function)
+    rng, rows = np.random.default_rng(0), []
+    for plate in ("P1", "P2"):
+        for channel in ("DNA", "ER"):
+            pixels = rng.poisson(400, (40, 60)).astype(np.uint16)
+            tifffile.imwrite(folder / f"{plate}_{channel}.tif", pixels)
+        row = {"Metadata_Plate": plate, "Metadata_Well": "A01", "Metadata_Site": 1}
+        row |= {"Metadata_Compound": "DMSO", "FileName_IllumER": "illum.npy"}
+        rows.append(row | {f"FileName_{c}": f"{plate}_{c}.tif" for c in ("DNA", "ER")})
+    pd.DataFrame(rows).to_csv(folder / "load_data.csv", index=False)
+    return ingest(folder / "load_data.csv", folder / "store", scale=0.5)
+
+
+def test_illumination_functions_are_drawn_with_their_edge(tmp_path: Path) -> None:
+    function = np.full((40, 60), 0.6)
+    function[4:-4, 6:-6] = 1.2
+    store = lit_screen(tmp_path, function)
+    shown = illumination(store)
+    assert shown is not None
+    assert shown["method"] == "given"
+    assert [picture[:3] for picture in shown["pictures"]] == [
+        ("P1", "ER", "0.50"),
+        ("P2", "ER", "0.50"),
+    ]
+    assert shown["data"][1:] == [["P1", "ER", "0.500"], ["P2", "ER", "0.500"]]
+    picture = Image.open(BytesIO(b64decode(shown["pictures"][0][3].partition(",")[2])))
+    assert picture.size == (60, 40)
+    grey = np.asarray(picture.convert("L")).astype(float) / 255 + 0.5
+    np.testing.assert_allclose(grey[:2], function[0, 0] / function.mean(), atol=0.06)
+    np.testing.assert_allclose(grey[15:25, 20:40], 1.2 / function.mean(), atol=0.06)
+    kept = open_store(store.path, keep="Metadata_Plate == 'P2'")
+    assert [picture[0] for picture in illumination(kept)["pictures"]] == ["P2"]
+    (tmp_path / "illum.npy").unlink()
+    assert illumination(store) is None
+    assert illumination(None) is None
+
+
+def test_an_even_light_has_an_edge_like_its_centre() -> None:
+    assert edge_to_centre(np.full((30, 50), 3.0)) == 1
+    rows, columns = np.mgrid[-1:1:201j, -1:1:301j]
+    vignette = 1 - 0.4 * (rows**2 + columns**2) / 2
+    # By integration over the border of a tenth, and over the middle fifth, of such a square.
+    border = (4 / 3 * 2 - 0.64 * 4 * 0.64 / 3 * 2) / (4 - 2.56)
+    assert edge_to_centre(vignette) == pytest.approx(
+        (1 - 0.2 * border) / (1 - 0.2 * 2 * 0.04 / 3), abs=0.01
+    )
 
 
 def test_without_wells_at_the_edge_nothing_is_said_of_it() -> None:

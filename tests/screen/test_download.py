@@ -17,7 +17,7 @@ import pytest
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import InputError, OutputError, WsdinoError
-from wsdino.screen import download
+from wsdino.screen import download, fetch
 from wsdino.screen.download import download_bbbc021
 from wsdino.screen.manifest import read_manifest
 
@@ -120,8 +120,8 @@ def server(published: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(download, "BLOCK", 4096)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(fetch, "BLOCK", 4096)
 
 
 def assert_whole(out: Path, published: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_part_of_another_archive_is_not_trusted(
     assert_whole(tmp_path / "out", published)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "lacking", "torn"])
+@pytest.mark.parametrize("damage", ["flipped", "lacking", "torn", "encrypted", "elsewhere"])
 def test_an_archive_that_is_damaged_where_it_is_published(
     published: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -213,6 +213,16 @@ def test_an_archive_that_is_damaged_where_it_is_published(
     content = bytearray(spoiled.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 255
+        spoiled.write_bytes(content)
+    elif damage == "encrypted":
+        # Bit 0 of the flags of the first member, where it begins and in the list at the end.
+        content[6] |= 1
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+        spoiled.write_bytes(content)
+    elif damage == "elsewhere":
+        # Where the list of members begins, according to the last record.
+        end = content.rindex(b"PK\x05\x06")
+        content[end + 16 : end + 20] = (2**32 - 2).to_bytes(4, "little")
         spoiled.write_bytes(content)
     elif damage == "torn":
         spoiled.write_bytes(content[: len(content) // 2])

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import tifffile
 
-from helpers_screen import write_bbbc021_folder
+from helpers_screen import chunk_path, write_bbbc021_folder
 from wsdino.errors import ImageError, InputError, OutputError, StoreError, TableError
 from wsdino.screen.check.stored import warnings_of
 from wsdino.screen.ingest import ingest
-from wsdino.screen.store import chunk_path, open_store
+from wsdino.screen.store import open_store
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from helpers_layouts import (
     write_tagged,
 )
 from wsdino.errors import TableError
-from wsdino.screen.layouts.places import DEPTH, files_below
+from wsdino.screen.layouts.places import DEPTH, files_below, shared_listings
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.omezarr import find_plates
 
@@ -111,3 +111,17 @@ def test_a_folder_of_which_a_link_leads_back_is_one_line(tmp_path: Path) -> None
     (tmp_path / "loop").symlink_to(tmp_path)
     with pytest.raises(TableError, match=r"is of plate P1, as .*Index.idx.xml is"):
         read_manifest(tmp_path, platemap=wells("A02", "P24"))
+
+
+def test_a_folder_is_listed_once_for_all_readers_of_a_command(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    first, second = tmp_path / "a" / "1.x", tmp_path / "a" / "2.x"
+    first.touch()
+    with shared_listings():
+        assert files_below(tmp_path, lambda name: name.endswith(".x")) == [first]
+        second.touch()
+        with shared_listings():
+            assert files_below(tmp_path, lambda name: name.endswith(".x")) == [first]
+    with shared_listings():
+        assert files_below(tmp_path, lambda name: name.endswith(".x")) == [first, second]
+    assert files_below(tmp_path, lambda name: name.endswith(".x")) == [first, second]

@@ -13,13 +13,13 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec
 
-from helpers_screen import write_bbbc021_folder
+from helpers_screen import chunk_path, write_bbbc021_folder
 from wsdino.errors import StoreError
 from wsdino.screen.check.stored import quality_columns
 from wsdino.screen.images import planes_of, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
-from wsdino.screen.store import Store, chunk_path, open_store
+from wsdino.screen.store import Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,7 @@ def test_pixels_are_those_that_zarr_reads(own_store, tmp_path, dtype, compressor
     folder = tmp_path / "copy"
     shutil.copytree(own_store.path, folder)
     shutil.rmtree(folder / "images.zarr")
+    (folder / "sites.npy").unlink()
     shape = (9, len(own_store.channels), 5, 7)
     array = zarr.create_array(
         folder / "images.zarr",

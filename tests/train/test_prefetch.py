@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from helpers_screen import chunk_path
 from helpers_train import DEFAULTS, options_of
 from wsdino.errors import StoreError
-from wsdino.screen.store import chunk_path, open_store
+from wsdino.screen.store import open_store
 from wsdino.train.fields import Fields
 from wsdino.train.plan import Planner, cut_views
 from wsdino.train.prefetch import Prefetch

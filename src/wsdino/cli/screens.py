@@ -80,22 +80,42 @@ def simulate_command(
 
 @commands.command(epilog="Example: wsdino download bbbc021 --plate Week1_22123 --out PLATES")
 def download(
-    dataset: Annotated[str, typer.Argument(help="bbbc021.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="bbbc021, or a project of the Cell Painting Gallery, such as cpg0000-jump-pilot."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     plate: Annotated[
         list[str] | None,
-        typer.Option(help="Plate such as Week1_22123; may be repeated; default: all."),
+        typer.Option(
+            help="Plate such as Week1_22123 or BR00116991; may be repeated; default: all of "
+            "bbbc021."
+        ),
+    ] = None,
+    sites: Annotated[
+        int | None, typer.Option(help="Sites of each well, of the Gallery; default: all.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Address of a mirror of the tables and archives.")
+        str | None, typer.Option(help="Address of a mirror of the archives or of the Gallery.")
     ] = None,
 ) -> None:
     """Download a published screen; resumes if it was stopped."""
     from wsdino.screen.download import BBBC021, download_bbbc021
+    from wsdino.screen.download_gallery import GALLERY, download_gallery
 
-    if dataset != "bbbc021":
-        raise InputError(f"{dataset}: the only dataset is bbbc021")
-    download_bbbc021(out, plates=plate, source=source or BBBC021)
+    if dataset.startswith("cpg"):
+        download_gallery(dataset, out, plates=plate, sites=sites, source=source or GALLERY)
+    elif dataset != "bbbc021":
+        raise InputError(
+            f"{dataset}: not a known dataset; use bbbc021, or a project of the Cell Painting "
+            "Gallery, such as cpg0000-jump-pilot"
+        )
+    elif sites is not None:
+        raise InputError("--sites: bbbc021 comes in archives of whole plates")
+    else:
+        download_bbbc021(out, plates=plate, source=source or BBBC021)
     typer.echo(out)
 
 
@@ -180,12 +200,16 @@ def ingest_command(
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
     ] = 1.0,
     missing: MissingOption = "error",
+    sites_per_file: Annotated[
+        int | None,
+        typer.Option(help="Sites in each file of a new store; default: 1 up to 4,096 sites."),
+    ] = None,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Convert on the Dask cluster with this scheduler address.")
     ] = None,
 ) -> None:
-    """Convert a screen into a store; resumes if it was stopped."""
+    """Convert a screen into a store; resumes if it was stopped, and adds sites and labels."""
     from wsdino.screen.ingest import ingest
     from wsdino.tables.columns import parse_columns
 
@@ -199,6 +223,7 @@ def ingest_command(
         illumination=illumination,
         scale=scale,
         missing=cast("Missing", missing),  # any other text is refused there
+        sites_per_file=sites_per_file,
         workers=workers,
         dask=dask,
     )

@@ -14,6 +14,7 @@ from wsdino.errors import TableError
 from wsdino.evaluate.doses import distances_to_controls
 from wsdino.evaluate.wells import wells_of
 from wsdino.report.columns import controls_of
+from wsdino.report.illumination import illumination
 from wsdino.report.pictures import plate_labels
 from wsdino.report.words import number
 from wsdino.runrecord import Omitted
@@ -106,6 +107,7 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
         "num_wells": shape[0] * shape[1],
         "shape": shape,
         "steps": NUM_STEPS,
+        "illumination": illumination(store),
     }
 
 

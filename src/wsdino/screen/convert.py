@@ -14,21 +14,21 @@ from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.measures import site_measures
-from wsdino.screen.records import crc32, file_state, image_states, record_type
+from wsdino.screen.records import STATE, crc32, file_state, image_states, record_type
 from wsdino.screen.statistics import site_statistics
-from wsdino.screen.store import chunk_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-    import zarr
     from numpy.typing import NDArray
 
     from wsdino.screen.correction import Shadings
+    from wsdino.screen.shards import PixelFiles
 
     # Number of a site, its (C, 5) statistics, its measures and its record.
     Converted = tuple[int, NDArray[np.float32], np.void, np.void]
+    Job = tuple[int, Sequence[Plane], Shadings]
 
 T = TypeVar("T")
 CONNECT_WITHIN_S = 10
@@ -38,14 +38,12 @@ WAITING = 4
 
 @dataclass(frozen=True)
 class Conversion:
-    """Converts the images of a site into its part of a store; it can be sent to other hosts.
+    """Converts the images of sites into a file of a store; it can be sent to other hosts.
 
     Parameters
     ----------
-    store
-        Absolute path of the store, on a file system that all workers share.
-    images
-        Its array.
+    files
+        Of the store's pixels, on a file system that all workers share, by its absolute path.
     expected
         Size and type of every image, see :func:`~wsdino.screen.images.describe`.
     example
@@ -54,30 +52,50 @@ class Conversion:
         As in :class:`~wsdino.screen.correction.Correction`.
     """
 
-    store: Path
-    images: zarr.Array[Any]
+    files: PixelFiles
     expected: str
     example: Path
     scale: float = 1.0
 
-    def __call__(self, site: int, planes: Sequence[Plane], shadings: Shadings) -> Converted:
-        """Write the corrected pixels of a site; return number, (C, 5) statistics, measures, record.
+    def __call__(self, jobs: Sequence[Job]) -> list[Converted]:
+        """Write the corrected pixels of sites that share a file, whole.
+
+        Returns
+        -------
+        list
+            Number, (C, 5) statistics, measures and record of each site.
 
         Raises
         ------
         ImageError
             An image or an illumination function can't be read, or is unlike the first.
+        OutputError
+            The file can't be written.
         """
+        done: list[Converted] = []
+        file = jobs[0][0] // self.files.sites_per_file
+        path = self.files.write(file, (self._convert(done, *job) for job in jobs))
+        state = file_state(path)
+        for _, _, _, record in done:
+            for name, value in zip(STATE, state, strict=True):
+                record[name] = value
+        return done
+
+    def _convert(
+        self, done: list[Converted], site: int, planes: Sequence[Plane], shadings: Shadings
+    ) -> tuple[int, bytes]:
+        """Return a site's pixels, encoded, and add what is known of it."""
         # Taken first: an image that changes while it is read will look changed next time.
         states = [state or 0 for state in image_states(planes)]
         raw = read_site(planes)
         require_alike(describe(raw), planes[0].path, self.expected, self.example)
         pixels = corrected(raw, shadings, scale=self.scale)
-        self.images[site] = pixels
         functions = [shading.state or 0 if shading else 0 for shading in shadings]
-        record = (states, functions, crc32(pixels), *file_state(chunk_path(self.store, site)))
-        made = np.array([record], record_type(len(planes)))[0]
-        return site, site_statistics(pixels), site_measures(pixels, raw), made
+        record = np.array([(states, functions, crc32(pixels), 0, 0, 0)], record_type(len(planes)))[
+            0
+        ]
+        done.append((site, site_statistics(pixels), site_measures(pixels, raw), record))
+        return site, self.files.encode(pixels)
 
 
 def in_threads(
@@ -124,7 +142,7 @@ def on_dask(
     jobs: Sequence[tuple[Any, ...]],
     *,
     scheduler: str,
-) -> Generator[Converted]:
+) -> Generator[list[Converted]]:
     """Convert sites on the workers of a Dask cluster, as :func:`in_threads` does here.
 
     Parameters

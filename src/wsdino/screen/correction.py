@@ -9,6 +9,7 @@ import numpy as np
 
 from wsdino.errors import ImageError, InputError
 from wsdino.outside import reading
+from wsdino.remote import local_copy, named
 from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
 
 if TYPE_CHECKING:
@@ -187,8 +188,11 @@ def load_function(
         It is missing, no array of numbers, of another shape than the images, or not positive.
     """
     advice = "an illumination function must be an array of numbers (.npy)"
-    with reading(path, ImageError, "not a readable illumination function", advice=advice):
-        function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(path, frame, tuple(shape))
+    with (
+        reading(named(path), ImageError, "not a readable illumination function", advice=advice),
+        local_copy(path) as file,
+    ):
+        function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(file, frame, tuple(shape))
     if function.shape != tuple(shape):
         found, wanted = (" x ".join(map(str, sides)) for sides in (function.shape, shape))
         raise ImageError(

@@ -15,16 +15,21 @@ from wsdino.atomic import writing
 from wsdino.errors import StoreError
 from wsdino.outside import reading
 from wsdino.progress import say
+from wsdino.remote import is_remote
+from wsdino.screen.array import IMAGES
 from wsdino.screen.measures import MEASURES, no_measures
 from wsdino.screen.records import (
     RECORDS,
     changed_sites,
     crc32,
+    file_state,
     plane_state,
     record_type,
+    remote_states,
     set_state,
 )
-from wsdino.screen.store import STATISTIC_NAMES, STATISTICS, chunk_path
+from wsdino.screen.shards import PixelFiles, pixel_files
+from wsdino.screen.store import STATISTIC_NAMES, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +58,10 @@ def open_measures(out: Path, images: zarr.Array[Any]) -> np.memmap[Any, np.dtype
 
 
 def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[Any, np.dtype[Any]]:
-    """Map an array for writing; where there is none like it, begin with the one given."""
+    """Map an array for writing; where there is none like it, begin with the one given.
+
+    One of fewer sites goes on with its own.
+    """
     if path.is_file():
         # Of a store that can't be written nothing needs to be, where it is complete.
         mode = "r+" if os.access(path, os.W_OK) else "c"
@@ -64,6 +72,8 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
                 found = np.lib.format.open_memmap(path, mode=mode)
             if (found.shape, found.dtype) == (start.shape, start.dtype):
                 return found
+            if (found.shape[1:], found.dtype) == (start.shape[1:], start.dtype):
+                start[: len(found)] = found[: len(start)]
         except StoreError:
             say(f"{path}: damaged; its sites are read again")
     with writing(path) as partial, partial.open("wb") as file:
@@ -99,9 +109,11 @@ def sites_to_do(
     """
     statistics, records = open_statistics(out, images), open_records(out, images)
     done = np.isfinite(statistics).all(axis=(1, 2))
-    paths = [chunk_path(out, site) for site in range(len(planes))]
+    files = pixel_files(out / IMAGES, images)
+    paths = [files.path(site) for site in range(len(planes))]
     looks_changed = set(changed_sites(records, paths))
-    states: dict[Path, int | None] = {}
+    parts = (part.path for site in planes for plane in site for part in plane.parts)
+    states = remote_states(path for path in parts if is_remote(path))
     for site in np.flatnonzero(done).tolist():
         for plane, recorded in zip(planes[site], records["images"][site].tolist(), strict=True):
             done[site] &= plane_state(plane, states) in (None, recorded)
@@ -112,17 +124,19 @@ def sites_to_do(
                 for shading, recorded in zip(shadings[site], known, strict=True)
             )
         if done[site] and site in looks_changed:
-            done[site] = _holds_its_pixels(images, site, paths[site], records)
+            done[site] = _holds_its_pixels(files, site, records)
     return np.flatnonzero(~done)
 
 
-def _holds_its_pixels(
-    images: zarr.Array[Any], site: int, path: Path, records: np.memmap[Any, np.dtype[Any]]
-) -> bool:
+def _holds_its_pixels(files: PixelFiles, site: int, records: np.memmap[Any, np.dtype[Any]]) -> bool:
     """Whether a site's file holds what was written; how it looks now is noted then."""
+    # Taken first: a file that changes meanwhile will look changed next time.
+    path = files.path(site)
+    state, pixels = file_state(path), np.empty(files.shape, files.dtype)
     with suppress(StoreError), reading(path, StoreError):
+        files.read(site, pixels)
         # Zarr reads an absent file as zeros.
-        if path.is_file() and crc32(np.asarray(images[site])) == records["crc32"][site]:
-            set_state(records, site, path)
+        if state != (0, 0, 0) and crc32(pixels) == records["crc32"][site]:
+            set_state(records, site, state)
             return True
     return False

@@ -6,21 +6,20 @@ Source: https://bbbc.broadinstitute.org/BBBC021 (tables, and one ZIP archive per
 from __future__ import annotations
 
 import shutil
-import time
+import struct
 import zipfile
-from http.client import HTTPException
+import zlib
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
-from wsdino.atomic import sweep, visible, write_error, writing
+from wsdino.atomic import sweep, visible, write_error, write_text, writing
 from wsdino.errors import InputError, OutputError, WsdinoError
 from wsdino.lock import one_writer
 from wsdino.outside import reading, require_bounded
-from wsdino.progress import Meter, say
+from wsdino.progress import say
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+from wsdino.screen.fetch import BLOCK, fetch, require_address
 from wsdino.tables.files import read_file
 
 if TYPE_CHECKING:
@@ -32,10 +31,7 @@ BBBC021 = "https://data.broadinstitute.org/bbbc/BBBC021"
 ARCHIVE = "BBBC021_v1_images_{}.zip"
 UNFINISHED = ".download"
 _ARCHIVE = "the archive is damaged"
-BLOCK = 2**20
-NUM_TRIES = 5
-TIMEOUT_S = 60.0
-FIRST_PAUSE_S = 1.0
+ADVICE = "--source must be the folder with the tables and archives"
 
 
 class _DamagedError(InputError):
@@ -68,41 +64,66 @@ def download_bbbc021(
     WsdinoError
         The connection keeps failing, or an archive is damaged at its source.
     """
+    source = require_address(source)
+    with downloading(out, "bbbc021"):
+        _download(out, plates, source)
+
+
+@contextmanager
+def downloading(out: Path, dataset: str) -> Iterator[Path]:
+    """Hold the lock of a folder for a download; yield the folder of what is unfinished.
+
+    Parameters
+    ----------
+    out
+        New, empty, or an earlier download of the same.
+    dataset
+        What is downloaded, which is noted.
+
+    Raises
+    ------
+    OutputError
+        `out` holds something else, or can't be written.
+    """
     hidden = out / UNFINISHED
     if out.exists() and not (out.is_dir() and (hidden.is_dir() or not visible(out))):
         raise OutputError(f"{out}: exists and is not a download; give --out a new or empty folder")
-    source = source.rstrip("/")
-    if urlsplit(source).scheme not in {"http", "https"}:
-        raise InputError(f"--source {source}: not an http or https address")
     with one_writer(out):
         sweep(out)
-        _download(out, plates, source)
+        try:
+            hidden.mkdir(parents=True, exist_ok=True)
+            note = hidden / "dataset"
+            earlier = note.read_text().strip() if note.is_file() else dataset
+            if earlier != dataset:
+                raise OutputError(
+                    f"{out}: holds a download of {earlier}; give --out another folder"
+                )
+            write_text(note, dataset + "\n")
+            yield hidden
+        except OSError as error:
+            raise write_error(out, error) from error
 
 
 def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
     hidden = out / UNFINISHED
-    try:
-        hidden.mkdir(parents=True, exist_ok=True)
-        for name in (IMAGE_TABLE, MOA_TABLE):
-            if not (hidden / name).is_file():
-                _fetch(f"{source}/{name}", hidden / name)
-        with writing(out / MOA_TABLE) as partial:
-            shutil.copyfile(hidden / MOA_TABLE, partial)
-        table = read_file(hidden / IMAGE_TABLE)
-        with reading(hidden / IMAGE_TABLE, InputError, "not BBBC021's image table"):
-            folders = _folders(table, hidden / IMAGE_TABLE)
-        wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
-        for plate in wanted:
-            if plate not in folders:
-                raise InputError(
-                    f"--plate {plate}: {IMAGE_TABLE} has no such plate; it has "
-                    f"{', '.join(sorted(folders)[:3])}, ..."
-                )
-        for plate in wanted:
-            _fetch_plate(plate, out, folders[plate], source)
-            _list_finished(table, out, folders)
-    except OSError as error:
-        raise write_error(out, error) from error
+    for name in (IMAGE_TABLE, MOA_TABLE):
+        if not (hidden / name).is_file():
+            fetch(f"{source}/{name}", hidden / name, advice=ADVICE)
+    with writing(out / MOA_TABLE) as partial:
+        shutil.copyfile(hidden / MOA_TABLE, partial)
+    table = read_file(hidden / IMAGE_TABLE)
+    with reading(hidden / IMAGE_TABLE, InputError, "not BBBC021's image table"):
+        folders = _folders(table, hidden / IMAGE_TABLE)
+    wanted = list(folders) if plates is None else list(dict.fromkeys(plates))
+    for plate in wanted:
+        if plate not in folders:
+            raise InputError(
+                f"--plate {plate}: {IMAGE_TABLE} has no such plate; it has "
+                f"{', '.join(sorted(folders)[:3])}, ..."
+            )
+    for plate in wanted:
+        _fetch_plate(plate, out, folders[plate], source)
+        _list_finished(table, out, folders)
 
 
 def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:
@@ -134,7 +155,7 @@ def _fetch_plate(plate: str, out: Path, images: dict[Path, str], source: str) ->
     for is_last in (False, True):
         # A complete archive, left there by a process that was killed while unpacking it.
         if not archive.is_file():
-            _fetch(url, archive)
+            fetch(url, archive, advice=ADVICE)
         damage = _unpack(archive, out, images)
         archive.unlink()
         if damage is None:
@@ -144,6 +165,29 @@ def _fetch_plate(plate: str, out: Path, images: dict[Path, str], source: str) ->
         say(f"warning: {url}: {damage}; downloading it again")
 
 
+class _DamageError(Exception):
+    """What is wrong with an archive; not of the disk that it is unpacked to."""
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Take whatever an archive makes its reader raise for damage: its bytes are anyone's."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        ArithmeticError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise _DamageError(f"the archive is damaged ({error})") from error
+
+
 def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
     """Move the images of an archive into place; return what is wrong with it, or None.
 
@@ -151,16 +195,18 @@ def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
     """
     places = {name: place for place, name in images.items()}
     try:
-        with reading(_ARCHIVE, _DamagedError):
+        with _damage():
             require_bounded(archive)
-        with zipfile.ZipFile(archive) as file:
+            file = zipfile.ZipFile(archive)
+        with file:
             for member in file.infolist():
                 place = places.get(PurePosixPath(member.filename).name)
                 if place is None or member.is_dir():
                     continue
                 with writing(out / place) as partial, partial.open("wb") as plain:
-                    plain.writelines(_blocks(file, member))
-    except _DamagedError as error:
+                    for block in _blocks(file, member):
+                        plain.write(block)
+    except _DamageError as error:
         return str(error)
     missing = _missing(out, images)
     if missing:
@@ -168,14 +214,13 @@ def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
     return None
 
 
-def _blocks(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Unpack a member; its damage is told from errors of the disk that it is written to."""
-    with reading(_ARCHIVE, _DamagedError):
-        packed = archive.open(member)
-    with packed:
+def _blocks(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    with _damage():
+        compressed = file.open(member)
+    with compressed:
         while True:
-            with reading(_ARCHIVE, _DamagedError):
-                block = packed.read(BLOCK)
+            with _damage():
+                block = compressed.read(BLOCK)
             if not block:
                 return
             yield block
@@ -188,69 +233,3 @@ def _list_finished(table: pd.DataFrame, out: Path, folders: dict[str, dict[Path,
     names = table[column].map(lambda folder: PurePosixPath(folder).name)
     with writing(out / IMAGE_TABLE) as partial:
         table[names.isin(finished)].to_csv(partial, index=False)
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Download a file, resuming where an earlier attempt was cut off.
-
-    Data received so far is kept under a separate name: it is state, not a leftover.
-    """
-    partial, pause = path.with_name(f"{path.name}.partial"), FIRST_PAUSE_S
-    for number in range(1, NUM_TRIES + 1):
-        try:
-            _continue(url, partial)
-        except HTTPError as error:
-            if error.code < 500:
-                raise InputError(
-                    f"{url}: the server answered {error.code} {error.reason}; --source must be the "
-                    "folder with the tables and archives"
-                ) from error
-            reason = f"{error.code} {error.reason}"
-        # A connection that is refused, cut or silent.
-        except (OSError, HTTPException) as error:
-            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        else:
-            partial.replace(path)
-            return
-        if number < NUM_TRIES:
-            say(f"{url}: {reason}; trying again in {pause:g} s")
-            time.sleep(pause)
-            pause *= 2
-    raise WsdinoError(f"{url}: {reason}; tried {NUM_TRIES} times; the same command resumes")
-
-
-def _continue(url: str, partial: Path) -> None:
-    have = partial.stat().st_size if partial.is_file() else 0
-    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    try:
-        answer = urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 the user names the address
-    except HTTPError as error:
-        error.close()
-        # There is nothing left to request: start over, rather than trust the file.
-        if error.code == 416:
-            partial.unlink()
-            _continue(url, partial)
-            return
-        raise
-    with answer:
-        goes_on = answer.status == 206
-        have = have if goes_on else 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else 0
-        with Meter(Path(url).name, total // BLOCK, have // BLOCK, last_line=False) as meter:
-            _write(partial, b"", is_new=not goes_on)
-            while block := answer.read(BLOCK):
-                _write(partial, block)
-                have += len(block)
-                meter.advance(have // BLOCK - meter.done, "MiB")
-    if total and have < total:
-        raise OSError(f"cut off after {have} of {total} bytes")
-
-
-def _write(path: Path, block: bytes, *, is_new: bool = False) -> None:
-    """Append to a file; errors of the disk must not be taken for those of the connection."""
-    try:
-        with path.open("wb" if is_new else "ab") as file:
-            file.write(block)
-    except OSError as error:
-        raise write_error(path, error) from error

@@ -14,6 +14,7 @@ import pandas as pd
 
 from wsdino.errors import ImageError, TableError
 from wsdino.outside import reading
+from wsdino.remote import absolute, is_remote, joined, shown, states_of
 from wsdino.tables.manifest import KEY, PARTS, channels_of, illuminations_of
 
 if TYPE_CHECKING:
@@ -150,21 +151,28 @@ def find_files(
         A URL isn't a local one.
     """
     table = table.reset_index(drop=True).copy()
-    folder = folder.absolute()
+    folder = absolute(folder)
     lookup = Folders()
     missing: list[MissingImage] = []
     channels = [*channels_of(table), *illuminations_of(table)]
     for channel in channels:
         images = [
-            [_normal(folder / path) for path in paths]
+            [_normal(joined(folder, path)) for path in paths]
             for paths in _relative_paths(table, channel, origin)
         ]
         if check_files:
-            found = [[lookup.find(path) for path in paths] for paths in images]
+            remote = states_of(path for paths in images for path in paths if is_remote(path))
+            found = [
+                [
+                    lookup.find(path) if path not in remote else path if remote[path] else None
+                    for path in paths
+                ]
+                for paths in images
+            ]
             for row, (paths, real) in enumerate(zip(images, found, strict=True)):
                 if None in real:
                     path = paths[real.index(None)]
-                    text = f"{path} (channel {channel}{_site_of(table, row)})"
+                    text = f"{shown(path)} (channel {channel}{_site_of(table, row)})"
                     missing.append(MissingImage(row, path, text))
             images = [
                 [one or path for path, one in zip(paths, real, strict=True)]
@@ -181,9 +189,9 @@ def find_files(
 def _located(paths: list[Path]) -> tuple[str | None, str | None]:
     """Return the common folder of an image's files, and their names in it."""
     if len(paths) < 2:
-        return (str(paths[0].parent), paths[0].name) if paths else (None, None)
+        return (shown(paths[0].parent), paths[0].name) if paths else (None, None)
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    return str(folder), PARTS.join(path.relative_to(folder).as_posix() for path in paths)
+    return shown(folder), PARTS.join(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list[Path]]:
@@ -202,7 +210,7 @@ def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list
         for folder in folders.unique()
     }
     return [
-        [known[folder] / _slashes(one) for one in name.split(PARTS) if one]
+        [joined(known[folder], Path(_slashes(one))) for one in name.split(PARTS) if one]
         for folder, name in zip(folders, names, strict=True)
     ]
 
@@ -219,10 +227,12 @@ def _path_of_url(url: str, where: str) -> Path:
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
         return Path(url2pathname(parts.path))
+    if is_remote(url):
+        return Path(url)
     if "://" in url:
         raise TableError(
-            f"{where} is '{url}'; only file:// URLs and plain paths can be read, so copy the "
-            "images to a disk first"
+            f"{where} is '{url}'; only plain paths and addresses that fsspec knows can be read "
+            "(file://, s3://, https://, ...), so copy the images to a disk first"
         )
     # CellProfiler also writes `file:relative/path`.
     return Path(_slashes(url.removeprefix("file:")))

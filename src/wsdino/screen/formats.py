@@ -13,6 +13,7 @@ import imagecodecs
 import numpy as np
 
 from wsdino.errors import ImageError
+from wsdino.remote import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,6 +201,6 @@ def format_of(path: Path) -> ImageFormat | None:
     """Return the format of an image by its name, or by being a folder; None if it is unknown."""
     suffix = path.suffix.lower()
     for known in FORMATS:
-        if suffix in known.suffixes if known.suffixes else path.is_dir():
+        if suffix in known.suffixes if known.suffixes else path.is_dir() or is_remote(path):
             return known
     return None

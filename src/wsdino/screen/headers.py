@@ -47,7 +47,9 @@ def read_headers(
             meter.advance()
 
 
-def require_one_kind(planes: Sequence[Sequence[Plane]], expected: str, *, num_threads: int) -> None:
+def require_one_kind(
+    planes: Sequence[Sequence[Plane]], expected: str, example: Path, *, num_threads: int
+) -> None:
     """Refuse images whose size or type isn't as expected.
 
     Parameters
@@ -55,7 +57,9 @@ def require_one_kind(planes: Sequence[Sequence[Plane]], expected: str, *, num_th
     planes, num_threads
         As for :func:`read_headers`.
     expected
-        Size and type of the first image, see :func:`~wsdino.screen.images.describe`.
+        Size and type of every image, see :func:`~wsdino.screen.images.describe`.
+    example
+        The image that says so, for messages.
 
     Raises
     ------
@@ -68,7 +72,7 @@ def require_one_kind(planes: Sequence[Sequence[Plane]], expected: str, *, num_th
             if isinstance(found, ImageError):
                 raise found
             if found is not None:
-                require_alike(found, path, expected, planes[0][0].path)
+                require_alike(found, path, expected, example)
         except ImageError as error:
             problems[path] = error
     # The first in the table's order is named, whichever was read first.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from wsdino.errors import ImageError
 from wsdino.outside import reading
+from wsdino.remote import is_remote, local_copy, named
 from wsdino.screen.formats import (
     CHANNEL_AXES,
     FORMATS,
@@ -20,7 +22,7 @@ from wsdino.screen.formats import (
 from wsdino.screen.planes import Plane, planes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -49,8 +51,8 @@ def contents_of(path: Path) -> Contents:
     kind = format_of(path)
     if kind is None or kind.contents is None:
         return Contents(1, unnamed(len(read_planes(path))))
-    with reading(path, ImageError, _DAMAGED):
-        found = kind.contents(path)
+    with reading(named(path), ImageError, _DAMAGED), _copy_of(path, kind) as file:
+        found = kind.contents(file)
     return Contents(found.num_images, found.channels or unnamed(1))
 
 
@@ -148,8 +150,8 @@ def read_planes(
             for axis, size in zip(axes, shape, strict=True)
         )
 
-    with reading(path, ImageError, _DAMAGED):
-        image, axes = kind.read(path, series, taken)
+    with reading(named(path), ImageError, _DAMAGED), _copy_of(path, kind) as file:
+        image, axes = kind.read(file, series, taken)
     _require_pixel_type(image.dtype, path)
     if z == "max" and "Z" in axes:
         image = image.max(axis=axes.index("Z"), keepdims=True)
@@ -180,7 +182,8 @@ def read_header(path: Path, series: int | None = None) -> str | None:
         As there, as far as the header tells.
     """
     kind = _known_format(path)
-    if kind.size is None:
+    # What lies elsewhere is fetched whole, and then once.
+    if kind.size is None or is_remote(path):
         return None
     with reading(path, ImageError, _DAMAGED):
         height, width, dtype = kind.size(path, series)
@@ -197,6 +200,16 @@ def _known_format(path: Path) -> ImageFormat:
             f"{FORMATS[-1].name}"
         )
     return kind
+
+
+@contextmanager
+def _copy_of(path: Path, kind: ImageFormat) -> Iterator[Path]:
+    """Yield an image to read: itself, or a copy of a remote file, unless Zarr reads it there."""
+    if kind.suffixes:
+        with local_copy(path) as file:
+            yield file
+    else:
+        yield path
 
 
 def _require_pixel_type(dtype: np.dtype[Any], path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import zarr
-from zarr.codecs import BloscCodec
 
-from wsdino.atomic import sweep, visible, writing
+from wsdino.atomic import sweep, visible
 from wsdino.device import num_cpus
-from wsdino.errors import ImageError, InputError, OutputError, StoreError
+from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.lock import one_writer
-from wsdino.outside import reading
 from wsdino.progress import Meter, say
-from wsdino.screen.check.stored import checked, quality_columns
+from wsdino.remote import absolute, shown
+from wsdino.screen.array import FORMAT, FORMAT_KEY, IMAGES, image_shape, open_images
+from wsdino.screen.check.stored import checked
 from wsdino.screen.convert import Conversion, in_threads, on_dask
 from wsdino.screen.correction import CORRECTION, Correction, correction_of
 from wsdino.screen.current import open_measures, open_records, open_statistics, sites_to_do
@@ -31,15 +30,12 @@ from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, describe, planes_of, read_site
 from wsdino.screen.left_out import say_left_out, without_left_out, write_left_out
 from wsdino.screen.manifest import Missing, Rows, channels_of, read_rows, read_wells
+from wsdino.screen.records import STATE, set_state
+from wsdino.screen.relabel import say_changes, update_metadata, write_manifest
+from wsdino.screen.same_sites import fingerprint, in_store_order, stored_manifest
 from wsdino.screen.shading import effective, known_shadings, prepare_shadings
-from wsdino.screen.store import (
-    FORMAT,
-    FORMAT_KEY,
-    IMAGES,
-    MANIFEST,
-    open_images,
-)
-from wsdino.tables.manifest import given_functions
+from wsdino.screen.shards import COMPRESSOR, num_sites_per_file, pixel_files
+from wsdino.tables.manifest import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +59,7 @@ def ingest(
     scale: float = 1.0,
     selection: Selection | None = None,
     missing: Missing = "error",
+    sites_per_file: int | None = None,
     design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or resume a conversion that was stopped.
@@ -72,14 +69,15 @@ def ingest(
     once its pixels and then its statistics are on disk, and as long as its images, and what they
     are divided by, look as they did. At the end the screen is checked
     (:mod:`wsdino.screen.check`), and what looks wrong is said.
-    A finished store of the same images is returned as it is, with its manifest brought up to date.
+    A finished store of the same images is returned as it is, with its manifest brought up to date:
+    labels are replaced without reading pixels. Sites that the source has gained are added.
 
     Parameters
     ----------
     source
         Anything that :func:`read_manifest` reads.
     out
-        Folder of the store: new, empty, or a store of the same images.
+        Folder of the store: new, empty, or a store of the same images, or of some of them.
     platemap
         What each well received, as for :func:`read_manifest`.
     workers
@@ -102,6 +100,9 @@ def ingest(
     missing
         What to do where an image is missing: ``error``, or ``leave-out`` the row; these rows are
         written to ``left_out.csv`` in the store, each with the reason.
+    sites_per_file
+        How many sites share a file of a new store; None: by
+        :func:`~wsdino.screen.shards.num_sites_per_file`, one up to 4,096 sites.
     design
         The former name of `platemap`.
 
@@ -132,6 +133,8 @@ def ingest(
         raise InputError(f"workers is {workers}; it must be at least 1")
     if workers is not None and dask is not None:
         raise InputError("workers and dask: give one; a Dask cluster has its own workers")
+    if sites_per_file is not None and sites_per_file < 1:
+        raise InputError(f"sites_per_file is {sites_per_file}; it must be at least 1")
     _existing_images(out)
     platemap = platemap if design is None else design
     wells = None if platemap is None else read_wells(platemap, columns=columns)
@@ -144,9 +147,9 @@ def ingest(
         selection=selection,
         missing=missing,
     )
-    origin = "a table" if isinstance(source, pd.DataFrame) else str(Path(source).absolute())
+    origin = "a table" if isinstance(source, pd.DataFrame) else shown(absolute(Path(source)))
     with one_writer(out):
-        return _ingest(read, out, origin, wanted, workers, dask)
+        return _ingest(read, out, origin, wanted, workers, dask, sites_per_file)
 
 
 def _ingest(
@@ -156,47 +159,94 @@ def _ingest(
     wanted: Correction,
     workers: int | None,
     dask: str | None,
+    sites_per_file: int | None,
 ) -> Store:
     images = _existing_images(out)
     sweep(out)
-    stored = _stored_manifest(out, images)
-    if images is not None and stored is not None and images.attrs["complete"]:
+    if images is not None:
+        _require_files(out, images, sites_per_file)
+    if images is not None and images.attrs["complete"]:
         # The images may be gone by now, or spelled differently on this disk.
         manifest = without_left_out(out, read(check_files=False).manifest)
         correction = effective(wanted, manifest)
-        _require_same_images(images, manifest, correction, out)
-        known = known_shadings(out, manifest, correction)
-        if not len(sites_to_do(out, images, planes_of(manifest), known)):
-            _update_metadata(out, manifest, stored)
-            say(f"{out}: already complete, {len(manifest)} sites")
-            return checked(out)
+        manifest = in_store_order(out, images, manifest, correction)
+        if len(manifest) == images.shape[0] and stored_manifest(out, images) is not None:
+            known = known_shadings(out, manifest, correction)
+            if not len(sites_to_do(out, images, planes_of(manifest), known)):
+                update_metadata(out, manifest)
+                say(f"{out}: already complete, {len(manifest)} sites")
+                return checked(out)
     rows = read()
     manifest = rows.manifest
-    planes, correction = planes_of(manifest), effective(wanted, manifest)
-    first = read_site(planes[0])
+    correction, num_threads = effective(wanted, manifest), workers or num_cpus()
     if images is None:
+        planes = planes_of(manifest)
+        first = read_site(planes[0])
         # Converting may take an hour: what would stop it is found before.
-        require_one_kind(planes, describe(first), num_threads=workers or num_cpus())
-        images = _create_images(out, manifest, first, correction, origin)
-    _require_same_images(images, manifest, correction, out)
+        require_one_kind(planes, describe(first), planes[0][0].path, num_threads=num_threads)
+        images = _create_images(out, manifest, first, correction, origin, sites_per_file)
+    else:
+        manifest = in_store_order(out, images, manifest, correction)
+        planes = planes_of(manifest)
+        images = _with_new_sites(out, images, manifest, correction, num_threads)
     images = images.update_attributes({"complete": False})
+    sweep(out / IMAGES)
+    # Those of Zarr itself, which writes the array's description.
     for remnant in (out / IMAGES).glob("*.partial"):
         remnant.unlink()
-    _write_manifest(out, manifest)
+    write_manifest(out, manifest)
     write_left_out(out, rows)
     shadings = prepare_shadings(
         out,
         manifest,
         planes,
         correction,
-        field_shape=_field_shape(images),
+        field_shape=image_shape(images),
         expected=_expected(images),
-        num_threads=workers or num_cpus(),
+        num_threads=num_threads,
     )
-    _write_sites(images, planes, shadings, out, workers or num_cpus(), dask)
+    _write_sites(images, planes, shadings, out, num_threads, dask)
     images.update_attributes({"complete": True})
     say_left_out(out, rows)
     return checked(out)
+
+
+def _require_files(out: Path, images: zarr.Array[Any], sites_per_file: int | None) -> None:
+    has = images.shards[0] if images.shards else 1
+    if sites_per_file not in (None, has):
+        raise OutputError(
+            f"{out}: holds a store with {has} sites in a file, and {sites_per_file} are wanted; "
+            "name another folder, or delete this one"
+        )
+
+
+def _with_new_sites(
+    out: Path,
+    images: zarr.Array[Any],
+    manifest: pd.DataFrame,
+    correction: Correction,
+    num_threads: int,
+) -> zarr.Array[Any]:
+    """Make room for the sites that a screen has gained, which are last in its table."""
+    old, all_sites = images.shape[0], len(manifest)
+    if old == all_sites:
+        return images
+    new = planes_of(manifest.iloc[old:])
+    example = planes_of(manifest.iloc[:1])[0][0].path
+    require_one_kind(new, _expected(images), example, num_threads=num_threads)
+    plate, well, site = manifest.loc[old, KEY]
+    say(
+        f"{out}: {all_sites - old} new sites, such as plate {plate}, well {well}, site {site}, are "
+        f"added to the {old} that are there"
+    )
+    # In this order a process that is killed in between leaves an unfinished store, which goes on.
+    images = images.update_attributes({"complete": False})
+    say_changes(out, manifest)
+    write_manifest(out, manifest)
+    images.resize((all_sites, *images.shape[1:]))
+    provenance: Any = images.attrs["provenance"]
+    made_of = {"images_sha256": fingerprint(manifest, correction)}
+    return images.update_attributes({"provenance": {**provenance, **made_of}})
 
 
 def _existing_images(out: Path) -> zarr.Array[Any] | None:
@@ -222,6 +272,7 @@ def _create_images(
     first: np.ndarray[Any, np.dtype[Any]],
     correction: Correction,
     origin: str,
+    sites_per_file: int | None,
 ) -> zarr.Array[Any]:
     """Write the array's description, which makes `out` an unfinished store."""
     out.mkdir(parents=True, exist_ok=True)
@@ -233,85 +284,31 @@ def _create_images(
         CORRECTION: {**asdict(correction), "images": [int(side) for side in first.shape[1:]]},
         "provenance": {
             "source": origin,
-            "images_sha256": _fingerprint(manifest, correction),
+            "images_sha256": fingerprint(manifest, correction),
             "wsdino": version("wsdino"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
     shape = (len(first), *correction.shape(first.shape))
+    site_bytes = int(np.prod(shape)) * first.dtype.itemsize
+    num = sites_per_file or num_sites_per_file(len(manifest), site_bytes)
     return zarr.create_array(
         out / IMAGES,
         shape=(len(manifest), *shape),
         chunks=(1, *shape),
+        shards=(num, *shape) if num > 1 else None,
         dtype=first.dtype,
-        # One chunk is one site. LZ4 on bit planes takes a millisecond per megapixel either way and
-        # saves a quarter on camera noise; stronger codecs gain little more.
-        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+        compressors=COMPRESSOR,
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("site", "channel", "y", "x"),
         attributes=attributes,
     )
 
 
-def _fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
-    """Return a digest of which images make up the sites, whatever the case of their names."""
-    digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
-    for site in planes_of(manifest):
-        for plane in site:
-            digest.update(f"\0{plane.name}".casefold().encode())
-    for name in filter(None, given_functions(manifest).values()):
-        if correction.method.uses_given:
-            for column in (f"PathName_{name}", f"FileName_{name}", f"Frame_{name}"):
-                if column in manifest:
-                    cells = map(str, manifest[column])
-                    digest.update("\0".join([column, *cells]).casefold().encode())
-    return digest.hexdigest()
-
-
-def _field_shape(images: zarr.Array[Any]) -> tuple[int, int]:
-    """Height and width of the images that a store is made from, px."""
-    made: Any = images.attrs.get(CORRECTION, {})
-    height, width = made.get("images", images.shape[2:])
-    return int(height), int(width)
-
-
 def _expected(images: zarr.Array[Any]) -> str:
     """Size and type of every image, see :func:`~wsdino.screen.images.describe`."""
-    height, width = _field_shape(images)
+    height, width = image_shape(images)
     return f"{width} x {height} {np.dtype(images.dtype).name}"
-
-
-def _require_same_images(
-    images: zarr.Array[Any], manifest: pd.DataFrame, correction: Correction, out: Path
-) -> None:
-    provenance: Any = images.attrs["provenance"]
-    made = correction_of(images.attrs)
-    if made != correction:
-        raise OutputError(
-            f"{out}: holds a store made with illumination {made.illumination} and scale "
-            f"{made.scale:g}, and {correction.illumination} and {correction.scale:g} are wanted; "
-            "name another folder, or delete this one"
-        )
-    same = provenance["images_sha256"] == _fingerprint(manifest, correction)
-    if not same and not _same_names_gone(out, images, manifest):
-        now, then = len(manifest), images.shape[0]
-        sites = "" if now == then else f" (it has {then} sites, and the screen now has {now})"
-        raise OutputError(
-            f"{out}: holds a store of other images{sites}, from {provenance['source']}; name "
-            "another folder, or delete this one"
-        )
-
-
-def _same_names_gone(out: Path, images: zarr.Array[Any], manifest: pd.DataFrame) -> bool:
-    """Whether a store is of images of the same names, which are nowhere any more.
-
-    A table whose folders had been found elsewhere names the ones of its own again then.
-    """
-    names = [f"FileName_{channel}" for channel in channels_of(manifest)]
-    stored = _stored_manifest(out, images)
-    if stored is None or any(s[0].path.exists() for s in planes_of(manifest)):
-        return False
-    return set(names) <= set(stored) and stored[names].equals(manifest[names])
 
 
 def _write_sites(
@@ -327,12 +324,19 @@ def _write_sites(
     sites = sites_to_do(out, images, planes, shadings)
     measures = open_measures(out, images)
     statistics[sites] = np.nan
-    # Workers elsewhere have other working directories.
-    here = open_images(out.absolute(), mode="r+")
-    assert here is not None, "the store was made before"
     scale = correction_of(images.attrs).scale
-    convert = Conversion(out.absolute(), here, _expected(images), planes[0][0].path, scale)
-    jobs = [(site, planes[site], shadings[site]) for site in sites.tolist()]
+    # Workers elsewhere have other working directories.
+    files = pixel_files((out / IMAGES).absolute(), images)
+    if files.foreign is not None and len(sites):
+        raise OutputError(
+            f"{out}: its pixels are encoded in another way than wsdino does, so that sites can't "
+            "be added or made anew; ingest the source into a new folder"
+        )
+    convert = Conversion(files, _expected(images), planes[0][0].path, scale)
+    jobs = [
+        ([(site, planes[site], shadings[site]) for site in group],)
+        for group in files.together(sites.tolist())
+    ]
     if dask is not None and jobs:
         converted = on_dask(convert, jobs, scheduler=dask)
     else:
@@ -342,11 +346,14 @@ def _write_sites(
             Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter,
             closing(converted),
         ):
-            for site, found, measured, record in converted:
-                records[site] = record
-                measures[site] = measured
-                statistics[site] = found
-                meter.advance()
+            for group in converted:
+                for site, found, measured, record in group:
+                    records[site] = record
+                    measures[site] = measured
+                    statistics[site] = found
+                    meter.advance()
+                # The other sites of the file were copied into it.
+                set_state(records, files.neighbours(site), tuple(record[list(STATE)].item()))
     except ImageError as error:
         raise ImageError(
             f"{error}; {out} stays unfinished: replace the image and run the same command again"
@@ -354,30 +361,3 @@ def _write_sites(
     records.flush()
     measures.flush()
     statistics.flush()
-
-
-def _write_manifest(out: Path, manifest: pd.DataFrame) -> None:
-    with writing(out / MANIFEST) as partial:
-        manifest.to_parquet(partial, index=False)
-
-
-def _stored_manifest(out: Path, images: zarr.Array[Any] | None) -> pd.DataFrame | None:
-    """Return the manifest in a store; None if it is missing or damaged."""
-    with suppress(StoreError), reading(out / MANIFEST, StoreError):
-        stored = pd.read_parquet(out / MANIFEST)
-        if images is not None and len(stored) == images.shape[0]:
-            return stored
-    return None
-
-
-def _update_metadata(out: Path, manifest: pd.DataFrame, stored: pd.DataFrame) -> None:
-    """Update the metadata of a finished store; its file names and measures are kept."""
-    measured = set(quality_columns(channels_of(stored)))
-    metadata = [
-        name for name in manifest.columns if name.startswith("Metadata_") and name not in measured
-    ]
-    own = [name for name in stored if not str(name).startswith("Metadata_") or name in measured]
-    updated = pd.concat([manifest[metadata], stored[own]], axis=1)
-    if not updated.equals(stored):
-        say(f"{out}: the source's metadata has changed; {MANIFEST} is updated")
-        _write_manifest(out, updated)

@@ -9,6 +9,7 @@ import numpy as np
 from wsdino.atomic import writing
 from wsdino.progress import say
 from wsdino.screen.images import planes_of
+from wsdino.screen.records import image_state
 from wsdino.tables.files import read_file
 from wsdino.tables.manifest import KEY
 
@@ -52,6 +53,6 @@ def without_left_out(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     planes = planes_of(manifest)
     for row in np.flatnonzero(is_left_out).tolist():
         is_left_out[row] = not all(
-            part.path.exists() for plane in planes[row] for part in plane.parts
+            image_state(part.path) is not None for plane in planes[row] for part in plane.parts
         )
     return manifest[~is_left_out].reset_index(drop=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import pandas as pd
 
 from wsdino.errors import InputError, TableError
+from wsdino.remote import shown
 from wsdino.screen import bbbc021
 from wsdino.screen.choosing import selected
 from wsdino.screen.files import MissingImage, find_files, require_images
@@ -129,7 +130,7 @@ def read_rows(
         raw, origin = RawTable(source, Path()), "the table"
     else:
         raw = read_raw(Path(source), text=columns.values(), pattern=selection.pattern)
-        origin = str(source)
+        origin = shown(source)
     platemap = raw.wells if platemap is None else platemap
     wells = None if platemap is None else read_wells(platemap, columns=columns)
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)

@@ -17,6 +17,7 @@ from zarr.errors import ContainsArrayError
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import Meter, say
+from wsdino.remote import address_of, is_remote, named, options_of, shown
 from wsdino.screen.choosing import ACQUISITION
 from wsdino.screen.layouts.listing import unique_names
 from wsdino.screen.layouts.places import folders_below
@@ -69,11 +70,13 @@ def _without_projections(plates: list[Path]) -> list[Path]:
 
 
 def _is_plate(folder: Path) -> bool:
-    if not any((folder / name).is_file() for name in METADATA_FILES):
+    if not is_remote(folder) and not any((folder / name).is_file() for name in METADATA_FILES):
         return False
     try:
         return "plate" in _metadata(folder)
-    except _NotAGroupError:
+    except TableError as error:
+        if not is_remote(folder) and not isinstance(error, _NotAGroupError):
+            raise
         return False  # such as the pixels of a store
 
 
@@ -275,9 +278,9 @@ def _channels(image: Path) -> tuple[list[str], bool]:
 def _num_channels(image: Path, metadata: dict[str, Any]) -> int | None:
     """Return how many channels an image's array has; None if it can't be read."""
     try:
-        with reading(image, TableError):
+        with reading(named(image), TableError):
             scale = metadata["multiscales"][0]
-            shape = zarr.open_array(image / scale["datasets"][0]["path"], mode="r").shape
+            shape = _zarr_array(image / scale["datasets"][0]["path"]).shape
             names = _axis_names(scale)
     except TableError:
         return None
@@ -335,21 +338,31 @@ def _open_image(image: Path) -> tuple[zarr.Array[Any], str]:
     scales = _metadata(image).get("multiscales")
     if not scales:
         raise ValueError("not an OME-Zarr image (there are no multiscales)")
-    array = zarr.open_array(image / scales[0]["datasets"][0]["path"], mode="r")
+    array = _zarr_array(image / scales[0]["datasets"][0]["path"])
     return array, "".join(_AXES.get(name, "?") for name in _axis_names(scales[0]))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """Return a group's OME-Zarr metadata, which version 0.5 has under `ome`."""
-    with reading(folder, TableError, "damaged OME-Zarr metadata"):
+    with reading(named(folder), TableError, "damaged OME-Zarr metadata"):
         try:
-            attributes = zarr.open_group(folder, mode="r").attrs.asdict()
+            group = zarr.open_group(shown(folder), mode="r", **_options(folder))
+            attributes = group.attrs.asdict()
         except FileNotFoundError as error:
-            missing = f"{folder}: not an OME-Zarr group, although the plate lists it"
+            missing = f"{shown(folder)}: not an OME-Zarr group, although the plate lists it"
             raise TableError(missing) from error
         except ContainsArrayError as error:
             raise _NotAGroupError(f"{folder}: a Zarr array, not an OME-Zarr group") from error
     return _part(attributes, "ome", folder) if "ome" in attributes else attributes
+
+
+def _zarr_array(path: Path) -> zarr.Array[Any]:
+    return zarr.open_array(shown(path), mode="r", **_options(path))
+
+
+def _options(path: Path) -> dict[str, Any]:
+    address = address_of(path)
+    return {} if address is None else {"storage_options": options_of(address)}
 
 
 def _part(metadata: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import say
+from wsdino.remote import absolute, is_remote, named, shown
+from wsdino.screen.layouts.places import shared_listings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -82,20 +84,21 @@ def _read_bbbc021(path: Path, text: Collection[str]) -> RawTable:
 def _is_plates(path: Path) -> bool:
     from wsdino.screen.omezarr import find_plates
 
-    return path.is_dir() and bool(find_plates(path))
+    is_place = is_remote(path) and not _is_table(path)
+    return (path.is_dir() or is_place) and bool(find_plates(path))
 
 
 def _read_plates(path: Path, text: Collection[str]) -> RawTable:
     from wsdino.screen.omezarr import find_plates, read_plates
 
     del text
-    return RawTable(read_plates(find_plates(path.absolute())), path)
+    return RawTable(read_plates(find_plates(absolute(path))), path)
 
 
 def _is_table(path: Path) -> bool:
     from wsdino.tables.files import is_table
 
-    return path.is_file() and is_table(path)
+    return (path.is_file() or is_remote(path)) and is_table(path)
 
 
 def _read_table(path: Path, text: Collection[str]) -> RawTable:
@@ -186,19 +189,25 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
     TableError
         The path is missing or unrecognised, or its reader fails.
     """
-    if not path.exists():
+    if not path.exists() and not is_remote(path):
         raise TableError(f"{path}: no such file or folder; a screen is {accepted()}")
     if pattern is not None:
         from wsdino.screen.layouts.pattern import read_names
 
         return read_names(path, pattern)
-    for position, reader in enumerate(READERS):
-        # A reader names the file; what its parsing misses is caught here.
-        with reading(path, TableError, f"can't be read as {reader.name}"):
-            if not reader.recognises(path):
-                continue
-            if path.is_dir() and not reader.lists_all:
-                _say_others(path, reader, READERS[position + 1 :])
-            return reader.read(path, text)
+    with shared_listings():
+        for position, reader in enumerate(READERS):
+            # A reader names the file; what its parsing misses is caught here.
+            with reading(named(path), TableError, f"can't be read as {reader.name}"):
+                if not reader.recognises(path):
+                    continue
+                if path.is_dir() and not reader.lists_all:
+                    _say_others(path, reader, READERS[position + 1 :])
+                return reader.read(path, text)
     what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
+    if is_remote(path):
+        raise TableError(
+            f"{shown(path)}: an address must be that of a table (LoadData or a manifest) or of an "
+            "OME-Zarr plate; copy other screens to a disk first"
+        )
     raise TableError(f"{path}: {what}; a screen is {accepted()}")

@@ -25,7 +25,13 @@ from wsdino.errors import StoreError
 from wsdino.outside import read_json, reading
 from wsdino.progress import Meter, say
 from wsdino.screen.convert import in_threads
-from wsdino.screen.correction import Correction, Shading, Shadings, load_function
+from wsdino.screen.correction import (
+    Correction,
+    Shading,
+    Shadings,
+    correction_of,
+    load_function,
+)
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.records import digest_of, image_state, image_states
 from wsdino.tables.manifest import given_functions, illuminations_of
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 
     from wsdino.screen.estimators import Estimate, Estimator
     from wsdino.screen.illumination import IlluminationMethod
+    from wsdino.screen.store import Store
 
 FOLDER, RECORD = "illumination", "functions.json"
 PLATE = ["Metadata_Batch", "Metadata_Plate"]
@@ -97,6 +104,29 @@ def known_shadings(
                     for row in rows:
                         column[row] = shading
     return list(zip(*columns, strict=True))
+
+
+def plate_shadings(store: Store) -> tuple[str, list[tuple[int, str, Shading]]]:
+    """Return how a store's images were corrected, and the function of each plate and channel.
+
+    Returns
+    -------
+    method : str
+        A name in :data:`~wsdino.screen.illumination.METHODS`.
+    functions : list
+        Row of a plate's first site, channel, and what that was divided by; none where nothing was.
+    """
+    correction, whole = correction_of(store.attributes), store.whole
+    known = known_shadings(whole.path, whole.manifest, correction) or []
+    # Of the sites that this store consists of, whichever those are.
+    rows = np.arange(len(whole)) if store.rows is None else store.rows
+    found = [
+        (int(own[0]), channel, shading)
+        for own in (_plates(store.manifest).values() if known else ())
+        for channel, shading in zip(store.channels, known[rows[own[0]]], strict=True)
+        if shading is not None
+    ]
+    return correction.method.name, found
 
 
 def prepare_shadings(

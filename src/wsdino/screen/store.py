@@ -10,7 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 import pandas as pd
 import zarr
@@ -19,31 +18,27 @@ from typing_extensions import TypedDict
 from wsdino.atomic import writing
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
+from wsdino.lock import one_writer
 from wsdino.outside import reading, require_shape
 from wsdino.progress import Meter, say
-from wsdino.screen.records import RECORDS, changed_sites, crc32, record_type, set_state
+from wsdino.screen.array import IMAGES, open_images
+from wsdino.screen.records import (
+    RECORDS,
+    changed_sites,
+    crc32,
+    file_state,
+    record_type,
+    set_state,
+)
+from wsdino.screen.shards import pixel_files
 from wsdino.tables.keep import rows_to_keep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IMAGES, MANIFEST, STATISTICS = "images.zarr", "manifest.parquet", "statistics.npy"
+MANIFEST, STATISTICS = "manifest.parquet", "statistics.npy"
 STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
-FORMAT_KEY, FORMAT = "wsdino_store", 1
 MAX_READERS = 8
-
-
-class _Attributes(TypedDict):
-    """What the array says of itself, among other things."""
-
-    complete: bool
-    channels: list[str]
-    provenance: dict[str, Any]
-
-
-def chunk_path(store: Path, site: int) -> Path:
-    """Return the file that holds the pixels of one site, in all channels."""
-    return store / IMAGES / f"c.{site}.0.0.0"
 
 
 class Store:
@@ -77,8 +72,7 @@ class Store:
         self.path, self.rows = path, rows
         self._images = images
         self.attributes: dict[str, Any] = dict(images.attrs)
-        codecs = [codec.to_dict() for codec in images.metadata.codecs]  # type: ignore[union-attr]
-        self._is_blosc = [codec["name"] for codec in codecs] == ["bytes", "blosc"]
+        self._files = pixel_files(path / IMAGES, images)
 
     def __len__(self) -> int:
         return int(self._images.shape[0]) if self.rows is None else len(self.rows)
@@ -114,268 +108,3 @@ class Store:
         return int(height), int(width)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels, uint8 or uint16."""
-        return np.dtype(self._images.dtype)
-
-    @cached_property
-    def manifest(self) -> pd.DataFrame:
-        """The manifest; row i is site i."""
-        with _undamaged(self.path / MANIFEST):
-            manifest = pd.read_parquet(self.path / MANIFEST)
-        return manifest if self.rows is None else manifest.iloc[self.rows].reset_index(drop=True)
-
-    @cached_property
-    def statistics(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Intensity statistics: mean, std, p01, p50 and p99, each float32 (N, C)."""
-        shape = (*self.whole.shape[:2], len(STATISTIC_NAMES))
-        with _undamaged(self.path / STATISTICS):
-            table = np.load(self.path / STATISTICS)
-            if (table.shape, table.dtype) != (shape, np.float32):
-                raise ValueError(f"{table.dtype} {table.shape} instead of float32 {shape}")
-        table = table if self.rows is None else table[self.rows]
-        return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
-
-    @cached_property
-    def pixels_digest(self) -> str:
-        """Digest of the pixels of all sites, independent of their files' names and times.
-
-        Checksums were computed when the screen was ingested. A site whose file has changed since
-        is read and compared.
-
-        Raises
-        ------
-        StoreError
-            A site's pixels are not those that were ingested.
-        """
-        what = f"{self.channels} {self.shape} {self.dtype}"
-        checksums = self.whole._checksums  # noqa: SLF001 a store of the same kind
-        own = checksums if self.rows is None else checksums[self.rows]
-        return hashlib.sha256(what.encode() + own.tobytes()).hexdigest()
-
-    @property
-    def whole(self) -> Store:
-        """The store with all sites on disk."""
-        return self if self.rows is None else Store(self.path, self._images)
-
-    @cached_property
-    def _checksums(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
-        """Return the checksum of every site on disk; see :attr:`pixels_digest`."""
-        records, is_new = self._records()
-        paths = [chunk_path(self.path, site) for site in range(len(self))]
-        changed = changed_sites(records, paths)
-        with Meter("check pixels", len(changed), last_line=False) as meter:
-            for site in changed:
-                # Taken first: a file that changes meanwhile will look changed next time.
-                set_state(records, site, paths[site])
-                found = crc32(self[site])
-                if not is_new and found != records["crc32"][site]:
-                    raise StoreError(
-                        f"{paths[site]}: the store is damaged: the pixels differ from those that "
-                        "were ingested; ingest it again"
-                    )
-                records["crc32"][site] = found
-                meter.advance()
-        if changed:
-            # A read-only store is read again next time.
-            with (
-                suppress(OutputError),
-                writing(self.path / RECORDS) as partial,
-                partial.open("wb") as file,
-            ):
-                np.save(file, records)
-        return np.array(records["crc32"])
-
-    @cached_property
-    def manifest_digest(self) -> str:
-        """Digest of the manifest's file, and of which of its rows are in this store."""
-        digest = hashlib.sha256((self.path / MANIFEST).read_bytes())
-        if self.rows is not None:
-            digest.update(self.rows.tobytes())
-        return digest.hexdigest()
-
-    def _records(self) -> tuple[np.ndarray[Any, np.dtype[Any]], bool]:
-        """Load the sites' records, and return whether they are new because there were none."""
-        wanted = record_type(len(self.channels))
-        with suppress(StoreError), _undamaged(self.path / RECORDS):
-            found: np.ndarray[Any, np.dtype[Any]] = np.load(self.path / RECORDS)
-            if found.shape == (len(self),) and found.dtype == wanted:
-                return found, False
-        say(f"{self.path}: has no checksums of its sites; reading all of them once")
-        return np.zeros(len(self), wanted), True
-
-    def read(
-        self,
-        indices: Sequence[int] | np.ndarray[Any, Any],
-        out: np.ndarray[Any, np.dtype[Any]] | None = None,
-    ) -> np.ndarray[Any, np.dtype[Any]]:
-        """Read several sites at once, in several threads.
-
-        Parameters
-        ----------
-        indices
-            n site numbers, in any order; negative ones count from the end.
-        out
-            (n, C, H, W) of the store's type, each site contiguous, to read into: allocating memory
-            takes nearly as long as decoding.
-
-        Returns
-        -------
-        numpy.ndarray
-            (n, C, H, W), in the order of `indices`; `out` if it was given.
-
-        Raises
-        ------
-        IndexError
-            There is no such site.
-        ValueError
-            `out` has another shape or type.
-        """
-        rows = [self._row(int(index)) for index in indices]
-        shape = (len(rows), *self._images.shape[1:])
-        sites = np.empty(shape, self.dtype) if out is None else out
-        if (sites.shape, sites.dtype) != (shape, self.dtype):
-            raise ValueError(
-                f"out is {sites.dtype} {sites.shape}; these sites are {self.dtype} {shape}"
-            )
-        num_readers = max(1, min(MAX_READERS, num_cpus(), len(rows)))
-
-        def read_share(reader: int) -> None:
-            for position in range(reader, len(rows), num_readers):
-                self._load(rows[position], sites[position])
-
-        if num_readers == 1:
-            read_share(0)
-        else:
-            list(_readers(os.getpid()).map(read_share, range(num_readers)))
-        return sites
-
-    def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-        path = chunk_path(self.path, row)
-        with _undamaged(path):
-            if self._is_blosc:
-                _decode_frame(path.read_bytes(), out)
-            else:
-                out[...] = self._images[row]
-
-    def _row(self, index: int) -> int:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"no site {index} in a store of {len(self)}")
-        index %= len(self)
-        return index if self.rows is None else int(self.rows[index])
-
-
-def _undamaged(path: Path) -> AbstractContextManager[None]:
-    """Read a part of a store; see :func:`~wsdino.outside.reading`."""
-    return reading(path, StoreError, "the store is damaged", advice="ingest it again")
-
-
-@cache
-def _readers(_process: int) -> ThreadPoolExecutor:
-    """Return this process's thread pool, reused because starting threads takes as long as work."""
-    return ThreadPoolExecutor(MAX_READERS, thread_name_prefix="wsdino-reader")
-
-
-def _decode_frame(frame: bytes, out: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Decode a site's file, which is one Blosc frame; Zarr takes four times as long."""
-    found = imagecodecs.blosc_decode(frame, out=out.data.cast("B"))
-    if len(found) != out.nbytes:
-        raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
-
-
-def open_store(path: str | Path, *, keep: str | None = None) -> Store:
-    """Open a finished store for reading.
-
-    Parameters
-    ----------
-    path
-        The store's folder.
-    keep
-        Condition on the manifest's columns (:func:`~wsdino.tables.keep.rows_to_keep`); only sites
-        that meet it are in the store that is opened. None: all.
-
-    Raises
-    ------
-    TableError
-        The condition can't be read, or no site meets it.
-    StoreError
-        There is no store, it isn't finished, or it is damaged.
-
-    Examples
-    --------
-    >>> import wsdino
-    >>> store = wsdino.open_store("STORE")
-    >>> store
-    <Store STORE: 36 sites, DAPI, Tubulin, Actin, 64 x 64 uint16>
-    >>> store.read(range(2)).shape
-    (2, 3, 64, 64)
-    """
-    path = Path(path)
-    images = open_images(path)
-    if images is None:
-        what = "no store here" if path.exists() else "no such folder"
-        raise StoreError(f"{path}: {what} ({IMAGES} is missing); make one with wsdino ingest")
-    if not images.attrs["complete"]:
-        raise StoreError(
-            f"{path}: this store isn't finished; run the same wsdino ingest again to finish it"
-        )
-    store = Store(path, images)
-    for name in (MANIFEST, STATISTICS):
-        if not (path / name).is_file():
-            raise StoreError(f"{path}: the store is damaged: {name} is missing; ingest it again")
-    # Zarr silently reads a missing chunk as zeros.
-    present = {chunk.name for chunk in (path / IMAGES).iterdir()}
-    absent = [site for site in range(len(store)) if chunk_path(path, site).name not in present]
-    if absent:
-        raise StoreError(
-            f"{path}: the store is damaged: the pixels of {len(absent)} of {len(store)} sites are "
-            "missing; ingest it again"
-        )
-    num_rows = len(store.manifest)
-    if num_rows != len(store):
-        raise StoreError(
-            f"{path}: the store is damaged: {MANIFEST} has {num_rows} rows for {len(store)} sites; "
-            "ingest it again"
-        )
-    if keep is None:
-        return store
-    rows = rows_to_keep(store.manifest, keep, origin=str(path))
-    return Store(path, images, rows.astype(np.int64))
-
-
-def open_images(path: Path, *, mode: str = "r") -> zarr.Array[Any] | None:
-    """Open a store's array, finished or not.
-
-    Returns
-    -------
-    zarr.Array or None
-        (site, channel, y, x); None if the folder has no such array.
-
-    Raises
-    ------
-    StoreError
-        The array was not written by this version of wsdino.
-    """
-    folder = path / IMAGES
-    if not (folder / "zarr.json").is_file():
-        return None
-    anew = "delete the store, and ingest its source again"
-    with reading(folder, StoreError, "the store is damaged", advice=anew):
-        # This setting stays with the array, even when it is sent elsewhere: black sites have files
-        # too, so that a missing file always means a missing site.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            images = zarr.open_array(folder, mode=mode)
-        found = images.attrs.get(FORMAT_KEY)
-        if found == FORMAT:
-            require_shape(dict(images.attrs), _Attributes)
-            if images.ndim != 4 or images.dtype not in (np.uint8, np.uint16):
-                raise ValueError(f"{images.dtype} {images.shape} are no pixels")
-            named: Any = images.attrs["channels"]
-            if images.shape[1] != len(named):
-                raise ValueError(f"it has {images.shape[1]} channels, and names {named}")
-    if found != FORMAT:
-        raise StoreError(
-            f"{folder}: {FORMAT_KEY} is {found} instead of {FORMAT}: not a store of this version "
-            "of wsdino; ingest its source again"
-        )
-    return images

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsdino.device import num_cpus
 from wsdino.errors import ImageError
+from wsdino.remote import absolute, is_remote, shown
 from wsdino.screen.formats import FORMATS, NUMPY
 from wsdino.screen.headers import read_headers
 from wsdino.screen.images import planes_of
@@ -122,7 +123,7 @@ def survey(
         "unnamed": _counted(_unnamed(Path(source), named)),
     }
     facts = {
-        "source": str(Path(source).absolute()),
+        "source": shown(absolute(Path(source))),
         "batches": int(manifest[BATCH].nunique()),
         "plates": int(manifest.groupby([BATCH, PLATE]).ngroups),
         "wells": int(manifest.groupby([BATCH, PLATE, WELL]).ngroups),
@@ -192,7 +193,7 @@ def _unnamed(source: Path, named: set[Path]) -> list[str]:
     if source.is_dir():
         files = _files_below(source.absolute())
     else:
-        folders = {path.parent for path in named}
+        folders = {path.parent for path in named if not is_remote(path)}
         files = (path for folder in folders for path in folder.iterdir() if path.is_file())
     # NumPy arrays hold images, and much else.
     suffixes = {suffix for known in FORMATS for suffix in known.suffixes} - set(NUMPY)

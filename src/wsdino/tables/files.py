@@ -14,6 +14,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.outside import reading, unzipped
 from wsdino.progress import say
+from wsdino.remote import is_remote, local_copy, named
 from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 from wsdino.tables.h5ad import SUFFIX as H5AD
 from wsdino.tables.h5ad import read_anndata
@@ -50,7 +51,8 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     Parameters
     ----------
     path
-        Parquet, AnnData (:func:`wsdino.tables.h5ad.read_anndata`), or CSV: separated by comma,
+        File, or address (:mod:`wsdino.remote`), of Parquet, of AnnData
+        (:func:`wsdino.tables.h5ad.read_anndata`), or of CSV: separated by comma,
         semicolon or tab, with decimal points (or decimal commas if the comma is not the separator),
         in UTF-8, UTF-16 or Windows-1252 (which is reported), with any line endings, and
         gzip-compressed or not.
@@ -70,16 +72,16 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         The file is missing, damaged, empty, or of another format.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not is_remote(path):
         raise TableError(f"{path}: no such file; expected a table ({', '.join(READABLE)})")
     if not is_table(path):
         raise TableError(
             f"{path}: unknown table format; expected a name that ends in {', '.join(READABLE)}"
         )
-    with reading(path, TableError, "can't be read as a table"):
+    with reading(named(path), TableError, "can't be read as a table"), local_copy(path) as file:
         if path.name.lower().endswith(H5AD):
-            return read_anndata(path)
-        data = path.read_bytes()
+            return read_anndata(file)
+        data = file.read_bytes()
         if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:

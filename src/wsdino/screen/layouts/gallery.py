@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 LOAD_DATA = "load_data_csv"
 _FOLDER = "batch_folder"
 # The first of a plate's tables that is there; those that name illumination functions say more.
-_TABLES = ("load_data_with_illum", "load_data")
+TABLES = ("load_data_with_illum", "load_data")
 # Folders that published paths share with a tree on disk, wherever that is.
-_ANCHORS = ("images", "illum")
+ANCHORS = ("images", "illum")
 
 
 def recognises(path: Path) -> bool:
@@ -131,7 +131,7 @@ def _plate_folders(folder: Path) -> list[Path]:
 
 
 def _table_of(plate: Path) -> Path | None:
-    return next((table for name in _TABLES if (table := find_table(plate, name))), None)
+    return next((table for name in TABLES if (table := find_table(plate, name))), None)
 
 
 def _say_without_table(folder: Path) -> None:
@@ -139,7 +139,7 @@ def _say_without_table(folder: Path) -> None:
     bare = [plate for plate in _plate_folders(folder) if _table_of(plate) is None]
     if bare:
         say(
-            f"{folder}: {len(bare)} folders of plates have no table named {' or '.join(_TABLES)} "
+            f"{folder}: {len(bare)} folders of plates have no table named {' or '.join(TABLES)} "
             f"and are left out, such as {bare[0].relative_to(folder)}"
         )
 
@@ -184,7 +184,7 @@ def _on_disk(given: str | None, source: Path, batch: str, folder: Path) -> str |
     if not isinstance(given, str) or not given.strip():
         return given
     parts = PurePosixPath(given.strip().replace("\\", "/")).parts
-    for anchor in _ANCHORS:
+    for anchor in ANCHORS:
         if anchor in parts[:-1]:
             last = len(parts) - 1 - parts[::-1].index(anchor)
             found = source.joinpath("images", batch, *parts[last:])

@@ -7,6 +7,8 @@ that lies in a batch's folder, or in one of the instrument's.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsdino.errors import TableError
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
 
 DEPTH = 3
 """How deep the folder that describes a plate may lie: in a batch's, the plate's, and `Images`."""
+
+
+_shared: ContextVar[dict[Path, Folder] | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def shared_listings() -> Iterator[None]:
+    """List each folder once within the block, however many readers look: network disks are slow."""
+    token = _shared.set({} if _shared.get() is None else _shared.get())
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 class Folder(NamedTuple):
@@ -42,8 +57,22 @@ def folders_below(path: Path, *, depth: int = DEPTH) -> Iterator[Folder]:
     TableError
         A folder can't be listed.
     """
-    if not path.is_dir():
+    known = _shared.get()
+    if known is not None and path in known:
+        listed = known[path]
+    elif path.is_dir():
+        listed = _listed(path)
+        if known is not None:
+            known[path] = listed
+    else:
         return
+    yield listed
+    for name in listed.folders if depth else ():
+        if not name.lower().endswith(".zarr"):
+            yield from folders_below(path / name, depth=depth - 1)
+
+
+def _listed(path: Path) -> Folder:
     try:
         with os.scandir(path) as entries:
             found = sorted(
@@ -52,11 +81,8 @@ def folders_below(path: Path, *, depth: int = DEPTH) -> Iterator[Folder]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise TableError(f"{path}: the folder can't be listed: {reason}") from error
-    folders = [name for name, is_folder in found if is_folder]
-    yield Folder(path, [name for name, is_folder in found if not is_folder], folders)
-    for name in folders if depth else ():
-        if not name.lower().endswith(".zarr"):
-            yield from folders_below(path / name, depth=depth - 1)
+    files = [name for name, is_folder in found if not is_folder]
+    return Folder(path, files, [name for name, is_folder in found if is_folder])
 
 
 def files_below(path: Path, is_wanted: Callable[[str], bool]) -> list[Path]:

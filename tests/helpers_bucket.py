@@ -1,0 +1,141 @@
+"""A bucket of Amazon S3 on this machine, which misbehaves as a test asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Bucket(ThreadingHTTPServer):
+    """Answers for a folder as Amazon S3 does, a few keys a page, and errs as a test asks for.
+
+    Attributes
+    ----------
+    asked, fetched
+        How often each key was asked for, and how often for more than what it is.
+    bucket
+        Its name, where addresses begin with it, as those of an endpoint do.
+    errs
+        Suffix of keys -> what goes wrong with the answer, and how many times.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.bucket = ""
+        self.asked: Counter[str] = Counter()
+        self.fetched: Counter[str] = Counter()
+        self.errs: dict[str, tuple[str, int]] = {}
+        self.pause_s = 0.0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def error_of(self, key: str) -> str:
+        for suffix, (what, times) in self.errs.items():
+            if key.endswith(suffix) and times:
+                self.errs[suffix] = what, times - 1
+                return what
+        return ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Bucket
+    about: ClassVar[dict[str, str]] = {}
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        key = unquote(parts.path).lstrip("/")
+        if self.server.bucket:
+            key = key.removeprefix(self.server.bucket).lstrip("/")
+        time.sleep(self.server.pause_s)
+        if not key:
+            self.send(200, self.listing({k: v[0] for k, v in parse_qs(parts.query).items()}))
+            return
+        self.server.asked[key] += 1
+        self.server.fetched[key] += self.command == "GET"
+        path, error = self.server.folder / key, ""
+        if self.command == "GET":
+            error = self.server.error_of(key)
+        if not path.is_file():
+            self.send(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        content = path.read_bytes()
+        wanted = self.headers.get("Range")
+        begin, _, end = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+        first = int(begin)
+        rest = content[first : int(end) + 1 if end else None]
+        self.about = {
+            "ETag": f'"{hashlib.md5(content).hexdigest()}"',
+            "Last-Modified": formatdate(path.stat().st_mtime, usegmt=True),
+        }
+        if error == "500":
+            self.send(503, b"<Error><Code>SlowDown</Code></Error>")
+        elif wanted and first >= len(content):
+            self.send(416, b"")
+        elif error == "longer":
+            self.send(200, content + b"more than there is")
+        elif error == "shorter":
+            self.send(200, content[:-7])
+        elif error == "other":
+            self.send(200, bytes(len(content)))
+        else:
+            self.send(206 if wanted else 200, rest, cut=error == "cut")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def send(self, status: int, content: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in self.about.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+
+    def listing(self, question: dict[str, str]) -> bytes:
+        """Answer ListObjectsV2, four entries a page."""
+        assert question["list-type"] == "2"
+        prefix, delimiter = question.get("prefix", ""), question.get("delimiter", "")
+        entries: dict[str, str] = {}
+        for path in sorted(p for p in self.server.folder.rglob("*") if p.is_file()):
+            key = path.relative_to(self.server.folder).as_posix()
+            if not key.startswith(prefix):
+                continue
+            rest = key[len(prefix) :]
+            if delimiter and delimiter in rest:
+                folder = prefix + rest.split(delimiter)[0] + delimiter
+                entries[folder] = (
+                    f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
+                )
+                continue
+            tag = hashlib.md5(path.read_bytes()).hexdigest()
+            entries[key] = (
+                f"<Contents><Key>{escape(key)}</Key><Size>{path.stat().st_size}</Size>"
+                f"<ETag>&quot;{tag}&quot;</ETag></Contents>"
+            )
+        after = question.get("continuation-token", "")
+        page = [key for key in sorted(entries) if key > after][:4]
+        more = bool(page) and page[-1] != max(entries)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        content = "".join(entries[key] for key in page)
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        return f'<ListBucketResult xmlns="{space}">{content}{token}</ListBucketResult>'.encode()
