@@ -6,10 +6,8 @@ Source: https://bbbc.broadinstitute.org/BBBC021 (tables, and one ZIP archive per
 from __future__ import annotations
 
 import shutil
-import struct
 import zipfile
-import zlib
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -165,27 +163,13 @@ def _fetch_plate(plate: str, out: Path, images: dict[Path, str], source: str) ->
         say(f"warning: {url}: {damage}; downloading it again")
 
 
-class _DamageError(Exception):
+class _DamageError(InputError):
     """What is wrong with an archive; not of the disk that it is unpacked to."""
 
 
-@contextmanager
-def _damage() -> Iterator[None]:
+def _damage() -> AbstractContextManager[None]:
     """Take whatever an archive makes its reader raise for damage: its bytes are anyone's."""
-    try:
-        yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        ArithmeticError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
-        raise _DamageError(f"the archive is damaged ({error})") from error
+    return reading(_ARCHIVE, _DamageError)
 
 
 def _unpack(archive: Path, out: Path, images: dict[Path, str]) -> str | None:
