@@ -546,7 +546,7 @@ def test_messages_name_keys_that_exist() -> None:
     known = {*known_keys(Config().model_dump()), *MOVED, *RENAMED}
     known |= {f"objective.{field.name}" for each in OBJECTIVES for field in fields(each.options)}
     key = re.compile(rf"(?<![\w./])(?:{'|'.join(Config.model_fields)})(?:\.[a-z_]+)+\b(?!\()")
-    files = re.compile(r"\.(json|safetensors|html|yaml|parquet|pt|partial)\b")
+    files = re.compile(r"\.(onnx|json|safetensors|html|yaml|parquet|pt|partial)\b")
     named: dict[str, Path] = {}
     for module in SOURCE.rglob("*.py"):
         # There the names are those of modules.

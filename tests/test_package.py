@@ -125,8 +125,6 @@ def test_tables_need_no_extra(sites: Path, tmp_path: Path) -> None:
         ("evaluate", tmp_path / "profiles.csv"),
         ("activity", sites, "--null-size", "100"),
         ("neighbours", sites, pd.read_csv(sites)["Metadata_Compound"].iloc[-1]),
-        ("compare", tmp_path / "profiles.csv", tmp_path / "profiles.csv"),
-        ("config", "cpu"),
         ("doctor", tmp_path),
     ):
         status, out, err = without_images(*arguments)

@@ -182,7 +182,7 @@ def test_a_damaged_part_is_named(
             write_embeddings(model, store, tmp_path / "e.parquet", batch_size=5)
     assert (parts / f"{20:09d}.parquet").exists()
     (parts / f"{20:09d}.parquet").write_bytes(b"PAR1")
-    with pytest.raises(OutputError, match=r"000000020.parquet: damaged .* delete it") as caught:
+    with pytest.raises(OutputError, match=r"000000020.parquet: damaged: .* delete it") as caught:
         write_embeddings(model, store, tmp_path / "e.parquet")
     assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers_train import TINY
-from wsdino.errors import ModelError
+from wsdino.errors import ImageError, ModelError
 from wsdino.model.model import Model, load_model
 from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import Architecture, ModelSpec, build_networks
@@ -201,7 +201,7 @@ def test_tiles_must_fit_field_and_patch() -> None:
 
 
 def test_other_channels_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"3 channels, .* 2: DAPI, Actin"):
+    with pytest.raises(ImageError, match=r"\(N, 2, H, W\), .* DAPI, Actin; found \(1, 3, 16, 16\)"):
         model_of().embed(np.zeros((1, 3, 16, 16), dtype=np.uint8))
 
 

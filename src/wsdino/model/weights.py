@@ -103,7 +103,6 @@ def read_state_dict(path: Path, *, key: str = "teacher") -> dict[str, Tensor]:
     }
     if all(name.startswith("head.") for name in tensors):
         raise ModelError(f"{path}: no backbone weights under {key!r}, 'model' or at the top level")
-    require_finite(tensors, origin=str(path))
     return tensors
 
 
@@ -151,7 +150,9 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, orig
         the first layer's channels are not those of the backbone.
     """
     target = backbone.state_dict()
+    # Their own layouts may mark by NaN what is to be left out.
     state = in_timms_layout(state, target, origin=origin)
+    require_finite(state, origin=origin)
     state = {
         name: value
         for name, value in state.items()

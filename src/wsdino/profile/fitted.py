@@ -13,7 +13,8 @@ import pandas as pd
 from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.outside import reading, require_bounded
-from wsdino.profile.methods import NORMALISATIONS, find_normalisation, usable_normalisations
+from wsdino.profile import methods
+from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
 from wsdino.tables.features import feature_columns, features_of, metadata_of, require_table
 from wsdino.tables.joining import JOINED
@@ -222,7 +223,7 @@ def load_normalisation(path: str | Path) -> Fitted:
         header = json.loads(str(arrays.pop(_HEADER)))
         found = header["format"]
         if found == FORMAT:
-            known = [entry.name for entry in NORMALISATIONS]
+            known = [entry.name for entry in methods.NORMALISATIONS]
             if (method := header["method"]) not in known:
                 raise ValueError(f"its method is {method!r}; expected one of {', '.join(known)}")
             return Fitted(
