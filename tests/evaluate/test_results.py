@@ -123,7 +123,7 @@ def test_results_that_can_not_be_read_are_named(tmp_path):
     with pytest.raises(TableError, match="can't be read as JSON"):
         read_results(path)
     path.write_text("[1]", encoding="utf-8")
-    with pytest.raises(TableError, match="can't be read as JSON: found '.1.'"):
+    with pytest.raises(TableError, match=r"can't be read as JSON: found '.1.'"):
         read_results(path)
     for other in ({"schema": 99}, {"schema": 1}):
         path.write_text(json.dumps(other), encoding="utf-8")
