@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import json
 import secrets
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +261,10 @@ def serve(
         server.add_sockets(sockets)
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{bound}/" + (f"?{_TOKEN}={guard.token}" if guard.token else ""))
-        await asyncio.Event().wait()
+        # What a signal raises inside of a request would be lost there.
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopped.set)
+        await stopped.wait()
 
     asyncio.run(forever())
