@@ -36,6 +36,11 @@ def write_tagged(path: Path, tag: int, *, size: tuple[int, int] = SIZE) -> Path:
     return path
 
 
+def wells(*names: str) -> pd.DataFrame:
+    """A plate map of two wells, a control and a treated one, on every plate."""
+    return pd.DataFrame({"Metadata_Well": names, "Metadata_Compound": ["DMSO", "x"]})
+
+
 def tags_of(manifest: pd.DataFrame) -> list[list[int]]:
     """The tag of each channel of each site."""
     return [read_site(planes)[:, 0, 0].tolist() for planes in planes_of(manifest)]

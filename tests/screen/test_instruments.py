@@ -14,6 +14,7 @@ import tifffile
 from helpers_layouts import (
     tagged,
     tags_of,
+    wells,
     write_cellvoyager,
     write_imagexpress,
     write_jdce,
@@ -27,10 +28,6 @@ from wsdino.tables.identity import normalise_well
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def wells(*names: str) -> pd.DataFrame:
-    return pd.DataFrame({"Metadata_Well": names, "Metadata_Compound": ["DMSO", "x"]})
 
 
 B2_C3 = wells("B02", "C03")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import pytest
 import zarr
 
 from helpers_layouts import (
     tags_of,
+    wells,
     write_cellvoyager,
     write_harmony,
     write_imagexpress,
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-def wells(*names: str) -> pd.DataFrame:
-    return pd.DataFrame({"Metadata_Well": names, "Metadata_Compound": ["DMSO", "x"]})
+    import pandas as pd
 
 
 def _harmony(folder: Path, plate: str) -> None:
