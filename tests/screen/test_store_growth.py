@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -185,6 +186,31 @@ def test_damage_is_said_and_the_advice_mends_it(
         open_store(out).read(range(18))
     again = ingest(original / "screen", out)
     np.testing.assert_array_equal(again.read(range(18)), before)
+
+
+def test_readers_that_find_damage_at_once_all_note_it(original: Path, tmp_path: Path) -> None:
+    """So that one ingest mends all of it; and none still holds the lock when the error is told."""
+    out = tmp_path / "store"
+    before = ingest(original / "screen", out, sites_per_file=1).read(range(18))
+    for attempt in range(5):
+        records = np.load(out / "sites.npy")
+        for site in range(18):
+            file = out / "images.zarr" / f"c.{site}.0.0.0"
+            file.write_bytes(flipped_in_a_frame(file.read_bytes()))
+            found = file.stat()
+            for name in ("size", "mtime_ns", "ctime_ns"):
+                records[name][site] = getattr(found, f"st_{name}")
+        np.save(out / "sites.npy", records)
+        store, num_told = open_store(out), 0
+        with ThreadPoolExecutor(6) as pool:
+            for told in [pool.submit(store.read, range(start, 18, 6)) for start in range(6)]:
+                num_told += isinstance(told.exception(), StoreError)
+        assert num_told == 6
+        noted = np.load(out / "sites.npy")["mtime_ns"] == 0
+        assert noted.sum() >= 6, attempt
+        ingest(original / "screen", out)
+        for site in np.flatnonzero(noted):
+            np.testing.assert_array_equal(open_store(out)[site], before[site])
 
 
 def test_a_stopped_ingest_goes_on_with_the_files_that_are_whole(

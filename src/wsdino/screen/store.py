@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from functools import cache, cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 MANIFEST, STATISTICS = "manifest.parquet", "statistics.npy"
 STATISTIC_NAMES = ("mean", "std", "p01", "p50", "p99")
 MAX_READERS = 8
+# Threads that find damage at the same time note it one after the other.
+_DOUBT = Lock()
 
 
 class Store:
@@ -261,7 +264,12 @@ class Store:
         if num_readers == 1:
             read_share(0)
         else:
-            list(_readers(os.getpid()).map(read_share, range(num_readers)))
+            pool = _readers(os.getpid())
+            shares = [pool.submit(read_share, reader) for reader in range(num_readers)]
+            # After an error none may still write to `out`, or hold the store's lock.
+            wait(shares)
+            for share in shares:
+                share.result()
         return sites
 
     def _load(self, row: int, out: np.ndarray[Any, np.dtype[Any]]) -> None:
@@ -278,10 +286,11 @@ class Store:
 
     def _doubt(self, row: int) -> None:
         """Forget how a damaged file looked, so that the next ingest reads and mends its sites."""
-        records = self._records()
-        if records is not None:
-            set_state(records, self._files.neighbours(row), (0, 0, 0))
-            self._write_records(records)
+        with _DOUBT:
+            records = self._records()
+            if records is not None:
+                set_state(records, self._files.neighbours(row), (0, 0, 0))
+                self._write_records(records)
 
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
