@@ -143,7 +143,10 @@ def state_of(path: Path) -> str | None:
     except InputError:
         raise
     except _failures() as error:
-        raise ImageError(f"{address}: can't be looked up: {_reason(error)}") from error
+        raise ImageError(
+            f"{address}: can't be looked up: {_reason(error)}; check address and network, or copy "
+            "the images to a disk first"
+        ) from error
 
 
 def _described(found: dict[str, Any]) -> str:
