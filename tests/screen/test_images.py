@@ -301,12 +301,26 @@ def test_each_file_of_a_set_is_read_by_itself(tmp_path):
         assert read_planes(tmp_path / name)[:, 0, 0].tolist() == [10 * i, 10 * i + 1]
 
 
-def test_a_thumbnail_is_not_the_image(tmp_path):
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_thumbnail_is_not_the_image(tmp_path, marked, first):
     image = np.arange(48, dtype=np.uint16).reshape(6, 8)
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        writer.write(image[::2, ::2].copy(), subfiletype=1, metadata=None)
-        writer.write(image, metadata=None)
+        if not first:
+            writer.write(image, metadata=None)
+        writer.write(image[::2, ::2].copy(), subfiletype=1 if marked else 0, metadata=None)
+        if first:
+            writer.write(image, metadata=None)
     np.testing.assert_array_equal(read_planes(tmp_path / "a.tif")[0], image)
+
+
+def test_a_smaller_image_first_is_not_taken_unasked(tmp_path):
+    image = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(image[:5, :7].copy(), metadata=None)
+        writer.write(image, metadata=None)
+    with pytest.raises(ImageError, match=r"a.tif: the file holds 2 images; .*Series_<Channel>"):
+        read_planes(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["miniswhite", "palette"])

@@ -53,6 +53,7 @@ def separated(by: str, *, decimal: str = ".") -> str:
         ("t.csv", separated(";", decimal=","), "utf-8"),
         ("t.csv", "sep=;\n" + separated(";"), "utf-8"),
         ("t.csv", separated("\t"), "utf-8"),
+        ("t.csv", separated("|"), "utf-8"),
         ("t.tsv", separated("\t"), "utf-16"),
         ("t.txt", separated("\t"), "utf-8"),
         ("t.txt.gz", separated("\t"), "utf-8"),

@@ -120,11 +120,9 @@ def test_embedding_stays_on_its_device(nowhere: FakeTensorMode, mode: ChannelMod
         pretend(model.networks)
         model.device = GPU
         fields = torch.zeros(3, 2, 32, 40, dtype=torch.int16)
-        # Fake tensors have no values, which the public `embed` would return as an array.
-        scaled = model._scale(fields, torch.zeros(3, 2), torch.ones(3, 2))  # noqa: SLF001 see above
-        vectors = model._embed_tiles(model._tiles(scaled))  # noqa: SLF001 see above
+        vectors = model.vectors(fields, offset=torch.zeros(3, 2), gain=torch.ones(3, 2))
         assert vectors.device == GPU
-        assert vectors.shape == (6, 3, len(model.feature_names))
+        assert vectors.shape == (3, len(model.feature_names))
 
 
 def test_threads_get_the_process_s_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

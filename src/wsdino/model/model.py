@@ -120,10 +120,26 @@ class Model:
         ndarray
             (N, F) float32.
         """
+        return self.vectors(images, offset=offset, gain=gain).cpu().numpy()
+
+    @torch.inference_mode()
+    def vectors(
+        self, images: Images, *, offset: Tensor | None = None, gain: Tensor | None = None
+    ) -> Tensor:
+        """Embed whole fields as :meth:`embed` does, and leave the vectors on the model's device.
+
+        Parameters
+        ----------
+        images, offset, gain
+            As for :meth:`embed`.
+
+        Returns
+        -------
+        Tensor
+            (N, F) float32.
+        """
         tiles = self._embed_tiles(self._tiles(self._scale(images, offset, gain)))
-        if self.spec.tile_summary == "median":
-            return tiles.median(dim=0).values.cpu().numpy()
-        return tiles.mean(dim=0).cpu().numpy()
+        return tiles.median(dim=0).values if self.spec.tile_summary == "median" else tiles.mean(0)
 
     @torch.inference_mode()
     def attention(

@@ -62,8 +62,7 @@ def size_of_tiff(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any
     with tifffile.TiffFile(path, is_ome=None if series else False) as tiff:
         images = _images(tiff, path)
         found = images[min(series or 0, len(images) - 1)]
-        sizes = dict(zip(found.axes, found.shape, strict=True))
-        return sizes["Y"], sizes["X"], found.dtype
+        return *_size(found), found.dtype
 
 
 def contents_of_tiff(path: Path) -> Contents:
@@ -91,16 +90,29 @@ def channel_names(description: str) -> list[str]:
 
 
 def _alike(images: list[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
-    """Return the images of the first one's size and type: labels and previews differ from it."""
+    """Return the images that may be meant: labels and previews differ from the first one."""
+    if max(math.prod(_size(image)) for image in images) > math.prod(_size(images[0])):
+        # The first one may be the preview.
+        return images
     return [i for i in images if (i.shape, i.dtype) == (images[0].shape, images[0].dtype)]
 
 
 def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
-    """Return the series that aren't thumbnails."""
+    """Return the series that aren't thumbnails: marked as reduced, or of half the size or less."""
     images = [series for series in tiff.series if not series.keyframe.is_reduced]
     if not images:
         raise ImageError(f"{path}: the file holds nothing but reduced copies of an image")
-    return images
+    height, width = max((_size(series) for series in images), key=math.prod)
+    return [
+        series
+        for series in images
+        if not (2 * _size(series)[0] <= height and 2 * _size(series)[1] <= width)
+    ]
+
+
+def _size(series: tifffile.TiffPageSeries) -> tuple[int, int]:
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    return sizes["Y"], sizes["X"]
 
 
 def _image(

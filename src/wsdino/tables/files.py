@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Suffixes that wsdino writes, and those that it reads.
 SUFFIXES = (".parquet", ".csv", ".csv.gz", H5AD)
 READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
 # Longer than any header.
 _HEADER_BYTES = 1 << 22
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"

@@ -73,8 +73,8 @@ def read_table(
     else:
         raw, origin = _read(Path(path), columns.values()), str(path)
     if raw.empty:
-        msg = f"{origin}: the table has {len(raw)} rows and {raw.shape[1]} columns; expected both"
-        raise TableError(msg)
+        what = "rows" if raw.shape[1] else "columns"
+        raise TableError(f"{origin}: the table has no {what}")
     wells = None if platemap is None else read_platemap(platemap, columns=columns)
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
     is_flagged = controls is not None or has_values(table, CONTROL)
