@@ -57,6 +57,11 @@ class Within:
         scaled = features_of(table) / np.where(state["deviation"] > 0, state["deviation"], np.inf)
         return pd.DataFrame(scaled, columns=feature_columns(table), index=table.index)
 
+    def check(self, state, features):
+        from wsdino.profile.stored import require_numbers
+
+        require_numbers(state, "deviation", (len(features),))
+
 
 def brightness(store, workers):
     from wsdino.embed.classical import classical_table

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +138,83 @@ def test_what_is_no_fitted_normalisation_is_named(table, tmp_path):
     np.savez(tmp_path / "later.npz", header=np.array('{"format": 2}'))
     with pytest.raises(TableError, match="has format 2; this version reads 1"):
         load_normalisation(tmp_path / "later.npz")
+
+
+def places(node, path=()):
+    """Every entry of a state, however deep."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in inside:
+        yield (*path, key)
+        if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)):
+            yield from places(value, (*path, key))
+
+
+def changed(state, path, change):
+    """A copy of a state with one entry changed, or left out where the change is None."""
+    node = copy = deepcopy(state)
+    for key in path[:-1]:
+        node = node[key]
+    if change is None:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = change(node[path[-1]])
+    return copy
+
+
+def with_one(value):
+    """Put a value in the place of an array's first number."""
+    return lambda array: np.array([value, *array.ravel()[1:]]).reshape(array.shape)
+
+
+CHANGES = {
+    "another dtype": lambda array: array.astype(np.float32),
+    "shorter": lambda array: array[:-1],
+    "one dimension more": lambda array: array[None],
+    "NaN": with_one(np.nan),
+    "infinite": with_one(np.inf),
+    "a number": lambda _: 1.0,
+}
+POSITIVE = {"deviation", "scale", "eigenvalues"}
+
+
+@each
+@pytest.mark.parametrize("prefix", ["emb_", "Cells_"])
+def test_states_that_no_fit_makes_are_refused(table, method, prefix, tmp_path):
+    table = table.rename(columns=lambda name: name.replace("emb_", prefix))
+    fitted = fit_normalisation(table, method=method)
+    wrong = [fitted.state | {"other": 1}]
+    for path in places(fitted.state):
+        value = fitted.state
+        for key in path:
+            value = value[key]
+        wrong.append(changed(fitted.state, path, None))
+        if isinstance(value, np.ndarray) and value.dtype == np.float64:
+            wrong += [changed(fitted.state, path, change) for change in CHANGES.values()]
+        if path[-1] in POSITIVE and value is not None:
+            wrong += [changed(fitted.state, path, with_one(number)) for number in (0.0, -1.0)]
+        if path[-1] in {"kept", "positions"}:
+            named = list(np.asarray(value).tolist())
+            for other in ([], [*named, named[0]], [*named, 10**6], [*named[:-1], -1]):
+                wrong.append(changed(fitted.state, path, lambda _, other=other: other))
+    for number, state in enumerate(wrong):
+        path = tmp_path / f"{number}.npz"
+        replace(fitted, state=state).save(path)
+        with pytest.raises(TableError, match=rf"{number}\.npz: holds no fitted normalisation"):
+            load_normalisation(path)
+    wrong_info = {"method": "other", "num_fitted": None, "note": 3}
+    for name, value in wrong_info.items():
+        replace(fitted, info=fitted.info | {name: value}).save(tmp_path / "info.npz")
+        with pytest.raises(TableError, match="holds no fitted normalisation"):
+            load_normalisation(tmp_path / "info.npz")
+
+
+def test_what_grows_beyond_all_numbers_is_refused(table):
+    fitted = fit_normalisation(table, method="standardise_all")
+    fitted.state["deviation"][:] = 1e-300
+    far = table.astype(dict.fromkeys(feature_columns(table), np.float64))
+    far[feature_columns(table)] *= 1e200
+    with pytest.raises(TableError, match="standardise_all: numbers grow beyond what there is"):
+        fitted.transform(far)
 
 
 def test_options_without_effect_are_refused(table):

@@ -12,7 +12,7 @@ from wsdino.errors import TableError
 from wsdino.tables.columns import CONTROL, PLATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
@@ -51,7 +51,7 @@ class Fit:
 
 
 class Method(Protocol):
-    """The numerics of a normalisation: two pure functions.
+    """The numerics of a normalisation: two pure functions, and what may stand between them.
 
     Both get a table whose features are finite and in the same order.
     """
@@ -61,6 +61,9 @@ class Method(Protocol):
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Return the normalised features of a table, without its metadata."""
+
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Raise ValueError if no fit on these features makes this state; called when it is read."""
 
 
 @dataclass(frozen=True)

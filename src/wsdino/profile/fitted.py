@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
-from wsdino.outside import reading, require_bounded
+from wsdino.outside import reading, require_bounded, require_shape
 from wsdino.profile import methods
 from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _HEADER, _ARRAY = "header", "array"
+
+
+class _Info(TypedDict):
+    method: str
+    options: dict[str, Any]
+    fitted_on: str
+    num_fitted: int
+    num_components: int | None
+    note: str
+    warning: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +96,8 @@ class Fitted:
         Raises
         ------
         TableError
-            If the features are others, or the table lacks the plates or controls that are needed.
+            If the features are others, the table lacks the plates or controls that are needed, or
+            the result isn't finite.
         """
         require_table(table)
         names = feature_columns(table)
@@ -102,7 +114,14 @@ class Fitted:
         metadata = metadata_of(table)
         if tuple(names) != self.features:
             table = pd.concat([metadata, table[list(self.features)]], axis=1)
-        columns = self.normalisation.method().transform(table, self.state)
+        # Overflow is told below, for whatever reason there is some.
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns = self.normalisation.method().transform(table, self.state)
+        if not np.isfinite(columns.to_numpy()).all():
+            raise TableError(
+                f"normalisation {self.normalisation.name}: numbers grow beyond what there is; the "
+                "table's features are far from those that it was fitted on"
+            )
         return pd.concat([metadata, columns], axis=1)
 
     def save(self, path: str | Path) -> None:
@@ -226,12 +245,14 @@ def load_normalisation(path: str | Path) -> Fitted:
             known = [entry.name for entry in methods.NORMALISATIONS]
             if (method := header["method"]) not in known:
                 raise ValueError(f"its method is {method!r}; expected one of {', '.join(known)}")
-            return Fitted(
-                find_normalisation(method),
-                tuple(header["features"]),
-                _with_arrays(header["state"], arrays),
-                header["info"],
-            )
+            normalisation = find_normalisation(method)
+            features = require_shape(header["features"], list[str])
+            info = require_shape(header["info"], _Info)
+            if info["method"] != method or len(set(features)) < len(features):
+                raise ValueError(f"it says {info['method']!r} of {method!r}, or a feature twice")
+            state = _with_arrays(header["state"], arrays)
+            normalisation.method().check(state, features)
+            return Fitted(normalisation, tuple(features), state, info)
     raise TableError(f"{path}: has format {found}; this version reads {FORMAT}")
 
 

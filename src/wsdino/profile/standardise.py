@@ -10,11 +10,12 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.profile.base import Fit, Needs
 from wsdino.profile.rows import CONSTANT, control_rows, moments, plate_rows
+from wsdino.profile.stored import require_entries, require_kept, require_numbers
 from wsdino.tables.columns import PLATE
 from wsdino.tables.features import feature_columns, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +35,12 @@ class AllRows:
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Centre and scale; see :class:`wsdino.profile.base.Method`."""
         return _scaled(table, state["kept"], state["centre"], state["deviation"])
+
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Require a centre and a deviation; see :class:`wsdino.profile.base.Method`."""
+        require_entries(state, ("kept", "centre", "deviation"))
+        require_numbers(state, "centre", (len(features),))
+        _require_deviation(state, features)
 
 
 class PlateControls:
@@ -55,6 +62,11 @@ class PlateControls:
         _require(table, Needs(controls_per_plate=1), "plate_controls")
         centre = _centres_of_controls(table, features_of(table))
         return _scaled(table, state["kept"], centre, state["deviation"])
+
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Require a deviation; see :class:`wsdino.profile.base.Method`."""
+        require_entries(state, ("kept", "deviation"))
+        _require_deviation(state, features)
 
 
 class EachPlate:
@@ -89,6 +101,13 @@ class EachPlate:
                 )
         return _scaled(table, state["kept"], centre, deviation)
 
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Require names, and whether controls are used; see the protocol `Method`."""
+        require_entries(state, ("kept", "on_controls"))
+        require_kept(state, features)
+        if state["on_controls"] not in (True, False):
+            raise ValueError(f"its on_controls is {state['on_controls']!s:.60}; expected a bool")
+
 
 class Nothing:
     """Leave the features as they are."""
@@ -100,6 +119,17 @@ class Nothing:
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:  # noqa: ARG002
         """Return the features as float64; see :class:`wsdino.profile.base.Method`."""
         return pd.DataFrame(features_of(table), columns=feature_columns(table), index=table.index)
+
+    def check(self, state: State, features: Sequence[str]) -> None:  # noqa: ARG002
+        """Require nothing; see :class:`wsdino.profile.base.Method`."""
+        require_entries(state, ())
+
+
+def _require_deviation(state: State, features: Sequence[str]) -> None:
+    """Require a deviation of each feature, above 0 where the feature is kept."""
+    require_numbers(state, "deviation", (len(features),))
+    kept = {"deviation": state["deviation"][require_kept(state, features)]}
+    require_numbers(kept, "deviation", kept["deviation"].shape, positive=True)
 
 
 def _require(table: pd.DataFrame, needs: Needs, name: str) -> None:

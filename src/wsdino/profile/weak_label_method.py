@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from wsdino.profile.base import Fit, Needs
 from wsdino.profile.labels import label_names
 from wsdino.profile.rows import control_rows
 from wsdino.profile.shrinkage import Choice
+from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.profile.weak_label import WeakLabelWhitening, fit_weak_label
 from wsdino.profile.whitening import channel_groups
 from wsdino.tables.columns import PLATE
 from wsdino.tables.features import feature_columns, features_of, plate_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -67,11 +69,7 @@ class WeakLabel:
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Centre each plate on its own controls and whiten; see the protocol `Method`."""
-        choice = Choice(
-            **state["choice"]
-            | {name: tuple(state["choice"][name]) for name in ("candidates", "scores")}
-        )
-        whitening = WeakLabelWhitening(**state | {"choice": choice, "notes": tuple(state["notes"])})
+        whitening = _whitening(state)
         lacking = _CENTRING.unmet(table)
         if whitening.centred and lacking:
             raise TableError(
@@ -84,6 +82,32 @@ class WeakLabel:
         names = feature_columns(table)
         columns = [names[position] for position in whitening.kept]
         return pd.DataFrame(white, columns=columns, index=table.index)
+
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Require what :func:`fit_weak_label` makes; see the protocol `Method`."""
+        require_entries(state, [each.name for each in fields(WeakLabelWhitening)])
+        require_entries(state["choice"], [each.name for each in fields(Choice)])
+        require_positions(state["kept"], len(features), "kept features")
+        num = len(state["kept"])
+        require_numbers(state, "scale", (num,), positive=True)
+        require_numbers(state, "location", (num,))
+        require_numbers(state, "origin", (num,))
+        require_numbers(state, "projection", (num, num))
+        softening = state["softening"]
+        if softening is not None and not 0 < softening < np.inf:
+            raise ValueError(f"its softening is {softening}; expected a number above 0")
+        if not isinstance(state["centred"], bool) or state["num_features"] != len(features):
+            raise ValueError(
+                f"it was fitted on {state['num_features']!s:.60} features, centred: "
+                f"{state['centred']!s:.60}; expected {len(features)}, and a bool"
+            )
+        _whitening(state).describe()
+
+
+def _whitening(state: State) -> WeakLabelWhitening:
+    found = state["choice"]
+    choice = Choice(**found | {name: tuple(found[name]) for name in ("candidates", "scores")})
+    return WeakLabelWhitening(**state | {"choice": choice, "notes": tuple(state["notes"])})
 
 
 def _plates(table: pd.DataFrame) -> NDArray[np.integer[Any]] | None:

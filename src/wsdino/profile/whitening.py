@@ -7,7 +7,7 @@ other. Where a screen has no controls, the same whitening can be fitted on every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.profile.base import Fit
 from wsdino.profile.rows import moments
+from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
 from wsdino.tables.features import channel_of, feature_columns, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -247,6 +248,36 @@ class Whitening:
             stem = f"emb_{group['channel']}" if group["channel"] else "white"
             names += [f"{stem}_{index}" for index in range(blocks[-1].shape[1])]
         return pd.DataFrame(np.concatenate(blocks, axis=1), columns=names, index=table.index)
+
+    def check(self, state: State, features: Sequence[str]) -> None:
+        """Require a whitening for each group of features; see the protocol `Method`."""
+        require_entries(state, ("groups",))
+        positions: list[int] = []
+        for group in state["groups"]:
+            require_entries(group, ("channel", "positions", "deviation", "tvn"))
+            require_positions(group["positions"], len(features), "positions")
+            positions += group["positions"]
+            num = len(group["positions"])
+            if group["deviation"] is not None:
+                require_numbers(group, "deviation", (num,), positive=True)
+            _check_tvn(group["tvn"], num)
+        channels = [str(group["channel"]) for group in state["groups"]]
+        if len(set(channels)) < len(channels) or sorted(positions) != list(range(len(features))):
+            raise ValueError(f"its groups {channels!s:.60} aren't each feature once")
+
+
+def _check_tvn(state: State, num_features: int) -> None:
+    """Raise ValueError if :func:`fit_tvn` makes no such :class:`TVN`."""
+    require_entries(state, [each.name for each in fields(TVN)])
+    num = len(state["eigenvalues"])
+    require_numbers(state, "mean", (num_features,))
+    require_numbers(state, "projection", (num_features, num))
+    require_numbers(state, "eigenvalues", (num,), positive=True)
+    rank, num_fitted = state["rank"], state["num_fitted"]
+    if not 1 <= num <= rank <= min(num_features, num_fitted - 1):
+        raise ValueError(
+            f"it has {num} axes of {rank} in {num_features} features of {num_fitted} rows"
+        )
 
 
 def channel_groups(names: list[str]) -> dict[str, list[int]]:
