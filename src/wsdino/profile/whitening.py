@@ -18,7 +18,7 @@ from wsdino.profile.base import Fit
 from wsdino.profile.rows import moments
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
-from wsdino.tables.features import channel_of, feature_columns, features_of
+from wsdino.tables.features import channel_of, feature_columns, features_of, joined_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,8 @@ class TVN:
     mean
         (F,) mean of the controls.
     projection
-        (F, k): principal axes of the controls, each over the root of its eigenvalue.
+        (F, k): principal axes of the controls, each over the root of its eigenvalue; or (F, F),
+        symmetric, where directions in which the controls don't vary are kept.
     eigenvalues
         (k,) variances of the controls along the axes (`n - 1` in the denominator), decreasing.
     num_fitted
@@ -65,7 +66,8 @@ class TVN:
         Returns
         -------
         ndarray
-            (m, k) float64. The controls themselves get mean 0 and identity covariance.
+            (m, k) or (m, F) float64, as `projection` is. Without regularisation the controls
+            themselves get mean 0 and identity covariance.
 
         Raises
         ------
@@ -91,8 +93,10 @@ def fit_tvn(
     """Fit typical variation normalisation: PCA whitening of the controls.
 
     n controls span at most n - 1 axes. Axes along which they don't vary (eigenvalue below 1e-10 of
-    the largest, which is where rounding of float32 features lies) can't be whitened and are left
-    out, whatever number of components is asked for.
+    the largest, which is where rounding of float32 features lies) can't be whitened without
+    regularisation, and are left out, whatever number of components is asked for: of many features
+    and few controls most of what compounds do may be lost. With regularisation they are kept, at
+    the variance that it adds to every axis, unless `num_components` is given.
 
     Parameters
     ----------
@@ -101,8 +105,9 @@ def fit_tvn(
     num_components
         Number of axes to keep, the widest first; default all. The paper keeps 384 of 384.
     regularisation
-        Added to each eigenvalue, in units of their mean, so that axes estimated from few controls
-        are not blown up. With 0 the controls' covariance becomes exactly the identity.
+        Added to each eigenvalue, in units of the mean of those that aren't zero, so that axes
+        estimated from few controls are not blown up. With 0 the controls' covariance becomes
+        exactly the identity.
 
     Returns
     -------
@@ -150,7 +155,13 @@ def fit_tvn(
         raise TableError(msg)
     rank = int((eigenvalues > EIGENVALUE_FLOOR * eigenvalues[0]).sum())
     kept = min(rank, num_components or rank)
-    widened = eigenvalues[:kept] + regularisation * eigenvalues[:rank].mean()
+    added = regularisation * eigenvalues[:rank].mean()
+    widened = eigenvalues[:kept] + added
+    if added > 0 and num_components is None and rank < matrix.shape[1]:
+        outside = 1 / np.sqrt(added)
+        symmetric = (axes[:rank].T * (1 / np.sqrt(widened) - outside)) @ axes[:rank]
+        symmetric[np.diag_indices(len(mean))] += outside
+        return TVN(mean, symmetric, eigenvalues[:rank], len(matrix), rank)
     # The sign of an axis is arbitrary; fixing it makes results equal across LAPACK builds.
     largest = np.abs(axes[:kept]).argmax(axis=1)
     signs = np.sign(axes[np.arange(kept), largest])
@@ -164,8 +175,9 @@ class Whitening:
 
     Options: `num_components` and `regularisation` as in :func:`fit_tvn`, the first of each channel
     where `per_channel` is true; `per_channel`: whiten the features `emb_<channel>_<index>` of each
-    channel alone and concatenate, as the paper does. Features with other names, which have units of
-    their own, are brought to the same deviation and whitened together.
+    channel alone and concatenate, as the paper does. Features with other names are whitened
+    together: those that have units of their own are each brought to the same deviation, and the
+    embeddings of each of several tables all by one number, since within a table they share a unit.
 
     Attributes
     ----------
@@ -187,9 +199,7 @@ class Whitening:
         for channel, positions in groups.items():
             block, deviation = features[:, positions], None
             if not channel:
-                # Features of other tools have units of their own; embeddings share one.
-                deviation = moments(block[fitted])[1]
-                deviation = np.where(deviation > 0, deviation, 1)
+                deviation = _units(moments(block[fitted])[1], [names[at] for at in positions])
                 block = block / deviation
             tvn = fit_tvn(
                 block[fitted], num_components=num_components, regularisation=regularisation
@@ -220,20 +230,32 @@ class Whitening:
             int(fitted.sum()),
             "; ".join(notes),
             num_components=sum(group["tvn"]["projection"].shape[1] for group in state),
-            warning=self._warning(int(fitted.sum()), width, is_split=len(groups) > 1),
+            warning=self._warning(
+                int(fitted.sum()),
+                width,
+                is_split=len(groups) > 1,
+                keeps_all=bool(regularisation) and num_components is None,
+            ),
         )
 
-    def _warning(self, num_fitted: int, num_features: int, *, is_split: bool) -> str:
+    def _warning(
+        self, num_fitted: int, num_features: int, *, is_split: bool, keeps_all: bool
+    ) -> str:
         """Warn where there are fewer rows to fit on than features."""
         if num_fitted > num_features:
             return ""
         rows, instead = ("rows", "plate") if not self.on_controls else ("controls", "whiten_all")
         of_each = " of each channel" if is_split else ""
+        few = f"The whitening was fitted on {num_fitted} {rows} for {num_features} features{of_each}"
+        if keeps_all:
+            return (
+                f"{few}: how they vary is known only in part; compare with the normalisation "
+                f"{instead} or weak_label, or use more {rows}."
+            )
         return (
-            f"The whitening was fitted on {num_fitted} {rows} for {num_features} features"
-            f"{of_each}: directions in which those {rows} don't vary are lost, and much of the "
-            f"phenotype may be; compare with the normalisation {instead} or weak_label, or use "
-            f"more {rows}."
+            f"{few}: directions in which those {rows} don't vary are lost, and much of the "
+            f"phenotype may be; use a regularisation, such as 0.01, which keeps them, compare with "
+            f"the normalisation {instead} or weak_label, or use more {rows}."
         )
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
@@ -266,12 +288,24 @@ class Whitening:
             raise ValueError(f"its groups {channels!s:.60} aren't each feature once")
 
 
+def _units(deviation: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return what to divide each feature by, given its deviation."""
+    tables = np.array([joined_embedding(name) for name in names])
+    result = np.where(deviation > 0, deviation, 1.0)
+    for table in set(tables) - {0}:
+        # A feature that hardly varies among the controls must not become the loudest.
+        mean = float(np.sqrt((deviation[tables == table] ** 2).mean()))
+        result[tables == table] = mean if mean > 0 else 1.0
+    return result
+
+
 def _check_tvn(state: State, num_features: int) -> None:
     """Raise ValueError if :func:`fit_tvn` makes no such :class:`TVN`."""
     require_entries(state, [each.name for each in fields(TVN)])
     num = len(state["eigenvalues"])
     require_numbers(state, "mean", (num_features,))
-    require_numbers(state, "projection", (num_features, num))
+    width = num_features if np.shape(state["projection"])[-1:] == (num_features,) else num
+    require_numbers(state, "projection", (num_features, width))
     require_numbers(state, "eigenvalues", (num,), positive=True)
     rank, num_fitted = state["rank"], state["num_fitted"]
     if not 1 <= num <= rank <= min(num_features, num_fitted - 1):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
+_JOINED_EMBEDDING = re.compile(r"^table(?P<table>[1-9][0-9]*)_emb_")
 
 
 def require_table(table: object, *, name: str = "table") -> None:
@@ -168,6 +169,15 @@ def channel_of(feature: str) -> str:
     """Channel in a name of the form `emb_<channel>_<index>`; `""` for names of other tools."""
     match = _EMBEDDING_NAME.match(feature)
     return match["channel"] if match else ""
+
+
+def joined_embedding(feature: str) -> int:
+    """Number of the table in a name of the form `table<number>_emb_...`; 0 for other names.
+
+    So an embedding's features are called once several tables are joined.
+    """
+    match = _JOINED_EMBEDDING.match(feature)
+    return int(match["table"]) if match else 0
 
 
 # Columns that CellProfiler and similar tools write beside their measurements, after any `Image_`.
