@@ -20,7 +20,7 @@ LAYERS = (
     ("cli",),
     ("exchange",),
     ("pipeline", "preparation", "checks", "inspection", "doctor"),
-    ("judging",),
+    ("judging", "explain"),
     ("trainings",),
     ("report",),
     ("effects",),
@@ -44,6 +44,7 @@ SEES_CONFIG = {
     "config",
     "effects",
     "exchange",
+    "explain",
     "inspection",
     "pipeline",
     "judging",
@@ -142,9 +143,20 @@ def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
     assert imports_of(module, at_run_time_only=True) == {"typing", "umap", "wsdino.config"}
 
 
+# Modules that describe models and trainings, so that a config needs no torch.
+DESCRIBE = {
+    *(
+        SOURCE / "model" / f"{name}.py"
+        for name in ("names", "packaged", "scaling", "spec", "tiles")
+    ),
+    *(SOURCE / "train" / f"{name}.py" for name in ("options", "views")),
+    *(SOURCE / "train" / "objectives").glob("*.py"),
+}
+
+
 def is_light(module: Path) -> bool:
     """Whether a module has to work where torch is not installed."""
-    needs_torch = part_of(module) in {"model", "train", "config", "sections", "effects", "job"}
+    needs_torch = part_of(module) in {"model", "train", "job"} and module not in DESCRIBE
     return not needs_torch and module != SOURCE / "embed" / "embed.py"
 
 

@@ -15,10 +15,12 @@ import pytest
 
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
-from wsdino.config import load_config, preset_names
+from wsdino.config import load_config, preset_names, preset_text
 from wsdino.device import num_cpus
 from wsdino.embed.classical import classical_table
+from wsdino.explain import comments_of
 from wsdino.screen.ingest import ingest
+from wsdino.settings import options_of, parse_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +49,49 @@ def test_a_printed_config_is_the_preset(preset: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(wsdino("config", preset, "--set", "seed=7"))
     assert load_config(path) == load_config(preset, ["seed=7"])
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_an_explained_config_is_the_preset_and_explains_all_of_it(
+    preset: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "explained.yaml"
+    path.write_text(wsdino("config", preset, "--explain", "--set", "train.log_every=7"))
+    config = load_config(preset, ["train.log_every=7"])
+    assert load_config(path) == config
+    lines = path.read_text().splitlines()
+    assert max(map(len, lines)) <= 100
+    whys = [line.strip() for line in lines if line.strip().startswith("# Why: ")]
+    everything = config.model_dump(mode="json")
+    options = [key for key, _ in options_of(everything, config.model_dump())]
+    assert len(whys) == len(options)
+    assert whys.count("# Why: --set train.log_every=7.") == 1
+    # Where a preset has a value of its own, it says why.
+    reasons = comments_of(preset_text(preset))
+    own = dict(options_of(parse_yaml(preset_text(preset), preset), config.model_dump()))
+    assert set(own) <= set(reasons)
+    assert not [line for line in whys if line.endswith("has it.")]
+
+
+def test_an_explanation_has_meaning_choices_limits_and_reason(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "# Mine.\npreset: cpu\ntrain:\n  # For tonight.\n  epochs: 5\n  warmup_epochs: 1\n"
+        "embed: {tile: 32}\n"
+    )
+    said = wsdino("config", path, "--explain", "--set", "profile.normalise=plate")
+    assert (
+        "  # Length of the run; an epoch is as many samples as there are images to train on.\n"
+        "  # Number above 0.\n"
+        f"  # Why: For tonight ({path}).\n"
+        "  epochs: 5.0\n"
+    ) in said.replace("\n  #   ", " ")
+    assert f"# Why: For tonight ({path}).\n  warmup_epochs: 1.0\n" in said.replace("\n  #   ", " ")
+    assert f"# Why: given in {path}.\n  tile: 32\n" in said.replace("\n  #   ", " ")
+    assert "# Why: --set profile.normalise=plate.\n  normalise: plate\n" in said
+    assert "# `auto` or `tvn` or `whiten_all` or `weak_label` or `plate` or " in said
+    assert "# Why: As train.batch_size.\n    batch_size: 64\n" in said
+    assert refused("config", "papr", "--explain").endswith("or a YAML file")
 
 
 def test_a_misspelt_preset_has_a_suggestion() -> None:

@@ -95,8 +95,8 @@ def import_model(
     OutputError
         If `out` holds something else, or can't be written.
     """
+    from wsdino.model.building import build_networks
     from wsdino.model.model import Model
-    from wsdino.model.spec import build_networks
     from wsdino.trainings import model_spec
 
     if isinstance(weights, dict):
@@ -282,8 +282,7 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
         If there is none, or a name could also be a folder.
     """
     from wsdino.model.model import load_model
-    from wsdino.model.packaged import find_packaged
-    from wsdino.model.weights import STARTER
+    from wsdino.model.packaged import STARTER, find_packaged
     from wsdino.screen.store import open_store
 
     if source != STARTER and not find_packaged(source):
