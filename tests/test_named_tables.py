@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -366,7 +367,7 @@ def test_a_baseline_has_one_origin() -> None:
 def rows_of(text: str, heading: str) -> dict[str, list[str]]:
     """Cells by name of the Markdown table below a line."""
     lines = text[text.index(heading) :].splitlines()
-    start = next(index for index, line in enumerate(lines) if line.startswith("|---"))
+    start = next(index for index, line in enumerate(lines) if line.startswith("| ---"))
     found = {}
     for line in lines[start + 1 :]:
         if not line.startswith("| "):
@@ -376,14 +377,16 @@ def rows_of(text: str, heading: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_readme_names_the_same() -> None:
-    text = (ROOT / "README.md").read_text()
-    expected = {
-        entry.name: [entry.help, ", ".join(f"`{name}`" for name in entry.options)]
-        for entry in NORMALISATIONS
-    }
-    assert rows_of(text, "### Normalisation") == expected
-    assert rows_of(text, "### Baselines") == {
+def test_the_manual_names_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "making")
+    text = import_module("choices").page()
+    found = rows_of(text, "## Normalisations")
+    assert found.keys() == {entry.name for entry in NORMALISATIONS}
+    for entry in NORMALISATIONS:
+        about, options = found[entry.name]
+        assert about == entry.help
+        assert re.findall(r"`(\w+)` \(", options) == list(entry.options)
+    assert rows_of(text, "## Baselines") == {
         entry.name: [entry.label, entry.help] for entry in BASELINES
     }
 
