@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from helpers_manual import DOCS, REPO, blocks_of
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOTEBOOK, PAGE = DOCS / "first-screen.ipynb", DOCS / "first-screen.md"
 
