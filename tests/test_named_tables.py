@@ -145,7 +145,7 @@ def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
         assert "metadata column (weak_label, within)." in out
     status, _, err = outside("evaluate", sites, "--from-sites", "--normalise", "withn")
     assert status == 2
-    assert "'withn'; expected one of tvn, " in err
+    assert "'withn', did you mean within?; expected one of tvn, " in err
     assert ", none, within" in err
     # And what another one lacks is what it offers.
     table = pd.read_csv(sites)
@@ -287,7 +287,10 @@ def test_config_and_checks_know_both(tmp_path: Path) -> None:
     from wsdino.pipeline import run
 
     config = write_tiny_config(tmp_path / "tiny.yaml", profile={"normalise": "within"})
-    with pytest.raises(ConfigError, match=r"'bright'; expected one of classical, .*, brightness$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'bright', did you mean brightness.; expected one of classical, .*, brightness$",
+    ):
         load_config(config, ["baselines.names=[bright]"])
     with pytest.raises(ConfigError, match=r"per_channel: True has no effect with .* within"):
         load_config(config, ["profile.per_channel=true"])

@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers_manual import DOCS, REPO, blocks_of
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,7 @@ def test_it_is_a_valid_notebook() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat isn't installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient isn't installed")

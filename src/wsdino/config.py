@@ -99,7 +99,8 @@ class Config(Section):
     @classmethod
     def _is_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-            raise ConfigError(f"found {value!r}; use auto, cpu, cuda or cuda:NUMBER")
+            near = did_you_mean(value, ("auto", "cpu", "cuda"))
+            raise ConfigError(f"found {value!r}{near}; use auto, cpu, cuda or cuda:NUMBER")
         return value
 
     def to_yaml(self) -> str:
@@ -274,7 +275,9 @@ def _first_problem(error: ValidationError, origin: str) -> str:
     if isinstance(reason, InputError):
         return f"{origin}config key {key}: {reason}"
     message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{origin}config key {key}: found {first['input']!r}: {message}"
+    choices = re.findall(r"'([^']+)'", str(first.get("ctx", {}).get("expected", "")))
+    near = did_you_mean(str(first["input"]), choices)
+    return f"{origin}config key {key}: found {first['input']!r}{near}: {message}"
 
 
 def _objective_name(layer: dict[str, Any], below: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path("/")
+# What the config and the command line take.
+DEVICE = r"auto|cpu|cuda(:\d+)?"
 
 
 def num_cpus(root: Path = ROOT) -> int:
@@ -39,9 +42,18 @@ def num_cpus(root: Path = ROOT) -> int:
 
 
 def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``."""
+    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
     import torch
 
+    if not re.fullmatch(DEVICE, wanted):
+        near = did_you_mean(wanted, ("auto", "cpu", "cuda"))
+        raise ConfigError(f"device {wanted!r}: no such device{near}; use auto, cpu, cuda or cuda:1")
     num_devices, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
