@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,33 @@ def ours(names: set[str]) -> set[str]:
 
 def test_every_part_has_a_layer() -> None:
     assert {part_of(module) for module in MODULES} == {*HEIGHT, "config", "sections"}
+
+
+def mapped() -> dict[str, set[str]]:
+    """Names on the map of CONTRIBUTING.md, by room; those of the top under the empty name."""
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text()
+    (lines,) = re.findall(r"^```\nsrc/wsdino/\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found: dict[str, set[str]] = {"": set()}
+    room = ""
+    for line in lines.splitlines():
+        if not line.startswith("   "):
+            first = line.split()[0]
+            room = first.removesuffix("/") if first.endswith("/") else ""
+            found.setdefault(room, set())
+        found[room] |= set(re.findall(r"\w+/?", line))
+    return found
+
+
+def test_the_map_has_every_module() -> None:
+    names, missing = mapped(), []
+    for module in MODULES:
+        *rooms, _ = module.relative_to(SOURCE).parts
+        room, name = rooms[0] if rooms else "", module.stem
+        if len(rooms) > 1:
+            name = f"{rooms[1]}/"
+        if module.stem not in ("__init__", "__main__") and name not in names.get(room, set()):
+            missing.append(str(module.relative_to(SOURCE)))
+    assert not missing
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
