@@ -99,8 +99,7 @@ class Config(Section):
     @classmethod
     def _is_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-            near = did_you_mean(value, ("auto", "cpu", "cuda"))
-            raise ConfigError(f"found {value!r}{near}; use auto, cpu, cuda or cuda:NUMBER")
+            raise ConfigError(f"found {value!r}; use auto, cpu, cuda or cuda:NUMBER")
         return value
 
     def to_yaml(self) -> str:

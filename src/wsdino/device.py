@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsdino.errors import ConfigError, did_you_mean
+from wsdino.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +52,7 @@ def resolve_device(wanted: str) -> str:
     import torch
 
     if not re.fullmatch(DEVICE, wanted):
-        near = did_you_mean(wanted, ("auto", "cpu", "cuda"))
-        raise ConfigError(f"device {wanted!r}: no such device{near}; use auto, cpu, cuda or cuda:1")
+        raise ConfigError(f"device {wanted!r}: no such device; use auto, cpu, cuda or cuda:NUMBER")
     num_devices, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"

@@ -130,9 +130,7 @@ def test_what_is_no_fitted_normalisation_is_named(table, tmp_path):
     with np.load(tmp_path / "fit.npz") as file:
         text = str(file["header"]).replace('"plate"', '"plait"')
     np.savez(tmp_path / "unknown.npz", header=np.array(text))
-    with pytest.raises(
-        TableError, match=r"unknown\.npz: .* is 'plait', did you mean plate.; expected one of tvn"
-    ):
+    with pytest.raises(TableError, match=r"unknown\.npz: .* is 'plait'; expected one of tvn"):
         load_normalisation(tmp_path / "unknown.npz")
     np.savez(tmp_path / "later.npz", header=np.array('{"format": 2}'))
     with pytest.raises(TableError, match="has format 2; this version reads 1"):

@@ -97,9 +97,9 @@ def label_problem(table: pd.DataFrame, label: str) -> str:
     """
     missing = [name for name in label_columns(label) if name not in table]
     if missing:
-        known = [name for name in table.columns if str(name).startswith(PREFIX)]
-        near = did_you_mean(label, ("compound", "treatment", *known))
-        near = near or did_you_mean(missing[0], known)
+        columns = [str(name) for name in table.columns if str(name).startswith(PREFIX)]
+        near = did_you_mean(label, ("compound", "treatment", *columns))
+        near = near or did_you_mean(missing[0], columns)
         return (
             f"needs the column {missing[0]} for label {label!r}, which the table doesn't have{near}"
         )
