@@ -32,7 +32,8 @@ from wsdino.model.precision import autocast, uses_bfloat16
 from wsdino.model.spec import ModelSpec
 from wsdino.screen.ingest import ingest
 from wsdino.train.fields import Fields
-from wsdino.train.objectives.distill import Options, SelfDistillation
+from wsdino.train.learners.distill import SelfDistillation
+from wsdino.train.objectives.distill import Options
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule
 from wsdino.train.plan import Planner, cut_views
 from wsdino.train.sampler import Sampler
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsdino.screen.store import Store
-    from wsdino.train.crops import ViewPlan
+    from wsdino.train.views import ViewPlan
 
 NUM_SITES = 48
 # The paper trains a network for each channel: a sample is one channel there.

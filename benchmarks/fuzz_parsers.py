@@ -292,8 +292,9 @@ def _read_checkpoint(path: Path) -> None:
 
 
 def _model(folder: Path) -> Path:
+    from wsdino.model.building import build_networks
     from wsdino.model.model import Model
-    from wsdino.model.spec import Architecture, ModelSpec, build_networks
+    from wsdino.model.spec import Architecture, ModelSpec
 
     shape = Architecture(image_size=16, dim=16, depth=1, num_heads=2)
     spec = ModelSpec(channels=("DAPI", "Actin"), architecture=shape, tile=16)

@@ -83,11 +83,11 @@ def memory_mib(kind: str) -> float:
 
 def measure(num: int, balance: str) -> dict[str, float]:
     """Set up once, then draw plans of steps from all over a run."""
-    from wsdino.train.crops import ViewPlan
     from wsdino.train.options import WeakPositives
     from wsdino.train.plan import Planner
     from wsdino.train.sampler import Sampler
     from wsdino.train.train import positives
+    from wsdino.train.views import ViewPlan
 
     options, manifest = WeakPositives(), manifest_of(num)
     small = manifest.iloc[:2000]

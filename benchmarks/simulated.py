@@ -28,8 +28,9 @@ from wsdino.embed.classical import PERCENTILES, classical_table
 from wsdino.embed.embed import embed_store
 from wsdino.evaluate.intervals import mean_average_precision, wilson_interval
 from wsdino.evaluate.matching import match_moa
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
-from wsdino.model.spec import build_networks, starter_spec
+from wsdino.model.spec import starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import Store, open_store

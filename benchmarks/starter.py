@@ -20,8 +20,9 @@ from judging import comparison, judged
 from wsdino.device import num_cpus
 from wsdino.embed.classical import classical_table
 from wsdino.embed.embed import embed_store
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
-from wsdino.model.spec import build_networks, starter_spec
+from wsdino.model.spec import starter_spec
 from wsdino.profile.aggregate import make_profiles
 from wsdino.screen.ingest import ingest
 from wsdino.simulate import Difficulty, simulate

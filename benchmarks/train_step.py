@@ -35,8 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from timing import machine, matrix_product, seconds, spread_of, take_turns
 from wsdino.model.precision import autocast
 from wsdino.model.spec import Architecture, ModelSpec
-from wsdino.train.objectives.base import COMPILED
-from wsdino.train.objectives.distill import Options, SelfDistillation
+from wsdino.train.learners.base import COMPILED
+from wsdino.train.learners.distill import SelfDistillation
+from wsdino.train.objectives.distill import Options
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
 from wsdino.train.reading import Reading
 from wsdino.train.train import initial_networks

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsdino.model.model import load_model
-from wsdino.model.weights import starter_folder
+from wsdino.model.packaged import starter_folder
 from wsdino.simulate.randomised import simulate_randomised
 
 HERE = Path(__file__).parent

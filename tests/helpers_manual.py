@@ -67,8 +67,8 @@ class Block:
 
 
 def name_of(page: Path) -> str:
-    """A page's path below docs/, without its suffix."""
-    return page.relative_to(DOCS).with_suffix("").as_posix()
+    """A page's path below docs/, without its suffix; the front page is `README`."""
+    return page.relative_to(DOCS if DOCS in page.parents else REPO).with_suffix("").as_posix()
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -131,7 +131,8 @@ def run_page(page: Path, folder: Path) -> None:
             lines.append(f"exec(compile({block.text!r}, {block.where!r}, 'exec'), globals())")
     script = folder / ".page.py"
     # Processes that simulate or read in parallel import the script, and must not run it.
-    script.write_text("\n    ".join([START, 'if __name__ == "__main__":', *lines]) + "\n")
+    body = "".join(f"    {line}\n" for line in lines)
+    script.write_text(f'{START}\n\nif __name__ == "__main__":\n{body}')
     fixed = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, str(script)],

@@ -13,9 +13,9 @@ import pandas as pd
 
 from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.screen.store import Store, open_store
-from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import OBJECTIVES, distill
 from wsdino.train.options import Optimisation, WeakPositives
+from wsdino.train.views import ViewPlan
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -150,7 +150,7 @@ def _train_in_process(
 
     from wsdino.errors import TrainingError
     from wsdino.job import finish
-    from wsdino.train.objectives.base import COMPILED
+    from wsdino.train.learners.base import COMPILED
     from wsdino.train.train import train
 
     # What is compiled stays whole graphs, but without generated code, which takes minutes.

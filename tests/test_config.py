@@ -168,7 +168,10 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ("train.learning_rate=.nan", "config key train.learning_rate: found nan: "),
         ("train.drop_path=1.5", "config key train.drop_path: found 1.5: "),
         ("objective.center_momentum=2", "config key objective.center_momentum: found 2: "),
-        ("objective.targets=centre", "config key objective.targets: found 'centre': "),
+        (
+            "objective.targets=centre",
+            "config key objective.targets: found 'centre', did you mean center?: ",
+        ),
         ("pairing.partner_global_views=-1", "config key pairing.partner_global_views: found -1: "),
         ("crops.local_views.size=0", "config key crops.local_views.size: found 0: "),
         ("crops.global_views.area=[0.2, 0.1]", "config key crops.global_views: area"),
@@ -176,7 +179,10 @@ def test_a_setting_is_named_when_it_is_its_key_that_is_unknown() -> None:
         ("input.high=-1", "config key input: input.high -1.0 must exceed input.low 0.0"),
         ("train.learning_rate=.inf", "config key train.learning_rate: found inf: "),
         ("input.low=.nan", "config key input: input.high 10000.0 must exceed input.low nan"),
-        ("architecture.stem=convv", "config key architecture.stem: found 'convv': "),
+        (
+            "architecture.stem=convv",
+            "config key architecture.stem: found 'convv', did you mean conv?: ",
+        ),
         ("architecture.pool=cls", "config key architecture.pool: found 'cls': "),
         ("architecture.depth=-3", "config key architecture.depth: found -3: "),
         ("architecture.dim=0", "config key architecture.dim: found 0: "),

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from helpers_screen import chunk_path, write_bbbc021_folder
 from wsdino.embed.embed import write_embeddings
 from wsdino.errors import ModelError, StoreError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import open_store
 from wsdino.train.checkpoint import PARTS, checkpoints, load_newest, save_checkpoint

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 from wsdino.exchange import export_model
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+README = REPO / "README.md"
+
+
 @cache
 def command_line() -> Any:
     """The whole command line, as click's group."""
@@ -59,6 +62,7 @@ def command_line() -> Any:
 
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+each_page_and_the_readme = pytest.mark.parametrize("page", [*PAGES, README], ids=name_of)
 
 
 @each_page
@@ -72,7 +76,7 @@ def test_blocks_say_what_they_are(page: Path) -> None:
         assert block.language not in ("yaml", "csv") or block.file, block.where
 
 
-@each_page
+@each_page_and_the_readme
 def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
     whole = command_line()
     for block in blocks_of(page):
@@ -93,7 +97,7 @@ def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
                     load_config(config, values["settings"])
 
 
-@each_page
+@each_page_and_the_readme
 def test_commands_in_the_text_exist(page: Path) -> None:
     for span in re.findall(
         r"`wsdino ([a-z][^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -105,7 +109,7 @@ def test_commands_in_the_text_exist(page: Path) -> None:
         assert given <= known, span
 
 
-@each_page
+@each_page_and_the_readme
 def test_snippets_import_what_there_is(page: Path) -> None:
     for block in blocks_of(page):
         if block.language == "python":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
         assert "metadata column (weak_label, within)." in out
     status, _, err = outside("evaluate", sites, "--from-sites", "--normalise", "withn")
     assert status == 2
-    assert "'withn'; expected one of tvn, " in err
+    assert "'withn', did you mean within?; expected one of tvn, " in err
     assert ", none, within" in err
     # And what another one lacks is what it offers.
     table = pd.read_csv(sites)
@@ -291,7 +292,10 @@ def test_config_and_checks_know_both(tmp_path: Path) -> None:
     from wsdino.pipeline import run
 
     config = write_tiny_config(tmp_path / "tiny.yaml", profile={"normalise": "within"})
-    with pytest.raises(ConfigError, match=r"'bright'; expected one of classical, .*, brightness$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'bright', did you mean brightness.; expected one of classical, .*, brightness$",
+    ):
         load_config(config, ["baselines.names=[bright]"])
     with pytest.raises(ConfigError, match=r"per_channel: True has no effect with .* within"):
         load_config(config, ["profile.per_channel=true"])
@@ -371,7 +375,7 @@ def test_a_baseline_has_one_origin() -> None:
 def rows_of(text: str, heading: str) -> dict[str, list[str]]:
     """Cells by name of the Markdown table below a line."""
     lines = text[text.index(heading) :].splitlines()
-    start = next(index for index, line in enumerate(lines) if line.startswith("|---"))
+    start = next(index for index, line in enumerate(lines) if line.startswith("| ---"))
     found = {}
     for line in lines[start + 1 :]:
         if not line.startswith("| "):
@@ -381,14 +385,16 @@ def rows_of(text: str, heading: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_readme_names_the_same() -> None:
-    text = (ROOT / "README.md").read_text()
-    expected = {
-        entry.name: [entry.help, ", ".join(f"`{name}`" for name in entry.options)]
-        for entry in NORMALISATIONS
-    }
-    assert rows_of(text, "### Normalisation") == expected
-    assert rows_of(text, "### Baselines") == {
+def test_the_manual_names_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "making")
+    text = import_module("choices").page()
+    found = rows_of(text, "## Normalisations")
+    assert found.keys() == {entry.name for entry in NORMALISATIONS}
+    for entry in NORMALISATIONS:
+        about, options = found[entry.name]
+        assert about == entry.help
+        assert re.findall(r"`(\w+)` \(", options) == list(entry.options)
+    assert rows_of(text, "## Baselines") == {
         entry.name: [entry.label, entry.help] for entry in BASELINES
     }
 

@@ -1,4 +1,4 @@
-"""The package as it is installed: the wheel, and what works without the extras."""
+"""The package as it is installed: the wheel, its version, and what works without the extras."""
 
 from __future__ import annotations
 
@@ -37,15 +37,26 @@ from wsdino.cli.main import main
 main()
 """
 OF_IMAGES = {
+    "PIL",
+    "bokeh",
+    "google_crc32c",
+    "imagecodecs",
+    "jinja2",
+    "matplotlib",
     "numba",
     "safetensors",
     "skimage",
     "tensorboard",
+    "tifffile",
     "timm",
     "torch",
     "torchvision",
+    "tornado",
     "umap",
+    "zarr",
 }
+# No extra at all.
+OF_EXTRAS = OF_IMAGES | {"anndata", "distributed", "h5py", "onnx", "s3fs"}
 
 
 def build(kind: str, folder: Path) -> Path:
@@ -104,8 +115,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def without_images(*arguments: object) -> tuple[int, str, str]:
-    code = WITHOUT.format(modules=OF_IMAGES)
+def without_extras(*arguments: object) -> tuple[int, str, str]:
+    code = WITHOUT.format(modules=OF_EXTRAS)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
     )
@@ -123,30 +134,49 @@ def test_tables_need_no_extra(sites: Path, tmp_path: Path) -> None:
         ("profile", sites, "--out", tmp_path / "profiles.csv"),
         ("evaluate", sites, "--from-sites", "--normalise", "weak_label"),
         ("evaluate", tmp_path / "profiles.csv"),
+        ("compare", tmp_path / "profiles.csv", tmp_path / "profiles.csv"),
         ("activity", sites, "--null-size", "100"),
         ("neighbours", sites, pd.read_csv(sites)["Metadata_Compound"].iloc[-1]),
         ("doctor", tmp_path),
+        ("presets",),
+        ("config", "paper"),
+        ("config", "default", "--set", "objective.name=spc", "--explain"),
     ):
-        status, out, err = without_images(*arguments)
+        status, out, err = without_extras(*arguments)
         assert status == 0, (arguments, err)
         assert out
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("simulate", "--out", "SCREEN"), ("embed", "starter", "STORE", "--out", "OUT.csv")],
-    ids=lambda arguments: arguments[0],
+    ("extra", "arguments"),
+    [
+        ("images", ("simulate", "--out", "SCREEN")),
+        ("images", ("inspect", "SITES")),
+        ("images", ("ingest", "SITES", "--out", "STORE")),
+        ("images", ("embed", "starter", "STORE", "--out", "OUT.csv")),
+        ("images", ("run", "cpu", "--set", "screen.source=SITES", "--out", "RUN")),
+        ("anndata", ("profile", "SITES", "--out", "OUT.h5ad")),
+        ("umap", ("profile", "SITES", "--map", "--out", "OUT.csv")),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else each,
 )
-def test_what_needs_an_extra_says_how_to_get_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    paths = [each if each.islower() or each[0] == "-" else tmp_path / each for each in arguments]
-    status, out, err = without_images(*paths)
+def test_what_needs_an_extra_says_how_to_get_it(
+    extra: str, arguments: tuple[str, ...], sites: Path, tmp_path: Path
+) -> None:
+    paths = {name: tmp_path / name for name in ("SCREEN", "STORE", "RUN", "OUT.csv", "OUT.h5ad")}
+    words = [paths.get(each, each) for each in arguments]
+    words = [str(each).replace("SITES", str(sites)) for each in words]
+    status, out, err = without_extras(*words)
     assert (status, out) == (2, "")
-    assert err.splitlines()[-1].endswith("is not installed: pip install 'wsdino[images]'")
-    assert not list(tmp_path.iterdir())
+    assert err.splitlines()[-1].endswith(f"is not installed: pip install 'wsdino[{extra}]'")
+    assert not [path for path in paths.values() if path.exists()]
 
 
 def test_a_module_of_no_extra_has_no_line() -> None:
     assert install_line("torch.nn") == "pip install 'wsdino[images]'"
     assert install_line("distributed") == "pip install 'wsdino[dask]'"
     assert install_line("pandas") is None
+    # The smallest extra that has it.
+    assert install_line("umap") == "pip install 'wsdino[umap]'"
+    assert install_line("PIL.Image") == "pip install 'wsdino[images]'"
     assert install_line("pytest") is None

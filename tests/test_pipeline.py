@@ -298,7 +298,10 @@ def test_a_run_may_take_the_features_of_a_baseline_together_with_its_own(
     assert products(finished) == made
     with pytest.raises(ConfigError, match=r"profile: .*none leaves features in their own units"):
         load(place, *given, "profile.normalise=none")
-    with pytest.raises(ConfigError, match=r"profile\.with.*'clasical'; expected one of classical"):
+    with pytest.raises(
+        ConfigError,
+        match=r"profile\.with.*'clasical', did you mean classical.; expected one of classical",
+    ):
         load(place, "profile.with=[clasical]")
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from helpers_run import finish, start
 from helpers_screen import write_bbbc021_folder
-from wsdino.config import load_config, preset_names
+from helpers_tables import profile_table, synthetic_design, with_features
+from wsdino.cli.main import main
+from wsdino.config import load_config, preset_names, preset_text
 from wsdino.device import num_cpus
 from wsdino.embed.classical import classical_table
+from wsdino.explain import comments_of
 from wsdino.screen.ingest import ingest
+from wsdino.settings import options_of, parse_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +57,121 @@ def test_a_printed_config_is_the_preset(preset: str, tmp_path: Path) -> None:
     assert load_config(path) == load_config(preset, ["seed=7"])
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_an_explained_config_is_the_preset_and_explains_all_of_it(
+    preset: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "explained.yaml"
+    path.write_text(wsdino("config", preset, "--explain", "--set", "train.log_every=7"))
+    config = load_config(preset, ["train.log_every=7"])
+    assert load_config(path) == config
+    lines = path.read_text().splitlines()
+    assert max(map(len, lines)) <= 100
+    whys = [line.strip() for line in lines if line.strip().startswith("# Why: ")]
+    everything = config.model_dump(mode="json")
+    options = [key for key, _ in options_of(everything, config.model_dump())]
+    assert len(whys) == len(options)
+    assert whys.count("# Why: --set train.log_every=7.") == 1
+    # Where a preset has a value of its own, it says why.
+    reasons = comments_of(preset_text(preset))
+    own = dict(options_of(parse_yaml(preset_text(preset), preset), config.model_dump()))
+    assert set(own) <= set(reasons)
+    assert not [line for line in whys if line.endswith("has it.")]
+
+
+def test_an_explanation_has_meaning_choices_limits_and_reason(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "# Mine.\npreset: cpu\ntrain:\n  # For tonight.\n  epochs: 5\n  warmup_epochs: 1\n"
+        "embed: {tile: 32}\n"
+    )
+    said = wsdino("config", path, "--explain", "--set", "profile.normalise=plate")
+    assert (
+        "  # Length of the run; an epoch is as many samples as there are images to train on.\n"
+        "  # Number above 0.\n"
+        f"  # Why: For tonight ({path}).\n"
+        "  epochs: 5.0\n"
+    ) in said.replace("\n  #   ", " ")
+    assert f"# Why: For tonight ({path}).\n  warmup_epochs: 1.0\n" in said.replace("\n  #   ", " ")
+    assert f"# Why: given in {path}.\n  tile: 32\n" in said.replace("\n  #   ", " ")
+    assert "# Why: --set profile.normalise=plate.\n  normalise: plate\n" in said
+    assert "# `auto` or `tvn` or `whiten_all` or `weak_label` or `plate` or " in said
+    assert "# Why: As train.batch_size.\n    batch_size: 64\n" in said
+    assert refused("config", "papr", "--explain").endswith("or a YAML file")
+
+
 def test_a_misspelt_preset_has_a_suggestion() -> None:
     assert "did you mean paper?" in refused("config", "papr")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A screen, its store, and tables of sites and treatments."""
+    folder = tmp_path_factory.mktemp("places")
+    screen = write_bbbc021_folder(folder / "screen", num_sites=1, size=(64, 64))
+    design = synthetic_design(num_moas=3, num_compounds=9, num_treatments=12, num_batches=3)
+    with_features(design).to_csv(folder / "sites.csv", index=False)
+    table = profile_table(list("abcd"), ["M", "M", "N", "N"], np.eye(2).repeat(2, axis=0))
+    table.assign(Metadata_Batch=list("1212")).to_csv(folder / "profiles.csv", index=False)
+    store = ingest(screen, folder / "store").path
+    tables = {"SITES": folder / "sites.csv", "PROFILES": folder / "profiles.csv"}
+    return {"SCREEN": screen, "STORE": store, "OUT": folder / "out", **tables}
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("evalute SITES", "Did you mean 'evaluate'?"),
+        ("evaluate SITES --form-sites", "options: --from-sites"),
+        ("evaluate SITES --from-sites --normalise tvm", "did you mean tvn?"),
+        ("evaluate SITES --from-sites --aggregate publshed", "did you mean published?"),
+        ("evaluate PROFILES --multi-batch strct", "did you mean strict?"),
+        (
+            "evaluate SITES --from-sites --column Metadata_MoA=Metadata_MaA",
+            "did you mean Metadata_MoA?",
+        ),
+        ("evaluate SITES --from-sites --keep Metadata_Plat>3", "did you mean Metadata_Plate?"),
+        ("evaluate SITES --from-sites --feature emb_DAPI_00", "did you mean emb_DAPI_0?"),
+        ("evaluate SITES --from-sites --control DSMO", "did you mean DMSO?"),
+        ("activity SITES --normalise weak_label --label tretment", "did you mean treatment?"),
+        (
+            "activity SITES --normalise weak_label --label Metadata_MOA",
+            "did you mean Metadata_MoA?",
+        ),
+        ("profile SITES --to galery --out OUT", "did you mean gallery?"),
+        ("embed startr STORE --out OUT.csv", "did you mean starter?"),
+        ("embed clasical STORE --out OUT.csv", "did you mean classical?"),
+        ("embed starter STORE --device gpu --out OUT.csv", "use auto, cpu, cuda or cuda:NUMBER"),
+        ("attention starter STORE --site 0 --format pgn --out OUT", "did you mean png?"),
+        ("attention starter STORE --well Week1_1/B02 --out OUT", "did you mean Week1_"),
+        ("ingest SCREEN --channel DPAI --out OUT", "did you mean DAPI?"),
+        ("ingest SCREEN --illumination smoth --out OUT", "did you mean smooth?"),
+        ("ingest SCREEN --missing leaveout --out OUT", "did you mean leave-out?"),
+        ("simulate --layout smal --out OUT", "did you mean small?"),
+        ("simulate --difficulty hrd --out OUT", "did you mean hard?"),
+        ("download bbbc012 --out OUT", "did you mean bbbc021?"),
+        ("import a.pth --like papr --out OUT", "did you mean paper?"),
+        ("config cpu --set trian.epochs=3", "did you mean train?"),
+        ("config cpu --set model.mode=share", "did you mean shared?"),
+        ("config cpu --set objective.name=distil", "did you mean distill?"),
+        ("config cpu --set baselines.names=[clasical]", "did you mean classical?"),
+        ("config cpu --set profile.normalise=tvm", "did you mean tvn?"),
+        (
+            "run cpu --set screen.store=STORE --set pairing.label=compond --out OUT",
+            "did you mean compound?",
+        ),
+    ],
+)
+def test_a_misspelt_name_has_a_suggestion(
+    line: str, meant: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [re.sub("|".join(places), lambda m: str(places[m[0]]), word) for word in line.split()]
+    monkeypatch.setattr(sys, "argv", ["wsdino", *words])
+    said = io.StringIO()
+    with redirect_stderr(said), redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert meant in " ".join(re.sub("[│╭╰─╮╯]", " ", said.getvalue()).split())
 
 
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from text import from_docstring, table
+from text import table
 
 from wsdino.baselines import BASELINES
 from wsdino.config import preset_names, preset_text
+from wsdino.explain import from_docstring
 from wsdino.model.packaged import PACKAGED
 from wsdino.profile.methods import AGGREGATIONS, NORMALISATIONS
 from wsdino.screen.check.table import CHECKS

@@ -6,11 +6,12 @@ import inspect
 import re
 from typing import Any
 
-from text import one_line, table
+from text import table
 from typer.main import get_command
 
 from wsdino.cli import main
 from wsdino.cli.app import app
+from wsdino.explain import one_line
 
 HEAD = """# Commands
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import griffe
-from text import from_docstring
+
+from wsdino.explain import from_docstring
 
 
 class Roles(griffe.Extension):

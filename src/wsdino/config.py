@@ -274,7 +274,9 @@ def _first_problem(error: ValidationError, origin: str) -> str:
     if isinstance(reason, InputError):
         return f"{origin}config key {key}: {reason}"
     message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{origin}config key {key}: found {first['input']!r}: {message}"
+    choices = re.findall(r"'([^']+)'", str(first.get("ctx", {}).get("expected", "")))
+    near = did_you_mean(str(first["input"]), choices)
+    return f"{origin}config key {key}: found {first['input']!r}{near}: {message}"
 
 
 def _objective_name(layer: dict[str, Any], below: dict[str, Any]) -> str:

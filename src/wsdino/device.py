@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path("/")
+# What the config and the command line take.
+DEVICE = r"auto|cpu|cuda(:\d+)?"
 
 
 def num_cpus(root: Path = ROOT) -> int:
@@ -39,9 +42,17 @@ def num_cpus(root: Path = ROOT) -> int:
 
 
 def resolve_device(wanted: str) -> str:
-    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``."""
+    """Turn ``auto`` into ``cuda`` where there is one, else ``cpu``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
     import torch
 
+    if not re.fullmatch(DEVICE, wanted):
+        raise ConfigError(f"device {wanted!r}: no such device; use auto, cpu, cuda or cuda:NUMBER")
     num_devices, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"

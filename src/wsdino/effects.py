@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wsdino import baselines
-from wsdino.model.backbone import SMALL_VIT, is_vision_transformer
+from wsdino.model.names import SMALL_VIT, is_vision_transformer
 from wsdino.profile import methods
 from wsdino.train.objectives import OBJECTIVES
 

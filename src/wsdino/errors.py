@@ -87,5 +87,6 @@ def find_named(entries: Iterable[Entry], name: str, *, what: str, error: type[In
     """Look up an entry of a named table, or raise `error`, which names all of them."""
     known = {entry.name: entry for entry in entries}
     if name not in known:
-        raise error(f"{what} is {name!r}; expected one of {', '.join(known)}")
+        near = did_you_mean(name, known)
+        raise error(f"{what} is {name!r}{near}; expected one of {', '.join(known)}")
     return known[name]

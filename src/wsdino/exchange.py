@@ -95,8 +95,8 @@ def import_model(
     OutputError
         If `out` holds something else, or can't be written.
     """
+    from wsdino.model.building import build_networks
     from wsdino.model.model import Model
-    from wsdino.model.spec import build_networks
     from wsdino.trainings import model_spec
 
     if isinstance(weights, dict):
@@ -263,7 +263,9 @@ def _require_room(out: Path) -> None:
         raise OutputError(f"{out}: exists and is not a model; give --out a new or empty folder")
 
 
-def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
+def model_for(
+    source: str, store: Path, *, device: str = "cpu", beside: Sequence[str] = ()
+) -> Model:
     """Load a model for the channels of a store.
 
     Parameters
@@ -275,6 +277,8 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
         Whose channels it is for, where it doesn't bring its own.
     device
         Where it computes.
+    beside
+        Names that the command takes instead of a model, for those who misspell one.
 
     Raises
     ------
@@ -282,11 +286,18 @@ def model_for(source: str, store: Path, *, device: str = "cpu") -> Model:
         If there is none, or a name could also be a folder.
     """
     from wsdino.model.model import load_model
-    from wsdino.model.packaged import find_packaged
-    from wsdino.model.weights import STARTER
+    from wsdino.model.packaged import PACKAGED, STARTER, find_packaged
+    from wsdino.model.weights import is_url
     from wsdino.screen.store import open_store
 
     if source != STARTER and not find_packaged(source):
+        if not Path(source).exists() and not is_url(source):
+            known = (STARTER, *beside, *(each.name for each in PACKAGED))
+            near = did_you_mean(source, known)
+            raise ModelError(
+                f"{source}: no such run or model{near}; give a run folder, an exported model, "
+                f"{', '.join((STARTER, *beside))}, or a package such as {PACKAGED[0].name}"
+            )
         return load_model(source, device=device)
     if Path(source).is_dir():
         raise ModelError(

@@ -10,9 +10,11 @@ from packaging.requirements import Requirement
 OF_DEVELOPERS = ("bench", "dev", "docs")
 # Distributions whose modules have other names.
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "bioio_czi": "bioio-czi",
     "bioio_lif": "bioio-lif",
     "bioio_nd2": "bioio-nd2",
+    "google_crc32c": "google-crc32c",
     "skimage": "scikit-image",
     "umap": "umap-learn",
 }
@@ -44,10 +46,12 @@ def is_installed(requirement: Requirement) -> bool:
 
 
 def install_line(module: str) -> str | None:
-    """Return the command that installs the extra with a module; None if no extra has it."""
+    """Return the command that installs a module, with the smallest extra; None if none has it."""
     top = module.partition(".")[0]
     wanted = DISTRIBUTIONS.get(top, top)
-    for name, requirements in extras().items():
-        if any(each.name == wanted for each in requirements):
-            return f"pip install 'wsdino[{name}]'"
-    return None
+    having = {
+        name: len(requirements)
+        for name, requirements in extras().items()
+        if any(each.name == wanted for each in requirements)
+    }
+    return f"pip install 'wsdino[{min(having, key=having.__getitem__)}]'" if having else None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsdino.screen.survey import Survey
     from wsdino.tables.platemap import PlateMap
     from wsdino.tables.welltables import WellTable
-    from wsdino.train.crops import ViewPlan
+    from wsdino.train.views import ViewPlan
 
 # Measured with two cores that have matrix units for bfloat16: 75 GFLOP/s per core (small networks)
 # to 290 (ViT-S/8), see benchmarks/results/train_step.md and the README's run. Without such units
@@ -214,7 +214,7 @@ def _forward(spec: ModelSpec, size: int) -> _Forward:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wsdino.model.spec import build_networks
+    from wsdino.model.building import build_networks
 
     # Tensors on this device have shapes and no contents.
     with torch.device("meta"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 pydantic reads it
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -12,28 +12,62 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 
+from wsdino import baselines
 from wsdino.baselines import find_baseline
 from wsdino.errors import ConfigError
-from wsdino.model.networks import ChannelMode  # noqa: TC001 pydantic reads it
+from wsdino.model.names import ChannelMode  # noqa: TC001 pydantic reads it
 from wsdino.model.spec import TileSummary  # noqa: TC001 pydantic reads it
 from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile import methods
-from wsdino.screen.illumination import DEFAULT, illumination_method
+from wsdino.screen.illumination import DEFAULT, METHODS, illumination_method
 from wsdino.screen.manifest import Missing  # noqa: TC001 pydantic reads it
-from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import distill
 from wsdino.train.options import Optimisation
 
-BaselineName = Annotated[str, AfterValidator(lambda name: find_baseline(name).name)]
-Normalisation = Annotated[str, AfterValidator(lambda name: methods.find_normalisation(name).name)]
-NormalisationOrAuto = Annotated[
-    str, AfterValidator(lambda name: methods.nominal_normalisation(name) and name)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+from wsdino.train.views import ViewPlan
+
+
+class Choices:
+    """The names of a table's entries, for the words about an option; who checks them is apart."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self.names = names
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Add the names to what pydantic says of text."""
+        return {**handler(schema), "enum": list(self.names())}
+
+
+BaselineName = Annotated[
+    str,
+    AfterValidator(lambda name: find_baseline(name).name),
+    Choices(lambda: (entry.name for entry in baselines.BASELINES)),
 ]
-Aggregation = Annotated[str, AfterValidator(lambda name: methods.find_aggregation(name).name)]
+Normalisation = Annotated[
+    str,
+    AfterValidator(lambda name: methods.find_normalisation(name).name),
+    Choices(methods.normalisation_names),
+]
+NormalisationOrAuto = Annotated[
+    str,
+    AfterValidator(lambda name: methods.nominal_normalisation(name) and name),
+    Choices(lambda: (methods.AUTO, *methods.normalisation_names())),
+]
+Aggregation = Annotated[
+    str,
+    AfterValidator(lambda name: methods.find_aggregation(name).name),
+    Choices(methods.aggregation_names),
+]
+Illumination = Annotated[
+    str,
+    AfterValidator(lambda name: illumination_method(name).name),
+    Choices(lambda: (entry.name for entry in METHODS)),
+]
 MultiBatch = Literal["strict", "first-published"]
 
 
@@ -69,17 +103,12 @@ class ScreenSection(Section):
     # Where an image of the source is missing: "error", or "leave-out" its site.
     missing: Missing = "error"
     # How uneven illumination of the source's images is corrected, see `wsdino ingest --help`.
-    illumination: str = DEFAULT
+    illumination: Illumination = DEFAULT
     # Size of a field in the store relative to the source's images.
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
     # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
     # left out of training, embedding and profiles; by default none is.
     keep: str | None = None
-
-    @field_validator("illumination")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        return illumination_method(value).name
 
 
 class ModelSection(Section):

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from wsdino.errors import ModelError
 from wsdino.model.backbone import timm_backbone, width_of
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.model.units import InputUnits, imagenet_units
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import torch
 
 from helpers_train import TINY
 from wsdino.errors import ImageError, ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.model.tiles import tile_starts
 
 if TYPE_CHECKING:

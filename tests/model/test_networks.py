@@ -6,8 +6,9 @@ from torch import Tensor
 
 from helpers_train import TINY
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.networks import ChannelNetworks
-from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.spec import ModelSpec
 
 CHANNELS = ("DAPI", "Tubulin", "Actin")
 

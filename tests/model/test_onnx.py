@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
 from wsdino.model.onnx import onnx_files
 from wsdino.model.positions import keep_one_size
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.model.tiles import PAPER
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import load_model
 from wsdino.model.packaged import PACKAGED, PackagedWeights, find_packaged, timm_names
-from wsdino.model.spec import Architecture, ModelSpec, build_networks, packaged_spec
+from wsdino.model.spec import Architecture, ModelSpec, packaged_spec
 from wsdino.model.weights import local_weights, read_state_dict
 
 if TYPE_CHECKING:

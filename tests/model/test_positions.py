@@ -19,9 +19,10 @@ from helpers_train import TINY
 from helpers_weights import rgb_vit, save_dino, save_ws_dino
 from wsdino.config import load_config
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.model.tiles import tile_boxes
 from wsdino.pipeline import model_spec
 
@@ -217,7 +218,7 @@ def test_weights_by_timm_s_name_follow_the_rule_of_who_trained_them(tmp_path: Pa
     source, given = tmp_path / "dino.pth", {"channels": ("a",), "backbone": "vit_tiny_patch16_224"}
     assert load_model(source, **given).spec.architecture.positions == "timm"
     assert load_model(source, **given, positions="dino").spec.architecture.positions == "dino"
-    from wsdino.model.spec import position_rule_of
+    from wsdino.model.building import position_rule_of
 
     assert position_rule_of("vit_small_patch8_224.dino") == "dino"
     assert position_rule_of("vit_base_patch16_224.augreg_in21k") == "timm"

@@ -22,12 +22,12 @@ from helpers_published import (
 from wsdino.errors import ModelError
 from wsdino.exchange import config_like
 from wsdino.model.backbone import timm_backbone
+from wsdino.model.building import build_networks
 from wsdino.model.channel_agnostic import MAX_CHANNELS
 from wsdino.model.layouts import in_timms_layout
 from wsdino.model.model import Model, load_model
 from wsdino.model.published import PUBLISHED, PublishedModel, find_published
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import build_networks
 from wsdino.model.units import Standardised
 from wsdino.model.weights import read_state_dict
 from wsdino.trainings import model_spec

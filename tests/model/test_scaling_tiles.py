@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsdino.errors import ModelError
-from wsdino.model.scaling import InputScaling, as_float, as_tensor
+from wsdino.model.scaling import InputScaling
 from wsdino.model.tiles import tile_starts
+from wsdino.model.upload import as_float, as_tensor
 
 if TYPE_CHECKING:
     from wsdino.screen.store import Store

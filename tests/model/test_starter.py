@@ -9,9 +9,10 @@ from safetensors import safe_open
 
 from wsdino.config import load_config
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
-from wsdino.model.spec import STARTER_TILE, build_networks, starter_spec
-from wsdino.model.weights import starter_folder
+from wsdino.model.packaged import starter_folder
+from wsdino.model.spec import STARTER_TILE, starter_spec
 
 WEIGHTS = starter_folder() / "model.safetensors"
 

@@ -29,8 +29,9 @@ from helpers_weights import (
     small_spec,
 )
 from wsdino.errors import ModelError
+from wsdino.model.building import build_networks
 from wsdino.model.model import load_model
-from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.spec import ModelSpec
 from wsdino.model.weights import load_backbone_weights, read_state_dict
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ class Hub(Folder):
 HUB_SCRIPT = """
 import sys, torch
 from wsdino.errors import ModelError
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.building import build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 
 def networks(name):
     spec = ModelSpec(("a", "b"), architecture=Architecture(backbone=name))

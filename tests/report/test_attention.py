@@ -9,9 +9,10 @@ from generated_run import MeanModel, MemoryStore
 from PIL import Image
 
 from wsdino.errors import InputError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
 from wsdino.model.scaling import InputScaling
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.report.asked import asked_sites
 from wsdino.report.attention import (
     attention_figure,

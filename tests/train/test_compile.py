@@ -9,8 +9,8 @@ import torch
 
 from helpers_train import options_of, read_records
 from wsdino.train.checkpoint import load_newest
+from wsdino.train.learners.base import COMPILED
 from wsdino.train.loop import Trainer
-from wsdino.train.objectives.base import COMPILED
 from wsdino.train.train import train
 
 if TYPE_CHECKING:

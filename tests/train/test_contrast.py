@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
-from wsdino.train.objectives.contrast import Contrast, Options, label_logits, label_prototypes
+from wsdino.train.learners.contrast import Contrast, label_logits, label_prototypes
+from wsdino.train.objectives.contrast import Options
 from wsdino.train.train import initial_networks
 
 CHANNELS = ("a", "b", "c")

@@ -10,8 +10,9 @@ import torch
 
 from helpers_train import CHANNELS, options_of, read_records
 from wsdino.errors import ConfigError, ModelError, TrainingError
+from wsdino.model.building import build_networks
 from wsdino.model.model import load_model
-from wsdino.model.spec import Architecture, ModelSpec, build_networks
+from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.loop import Trainer
 from wsdino.train.objectives import OBJECTIVES

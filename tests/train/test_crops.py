@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsdino.errors import ConfigError
-from wsdino.model.scaling import as_tensor
-from wsdino.train.crops import CropDraw, ViewPlan, cut, draw_crops, resize_weights
+from wsdino.model.upload import as_tensor
+from wsdino.train.crops import CropDraw, cut, draw_crops, resize_weights
+from wsdino.train.views import ViewPlan
 
 FIELD = (40, 56)
 CLIP = (-4.0, 8.0)

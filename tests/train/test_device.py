@@ -20,14 +20,17 @@ from torch._subclasses.fake_tensor import (
 )
 
 from helpers_train import CHANNELS, TINY
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
-from wsdino.model.networks import ChannelMode
-from wsdino.model.spec import ModelSpec, build_networks
+from wsdino.model.names import ChannelMode
+from wsdino.model.spec import ModelSpec
 from wsdino.model.upload import numbered
-from wsdino.train.crops import ViewPlan, cut, draw_crops
-from wsdino.train.objectives.classify import Classification
-from wsdino.train.objectives.distill import Options, SelfDistillation
+from wsdino.train.crops import cut, draw_crops
+from wsdino.train.learners.classify import Classification
+from wsdino.train.learners.distill import SelfDistillation
+from wsdino.train.objectives.distill import Options
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
+from wsdino.train.views import ViewPlan
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
+from wsdino.train.learners.distill import SelfDistillation
+from wsdino.train.learners.distill_classify import DistillClassify
 from wsdino.train.objectives import distill
-from wsdino.train.objectives.distill import SelfDistillation
-from wsdino.train.objectives.distill_classify import DistillClassify, Options
+from wsdino.train.objectives.distill_classify import Options
 from wsdino.train.train import initial_networks
 
 LABELS = torch.tensor([2, 0, 1, 2])

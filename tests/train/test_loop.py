@@ -14,9 +14,9 @@ from helpers_train import options_of, read_records
 from wsdino.device import free_memory
 from wsdino.errors import ConfigError, OutputError, TrainingError
 from wsdino.train.checkpoint import PARTS, checkpoints, load_newest, save_checkpoint
-from wsdino.train.crops import ViewPlan
 from wsdino.train.journal import Journal
 from wsdino.train.train import train
+from wsdino.train.views import ViewPlan
 
 if TYPE_CHECKING:
     from pathlib import Path

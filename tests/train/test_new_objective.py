@@ -1,4 +1,4 @@
-"""An objective is a module and a row: a copy of the package gets another, and trains with it."""
+"""An objective is a learner and a row: a copy of the package gets another, and trains with it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,8 @@ if TYPE_CHECKING:
     from wsdino.screen.store import Store
 
 TESTS = Path(__file__).resolve().parents[1]
-MODULE = """
-from typing import Literal
-
-import pydantic
-from torch.nn import functional
-
-from wsdino.train.objectives import base
-from wsdino.train.objectives.classify import Classification
-from wsdino.train.options import Positive
-
-
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=base.STRICT)
-class Options(base.Options):
-    name: Literal["half"] = "half"
-    # Weight of the loss.
-    weight: Positive = 0.5
+LEARNER = """
+from wsdino.train.learners.classify import Classification
 
 
 class Half(Classification):
@@ -39,14 +25,33 @@ class Half(Classification):
     def loss(self, trainable, views, targets):
         loss, metrics = super().loss(trainable, views, targets)
         return self.weight * loss, metrics | {"half": self.weight * metrics["loss"]}
+"""
+OBJECTIVE = """
+from typing import Literal
+
+import pydantic
+
+from wsdino.train.objectives import base
+from wsdino.train.options import Positive
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=base.STRICT)
+class Options(base.Options):
+    name: Literal["half"] = "half"
+    # Weight of the loss.
+    weight: Positive = 0.5
+
+
+def _build(options, parts):
+    from wsdino.train.learners.half import Half
+
+    return Half(parts.student, num_labels=parts.num_labels, weight=options.weight)
 
 
 HALF = base.Objective(
     help="half of a classifier's loss",
     options=Options,
-    build=lambda options, parts: Half(
-        parts.student, num_labels=parts.num_labels, weight=options.weight
-    ),
+    build=_build,
     needs_label=True,
     takes_partners=False,
     takes_local_views=True,
@@ -82,7 +87,7 @@ except ConfigError as error:
 """
 
 
-def test_a_module_and_a_row_are_all_it_takes(store: Store, tmp_path: Path) -> None:
+def test_a_learner_and_a_row_are_all_it_takes(store: Store, tmp_path: Path) -> None:
     import wsdino
 
     package = shutil.copytree(
@@ -91,7 +96,8 @@ def test_a_module_and_a_row_are_all_it_takes(store: Store, tmp_path: Path) -> No
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     folder = package / "train" / "objectives"
-    (folder / "half.py").write_text(MODULE)
+    (folder / "half.py").write_text(OBJECTIVE)
+    (package / "train" / "learners" / "half.py").write_text(LEARNER)
     text = (folder / "__init__.py").read_text()
     rows = "OBJECTIVES: tuple[Objective, ...] = ("
     assert text.count(rows) == 1

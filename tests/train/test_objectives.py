@@ -13,14 +13,15 @@ from torch.nn import functional
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
 from wsdino.train.head import logits
+from wsdino.train.learners.classify import Classification
+from wsdino.train.learners.distill import SelfDistillation
 from wsdino.train.loss import koleo_loss
-from wsdino.train.objectives.classify import Classification
-from wsdino.train.objectives.distill import Options, SelfDistillation
+from wsdino.train.objectives.distill import Options
 from wsdino.train.train import initial_networks
 
 if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives.base import HeadedNetworks
+    from wsdino.train.learners.base import HeadedNetworks
 
 CHANNELS = ("a", "b", "c")
 HEAD = {"num_prototypes": 12, "head_hidden_dim": 16, "head_bottleneck_dim": 8}

@@ -9,7 +9,7 @@ from torch import nn
 
 from wsdino.model.backbone import small_vit
 from wsdino.train.head import DINOHead
-from wsdino.train.objectives.base import update_ema
+from wsdino.train.learners.base import update_ema
 from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
 
 

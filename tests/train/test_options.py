@@ -16,11 +16,11 @@ from helpers_train import options_of, read_records
 from wsdino.errors import TrainingError
 from wsdino.model.precision import uses_bfloat16
 from wsdino.train.checkpoint import checkpoints
-from wsdino.train.crops import ViewPlan
+from wsdino.train.learners.base import HeadedNetworks
 from wsdino.train.objectives import OBJECTIVES, classify, contrast, distill, distill_classify, spc
-from wsdino.train.objectives.base import HeadedNetworks
 from wsdino.train.options import Optimisation, WeakPositives
 from wsdino.train.train import train
+from wsdino.train.views import ViewPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

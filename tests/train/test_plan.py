@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from helpers_train import random_manifest
-from wsdino.model.scaling import as_tensor
-from wsdino.train.crops import ViewPlan, cut
+from wsdino.model.upload import as_tensor
+from wsdino.train.crops import cut
 from wsdino.train.fields import FieldBatch
 from wsdino.train.labels import weak_labels
 from wsdino.train.options import WeakPositives
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner, cut_views
 from wsdino.train.sampler import Sampler
+from wsdino.train.views import ViewPlan
 
 VIEWS = [ViewPlan(num_views=2, size=16), ViewPlan(num_views=4, size=8)]
 FIELD = (24, 32)

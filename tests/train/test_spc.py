@@ -12,13 +12,8 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
-from wsdino.train.objectives.spc import (
-    SPC,
-    Options,
-    class_logits,
-    class_overlap,
-    turned_towards,
-)
+from wsdino.train.learners.spc import SPC, class_logits, class_overlap, turned_towards
+from wsdino.train.objectives.spc import Options
 from wsdino.train.train import initial_networks
 
 LABELS = torch.tensor([4, 1, 4, 7, 1, 4])

@@ -52,7 +52,8 @@ def embed_command(
     else:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"--batch-size {batch_size}: must be at least 1")
-        loaded = model_for(model, store, device=resolve_device(device or "auto"))
+        where = resolve_device(device or "auto")
+        loaded = model_for(model, store, device=where, beside=[CLASSICAL])
         write_embeddings(loaded, open_store(store, keep=keep), out, batch_size=batch_size or 16)
     typer.echo(out)
 

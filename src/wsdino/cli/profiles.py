@@ -20,7 +20,7 @@ from wsdino.cli.app import (
     lock_output,
     refuse,
 )
-from wsdino.errors import InputError, TableError
+from wsdino.errors import InputError, TableError, did_you_mean
 from wsdino.evaluate.gallery import MULTI_BATCH
 from wsdino.profile.methods import NORMALISATIONS, aggregation_names, normalisation_names
 
@@ -200,7 +200,8 @@ def profile_command(
         )
         options = {}
     if to not in (None, "anndata", "gallery"):
-        raise InputError(f"--to {to!r}: expected anndata or gallery")
+        near = did_you_mean(to, ("anndata", "gallery"))
+        raise InputError(f"--to {to!r}{near}; expected anndata or gallery")
     if to == "gallery" and not network:
         raise InputError("--to gallery: give the network's name, as --network wsdino_1a2b3c4d")
     if to != "gallery":

@@ -20,7 +20,7 @@ from wsdino.cli.app import (
     ZPlane,
     choices,
 )
-from wsdino.errors import InputError
+from wsdino.errors import InputError, did_you_mean
 from wsdino.screen.illumination import DEFAULT, METHODS, described_methods
 from wsdino.screen.readers import accepted
 from wsdino.simulate.difficulty import difficulty_help
@@ -109,8 +109,8 @@ def download(
         download_gallery(dataset, out, plates=plate, sites=sites, source=source or GALLERY)
     elif dataset != "bbbc021":
         raise InputError(
-            f"{dataset}: not a known dataset; use bbbc021, or a project of the Cell Painting "
-            "Gallery, such as cpg0000-jump-pilot"
+            f"{dataset}: not a known dataset{did_you_mean(dataset, ['bbbc021'])}; use bbbc021, or "
+            "a project of the Cell Painting Gallery, such as cpg0000-jump-pilot"
         )
     elif sites is not None:
         raise InputError("--sites: bbbc021 comes in archives of whole plates")

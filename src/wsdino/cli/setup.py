@@ -26,11 +26,25 @@ def presets_command() -> None:
 @commands.command(
     name="config", epilog="Example: wsdino config cpu --set train.epochs=20 > my.yaml"
 )
-def config_command(config: ConfigArgument, settings: Settings = None) -> None:
+def config_command(
+    config: ConfigArgument,
+    settings: Settings = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Say above each option what it does, what it may be, and why it has its value.",
+        ),
+    ] = False,
+) -> None:
     """Print a config whole, with every default, as YAML that a run takes."""
     from wsdino.config import load_config
+    from wsdino.explain import explain as explained
 
-    typer.echo(load_config(config, settings).to_yaml(), nl=False)
+    if explain:
+        typer.echo(explained(config, settings), nl=False)
+    else:
+        typer.echo(load_config(config, settings).to_yaml(), nl=False)
 
 
 @commands.command(name="doctor", epilog="Example: wsdino doctor /data/screens")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, did_you_mean
 from wsdino.evaluate.level import is_control, require_treatments
 from wsdino.profile.aggregate import pair_plates
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
@@ -215,7 +215,8 @@ def make_gallery(
         unknown.
     """
     if multi_batch not in MULTI_BATCH:
-        msg = f"multi-batch is {multi_batch!r}; expected one of {', '.join(MULTI_BATCH)}"
+        near = did_you_mean(multi_batch, MULTI_BATCH)
+        msg = f"multi-batch is {multi_batch!r}{near}; expected one of {', '.join(MULTI_BATCH)}"
         raise TableError(msg)
     if exclude_shared_batch and exclude_shared_plate:
         raise TableError("a plate lies in a batch: exclude shared batches or shared plates")

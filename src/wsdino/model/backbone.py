@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
+from wsdino.model.names import is_vision_transformer
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-SMALL_VIT = "vit"
-"""The name that selects :func:`small_vit` instead of a timm model."""
+    from wsdino.model.names import PoolName, StemName
 
 
 class ConvStem(nn.Module):
@@ -68,30 +67,10 @@ class ConvStem(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
 
-@dataclass(frozen=True)
-class Stem:
-    """A way to turn an image into tokens.
-
-    Parameters
-    ----------
-    name
-        Name in the config.
-    embed_layer
-        Layer for timm's ``VisionTransformer``; None for its own patch embedding.
-    """
-
-    name: str
-    embed_layer: type[nn.Module] | None
-
-
-STEMS = (
-    Stem("conv", ConvStem),
-    Stem("linear", None),
-)
+# Layers for timm's VisionTransformer; None for its own patch embedding.
+EMBED_LAYERS: dict[StemName, type[nn.Module] | None] = {"conv": ConvStem, "linear": None}
 PROBE = 96
 """Side in px of the image that a convolutional network is tried with."""
-POOLS = ("token", "avg")
-"""Ways to pool the tokens into one vector, timm's ``global_pool``: [CLS], or their mean."""
 
 
 def small_vit(
@@ -102,8 +81,8 @@ def small_vit(
     dim: int,
     depth: int,
     num_heads: int,
-    stem: str,
-    pool: str,
+    stem: StemName,
+    pool: PoolName,
     drop_path: float,
 ) -> VisionTransformer:
     """Build a vision transformer of a given size from timm's parts.
@@ -119,9 +98,9 @@ def small_vit(
     dim, depth, num_heads
         Features per token, number of transformer blocks, and attention heads per block.
     stem
-        Name of one of :data:`STEMS`.
+        One of :data:`EMBED_LAYERS`.
     pool
-        One of :data:`POOLS`.
+        One of :data:`~wsdino.model.names.PoolName`.
     drop_path
         Stochastic depth rate of the last block, rising linearly from zero.
     """
@@ -131,11 +110,8 @@ def small_vit(
         raise ModelError(
             f"architecture.dim {dim}: not a multiple of architecture.num_heads {num_heads}"
         )
-    row = next((each for each in STEMS if each.name == stem), None)
-    if row is None:
-        known = ", ".join(each.name for each in STEMS)
-        raise ModelError(f"architecture.stem {stem!r}: use one of {known}")
-    options = {} if row.embed_layer is None else {"embed_layer": row.embed_layer}
+    embed_layer = EMBED_LAYERS[stem]
+    options = {} if embed_layer is None else {"embed_layer": embed_layer}
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch_size,
@@ -149,11 +125,6 @@ def small_vit(
         dynamic_img_size=True,
         **options,
     )
-
-
-def is_vision_transformer(backbone: str) -> bool:
-    """Whether a backbone is the small ViT or, by its name, one of timm's that takes any size."""
-    return backbone == SMALL_VIT or backbone.startswith(("vit_", "deit"))
 
 
 def timm_backbone(

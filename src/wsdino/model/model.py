@@ -12,24 +12,23 @@ from torch import Tensor
 
 from wsdino.atomic import write_text, writing
 from wsdino.errors import ImageError, ModelError
-from wsdino.model.backbone import SMALL_VIT
-from wsdino.model.packaged import find_packaged
+from wsdino.model.building import build_networks, position_rule_of
+from wsdino.model.names import SMALL_VIT
+from wsdino.model.packaged import STARTER, find_packaged
 from wsdino.model.published import find_published
-from wsdino.model.scaling import InputScaling, as_float, as_tensor
+from wsdino.model.scaling import InputScaling
 from wsdino.model.spec import (
     PRETRAINED,
     STARTER_TILE,
     Architecture,
     ModelSpec,
     PositionRule,
-    build_networks,
     packaged_spec,
-    position_rule_of,
     starter_spec,
 )
 from wsdino.model.tiles import tile_boxes, tile_sides
-from wsdino.model.upload import numbered
-from wsdino.model.weights import STARTER, WEIGHT_SUFFIXES, is_url, require_finite
+from wsdino.model.upload import as_float, as_tensor, numbered
+from wsdino.model.weights import WEIGHT_SUFFIXES, is_url, require_finite
 from wsdino.outside import reading
 from wsdino.runfolder import ModelPaths, RunPaths
 
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from wsdino.model.networks import ChannelMode, ChannelNetworks
+    from wsdino.model.names import ChannelMode
+    from wsdino.model.networks import ChannelNetworks
 
     Images = Tensor | NDArray[np.generic]
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
 from wsdino.model.backbone import cls_attention, width_of
+from wsdino.model.names import ChannelMode
 from wsdino.model.units import InputUnits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wsdino.model.units import Units
-
-ChannelMode = Literal["per_channel", "shared", "joint"]
 
 
 class ChannelNetworks(nn.Module):

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+STARTER = "starter"
+"""The name that selects the backbone shipped with the package."""
+
+
+def starter_folder() -> Path:
+    """Return the folder with the starter backbone's weights and spec."""
+    return Path(__file__).parent / STARTER
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedWeights:

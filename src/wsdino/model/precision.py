@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-Precision = Literal["auto", "float32", "bfloat16"]
+    from wsdino.model.names import Precision
+
 CHUNK_SCORES = 2**22
 """Number of attention scores in memory at a time (8 MiB of bfloat16)."""
 

@@ -15,7 +15,7 @@ from wsdino.model.spec import Architecture, ModelSpec
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from wsdino.model.networks import ChannelMode
+    from wsdino.model.names import ChannelMode
     from wsdino.model.spec import Expects, PositionRule
 
 

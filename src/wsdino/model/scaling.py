@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from wsdino.errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from wsdino.screen.store import Store
 
@@ -69,6 +68,10 @@ class InputScaling:
         ModelError
             For ``plate``: the plate of a single image is unknown.
         """
+        import torch
+
+        from wsdino.model.upload import as_float
+
         if self.method == "plate":
             raise ModelError(
                 "this model scales by plate: embed a store, or give each image's offset and gain"
@@ -105,21 +108,3 @@ def _plate_moments(store: Store) -> tuple[NDArray[np.float32], NDArray[np.float3
         within, between = (std[reference] ** 2).mean(axis=0), mean[reference].var(axis=0)
         plate_mean[on_plate], plate_std[on_plate] = centre, np.sqrt(within + between)
     return plate_mean.astype(np.float32), plate_std.astype(np.float32)
-
-
-def as_float(pixels: Tensor) -> Tensor:
-    """Turn stored integers into float32; int16 holds the bits of uint16 (see `as_tensor`)."""
-    if pixels.dtype == torch.int16:
-        return (pixels.to(torch.int32) & 0xFFFF).to(torch.float32)
-    return pixels.to(torch.float32)
-
-
-def as_tensor(images: NDArray[np.generic]) -> Tensor:
-    """Wrap stored integers without a copy: uint8 unchanged, uint16 as int16 with the same bits.
-
-    Torch can index and copy int16 everywhere, uint16 only in some operations.
-    """
-    images = np.ascontiguousarray(images)
-    if not images.flags.writeable:
-        images = images.copy()
-    return torch.from_numpy(images.view(np.int16) if images.dtype == np.uint16 else images)

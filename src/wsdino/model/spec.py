@@ -1,41 +1,23 @@
-"""The specification of a model, and building its networks from it."""
+"""The specification of a model; :mod:`wsdino.model.building` makes its networks."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import pydantic
 from annotated_types import Gt, Le, MinLen
 from typing_extensions import TypedDict
 
-from wsdino.errors import ModelError
-from wsdino.model.backbone import (
-    POOLS,
-    SMALL_VIT,
-    STEMS,
-    small_vit,
-    timm_backbone,
-)
-from wsdino.model.networks import ChannelMode, ChannelNetworks
-from wsdino.model.packaged import find_packaged
+from wsdino.model.names import SMALL_VIT, ChannelMode, PoolName, StemName
+from wsdino.model.packaged import starter_folder
 from wsdino.model.scaling import InputScaling
-from wsdino.model.units import units_of
-from wsdino.model.weights import (
-    load_backbone_weights,
-    local_weights,
-    read_state_dict,
-    starter_folder,
-)
 from wsdino.outside import parse_json
 from wsdino.runfolder import ModelPaths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from torch import nn
 
     from wsdino.model.packaged import PackagedWeights
     from wsdino.model.tiles import TileGrid
@@ -52,12 +34,6 @@ STARTER_TILE = 64
 Count = Annotated[int, Gt(0)]
 # Layers, their widths, and sides in px: far above any in use.
 Size = Annotated[int, Gt(0), Le(2**14)]
-if TYPE_CHECKING:
-    StemName = str
-    PoolName = str
-else:
-    StemName = Literal[tuple(stem.name for stem in STEMS)]
-    PoolName = Literal[POOLS]
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -197,97 +173,6 @@ class ModelSpec:
         if isinstance(values["tile_grid"], list):
             values["tile_grid"] = tuple(values["tile_grid"])
         return cls(**values)
-
-
-def build_networks(
-    spec: ModelSpec,
-    *,
-    drop_path: float = 0.0,
-    weights: str | Path | Mapping[str, str | Path] | None = None,
-) -> ChannelNetworks:
-    """Build the networks of a spec, from random or given weights.
-
-    Parameters
-    ----------
-    spec
-        The specification.
-    drop_path
-        Stochastic depth rate of the last block, rising linearly from zero (training only).
-    weights
-        None: random, from torch's generator; ``timm``: what timm has for the backbone's name;
-        ``starter``: the backbone that the package ships (needs :func:`starter_spec`'s
-        architecture); the name of a package with weights
-        (:data:`~wsdino.model.packaged.PACKAGED`; needs :func:`packaged_spec`'s architecture); a
-        file or an http(s) URL: the same for every network; a mapping: one for each channel.
-
-    Raises
-    ------
-    ModelError
-        If the backbone or the weights don't exist, or don't match.
-    """
-    arch = spec.architecture
-
-    def build(in_channels: int) -> nn.Module:
-        network = build_backbone(in_channels)
-        if arch.positions == "dino":
-            from wsdino.model.positions import use_dinos_rule
-
-            use_dinos_rule(network, name=arch.backbone)
-        return network
-
-    def build_backbone(in_channels: int) -> nn.Module:
-        if arch.backbone == SMALL_VIT:
-            vit: nn.Module = small_vit(
-                in_channels=in_channels,
-                image_size=arch.image_size,
-                patch_size=arch.patch_size,
-                dim=arch.dim,
-                depth=arch.depth,
-                num_heads=arch.num_heads,
-                stem=arch.stem,
-                pool=arch.pool,
-                drop_path=drop_path,
-            )
-            return vit
-        return timm_backbone(
-            arch.backbone,
-            in_channels=in_channels,
-            image_size=arch.image_size,
-            pool=arch.pool,
-            drop_path=drop_path,
-            pretrained=weights == PRETRAINED,
-            resample=arch.positions == "timm",
-        )
-
-    units = units_of(arch.expects, backbone=arch.backbone, method=spec.scaling.method)
-    networks = ChannelNetworks(spec.channels, spec.mode, build, units=units)
-    if weights is None or weights == PRETRAINED:
-        return networks
-    for network, source in zip(networks.networks, _sources(spec, weights), strict=True):
-        if packaged := find_packaged(source):
-            packaged.require(backbone=arch.backbone, expects=arch.expects)
-        state = read_state_dict(local_weights(source))
-        load_backbone_weights(network, state, origin=str(source))
-    return networks
-
-
-def position_rule_of(name: str) -> PositionRule:
-    """Tell by which rule the weights that timm has under a name resize their positions."""
-    import timm
-
-    known = timm.get_pretrained_cfg(name)
-    return "dino" if known is not None and known.tag == "dino" else "timm"
-
-
-def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) -> list[str | Path]:
-    if isinstance(weights, str | Path):
-        return [weights] * (len(spec.channels) if spec.mode == "per_channel" else 1)
-    if spec.mode != "per_channel" or set(weights) != set(spec.channels):
-        raise ModelError(
-            f"model.weights names {', '.join(weights)}: one file per channel requires model.mode "
-            f"per_channel and exactly the channels {', '.join(spec.channels)}"
-        )
-    return [weights[channel] for channel in spec.channels]
 
 
 def starter_spec(channels: Sequence[str], *, tile: int | None = STARTER_TILE) -> ModelSpec:

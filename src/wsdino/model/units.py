@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import SMALL_VIT
+from wsdino.model.names import SMALL_VIT
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,18 +1,34 @@
-"""Copying arrays to a device, without waiting for its computations."""
+"""Arrays as tensors, and copying them to a device without waiting for its computations."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from wsdino.model.scaling import as_tensor
-
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """Turn stored integers into float32; int16 holds the bits of uint16 (see `as_tensor`)."""
+    if pixels.dtype == torch.int16:
+        return (pixels.to(torch.int32) & 0xFFFF).to(torch.float32)
+    return pixels.to(torch.float32)
+
+
+def as_tensor(images: NDArray[np.generic]) -> Tensor:
+    """Wrap stored integers without a copy: uint8 unchanged, uint16 as int16 with the same bits.
+
+    Torch can index and copy int16 everywhere, uint16 only in some operations.
+    """
+    images = np.ascontiguousarray(images)
+    if not images.flags.writeable:
+        images = images.copy()
+    return torch.from_numpy(images.view(np.int16) if images.dtype == np.uint16 else images)
 
 
 def numbered(device: str | torch.device) -> torch.device:
@@ -34,7 +50,7 @@ def host_memory(values: NDArray[np.generic], device: torch.device) -> Tensor:
     Parameters
     ----------
     values
-        (N, ...), any shape; uint16 as in :func:`~wsdino.model.scaling.as_tensor`.
+        (N, ...), any shape; uint16 as in :func:`as_tensor`.
     device
         Destination of the copies.
     """
@@ -71,7 +87,7 @@ def upload(values: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor
     Parameters
     ----------
     values
-        (N, ...), any shape; uint16 as in :func:`~wsdino.model.scaling.as_tensor`.
+        (N, ...), any shape; uint16 as in :func:`as_tensor`.
     device
         Where they are needed, by the default stream.
     """

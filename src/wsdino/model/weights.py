@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wsdino.errors import ModelError
 from wsdino.model.layouts import in_timms_layout
-from wsdino.model.packaged import find_packaged
+from wsdino.model.packaged import STARTER, find_packaged, starter_folder
 from wsdino.outside import reading
 from wsdino.runfolder import ModelPaths
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
-STARTER = "starter"
-"""The name that selects the backbone shipped with the package."""
 # First layer of a linear patch embedding, and of our convolutional stem.
 FIRST_LAYERS = ("patch_embed.proj", "patch_embed.proj.0")
 NUM_COLOURS = 3
@@ -33,11 +31,6 @@ NUM_COLOURS = 3
 def is_url(source: str | Path) -> bool:
     """Whether weights must be downloaded first."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
-
-
-def starter_folder() -> Path:
-    """Return the folder with the starter backbone's weights and spec."""
-    return Path(__file__).parent / STARTER
 
 
 def local_weights(source: str | Path) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from wsdino.errors import did_you_mean
 from wsdino.profile.rows import control_rows
 from wsdino.tables.columns import COMPOUND, PREFIX, TREATMENT
 
@@ -96,7 +97,12 @@ def label_problem(table: pd.DataFrame, label: str) -> str:
     """
     missing = [name for name in label_columns(label) if name not in table]
     if missing:
-        return f"needs the column {missing[0]} for label {label!r}, which the table doesn't have"
+        columns = [str(name) for name in table.columns if str(name).startswith(PREFIX)]
+        near = did_you_mean(label, ("compound", "treatment", *columns))
+        near = near or did_you_mean(missing[0], columns)
+        return (
+            f"needs the column {missing[0]} for label {label!r}, which the table doesn't have{near}"
+        )
     codes = label_codes(table, label)
     known = codes[(codes >= 0) & ~control_rows(table)]
     num_labels = len(np.unique(known))

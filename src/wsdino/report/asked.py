@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from wsdino.errors import InputError
+from wsdino.errors import InputError, did_you_mean
 from wsdino.report.images import example_sites
 from wsdino.tables.columns import COMPOUND, PLATE, WELL
 from wsdino.tables.identity import normalise_well
@@ -74,8 +74,11 @@ def _is_well(manifest: pd.DataFrame, asked: str) -> pd.Series[bool]:
         raise InputError(f"--well {asked}: the store's manifest lacks {PLATE} or {WELL}")
     plates = manifest[PLATE].astype(str)
     if not (plates == plate).any():
-        some = ", ".join(sorted(set(plates))[:3])
-        raise InputError(f"--well {asked}: the store has no plate {plate!r}; it has {some} ...")
+        known = sorted(set(plates))
+        near, some = did_you_mean(plate, known), ", ".join(known[:3])
+        raise InputError(
+            f"--well {asked}: the store has no plate {plate!r}{near}; it has {some} ..."
+        )
     found: pd.Series[bool] = (plates == plate) & (manifest[WELL].astype(str) == well)
     if not found.any():
         raise InputError(f"--well {asked}: plate {plate} has no image of {well}")

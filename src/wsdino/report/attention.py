@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from wsdino.atomic import sweep, writing
-from wsdino.errors import InputError
+from wsdino.errors import InputError, did_you_mean
 from wsdino.lock import one_writer
 from wsdino.report.images import Fields, composite, stretch
 from wsdino.report.words import concentration
@@ -304,7 +304,8 @@ def save_attention(
     """
     unknown = [each for each in formats if each not in FORMATS]
     if unknown or not formats:
-        raise InputError(f"--format {', '.join(unknown)}: expected {' or '.join(FORMATS)}")
+        near = did_you_mean(unknown[0], FORMATS) if unknown else ""
+        raise InputError(f"--format {', '.join(unknown)}{near}: expected {' or '.join(FORMATS)}")
     if dpi < 1:
         raise InputError(f"--dpi {dpi}: must be at least 1")
     if not 0 <= quantiles[0] < quantiles[1] <= 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import pandas as pd
 
-from wsdino.errors import InputError, TableError
+from wsdino.errors import InputError, TableError, did_you_mean
 from wsdino.remote import shown
 from wsdino.screen import bbbc021
 from wsdino.screen.choosing import selected
@@ -124,7 +124,8 @@ def read_rows(
     Parameters and errors are those of :func:`read_manifest`.
     """
     if missing not in get_args(Missing):
-        raise InputError(f"missing {missing!r}: use {' or '.join(get_args(Missing))}")
+        near = did_you_mean(missing, get_args(Missing))
+        raise InputError(f"missing {missing!r}{near}: use {' or '.join(get_args(Missing))}")
     columns, selection = columns or {}, selection or Selection()
     if isinstance(source, pd.DataFrame):
         raw, origin = RawTable(source, Path()), "the table"

@@ -6,18 +6,18 @@ A layout is a table with one row per site, as :func:`layout_table` documents it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from wsdino.errors import InputError, ManifestError
+from wsdino.errors import InputError, ManifestError, did_you_mean
 from wsdino.screen.manifest import read_manifest
 
 from .keys import guid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 CHANNELS = ("DAPI", "Tubulin", "Actin")
 WAVELENGTHS = {"DAPI": "w1", "Tubulin": "w2", "Actin": "w4"}  # as BBBC021 numbers them
@@ -158,6 +158,8 @@ def layout_table(layout: str | Path, *, sites: int | None = None) -> pd.DataFram
         return _named(_built_in(SMALL_SERIES, SMALL_PLATES, sites or 3, reference=False))
     if str(layout) == "bbbc021":
         return _named(_built_in(BBBC021_SERIES, BBBC021_PLATES, sites or 4, reference=True))
+    if not Path(layout).exists() and (near := did_you_mean(str(layout), BUILT_IN)):
+        raise ManifestError(f"layout {layout}: no such layout or table{near}")
     table = _from_table(layout)
     if sites is not None:
         order = table.groupby(["plate", "well"])["site"].rank(method="first")

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsdino.errors import InputError, TableError
+from wsdino.errors import InputError, TableError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -240,6 +240,6 @@ def require_sources(columns: Mapping[str, str], names: Collection[str], *, origi
     for ours, theirs in columns.items():
         if find_column(theirs, names) is None:
             raise TableError(
-                f"{origin}: no column {theirs}, from which {ours} is to be read; the table has "
-                f"{', '.join(names)}"
+                f"{origin}: no column {theirs}, from which {ours} is to be read"
+                f"{did_you_mean(theirs, names)}; the table has {', '.join(names)}"
             )

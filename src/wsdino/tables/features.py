@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -232,7 +232,8 @@ def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = 
     for name in keep:
         if name not in numeric:
             raise TableError(
-                f"{origin}: --feature {name}: no such numeric column; the table has "
+                f"{origin}: --feature {name}: no such numeric column{did_you_mean(name, numeric)}; "
+                "the table has "
                 f"{', '.join(numeric[:8]) or 'none'}{', ...' if len(numeric) > 8 else ''}"
             )
     open_ = [name for name in numeric if name not in keep]

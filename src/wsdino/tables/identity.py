@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -268,10 +268,11 @@ def with_controls(
         compounds = table[COMPOUND].map(lambda name: str(name).casefold())
         is_control = compounds.isin(names).to_numpy() & table[COMPOUND].notna().to_numpy()
         if controls and not is_control.any():
-            some = ", ".join(sorted(table[COMPOUND].dropna().astype(str).unique())[:5])
+            known = sorted(table[COMPOUND].dropna().astype(str).unique())
+            near, some = did_you_mean(controls[0], known), ", ".join(known[:5])
             raise TableError(
-                f"{origin}: no compound is named {', '.join(controls)}, given as control; the "
-                f"compounds are {some}, ..."
+                f"{origin}: no compound is named {', '.join(controls)}, given as control{near}; "
+                f"the compounds are {some}, ..."
             )
     else:
         return table.drop(columns=CONTROL, errors="ignore")

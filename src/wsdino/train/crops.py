@@ -4,69 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from wsdino.errors import ConfigError
-from wsdino.model.scaling import as_float
-from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
-from wsdino.model.upload import send
-from wsdino.train.options import NonNegative  # noqa: TC001 pydantic reads it
+from wsdino.model.upload import as_float, send
+from wsdino.train.views import crop_side, require_fit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Share = Annotated[float, Gt(0), Le(1)]
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """Description of one kind of view.
-
-    Parameters
-    ----------
-    num_views
-        Views of this kind for each image.
-    size
-        Side in px of the crop that the network sees.
-    area
-        Smallest and largest share of the field's area that a crop covers before it is resized to
-        `size`; None: crops of `size` px at native scale, no resizing.
-    flip, rotate
-        Whether crops are flipped along both axes, and turned by 90 degrees, each with
-        probability one half.
-    brightness, contrast
-        Photometric jitter of each channel separately, after input scaling: x * (1 + c) + b, with
-        c uniform in +-contrast and b uniform in +-brightness.
-    """
-
-    num_views: Annotated[int, Ge(0)]
-    size: Count
-    area: tuple[Share, Share] | None = None
-    flip: bool = True
-    rotate: bool = True
-    brightness: NonNegative = 0.0
-    contrast: NonNegative = 0.0
-
-    def __post_init__(self) -> None:
-        if self.area and self.area[0] > self.area[1]:
-            raise ConfigError(
-                f"area {list(self.area)}: the smallest share comes first, then the largest"
-            )
-
-    def largest_side(self, field_shape: tuple[int, int]) -> int:
-        """Side in px of the largest crop that can be drawn from a field (height, width)."""
-        if self.area is None:
-            return self.size
-        return _side(np.float64(self.area[1] * field_shape[0] * field_shape[1])).item()
-
-
-def _side(area: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
-    return np.maximum(np.rint(np.sqrt(area)).astype(np.int64), 1)
+    from wsdino.train.views import ViewPlan
 
 
 @dataclass(frozen=True)
@@ -95,33 +45,6 @@ class CropDraw:
     def part(self, images: slice) -> CropDraw:
         """Return the crops of some of the images."""
         return CropDraw(*(getattr(self, name)[:, images] for name in self.__dataclass_fields__))
-
-
-def require_fit(
-    plan: ViewPlan, field_shape: tuple[int, int], *, section: str = "crops.global_views"
-) -> None:
-    """Refuse crops that don't fit the field: the largest that can be drawn at any step of a run.
-
-    Parameters
-    ----------
-    plan
-        Description of the views.
-    field_shape
-        Height and width of a field in px.
-    section
-        Config section of the views.
-
-    Raises
-    ------
-    ConfigError
-        If the largest crop that can be drawn does not fit the field.
-    """
-    largest = plan.largest_side(field_shape)
-    if largest > min(field_shape):
-        raise ConfigError(
-            f"{section}: a crop of {largest} px does not fit fields of {field_shape[0]} x "
-            f"{field_shape[1]} px; lower {section}.{'size' if plan.area is None else 'area'}"
-        )
 
 
 def draw_crops(
@@ -158,7 +81,7 @@ def draw_crops(
     if plan.area is None:
         side = np.full(shape, plan.size, dtype=np.int64)
     else:
-        side = _side(rng.uniform(*plan.area, size=shape) * height * width)
+        side = crop_side(rng.uniform(*plan.area, size=shape) * height * width)
     return CropDraw(
         side=side,
         top=rng.integers(0, height - side + 1),
@@ -196,7 +119,7 @@ def cut(
     Parameters
     ----------
     fields
-        (N, C, H, W) stored integers, see :func:`wsdino.model.scaling.as_tensor`.
+        (N, C, H, W) stored integers, see :func:`wsdino.model.upload.as_tensor`.
     sites
         (V, B) int64 rows of `fields`.
     draw

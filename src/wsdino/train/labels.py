@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,10 +89,12 @@ def _label_values(manifest: pd.DataFrame, label: str) -> tuple[NDArray[np.int64]
     wanted = {label, f"Metadata_{label}", f"Metadata_{label.capitalize()}"}
     column = next((name for name in manifest.columns if name in wanted), None)
     if column is None:
-        known = ", ".join(c for c in manifest.columns if c.startswith("Metadata_"))
+        known = [c for c in manifest.columns if c.startswith("Metadata_")]
+        near = did_you_mean(label, ("none", "compound", "treatment", *known))
+        near = near or did_you_mean(f"Metadata_{label}", known)
         raise ConfigError(
-            f"pairing.label {label!r}: no such column; use none, compound, treatment or one of "
-            f"{known}"
+            f"pairing.label {label!r}: no such column{near}; use none, compound, treatment or one "
+            f"of {', '.join(known)}"
         )
     return _named(manifest[column])
 

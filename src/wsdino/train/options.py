@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AllowInfNan
 
 from wsdino.errors import ConfigError
-from wsdino.model.precision import Precision  # noqa: TC001 pydantic reads it
+from wsdino.model.names import Precision  # noqa: TC001 pydantic reads it
 from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
 
 Positive = Annotated[float, Gt(0), AllowInfNan(False)]

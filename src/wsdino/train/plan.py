@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsdino.train.crops import CropDraw, ViewPlan, cut, draw_crops
+from wsdino.train.crops import CropDraw, cut, draw_crops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsdino.train.options import WeakPositives
     from wsdino.train.pairing import Pairing
     from wsdino.train.sampler import BatchwiseSampler, Sampler
+    from wsdino.train.views import ViewPlan
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ import torch
 
 from wsdino import job
 from wsdino.errors import ConfigError
+from wsdino.model.building import build_networks
 from wsdino.model.model import Model
-from wsdino.model.spec import ModelSpec, build_networks
 from wsdino.model.tiles import tile_sides
 from wsdino.model.upload import numbered
 from wsdino.runfolder import RunPaths
-from wsdino.train.crops import require_fit
 from wsdino.train.fields import Fields
 from wsdino.train.labels import WeakLabels, weak_labels
 from wsdino.train.loop import Trainer
@@ -31,14 +30,16 @@ from wsdino.train.options import fixed_options
 from wsdino.train.pairing import Pairing
 from wsdino.train.plan import Planner
 from wsdino.train.sampler import BatchwiseSampler, Sampler
+from wsdino.train.views import require_fit
 from wsdino.train.watch import PlateWatch
 
 if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
+    from wsdino.model.spec import ModelSpec
     from wsdino.screen.store import Store
-    from wsdino.train.crops import ViewPlan
     from wsdino.train.objectives.base import Objective, Options
     from wsdino.train.options import Optimisation, WeakPositives
+    from wsdino.train.views import ViewPlan
 
 VIEW_SECTIONS = ("crops.global_views", "crops.local_views")
 Weights = str | Path | Mapping[str, str | Path] | None
@@ -264,7 +265,7 @@ def train(
     spec, weights
         Shape and start of the networks.
     optimisation, weak_positives, global_views, local_views
-        See :mod:`wsdino.train.options` and :class:`~wsdino.train.crops.ViewPlan`.
+        See :mod:`wsdino.train.options` and :class:`~wsdino.train.views.ViewPlan`.
     objective
         Options of one of :data:`~wsdino.train.objectives.OBJECTIVES`: they say which.
     seed

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pydantic
-import torch
-from torch import Tensor, nn
 
-from wsdino.job import gather
 from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
-from wsdino.train.head import ProjectionHead
-from wsdino.train.loss import koleo_loss
-from wsdino.train.metrics import effective_rank, spread
 from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 pydantic reads it
-from wsdino.train.schedules import cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor, nn
+
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.crops import ViewPlan
+    from wsdino.train.learners.base import HeadedNetworks
+    from wsdino.train.views import ViewPlan
 
 Metrics = dict[str, float]
-# A graph break is an error instead of being silently slow; shapes never change.
-COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
-Measured = dict[str, Tensor]
+"""What is logged."""
+Measured = dict[str, "Tensor"]
 """Metrics that are still on the device: reading them would make it wait."""
 STRICT = pydantic.ConfigDict(extra="forbid")
 
@@ -56,15 +50,6 @@ class StudentOptions(Options):
     final_teacher_momentum: Fraction = 1.0
     # Weight of wsdino.train.loss.koleo_loss of each global view; 0: not used.
     koleo_weight: NonNegative = 0.0
-
-    def head(self, dim: int) -> ProjectionHead:
-        """Build a head without prototypes for features of a length."""
-        return ProjectionHead(
-            dim,
-            hidden_dim=self.head_hidden_dim,
-            bottleneck_dim=self.head_bottleneck_dim,
-            batch_norm=self.head_batch_norm,
-        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +108,8 @@ class Objective:
     options
         Its class of options; the default of their ``name`` is the objective's name.
     build
-        Makes the module that is trained, from the options and the :class:`Parts`.
+        Makes what is trained, a module of :mod:`wsdino.train.learners`, from the options and the
+        :class:`Parts`. It imports that module itself, so that a config needs no PyTorch.
     needs_label
         Whether it needs a weak label that images share.
     takes_partners
@@ -149,47 +135,17 @@ class Objective:
         return self.options.name
 
 
-class HeadedNetworks(nn.Module):
-    """Backbones, each with its own head.
-
-    Parameters
-    ----------
-    networks
-        The backbones.
-    heads
-        One for each of them.
-    """
-
-    def __init__(self, networks: ChannelNetworks, heads: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks, self.heads = networks, nn.ModuleList(heads)
-
-    def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
-        """Run each resolution once through each network.
-
-        Parameters
-        ----------
-        views
-            One (V, B, C, h, w) tensor for each resolution.
-
-        Returns
-        -------
-        features, scores
-            For each network: features (V0, N, D) of the first resolution, and what its head makes
-            of all (V, N, D), where N = B, or B * C for the shared network.
-        """
-        parts = [self.networks.split(x.flatten(0, 1)) for x in views]
-        all_features, all_scores = [], []
-        for index, (network, head) in enumerate(
-            zip(self.networks.networks, self.heads, strict=True)
-        ):
-            features = [
-                network(part[index]).unflatten(0, (len(x), -1))
-                for part, x in zip(parts, views, strict=True)
-            ]
-            all_features.append(features[0])
-            all_scores.append(head(torch.cat(features)))
-        return all_features, all_scores
+def labelled(
+    learner: Callable[..., TrainingObjective], options: Options, parts: Parts
+) -> TrainingObjective:
+    """Build a learner with student, teacher and the number of labels."""
+    return learner(
+        parts.student,
+        parts.teacher(),
+        options=options,
+        epochs=parts.epochs,
+        num_labels=parts.num_labels,
+    )
 
 
 class TrainingObjective(Protocol):
@@ -225,141 +181,3 @@ class TrainingObjective(Protocol):
 
     def exported(self) -> ChannelNetworks:
         """Return the networks that embed."""
-
-
-class StudentTeacher(nn.Module):
-    """A student, and a teacher that is the student's moving average (arXiv 2104.14294).
-
-    Every network has its own teacher and heads, and the losses add up, so that ``per_channel``
-    networks train as if alone.
-
-    Parameters
-    ----------
-    student, teacher
-        Networks of the same shape; the teacher starts as a copy of the student.
-    heads
-        The student's, one for each network.
-    options
-        Teacher's momentum and weight of KoLeo.
-    epochs
-        Length of the run, for the schedules.
-    """
-
-    def __init__(
-        self,
-        student: ChannelNetworks,
-        teacher: ChannelNetworks,
-        *,
-        heads: Sequence[ProjectionHead],
-        options: StudentOptions,
-        epochs: float,
-    ) -> None:
-        super().__init__()
-        self.epochs = epochs
-        self.trainable = HeadedNetworks(student, heads)
-        self.teacher = HeadedNetworks(teacher, copy.deepcopy(list(heads)))
-        self.teacher.load_state_dict(self.trainable.state_dict())
-        self.teacher.requires_grad_(requires_grad=False)
-        # Stochastic depth is for the student alone.
-        self.teacher.eval()
-        self._shared = options
-        self._momentum = options.teacher_momentum
-        # The teacher's features of the last batch, (V, N, D) of each network.
-        self._features: list[Tensor] = []
-
-    def compile_parts(self) -> None:
-        """Compile student and teacher."""
-        for headed in (self.trainable, self.teacher):
-            headed.compile(**COMPILED)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the student's mode; the teacher always evaluates."""
-        self.trainable.train(mode)
-        return self
-
-    def before_step(self, epoch: float) -> Metrics:
-        """Set the teacher's momentum."""
-        step, total = thousandths(epoch), thousandths(self.epochs)
-        start, end = self._shared.teacher_momentum, self._shared.final_teacher_momentum
-        self._momentum = cosine(step, start=start, end=end, total=total)
-        return {"teacher_momentum": self._momentum}
-
-    def with_koleo(self, total: Tensor, features: list[Tensor]) -> tuple[Tensor, Measured]:
-        """Add KoLeo's loss of the global views to a loss, and measure both.
-
-        Parameters
-        ----------
-        total
-            Scalar: the sum over the networks.
-        features
-            The student's (V, N, D) of each network.
-        """
-        # Logged per network, so that channel modes compare.
-        metrics = {"loss": total.detach() / len(features)}
-        if self._shared.koleo_weight:
-            koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
-            total = total + self._shared.koleo_weight * koleo
-            metrics["koleo"] = koleo.detach() / sum(len(views) for views in features)
-        return total, metrics
-
-    def after_backward(self, epoch: float) -> None:
-        """Leave the gradients as they are."""
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Move the teacher towards the student."""
-        update_ema(self.teacher, self.trainable, momentum=self._momentum)
-
-    def image_features(self) -> Tensor:
-        """Teacher's embedding (V, n, F) of the global views of the last batch."""
-        return by_image(self._features, self.teacher.networks)
-
-    def exported(self) -> ChannelNetworks:
-        """Return the teacher's backbones."""
-        return self.teacher.networks
-
-
-def labelled(module: Callable[..., TrainingObjective]) -> Callable[[Any, Parts], TrainingObjective]:
-    """Return a builder of a module with student, teacher and the number of labels."""
-
-    def build(options: Any, parts: Parts) -> TrainingObjective:
-        return module(
-            parts.student,
-            parts.teacher(),
-            options=options,
-            epochs=parts.epochs,
-            num_labels=parts.num_labels,
-        )
-
-    return build
-
-
-def thousandths(epoch: float) -> int:
-    """Count schedules in thousandths of an epoch, so that they don't depend on the batch size."""
-    return round(epoch * 1000)
-
-
-def spread_and_rank(features: Sequence[Tensor]) -> Metrics:
-    """Measure the embedding (V, N, D) of each network over all processes; average the networks."""
-    flat = [gather(x.float().flatten(0, 1)) for x in features]
-    return {
-        "embedding_std": sum(float(spread(x)) for x in flat) / len(flat),
-        "embedding_rank": sum(float(effective_rank(x)) for x in flat) / len(flat),
-    }
-
-
-def by_image(features: Sequence[Tensor], networks: ChannelNetworks) -> Tensor:
-    """One vector per image, from one (V, N, D) tensor for each network: (V, n, F)."""
-    inputs = networks.views_per_image
-    return torch.cat([x.unflatten(1, (-1, inputs)).flatten(2) for x in features], dim=2)
-
-
-@torch.no_grad()
-def update_ema(average: nn.Module, current: nn.Module, *, momentum: float) -> None:
-    """Set average <- momentum * average + (1 - momentum) * current, for all parameters.
-
-    Buffers are copied.
-    """
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - momentum)
-    for ours, theirs in zip(average.buffers(), current.buffers(), strict=True):
-        ours.copy_(theirs)

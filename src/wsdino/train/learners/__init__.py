@@ -1,0 +1,1 @@
+"""What the objectives train: networks with their heads and losses, one module each."""
