@@ -40,6 +40,7 @@ from wsdino.screen.manifest import read_manifest
 from wsdino.simulate import Difficulty, simulate
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, PLATE
 from wsdino.tables.features import feature_columns, features_of
+from wsdino.tables.joining import join_tables
 from wsdino.tables.reading import read_table
 from wsdino.tables.writing import write_table
 
@@ -84,10 +85,11 @@ TRAINED = {
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
 }
-# Made of the tables of other rows, each block of features at unit variance.
+# Made of the tables of other rows, as `profile.with` joins them.
 TOGETHER = {
     "starter and classical": ("starter, frozen", "classical statistics"),
-    "ours: WS-DINO and labels, and classical": ("WS-DINO and labels", "classical statistics"),
+    "ours: starter and ImageNet": ("starter, frozen", "ImageNet, frozen"),
+    "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
 }
 
 
@@ -185,7 +187,8 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     found: dict[str, Any] = {"asked": asked}
     if cell.row in TOGETHER:
         rows = TOGETHER[cell.row]
-        table = together([make(Cell(cell.screen, row, cell.seed), given) for row in rows])
+        parts = [make(Cell(cell.screen, row, cell.seed), given) for row in rows]
+        table = join_tables(parts, names=rows)
     elif cell.row in FEATURES:
         table = FEATURES[cell.row](store_of(cell, given), cell.seed)
     else:
@@ -252,24 +255,6 @@ def trained(cell: Cell, store: Store, given: argparse.Namespace) -> tuple[pd.Dat
     fits["samples"] = float(last["samples"].iloc[-1])
     model = load_model(run, device="cpu" if given.device == "auto" else given.device)
     return embed_store(model, store), fits
-
-
-def together(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Set the features of several tables of the same sites side by side, each block at scale one.
-
-    A block's features keep their ratios: it is divided by the root of its mean variance.
-    """
-    first, blocks = tables[0], []
-    for index, table in enumerate(tables):
-        names = feature_columns(table)
-        matrix = features_of(table)
-        if not any(str(name).startswith("emb_") for name in names):
-            deviation = matrix.std(axis=0)
-            matrix = matrix / np.where(deviation > 0, deviation, 1)
-        matrix = matrix / np.sqrt(matrix.var(axis=0).mean())
-        columns = [f"block{index}_{number}" for number in range(len(names))]
-        blocks.append(pd.DataFrame(matrix, columns=columns, index=first.index))
-    return pd.concat([first.drop(columns=feature_columns(first)), *blocks], axis=1)
 
 
 def replicate_retrieval(normalised: pd.DataFrame) -> float:

@@ -20,8 +20,10 @@ from helpers_run import finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import synthetic_design, with_features
 from wsdino.baselines import BASELINES, Baseline, Training
+from wsdino.embed.embed import embed_store
 from wsdino.errors import ConfigError, TableError
 from wsdino.evaluate.held_out import held_out_of
+from wsdino.model.model import load_model
 from wsdino.profile.methods import AGGREGATIONS, NORMALISATIONS
 from wsdino.screen.store import open_store
 from wsdino.tables.reading import read_table
@@ -88,6 +90,13 @@ baselines.BASELINES += (
         label="median brightness",
         colour="#123456",
         features=brightness,
+    ),
+    Baseline(
+        name="shipped",
+        help="the weights that wsdino ships, as they are",
+        label="the starter",
+        colour="#654321",
+        model="starter",
     ),
 )
 """
@@ -214,13 +223,13 @@ def test_a_run_has_both(tmp_path: Path) -> None:
     config = write_tiny_config(
         tmp_path / "tiny.yaml",
         profile={"normalise": "within"},
-        baselines={"names": ["brightness"]},
+        baselines={"names": ["brightness", "shipped"]},
     )
     run, source = tmp_path / "run", f"screen.source={screen}"
     status, out, err = outside("run", config, "--out", run, "--set", source)
     assert status == 0, err
     results = json.loads((run / "results.json").read_text())
-    assert list(results["baselines"]) == ["brightness"]
+    assert list(results["baselines"]) == ["brightness", "shipped"]
     for numbers in (results, *results["baselines"].values()):
         assert numbers["normalisation"]["method"] == "within"
         assert set(numbers["held_out"]) >= {"nsc", "nscb", "map", "nsc_each", "nsc_total"}
@@ -229,6 +238,11 @@ def test_a_run_has_both(tmp_path: Path) -> None:
     features = [name for name in embeddings if not name.startswith("Metadata_")]
     assert features
     assert all(name.endswith("_p50") for name in features)
+    store = open_store(run / "store")
+    expected = embed_store(load_model("starter", channels=store.channels), store)
+    shipped = read_table(run / "baselines" / "shipped" / "embeddings.parquet")
+    names = [name for name in expected if not name.startswith("Metadata_")]
+    np.testing.assert_allclose(shipped[names], expected[names], rtol=1e-4, atol=1e-4)
     report = (run / "report.html").read_text()
     assert "median brightness" in report
     assert "within: over the deviation within weak labels" in report
@@ -294,7 +308,7 @@ def test_config_and_checks_know_both(tmp_path: Path) -> None:
     config = write_tiny_config(tmp_path / "tiny.yaml", profile={"normalise": "within"})
     with pytest.raises(
         ConfigError,
-        match=r"'bright', did you mean brightness.; expected one of classical, .*, brightness$",
+        match=r"'bright', did you mean brightness.; expected one of classical, .*, shipped$",
     ):
         load_config(config, ["baselines.names=[bright]"])
     with pytest.raises(ConfigError, match=r"per_channel: True has no effect with .* within"):

@@ -13,6 +13,7 @@ from wsdino.profile.methods import normalisation_names
 from wsdino.profile.normalise import normalise
 from wsdino.profile.whitening import fit_tvn
 from wsdino.tables.features import feature_columns, features_of, metadata_of
+from wsdino.tables.joining import join_tables
 
 RNG = np.random.default_rng(0)
 
@@ -145,6 +146,56 @@ def test_features_with_units_of_their_own_are_whitened_alike(table):
     one, two = (features_of(normalise(t, num_components=5)[0]) for t in (foreign, scaled))
     np.testing.assert_allclose(np.abs(one), np.abs(two), rtol=1e-3, atol=1e-3)
     assert feature_columns(normalise(foreign)[0])[0] == "white_0"
+
+
+def test_an_embedding_among_joined_tables_keeps_its_own_ratios(table):
+    quiet = table.copy()
+    # Hardly varies among the controls, as features of photographs do: not to be blown up.
+    quiet.loc[quiet["Metadata_Control"], "emb_DAPI_0"] *= 1e-3
+    joined = join_tables(
+        [quiet, table.rename(columns=lambda n: n.replace("emb_", "Cells_"))], names="ab"
+    )
+    names = feature_columns(joined)
+    is_embedding = np.array([name.startswith("table1_emb_") for name in names])
+    features, control = (
+        features_of(joined).astype(np.float64),
+        joined["Metadata_Control"].to_numpy(),
+    )
+    deviation = features[control].std(axis=0)
+    units = np.where(is_embedding, np.sqrt((deviation[is_embedding] ** 2).mean()), deviation)
+    expected = fit_tvn(features[control] / units, regularisation=0.1).transform(features / units)
+    result = features_of(normalise(joined, regularisation=0.1)[0])
+    np.testing.assert_allclose(result @ result.T, expected @ expected.T, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_controls", [5, 8, 40])
+def test_whitening_with_a_ridge_is_that_of_the_whole_covariance(num_controls):
+    rng = np.random.default_rng(num_controls)
+    rows = rng.normal(size=(30, 9)) @ rng.normal(size=(9, 9)) + 3
+    controls = rng.normal(size=(num_controls, 9)) * np.arange(1, 10)
+    covariance = np.cov(controls.T)
+    values, axes = np.linalg.eigh(covariance)
+    ridge = 0.2 * values.sum() / min(num_controls - 1, 9)
+    whitening = axes @ np.diag((np.maximum(values, 0) + ridge) ** -0.5) @ axes.T
+    expected = (rows - controls.mean(axis=0)) @ whitening
+    result = fit_tvn(controls, regularisation=0.2).transform(rows)
+    # The whitening is unique but for a rotation, which changes no angle and no length.
+    np.testing.assert_allclose(result @ result.T, expected @ expected.T, rtol=1e-8, atol=1e-8)
+
+
+def test_few_controls_are_warned_of_by_what_is_lost(table):
+    few = pd.concat([table[table["Metadata_Control"]].head(4), table[~table["Metadata_Control"]]])
+    exact, shrunk = (
+        normalise(few, per_channel=False, regularisation=each)[1] for each in (0, 0.01)
+    )
+    assert "are lost" in exact["warning"]
+    assert "such as 0.01, which keeps them" in exact["warning"]
+    assert "known only in part" in shrunk["warning"]
+    assert "lost" not in shrunk["warning"]
+    assert (exact["num_components"], shrunk["num_components"]) == (3, 12)
+    truncated = normalise(few, per_channel=False, regularisation=0.01, num_components=3)[1]
+    assert truncated["num_components"] == 3
+    assert "are lost" in truncated["warning"]
 
 
 def test_plate_standardises_on_each_plate_s_controls(table):

@@ -246,7 +246,8 @@ class Whitening:
             return ""
         rows, instead = ("rows", "plate") if not self.on_controls else ("controls", "whiten_all")
         of_each = " of each channel" if is_split else ""
-        few = f"The whitening was fitted on {num_fitted} {rows} for {num_features} features{of_each}"
+        counted = f"{num_fitted} {rows} for {num_features} features{of_each}"
+        few = f"The whitening was fitted on {counted}"
         if keeps_all:
             return (
                 f"{few}: how they vary is known only in part; compare with the normalisation "
@@ -304,7 +305,9 @@ def _check_tvn(state: State, num_features: int) -> None:
     require_entries(state, [each.name for each in fields(TVN)])
     num = len(state["eigenvalues"])
     require_numbers(state, "mean", (num_features,))
-    width = num_features if np.shape(state["projection"])[-1:] == (num_features,) else num
+    # All axes along which the controls vary, or some: only with all may it keep the others as well.
+    keeps_all = num == state["rank"] and np.shape(state["projection"])[-1:] == (num_features,)
+    width = num_features if keeps_all else num
     require_numbers(state, "projection", (num_features, width))
     require_numbers(state, "eigenvalues", (num,), positive=True)
     rank, num_fitted = state["rank"], state["num_fitted"]

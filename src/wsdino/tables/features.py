@@ -172,7 +172,7 @@ def channel_of(feature: str) -> str:
 
 
 def joined_embedding(feature: str) -> int:
-    """Number of the table in a name of the form `table<number>_emb_...`; 0 for other names.
+    """Return the table's number in a name such as `table2_emb_DAPI_0`; 0 for other names.
 
     So an embedding's features are called once several tables are joined.
     """

@@ -41,8 +41,9 @@ def join_tables(tables: Sequence[pd.DataFrame], *, names: Sequence[str]) -> pd.D
 
     Features are named `table1_<name>`, `table2_<name>` and so on, in the order of the tables, so
     that none clash, and what was fitted on such tables serves others in the same order. Whitenings
-    take features of such names together, each brought to the same deviation, whichever channel they
-    are of: every table counts by the number of directions that it adds, and not by its units.
+    take features of such names together, whichever channel they are of, and bring each embedding,
+    and each feature that has a unit of its own, to the same deviation: every table counts by the
+    number of directions that it adds, and not by its units.
 
     Parameters
     ----------
