@@ -193,6 +193,8 @@ def test_few_controls_are_warned_of_by_what_is_lost(table):
     assert "known only in part" in shrunk["warning"]
     assert "lost" not in shrunk["warning"]
     assert (exact["num_components"], shrunk["num_components"]) == (3, 12)
+    few_rows = normalise(table.head(8), method="whiten_all", per_channel=False)[1]
+    assert "8 rows for 12 features: so few rows become nearly equally far" in few_rows["warning"]
     truncated = normalise(few, per_channel=False, regularisation=0.01, num_components=3)[1]
     assert truncated["num_components"] == 3
     assert "are lost" in truncated["warning"]

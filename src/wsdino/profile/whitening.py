@@ -248,6 +248,12 @@ class Whitening:
         of_each = " of each channel" if is_split else ""
         counted = f"{num_fitted} {rows} for {num_features} features{of_each}"
         few = f"The whitening was fitted on {counted}"
+        if not self.on_controls:
+            return (
+                f"{few}: so few rows become nearly equally far from each other, whatever their "
+                f"treatments; use weak_label or {instead}, or --num-components with far fewer than "
+                "there are rows."
+            )
         if keeps_all:
             return (
                 f"{few}: how they vary is known only in part; compare with the normalisation "
