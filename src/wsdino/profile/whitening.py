@@ -244,25 +244,25 @@ class Whitening:
         """Warn where there are fewer rows to fit on than features."""
         if num_fitted > num_features:
             return ""
-        rows, instead = ("rows", "plate") if not self.on_controls else ("controls", "whiten_all")
+        rows = "controls" if self.on_controls else "rows"
         of_each = " of each channel" if is_split else ""
         counted = f"{num_fitted} {rows} for {num_features} features{of_each}"
         few = f"The whitening was fitted on {counted}"
         if not self.on_controls:
             return (
                 f"{few}: so few rows become nearly equally far from each other, whatever their "
-                f"treatments; use weak_label or {instead}, or --num-components with far fewer than "
+                "treatments; use weak_label or plate, or --num-components with far fewer than "
                 "there are rows."
             )
         if keeps_all:
             return (
                 f"{few}: how they vary is known only in part; compare with the normalisation "
-                f"{instead} or weak_label, or use more {rows}."
+                "whiten_all or weak_label, or use more controls."
             )
         return (
-            f"{few}: directions in which those {rows} don't vary are lost, and much of the "
-            f"phenotype may be; use a regularisation, such as 0.01, which keeps them, compare with "
-            f"the normalisation {instead} or weak_label, or use more {rows}."
+            f"{few}: directions in which those controls don't vary are lost, and much of the "
+            "phenotype may be; use a regularisation, such as 0.01, which keeps them, compare with "
+            "the normalisation whiten_all or weak_label, or use more controls."
         )
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
