@@ -328,6 +328,7 @@ ALSO: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @each_page
 def test_every_page_runs(page: Path, ready: Path, tmp_path: Path) -> None:
     blocks = [b for b in blocks_of(page) if b.language in ("bash", "python") and not b.needs]

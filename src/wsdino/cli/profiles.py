@@ -201,7 +201,7 @@ def profile_command(
         options = {}
     if to not in (None, "anndata", "gallery"):
         near = did_you_mean(to, ("anndata", "gallery"))
-        raise InputError(f"--to {to!r}{near}; expected anndata or gallery")
+        raise InputError(f"--to {to!r}{near}: expected anndata or gallery")
     if to == "gallery" and not network:
         raise InputError("--to gallery: give the network's name, as --network wsdino_1a2b3c4d")
     if to != "gallery":
