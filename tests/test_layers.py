@@ -32,7 +32,7 @@ LAYERS = (
     ("runrecord",),
     ("runfolder", "tables"),
     ("job", "environment", "lock"),
-    ("device", "atomic", "contents", "extras", "remote"),
+    ("device", "atomic", "compiled", "contents", "extras", "remote"),
     ("settings",),
     ("outside",),
     ("errors", "progress", "stopping"),

@@ -15,7 +15,7 @@ from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.measures import site_measures
 from wsdino.screen.records import STATE, crc32, file_state, image_states, record_type
-from wsdino.screen.statistics import site_statistics
+from wsdino.screen.statistics import histogram, site_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -94,7 +94,9 @@ class Conversion:
         record = np.array([(states, functions, crc32(pixels), 0, 0, 0)], record_type(len(planes)))[
             0
         ]
-        done.append((site, site_statistics(pixels), site_measures(pixels, raw), record))
+        counts = [histogram(field) for field in pixels]
+        statistics = site_statistics(pixels, counts)
+        done.append((site, statistics, site_measures(pixels, raw, counts), record))
         return site, self.files.encode(pixels)
 
 
