@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import fft
 
-from wsdino.screen.records import digest_of
+from wsdino.errors import StoreError
+from wsdino.screen.records import crc_of, digest_of
 from wsdino.screen.statistics import histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,30 @@ NOISE = 0.1
 CEILINGS = tuple(
     {(2**bits - 1) << shift for bits in (8, 10, 12, 14, 16) for shift in (0, 16 - bits)}
 )
+
+
+DIGESTS: Mapping[str, Callable[[bytes], int]] = {"blake2b": digest_of, "crc": crc_of}
+"""By which digest the same pixels are recognised: all sites of a store have the same."""
+DIGEST = "digest"
+"""The attribute of a store's array that names its digest; stores without it have the first."""
+OF_NEW_STORES = "crc"
+
+
+def digest_named(attributes: Mapping[str, Any]) -> str:
+    """Name the digest of a store's measures, by the array's attributes.
+
+    Raises
+    ------
+    StoreError
+        It is none of :data:`DIGESTS`.
+    """
+    name = str(attributes.get(DIGEST, next(iter(DIGESTS))))
+    if name not in DIGESTS:
+        raise StoreError(
+            f"the store's digest of pixels is {name}, and this version of wsdino knows "
+            f"{' and '.join(DIGESTS)}; update wsdino, or ingest the source into a new folder"
+        )
+    return name
 
 
 def measures_type(num_channels: int) -> np.dtype[Any]:
@@ -70,6 +95,7 @@ def site_measures(
     pixels: NDArray[Any],
     raw: NDArray[Any] | None = None,
     histograms: Sequence[NDArray[np.int64]] | None = None,
+    digest: str = OF_NEW_STORES,
 ) -> np.void:
     """Measure a site.
 
@@ -82,6 +108,8 @@ def site_measures(
     histograms
         Of the C channels of `pixels`, by :func:`~wsdino.screen.statistics.histogram`; None: they
         are made.
+    digest
+        A name in :data:`DIGESTS`.
 
     Returns
     -------
@@ -96,7 +124,7 @@ def site_measures(
         floats = middle.astype(np.float32)
         relatedness = relatedness_of(floats)
         is_noise = relatedness < NOISE
-        found["digest"][0, channel] = digest_of(middle.tobytes())
+        found["digest"][0, channel] = DIGESTS[digest](middle.tobytes())
         found["minimum"][0, channel] = np.argmax(counts > 0)
         found["maximum"][0, channel] = len(counts) - 1
         found["saturation"][0, channel] = saturation_of(image)
