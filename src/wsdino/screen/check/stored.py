@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINDINGS = "check.json"
-VERSION = 1
+VERSION = 2
 """Changes whenever the same screen may be found otherwise."""
 QUALITIES = ("Focus", "Saturation", "Foreground", "Intensity")
 
