@@ -226,7 +226,7 @@ def _difference(field: np.ndarray[Any, np.dtype[np.float32]], lag: int) -> float
 
     height, width = field.shape
     down, across = squared_differences(np.ascontiguousarray(field), lag)
-    return (down / ((height - lag) * width) + across / (height * (width - lag))) / 4
+    return float(down / ((height - lag) * width) + across / (height * (width - lag))) / 4
 
 
 def spectrum_of(

@@ -57,8 +57,8 @@ def chords_above(field: Integers, threshold: int) -> tuple[int, int]:
         else:
             for x in range(width):
                 last += np.uint32((field[y, x] > threshold) & (field[y + 1, x] <= threshold))
-        num += bright
-        ends += last
+        num += int(bright)
+        ends += int(last)
     return num, ends
 
 
@@ -72,13 +72,13 @@ def variance(field: Floats) -> float:
         row = np.float32(0)
         for x in range(width):
             row += field[y, x]
-        total += row
+        total += float(row)
     mean = np.float32(total / field.size)
     for y in range(height):
         row = np.float32(0)
         for x in range(width):
             row += (field[y, x] - mean) * (field[y, x] - mean)
-        squares += row
+        squares += float(row)
     return squares / field.size
 
 
@@ -99,7 +99,7 @@ def _squared_difference(one: Floats, other: Floats) -> float:
     for x in range(len(one)):
         difference = other[x] - one[x]
         total += difference * difference
-    return total
+    return float(total)
 
 
 @kernel

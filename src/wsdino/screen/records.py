@@ -84,7 +84,7 @@ def crc_of(content: bytes) -> int:
     time of :func:`digest_of`, for what nobody forges.
     """
     untyped: Any = imagecodecs
-    return int(untyped.deflate_crc32(content)) << 32 | google_crc32c.value(content)
+    return int(untyped.deflate_crc32(content) << 32 | google_crc32c.value(content))
 
 
 def image_states(planes: Sequence[Plane]) -> list[int | None]:
