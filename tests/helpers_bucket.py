@@ -135,7 +135,9 @@ class Handler(BaseHTTPRequestHandler):
         after = question.get("continuation-token", "")
         page = [key for key in sorted(entries) if key > after][:4]
         more = bool(page) and page[-1] != max(entries)
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        token = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+        if more:
+            token += f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>"
         content = "".join(entries[key] for key in page)
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         return f'<ListBucketResult xmlns="{space}">{content}{token}</ListBucketResult>'.encode()

@@ -444,6 +444,8 @@ IN_VAIN = (
     ("screen.controls=[water]", ["screen.store=STORE"], "screen.source null",
      ["screen.source=plates"]),
     ("screen.scale=0.5", ["screen.store=STORE"], "screen.source null", ["screen.source=plates"]),
+    ("screen.sites_per_file=4", ["screen.store=STORE"], "screen.source null",
+     ["screen.source=plates"]),
     ("screen.missing=leave-out", ["screen.store=STORE"], "screen.source null",
      ["screen.source=plates"]),
     ("profile.num_components=5", ["profile.normalise=plate"], "profile.normalise plate",

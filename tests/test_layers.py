@@ -33,7 +33,7 @@ LAYERS = (
     ("runrecord",),
     ("runfolder", "tables"),
     ("job", "environment", "lock"),
-    ("device", "atomic", "contents", "extras", "remote"),
+    ("device", "atomic", "compiled", "contents", "extras", "remote"),
     ("settings",),
     ("outside",),
     ("errors", "progress", "stopping"),

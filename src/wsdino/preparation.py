@@ -160,6 +160,7 @@ def _store(config: Config, path: Path) -> Store:
             illumination=screen.illumination,
             scale=screen.scale,
             missing=screen.missing,
+            sites_per_file=config.screen.sites_per_file,
         )
         return open_store(path, keep=screen.keep)
     if screen.store is None and not path.exists():

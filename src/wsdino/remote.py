@@ -15,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 import fsspec
 
 from wsdino.errors import ImageError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+T = TypeVar("T")
 NUM_READERS = 16
 FIRST_PAUSE_S = 1.0
 # A drive of Windows has one letter.
@@ -153,6 +155,65 @@ def _described(found: dict[str, Any]) -> str:
     return " ".join(f"{name}={found[name]}" for name in _STATE if found.get(name) is not None)
 
 
+def listed(path: Path) -> dict[str, bool]:
+    """List a remote folder.
+
+    Returns
+    -------
+    dict
+        Name -> whether it is a folder; empty where there is no such folder, and where the server
+        doesn't list its folders.
+
+    Raises
+    ------
+    InputError
+        The server fails.
+    """
+    address = (address_of(path) or "").rstrip("/")
+    is_page = address.startswith(("http://", "https://"))
+
+    def ask() -> list[dict[str, Any]]:
+        try:
+            # What was listed before may have grown.
+            again = {} if is_page else {"refresh": True}
+            entries: list[dict[str, Any]] = _system(address).ls(f"{address}/", detail=True, **again)
+        except _failures() as error:
+            if 400 <= getattr(error, "status", 0) < 500:
+                raise PermissionError(_reason(error)) from error
+            raise
+        return entries
+
+    refused = (FileNotFoundError, NotADirectoryError, PermissionError)
+    try:
+        entries = _persistently(ask, address, "listed", refused)
+    except refused:
+        return {}
+    found = {}
+    for entry in entries:
+        name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
+        if not is_page:
+            found[name.rpartition("/")[2]] = is_folder
+        # A page of links has others, too: to folders above, and to itself in another order.
+        elif unquote(name).startswith(f"{address}/") and not {"?", "#"} & set(name):
+            inside = unquote(name).removeprefix(f"{address}/")
+            if inside and "/" not in inside:
+                found[inside] = is_folder
+    return found
+
+
+def fetched(path: Path, copy: Path) -> Path:
+    """Fetch a remote file to a place on this machine, whose folder is made if it is missing.
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        As for :func:`local_copy`.
+    """
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    _fetch(address_of(path) or "", copy)
+    return copy
+
+
 def states_of(paths: Iterable[Path]) -> dict[Path, str | None]:
     """Return :func:`state_of` of many remote files, several asked for at once."""
     wanted = list(dict.fromkeys(paths))
@@ -189,21 +250,33 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 def _fetch(address: str, copy: Path) -> None:
     """Fetch a file, and try again a few times where that fails."""
-    system = _system(address)
-    for pause in (FIRST_PAUSE_S, 4 * FIRST_PAUSE_S, None):
+
+    def fetch() -> None:
+        system = _system(address)
+        system.get_file(address, str(copy))
+        size = system.info(address).get("size")
+        if size not in (None, copy.stat().st_size):
+            raise OSError(f"{copy.stat().st_size} bytes arrived instead of {size}")
+
+    _persistently(fetch, address, "fetched", (FileNotFoundError,))
+
+
+def _persistently(
+    ask: Callable[[], T], address: str, done: str, refused: tuple[type[Exception], ...]
+) -> T:
+    """Ask a server, and again a few times where it fails, but not where it refuses."""
+    pauses = iter((FIRST_PAUSE_S, 4 * FIRST_PAUSE_S))
+    final: tuple[type[Exception], ...] = (InputError, *refused)
+    while True:
         try:
-            system.get_file(address, str(copy))
-            size = system.info(address).get("size")
-            if size not in (None, copy.stat().st_size):
-                raise OSError(f"{copy.stat().st_size} bytes arrived instead of {size}")
-        except (FileNotFoundError, InputError):
+            return ask()
+        except final:
             raise
         except _failures() as error:
+            pause = next(pauses, None)
             if pause is None:
-                raise ImageError(f"{address}: can't be fetched: {_reason(error)}") from error
+                raise ImageError(f"{address}: can't be {done}: {_reason(error)}") from error
             time.sleep(pause)
-        else:
-            return
 
 
 def _reason(error: Exception) -> str:

@@ -106,6 +106,8 @@ class ScreenSection(Section):
     illumination: Illumination = DEFAULT
     # Size of a field in the store relative to the source's images.
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
+    # Sites in each file of a store that is made; by default 1 up to 4,096 sites.
+    sites_per_file: Annotated[int, Gt(0)] | None = None
     # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
     # left out of training, embedding and profiles; by default none is.
     keep: str | None = None

@@ -80,8 +80,8 @@ def test_swapped_channels_are_named(store: Store, clean: Evidence) -> None:
 
 
 def test_labels_are_moved_back_where_they_belong(clean: Evidence) -> None:
-    (found,) = run_checks(with_labels_moved(clean, PLATE))
-    assert found.check == "shifted labels"
+    said = run_checks(with_labels_moved(clean, PLATE))
+    (found,) = (each for each in said if each.check == "shifted labels")
     # Its only replicate may as well be the wrong one, the other way round.
     assert "plate Week2_201" in found.text
     assert "plate Week2_202" in found.text

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import s3fs
 
+from helpers_bucket import Bucket
 from helpers_layouts import WELLS, tags_of, write_gallery_plate, write_map, write_table
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.ingest import ingest
@@ -16,7 +23,7 @@ from wsdino.screen.manifest import read_manifest
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 # As JUMP-Target-1: controls of the solvent, positive controls of two kinds, treatments.
 SAMPLES = ["BRD-A", "", "BRD-B", "BRD-C", "", "BRD-D"]
@@ -318,3 +325,135 @@ def test_a_plate_of_the_gallery_without_a_table_is_said(
         "1 folders of plates have no table named load_data_with_illum or load_data and are left "
         "out, such as b1/BR2" in capsys.readouterr().err
     )
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that lists its folders as pages of links."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    # Made elsewhere, a file system keeps another endpoint.
+    s3fs.S3FileSystem.clear_instance_cache()
+    with Bucket(tmp_path_factory.mktemp("served")) as server:
+        server.bucket = "gallery"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(server: Bucket, source: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """The tree in a bucket, `s3://gallery/cpg0000-x`, without an account."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+    server.folder = source.parent.parent
+    server.asked.clear()
+    server.fetched.clear()
+    return server
+
+
+@pytest.fixture
+def pages(source: Path) -> Iterator[str]:
+    handler = partial(Quiet, directory=str(source.parent.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def as_at(manifest: pd.DataFrame, here: Path, address: str) -> pd.DataFrame:
+    """Return a manifest of a tree on disk as it is where the tree lies at an address."""
+    moved = manifest.copy()
+    for name in (column for column in manifest if column.startswith("PathName_")):
+        moved[name] = manifest[name].str.replace(str(here), address, regex=False)
+    return moved
+
+
+@pytest.mark.parametrize(
+    "where", ["", "/source_4", "/source_4/workspace", "/source_4/workspace/load_data_csv/Batch1"]
+)
+def test_a_tree_in_a_bucket_is_read_as_one_on_disk(
+    bucket: Bucket, source: Path, where: str
+) -> None:
+    found = read_manifest(f"s3://gallery/cpg0000-x{where}")
+    here = read_manifest(source.parent / where.lstrip("/"))
+    expected = as_at(here, source.parent, "s3://gallery/cpg0000-x")
+    pd.testing.assert_frame_equal(found, expected)
+    names = [Path(key).name for key in bucket.fetched if bucket.fetched[key]]
+    # One table of each plate, and no image.
+    assert names.count("load_data_with_illum.csv") == here["Metadata_Plate"].nunique()
+    assert not [name for name in names if name == "load_data.csv" or name.endswith("tiff")]
+
+
+def test_a_tree_on_a_server_that_lists_its_folders_is_read(pages: str, source: Path) -> None:
+    found = read_manifest(f"{pages}/cpg0000-x/source_4")
+    expected = as_at(read_manifest(source), source.parent, f"{pages}/cpg0000-x")
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_images_of_a_tree_are_fetched_as_they_are_needed_and_not_again(
+    bucket: Bucket, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    address, out = "s3://gallery/cpg0000-x/source_4", tmp_path / "store"
+    name = "r02c03f01p01-ch2sk1fk1fl1.tiff"
+    bad = next((source / "images" / "Batch2").rglob(name))
+    content = bad.read_bytes()
+    bad.write_bytes(content[:100])
+    with pytest.raises(ImageError, match=rf"{address}/images/Batch2/.*{name}.* stays unfinished"):
+        ingest(address, out, workers=1)
+    bad.write_bytes(content)
+    first = {key for key in bucket.fetched if bucket.fetched[key] and key.endswith("tiff")}
+    before = bucket.fetched.copy()
+    store = ingest(address, out, workers=1)
+    again = {key for key in first if bucket.fetched[key] > before[key]}
+    # The first image says how large all are.
+    assert len(first) > 20
+    assert len(again) < 8
+    here = ingest(source, tmp_path / "here")
+    np.testing.assert_array_equal(store.read(range(18)), here.read(range(18)))
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.usefixtures("bucket")
+def test_tables_without_folders_name_images_beside_them(source: Path) -> None:
+    plate = source / "workspace" / "load_data_csv" / "Batch2" / "BR3"
+    (plate / "load_data_with_illum.csv").unlink()
+    table = pd.read_csv(plate / "load_data.csv", dtype=str)
+    for image in (source / "images" / "Batch2").rglob("Images/*.tiff"):
+        shutil.copy(image, plate)
+    table.drop(columns=["PathName_OrigDNA", "PathName_OrigAGP"]).to_csv(
+        plate / "load_data.csv", index=False
+    )
+    address = "s3://gallery/cpg0000-x/source_4/workspace/load_data_csv/Batch2/BR3"
+    assert set(read_manifest(address)["PathName_AGP"]) == {address}
+
+
+def test_what_is_wrong_at_an_address_is_named_by_it(
+    bucket: Bucket, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "s3://gallery/cpg0000-x/source_4"
+    folder = source / "workspace" / "load_data_csv" / "Batch1"
+    (folder / "BR2" / "load_data_with_illum.csv").rename(folder / "BR2" / "other.csv")
+    (folder / "BR2" / "load_data.csv").unlink()
+    read_manifest(address)
+    said = capsys.readouterr().err
+    assert f"{address}/workspace/load_data_csv: 1 folders of plates have no table" in said
+    assert "/tmp" not in said
+    table = "workspace/load_data_csv/Batch1/BR1/load_data_with_illum.csv"
+    (source / table).write_text("Metadata_Plate,Metadata_Well\n")
+    with pytest.raises(TableError, match=rf"^{address}/{table}: the table has no rows"):
+        read_manifest(address)
+    with pytest.raises(TableError, match=r"or of a tree of the Cell Painting Gallery on a server"):
+        read_manifest("s3://gallery/cpg0000-x/source_4/images")
+    # A server that answers for files alone.
+    with pytest.raises(TableError, match=r"on a server that lists its folders; copy other screens"):
+        read_manifest(f"{bucket.address}/cpg0000-x/source_4")

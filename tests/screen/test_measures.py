@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
+
+import google_crc32c
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import fft, ndimage
 from skimage.filters import threshold_otsu
 
 from wsdino.screen.measures import (
@@ -16,6 +19,9 @@ from wsdino.screen.measures import (
     site_measures,
     spectrum_of,
 )
+from wsdino.screen.passes import chords_above, squared_differences, variance
+from wsdino.screen.records import crc_of
+from wsdino.screen.statistics import histogram
 
 
 def discs(
@@ -124,3 +130,45 @@ def test_the_same_pixels_have_the_same_digest_and_others_another() -> None:
     one, other = discs(seed=1), discs(seed=2)
     found = site_measures(np.stack([one, other, one]))["digest"]
     assert found[0] == found[2] != found[1]
+
+
+def test_a_digest_of_two_checksums_is_theirs() -> None:
+    content = discs().tobytes()
+    assert divmod(crc_of(content), 2**32) == (zlib.crc32(content), google_crc32c.value(content))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 33)])
+def test_passes_over_the_pixels_count_and_sum_right(dtype: type, shape: tuple[int, int]) -> None:
+    field = np.random.default_rng(2).gamma(0.7, 60, shape).clip(0, 255).astype(dtype)
+    # A view whose rows don't follow each other in memory, too.
+    for pixels in (field, np.repeat(np.repeat(field, 2, 0), 3, 1)[::2, ::3]):
+        np.testing.assert_array_equal(histogram(pixels), np.bincount(pixels.ravel()))
+    bright = np.pad(field > 40, ((0, 1), (0, 1)))
+    ends = sum((bright & ~np.roll(bright, -1, axis)).sum() for axis in (0, 1))
+    assert chords_above(field, dtype(40)) == (bright.sum(), ends)
+    floats = field.astype(np.float32) * 100
+    assert variance(floats) == pytest.approx(floats.astype(float).var(), rel=1e-5)
+    for lag in (1, 2, 8):
+        wide = floats.astype(float)
+        expected = (
+            ((wide[lag:] - wide[:-lag]) ** 2).sum(),
+            ((wide[:, lag:] - wide[:, :-lag]) ** 2).sum(),
+        )
+        assert squared_differences(floats, lag) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 9, 37, 255])
+def test_the_spectrum_is_the_mean_power_of_each_half_octave(side: int) -> None:
+    field = discs(side, radius=3).astype(np.float32)
+    hann = np.hanning(side + 2)[1:-1]
+    window = np.outer(hann, hann)
+    centred = (field - (field * window).sum() / window.sum()) * window
+    power = np.abs(fft.rfft2(centred)) ** 2
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    found = spectrum_of(field)
+    for band in range(NUM_BANDS):
+        top, low = 0.5 * 2 ** (-band / 2), 0.5 * 2 ** (-(band + 1) / 2)
+        inside = power[(frequency > low * (1 + 1e-9)) & (frequency <= top * (1 + 1e-9))]
+        expected = np.log2(inside.mean()) if len(inside) else np.nan
+        assert found[band] == pytest.approx(expected, abs=2e-3, nan_ok=True), band

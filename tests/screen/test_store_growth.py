@@ -15,7 +15,9 @@ import zarr
 from helpers_run import call
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import ImageError, InputError, OutputError, StoreError
+from wsdino.screen.check.stored import measures_of
 from wsdino.screen.ingest import ingest
+from wsdino.screen.records import digest_of
 from wsdino.screen.shards import COMPRESSOR, MAX_BYTES, num_sites_per_file, pixel_files
 from wsdino.screen.store import open_store
 
@@ -343,3 +345,28 @@ def test_a_mended_plate_map_changes_labels_and_adds_its_wells(
     assert store.manifest.Metadata_Control.tolist() == [False] * 4 + [True] * 2
     assert store.read(range(6))[:, 0, 0, 0].tolist() == [7, 9, 10, 12, 8, 11]
     assert {name: file_times(out)[name] for name in times} == times
+
+
+def test_a_store_keeps_the_digest_by_which_it_knows_pixels(source: Path, tmp_path: Path) -> None:
+    """So that in a store of an earlier version new sites are compared with those that it had."""
+    table, out = pd.read_csv(source / TABLE), tmp_path / "store"
+    table.iloc[:-4].to_csv(source / TABLE, index=False)
+    ingest(source, out)
+    array = zarr.open_array(out / "images.zarr", mode="r+")
+    assert array.attrs.pop("digest") == "crc"
+    (out / "measures.npy").unlink()
+    before = measures_of(open_store(out))
+    # The last row shows what the first does.
+    table.to_csv(source / TABLE, index=False)
+    first, last = (
+        source / table["Image_PathName_DAPI"][row] / table["Image_FileName_DAPI"][row]
+        for row in (0, len(table) - 1)
+    )
+    shutil.copy(first, last)
+    found = measures_of(ingest(source, out))["digest"]
+    np.testing.assert_array_equal(found[: len(before)], before["digest"])
+    middle = open_store(out)[0][0]
+    assert found[0, 0] == found[-1, 0] == digest_of(middle.tobytes())
+    zarr.open_array(out / "images.zarr", mode="r+").attrs["digest"] = "sha1"
+    with pytest.raises(StoreError, match=r"digest of pixels is sha1, .* knows blake2b and crc"):
+        ingest(source, out)

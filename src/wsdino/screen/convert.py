@@ -13,9 +13,9 @@ import numpy as np
 from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
-from wsdino.screen.measures import site_measures
+from wsdino.screen.measures import OF_NEW_STORES, site_measures
 from wsdino.screen.records import STATE, crc32, file_state, image_states, record_type
-from wsdino.screen.statistics import site_statistics
+from wsdino.screen.statistics import histogram, site_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -50,12 +50,15 @@ class Conversion:
         The file that says so, for messages.
     scale
         As in :class:`~wsdino.screen.correction.Correction`.
+    digest
+        As for :func:`~wsdino.screen.measures.site_measures`.
     """
 
     files: PixelFiles
     expected: str
     example: Path
     scale: float = 1.0
+    digest: str = OF_NEW_STORES
 
     def __call__(self, jobs: Sequence[Job]) -> list[Converted]:
         """Write the corrected pixels of sites that share a file, whole.
@@ -94,7 +97,10 @@ class Conversion:
         record = np.array([(states, functions, crc32(pixels), 0, 0, 0)], record_type(len(planes)))[
             0
         ]
-        done.append((site, site_statistics(pixels), site_measures(pixels, raw), record))
+        counts = [histogram(field) for field in pixels]
+        statistics = site_statistics(pixels, counts)
+        measures = site_measures(pixels, raw, counts, self.digest)
+        done.append((site, statistics, measures, record))
         return site, self.files.encode(pixels)
 
 

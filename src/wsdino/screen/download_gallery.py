@@ -20,7 +20,8 @@ from wsdino.errors import InputError, OutputError, did_you_mean
 from wsdino.progress import Meter, say
 from wsdino.screen.download import downloading
 from wsdino.screen.fetch import fetch, read_url, require_address
-from wsdino.screen.layouts.gallery import ANCHORS, LOAD_DATA, TABLES
+from wsdino.screen.layouts.gallery import below_anchor
+from wsdino.screen.layouts.gallery_copy import LOAD_DATA, TABLES
 from wsdino.screen.layouts.xml import parse_text
 from wsdino.tables.files import is_table, read_file
 
@@ -64,11 +65,10 @@ class Plate:
 
     def key(self, folder: str, name: str) -> str | None:
         """Return the key of a file that the plate's table names; None if it isn't the plate's."""
-        parts = PurePosixPath(folder.strip().replace("\\", "/")).parts
-        last = max((place for place, part in enumerate(parts) if part in ANCHORS), default=None)
-        if last is None or ".." in parts or PurePosixPath(name).name != name:
+        inside = below_anchor(folder)
+        if inside is None or PurePosixPath(name).name != name:
             return None
-        return self.top + "/".join(("images", self.batch, *parts[last:], name))
+        return self.top + "/".join(("images", self.batch, *inside, name))
 
 
 def download_gallery(

@@ -30,6 +30,7 @@ from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, describe, planes_of, read_site
 from wsdino.screen.left_out import say_left_out, without_left_out, write_left_out
 from wsdino.screen.manifest import Missing, Rows, channels_of, read_rows, read_wells
+from wsdino.screen.measures import DIGEST, OF_NEW_STORES, digest_named
 from wsdino.screen.records import STATE, set_state
 from wsdino.screen.relabel import say_changes, update_metadata, write_manifest
 from wsdino.screen.same_sites import fingerprint, in_store_order, stored_manifest
@@ -282,6 +283,7 @@ def _create_images(
         "channels": channels_of(manifest),
         "pixel_scaling": {"applied": "none", "dtype_max": int(np.iinfo(first.dtype).max)},
         CORRECTION: {**asdict(correction), "images": [int(side) for side in first.shape[1:]]},
+        DIGEST: OF_NEW_STORES,
         "provenance": {
             "source": origin,
             "images_sha256": fingerprint(manifest, correction),
@@ -332,7 +334,8 @@ def _write_sites(
             f"{out}: its pixels are encoded in another way than wsdino does, so that sites can't "
             "be added or made anew; ingest the source into a new folder"
         )
-    convert = Conversion(files, _expected(images), planes[0][0].path, scale)
+    digest = digest_named(images.attrs)
+    convert = Conversion(files, _expected(images), planes[0][0].path, scale, digest)
     jobs = [
         ([(site, planes[site], shadings[site]) for site in group],)
         for group in files.together(sites.tolist())

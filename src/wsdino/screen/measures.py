@@ -7,12 +7,19 @@ lies, and a digest by which the same pixels are recognised elsewhere.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import fft
 
-from wsdino.screen.records import digest_of
+from wsdino.errors import StoreError
+from wsdino.screen.records import crc_of, digest_of
+from wsdino.screen.statistics import histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 MEASURES = "measures.npy"
 """Beside a store's pixels, the measures of its sites."""
@@ -26,6 +33,30 @@ NOISE = 0.1
 CEILINGS = tuple(
     {(2**bits - 1) << shift for bits in (8, 10, 12, 14, 16) for shift in (0, 16 - bits)}
 )
+
+
+DIGESTS: Mapping[str, Callable[[bytes], int]] = {"blake2b": digest_of, "crc": crc_of}
+"""By which digest the same pixels are recognised: all sites of a store have the same."""
+DIGEST = "digest"
+"""The attribute of a store's array that names its digest; stores without it have the first."""
+OF_NEW_STORES = "crc"
+
+
+def digest_named(attributes: Mapping[str, Any]) -> str:
+    """Name the digest of a store's measures, by the array's attributes.
+
+    Raises
+    ------
+    StoreError
+        It is none of :data:`DIGESTS`.
+    """
+    name = str(attributes.get(DIGEST, next(iter(DIGESTS))))
+    if name not in DIGESTS:
+        raise StoreError(
+            f"the store's digest of pixels is {name}, and this version of wsdino knows "
+            f"{' and '.join(DIGESTS)}; update wsdino, or ingest the source into a new folder"
+        )
+    return name
 
 
 def measures_type(num_channels: int) -> np.dtype[Any]:
@@ -61,7 +92,10 @@ def unmeasured(
 
 
 def site_measures(
-    pixels: np.ndarray[Any, np.dtype[Any]], raw: np.ndarray[Any, np.dtype[Any]] | None = None
+    pixels: NDArray[Any],
+    raw: NDArray[Any] | None = None,
+    histograms: Sequence[NDArray[np.int64]] | None = None,
+    digest: str = OF_NEW_STORES,
 ) -> np.void:
     """Measure a site.
 
@@ -71,6 +105,11 @@ def site_measures(
         (C, H, W), uint8 or uint16, as stored.
     raw
         (C, h, w): the images before correction, in which saturation shows; None: `pixels`.
+    histograms
+        Of the C channels of `pixels`, by :func:`~wsdino.screen.statistics.histogram`; None: they
+        are made.
+    digest
+        A name in :data:`DIGESTS`.
 
     Returns
     -------
@@ -79,14 +118,15 @@ def site_measures(
     """
     found = np.zeros(1, measures_type(len(pixels)))
     images = pixels if raw is None else raw
-    for channel, (field, image) in enumerate(zip(pixels, images, strict=True)):
+    counted = [histogram(field) for field in pixels] if histograms is None else histograms
+    for channel, (field, image, counts) in enumerate(zip(pixels, images, counted, strict=True)):
         middle = _middle(field)
         floats = middle.astype(np.float32)
         relatedness = relatedness_of(floats)
         is_noise = relatedness < NOISE
-        found["digest"][0, channel] = digest_of(middle.tobytes())
-        found["minimum"][0, channel] = field.min()
-        found["maximum"][0, channel] = field.max()
+        found["digest"][0, channel] = DIGESTS[digest](middle.tobytes())
+        found["minimum"][0, channel] = np.argmax(counts > 0)
+        found["maximum"][0, channel] = len(counts) - 1
         found["saturation"][0, channel] = saturation_of(image)
         share, extent = (0.0, 0.0) if is_noise else foreground_of(field)
         found["foreground"][0, channel], found["extent"][0, channel] = share, extent
@@ -129,19 +169,17 @@ def foreground_of(field: np.ndarray[Any, np.dtype[Any]]) -> tuple[float, float]:
         Share, 0 to 1, and mean length in px of the chords that rows and columns cut out of the
         foreground; both 0 if all pixels are equal.
     """
-    height, width = (length // 2 * 2 for length in field.shape)
-    rows = field[:height:2].astype(np.uint32) + field[1:height:2]
-    small = (rows[:, :width:2] + rows[:, 1:width:2]) >> 2
-    threshold = _otsu(np.bincount(small.ravel()))
+    from wsdino.screen.passes import average_fours, chords_above
+
+    height, width = (length // 2 for length in field.shape)
+    if not height * width:
+        return 0.0, 0.0
+    small = np.empty((height, width), field.dtype)
+    average_fours(np.ascontiguousarray(field), small)
+    threshold = _otsu(histogram(small))
     if threshold is None:
         return 0.0, 0.0
-    bright = small > threshold
-    num = int(np.count_nonzero(bright))
-    # A chord ends where the next pixel is dark, or at the border.
-    ends = sum(
-        np.count_nonzero(here[:-1] & ~here[1:]) + np.count_nonzero(here[-1])
-        for here in (bright, bright.T)
-    )
+    num, ends = chords_above(small, field.dtype.type(threshold))
     return num / small.size, 2 * (2 * num / ends)
 
 
@@ -162,8 +200,10 @@ def relatedness_of(field: np.ndarray[Any, np.dtype[np.float32]]) -> float:
 
     It is near 0 for camera noise and above 0.8 for cells.
     """
-    variance = float(field.var())
-    return 1 - _difference(field, 1) / variance if variance > 0 else 0.0
+    from wsdino.screen.passes import variance
+
+    spread = variance(np.ascontiguousarray(field))
+    return 1 - _difference(field, 1) / spread if spread > 0 else 0.0
 
 
 def focus_of(field: np.ndarray[Any, np.dtype[np.float32]]) -> float:
@@ -182,8 +222,11 @@ def _difference(field: np.ndarray[Any, np.dtype[np.float32]], lag: int) -> float
     """Half the mean squared difference of pixels `lag` apart, along both axes."""
     if min(field.shape) <= lag:
         return 0.0
-    down, across = field[lag:] - field[:-lag], field[:, lag:] - field[:, :-lag]
-    return float(np.vdot(down, down) / down.size + np.vdot(across, across) / across.size) / 4
+    from wsdino.screen.passes import squared_differences
+
+    height, width = field.shape
+    down, across = squared_differences(np.ascontiguousarray(field), lag)
+    return float(down / ((height - lag) * width) + across / (height * (width - lag))) / 4
 
 
 def spectrum_of(
@@ -203,33 +246,32 @@ def spectrum_of(
         of 2 to 2.8 px) to the coarsest (90 to 128 px); NaN where the field is too small for a band,
         or has no power at all. Only differences between bands and between fields mean anything.
     """
+    from wsdino.screen.passes import power_in_bands, windowed
+
     side = len(field)
-    window = _window(side)
-    centred = (field - float(np.vdot(field, window)) / float(window.sum())) * window
-    transformed = fft.rfft2(centred, overwrite_x=True)
-    power = transformed.real**2 + transformed.imag**2
-    bands, counts = _bands(side)
-    sums = np.bincount(bands.ravel(), power.ravel(), minlength=NUM_BANDS + 1)[:NUM_BANDS]
+    transformed = fft.rfft2(windowed(np.ascontiguousarray(field), _window(side)), overwrite_x=True)
+    starts, counts = _bands(side)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.log2(sums / counts)
+        found = np.log2(power_in_bands(transformed, starts) / counts)
     return np.where(np.isfinite(found), found, np.nan).astype(np.float32)
 
 
 @cache
-def _window(side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    hann = np.hanning(side + 2)[1:-1].astype(np.float32)
-    return hann[:, None] * hann
+def _window(side: int) -> NDArray[np.float32]:
+    """Hann's window along one axis; a field's is its product with itself."""
+    return np.hanning(side + 2)[1:-1].astype(np.float32)
 
 
 @cache
-def _bands(
-    side: int,
-) -> tuple[np.ndarray[Any, np.dtype[np.intp]], np.ndarray[Any, np.dtype[np.intp]]]:
-    """Band of each coefficient, NUM_BANDS for those in none, and how many a band has."""
+def _bands(side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each band begins in each row of coefficients, and how many each band has.
+
+    Along a row frequencies grow, so that each band has the columns from ``starts[:, band + 1]`` up
+    to ``starts[:, band]``, the finest band last.
+    """
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     with np.errstate(divide="ignore"):
         # Frequencies beyond 1/2, in the corners, are in no band.
         position = np.floor(2 * np.log2(0.5 / frequency))
-    position[(position < 0) | (position >= NUM_BANDS)] = NUM_BANDS
-    bands = position.astype(np.intp)
-    return bands, np.bincount(bands.ravel(), minlength=NUM_BANDS + 1)[:NUM_BANDS]
+    starts = np.stack([(position >= band).sum(axis=1) for band in range(NUM_BANDS + 1)], axis=1)
+    return starts, (starts[:, :-1] - starts[:, 1:]).sum(axis=0)

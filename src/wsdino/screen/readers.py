@@ -207,7 +207,8 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
     what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
     if is_remote(path):
         raise TableError(
-            f"{shown(path)}: an address must be that of a table (LoadData or a manifest) or of an "
-            "OME-Zarr plate; copy other screens to a disk first"
+            f"{shown(path)}: an address must be that of a table (LoadData or a manifest), of an "
+            "OME-Zarr plate, or of a tree of the Cell Painting Gallery on a server that lists its "
+            "folders; copy other screens to a disk first"
         )
     raise TableError(f"{path}: {what}; a screen is {accepted()}")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import imagecodecs
 import numpy as np
 
@@ -74,6 +75,16 @@ def remote_states(paths: Iterable[Path]) -> dict[Path, int | None]:
 def digest_of(content: bytes) -> int:
     """Return a digest of 64 bits."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def crc_of(content: bytes) -> int:
+    """Return two checksums of 32 bits, by different polynomials, as one of 64.
+
+    Together they are one cyclic code, by the product of both polynomials. That takes a tenth of the
+    time of :func:`digest_of`, for what nobody forges.
+    """
+    untyped: Any = imagecodecs
+    return int(untyped.deflate_crc32(content) << 32 | google_crc32c.value(content))
 
 
 def image_states(planes: Sequence[Plane]) -> list[int | None]:

@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 50.0, 99.0)
 
 
+def histogram(field: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how often each value occurs.
+
+    Parameters
+    ----------
+    field
+        (H, W), uint8 or uint16.
+
+    Returns
+    -------
+    numpy.ndarray
+        (maximum + 1,) int64, by value from 0.
+    """
+    from wsdino.screen.passes import count_values
+
+    counts = np.zeros(int(field.max()) + 1, np.uint32)
+    count_values(np.ascontiguousarray(field), counts)
+    return counts.astype(np.int64)
+
+
 def site_statistics(
-    pixels: np.ndarray[Any, np.dtype[Any]],
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+    pixels: NDArray[Any], histograms: Sequence[NDArray[np.int64]] | None = None
+) -> NDArray[np.float32]:
     """Return mean, standard deviation and percentiles 1, 50, 99 of each channel.
 
     Parameters
     ----------
     pixels
         (C, H, W), uint8 or uint16.
+    histograms
+        The C histograms, by :func:`histogram`; None: they are made.
 
     Returns
     -------
     numpy.ndarray
         (C, 5) float32. Percentiles are interpolated linearly, as :func:`numpy.percentile` does.
     """
-    return np.stack([_channel_statistics(channel) for channel in pixels]).astype(np.float32)
+    counted = [histogram(field) for field in pixels] if histograms is None else histograms
+    return np.stack([_channel_statistics(counts) for counts in counted]).astype(np.float32)
 
 
-def _channel_statistics(
-    channel: np.ndarray[Any, np.dtype[Any]],
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    # A histogram of 16-bit values takes a tenth of the time of partial sorting.
-    counts = np.bincount(channel.ravel())
+def _channel_statistics(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     values = np.arange(len(counts), dtype=np.float64)
-    num_pixels = channel.size
+    num_pixels = counts.sum()
     mean = counts @ values / num_pixels
     std = np.sqrt(counts @ (values - mean) ** 2 / num_pixels)
     below = np.cumsum(counts)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
-from .raster import kernel, noise_tile
+from wsdino.compiled import kernel
+
+from .raster import noise_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,24 +7,20 @@ be drawn; all lengths are pixels, all angles radians, and y comes before x.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit  # type: ignore[import-untyped, unused-ignore]
 from scipy.ndimage import gaussian_filter
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from wsdino.compiled import kernel
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int32]
     Records = NDArray[np.void]
-
-F = TypeVar("F", bound="Callable[..., Any]")
 
 NUM_ANGLES = 64  # samples of a cell's outline
 OUTSIDE = 9.0  # relative distance that is beyond every cell
@@ -52,14 +48,6 @@ FILAMENT = np.dtype([
     ("length", "f4"), ("weight", "f4"),
 ])  # fmt: skip
 DOT = np.dtype([("cell", "i4"), ("y", "f4"), ("x", "f4"), ("radius", "f4"), ("weight", "f4")])
-
-
-def kernel(function: F) -> F:
-    """Compile a function with numba when it is first called, and keep it on disk if possible."""
-    compiled = njit(fastmath=True, error_model="numpy")(function)
-    with suppress(RuntimeError):  # a read-only installation without a home folder
-        compiled.enable_caching()
-    return cast("F", compiled)
 
 
 @cache

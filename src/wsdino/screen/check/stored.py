@@ -21,7 +21,13 @@ from wsdino.progress import Meter, say
 from wsdino.screen.check.evidence import Evidence, Finding
 from wsdino.screen.check.table import VALUE_RANGE, lines, run_checks
 from wsdino.screen.convert import in_threads
-from wsdino.screen.measures import MEASURES, no_measures, site_measures, unmeasured
+from wsdino.screen.measures import (
+    MEASURES,
+    digest_named,
+    no_measures,
+    site_measures,
+    unmeasured,
+)
 from wsdino.screen.store import MANIFEST, Store, open_store
 from wsdino.tables.columns import QUALITY
 
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINDINGS = "check.json"
-VERSION = 1
+VERSION = 2
 """Changes whenever the same screen may be found otherwise."""
 QUALITIES = ("Focus", "Saturation", "Foreground", "Intensity")
 
@@ -160,9 +166,10 @@ def measures_of(store: Store) -> NDArray[Any]:
         if (stored.shape, stored.dtype) == (found.shape, found.dtype):
             found = stored
     missing = unmeasured(found).tolist()
+    digest = digest_named(store.attributes)
 
     def measure(site: int) -> None:
-        found[site] = site_measures(store[site])
+        found[site] = site_measures(store[site], digest=digest)
 
     with Meter("measure", len(missing), last_line=False) as meter:
         for _ in in_threads(measure, [(site,) for site in missing], num_threads=num_cpus()):

@@ -4,7 +4,8 @@ Source: https://broadinstitute.github.io/cellpainting-gallery/data_structure.htm
 `<source>/images/<batch>/images/<plate>__<date>.../`, illumination functions in
 `<source>/images/<batch>/illum/<plate>/`, their names in
 `<source>/workspace/load_data_csv/<batch>/<plate>/load_data.csv`, and what wells received in
-`<source>/workspace/metadata/`.
+`<source>/workspace/metadata/`. Of a tree at an address the tables are copied and read, and the
+images, named by their addresses, stay there (:mod:`wsdino.screen.layouts.gallery_copy`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.progress import say
+from wsdino.remote import is_remote, shown
+from wsdino.screen.layouts.gallery_copy import LOAD_DATA, TABLES, Copy, folders_at, tables_copied
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import BATCH, FILE_PREFIXES, PLATE
-from wsdino.tables.files import read_file
+from wsdino.tables.files import is_table, read_file
 from wsdino.tables.identity import texts
 from wsdino.tables.manifest import channels_of
 from wsdino.tables.welltables import (
@@ -33,16 +36,15 @@ from wsdino.tables.welltables import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-LOAD_DATA = "load_data_csv"
 _FOLDER = "batch_folder"
-# The first of a plate's tables that is there; those that name illumination functions say more.
-TABLES = ("load_data_with_illum", "load_data")
 # Folders that published paths share with a tree on disk, wherever that is.
 ANCHORS = ("images", "illum")
 
 
 def recognises(path: Path) -> bool:
     """Whether a path is a project, a source, a workspace, or a part of its `load_data_csv`."""
+    if is_remote(path):
+        return not is_table(path) and bool(folders_at(path))
     return path.is_dir() and any(_plates(folder) for folder in _folders(path))
 
 
@@ -56,7 +58,20 @@ def read(path: Path, text: Collection[str]) -> RawTable:
     ------
     TableError
         A table can't be read.
+    ImageError
+        A tree at an address can't be listed, or a table of it can't be fetched.
     """
+    if not is_remote(path):
+        return _read(path, text, None)
+    with tables_copied(path) as copy:
+        raw = _read(copy.of(path), text, copy)
+        wells = raw.wells
+        if wells is not None:
+            wells = WellTable(wells.table, copy.in_words(wells.origin), wells.by_batch)
+        return RawTable(raw.table, path, wells)
+
+
+def _read(path: Path, text: Collection[str], copy: Copy | None) -> RawTable:
     folders = {
         folder.absolute(): plates for folder in _folders(path) if (plates := _plates(folder))
     }
@@ -64,13 +79,14 @@ def read(path: Path, text: Collection[str]) -> RawTable:
     tables, wells = [], []
     for folder, plates in folders.items():
         source = _source_of(folder)
-        found = [_read_plate(source, *plate, text) for plate in plates]
+        found = [_read_plate(source, *plate, text, copy) for plate in plates]
         table = pd.concat(found, ignore_index=True)
         if SOURCE not in table and several:
             table[SOURCE] = source.name
         batches = sorted({batch for _, batch in plates})
-        say(f"{folder}: read {len(found)} LoadData tables of {', '.join(batches)}")
-        _say_without_table(folder)
+        where = folder if copy is None else shown(copy.original(folder))
+        say(f"{where}: read {len(found)} LoadData tables of {', '.join(batches)}")
+        _say_without_table(folder, where)
         known = _wells_of(source, batches, text)
         own = _own_batches(table)
         table[BATCH] = table.pop(_FOLDER).map(own)
@@ -134,17 +150,19 @@ def _table_of(plate: Path) -> Path | None:
     return next((table for name in TABLES if (table := find_table(plate, name))), None)
 
 
-def _say_without_table(folder: Path) -> None:
+def _say_without_table(folder: Path, where: Path | str) -> None:
     """Say which plates have a folder, but no table under a known name."""
     bare = [plate for plate in _plate_folders(folder) if _table_of(plate) is None]
     if bare:
         say(
-            f"{folder}: {len(bare)} folders of plates have no table named {' or '.join(TABLES)} "
+            f"{where}: {len(bare)} folders of plates have no table named {' or '.join(TABLES)} "
             f"and are left out, such as {bare[0].relative_to(folder)}"
         )
 
 
-def _read_plate(source: Path, path: Path, batch: str, text: Collection[str]) -> pd.DataFrame:
+def _read_plate(
+    source: Path, path: Path, batch: str, text: Collection[str], copy: Copy | None
+) -> pd.DataFrame:
     table = read_file(path, text=text)
     if table.empty:
         raise TableError(f"{path}: the table has no rows")
@@ -160,12 +178,16 @@ def _read_plate(source: Path, path: Path, batch: str, text: Collection[str]) -> 
     for name in table.columns:
         if name.startswith(("PathName_", "URL_")):
             known = {
-                given: _on_disk(given, source, batch, path.parent) for given in set(table[name])
+                given: _on_disk(given, source, batch, path.parent)
+                if copy is None
+                else _at_address(given, copy.original(source), batch, copy.original(path.parent))
+                for given in set(table[name])
             }
             table[name] = table[name].map(known)
     for channel in channels_of(table):
         if not {f"PathName_{channel}", f"URL_{channel}"} & set(table):
-            table[f"PathName_{channel}"] = str(path.parent)
+            folder = path.parent if copy is None else copy.original(path.parent)
+            table[f"PathName_{channel}"] = shown(folder)
     return table.assign(**{_FOLDER: batch})
 
 
@@ -195,6 +217,25 @@ def _on_disk(given: str | None, source: Path, batch: str, folder: Path) -> str |
     return str(
         next((up / given for up in (folder, source) if (up / given).exists()), folder / given)
     )
+
+
+def _at_address(given: str | None, source: Path, batch: str, folder: Path) -> str | None:
+    """Return where a folder or file of the Gallery is in a tree at an address; as `_on_disk`."""
+    if not isinstance(given, str) or not given.strip():
+        return given
+    inside = below_anchor(given)
+    if inside is not None:
+        return shown(source.joinpath("images", batch, *inside))
+    if "://" in given or Path(given).is_absolute():
+        return given
+    return shown(folder / given)
+
+
+def below_anchor(given: str) -> tuple[str, ...] | None:
+    """Return the end of a published path that it shares with every tree; None if it has none."""
+    parts = PurePosixPath(given.strip().replace("\\", "/")).parts
+    last = max((place for place, part in enumerate(parts) if part in ANCHORS), default=None)
+    return None if last is None or ".." in parts else parts[last:]
 
 
 def _wells_of(source: Path, batches: list[str], text: Collection[str]) -> WellTable | None:

@@ -1,0 +1,24 @@
+"""Inner loops, compiled by numba when they are first called."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from numba import njit  # type: ignore[import-untyped, unused-ignore]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def kernel(function: F) -> F:
+    """Compile a function when it is first called, and keep it on disk if possible.
+
+    Other threads run while it does: it holds no lock of the interpreter.
+    """
+    compiled = njit(fastmath=True, error_model="numpy", nogil=True)(function)
+    with suppress(RuntimeError):  # a read-only installation without a home folder
+        compiled.enable_caching()
+    return cast("F", compiled)
