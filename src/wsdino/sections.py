@@ -24,6 +24,7 @@ from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile import methods
 from wsdino.screen.illumination import DEFAULT, illumination_method
 from wsdino.screen.manifest import Missing  # noqa: TC001 pydantic reads it
+from wsdino.tables.columns import MAX_PIXEL_SIZE, MIN_PIXEL_SIZE
 from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import distill
 from wsdino.train.options import Optimisation
@@ -72,6 +73,8 @@ class ScreenSection(Section):
     illumination: str = DEFAULT
     # Size of a field in the store relative to the source's images.
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
+    # Width of a pixel of the source's images in µm, for scale bars; by default what the source says.
+    pixel_size: Annotated[float, Ge(MIN_PIXEL_SIZE), Le(MAX_PIXEL_SIZE)] | None = None
     # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
     # left out of training, embedding and profiles; by default none is.
     keep: str | None = None

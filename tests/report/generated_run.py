@@ -26,6 +26,12 @@ class MemoryStore:
     images: np.ndarray
     manifest: pd.DataFrame
     channels: tuple[str, ...] = ("DAPI", "Tubulin", "Actin")
+    pixel_size: float = 0.65
+
+    @property
+    def pixel_sizes(self) -> np.ndarray:
+        """Width of a pixel of each site in micrometres."""
+        return np.full(len(self), self.pixel_size)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from generated_run import NASTY, MeanModel, make_run, make_screen, make_sites
 
 from wsdino.report.html import write_report
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 READY = "html[data-explorer=ready]"
@@ -260,6 +263,46 @@ def test_an_open_compound_has_its_controls_beside_it(page: Page) -> None:
     images = compound.locator("img").count()
     compound.locator("summary").click()
     sync_api.expect(compound.locator("img")).to_have_count(2 * images)
+
+
+def bar_px(picture: Locator) -> float:
+    """Measure the scale bar that is drawn over a picture, in pixels of the screen."""
+    image = picture.locator("img").first
+    image.evaluate("each => { each.style.visibility = 'hidden'; }")
+    picture.evaluate("each => { each.style.background = '#000'; }")
+    picture.scroll_into_view_if_needed()
+    drawn = Image.open(io.BytesIO(picture.screenshot())).convert("L")
+    height = round(image.bounding_box()["height"])
+    # Without the margin, where the page may shine through; the longest row of white is the bar.
+    rows = np.asarray(drawn)[height // 2 : height - 2, 2:-2]
+    texts = ("".join(map(str, (row > 250).astype(int))) for row in rows)
+    return max(len(run) for text in texts for run in re.findall("1+", text))
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_scale_bars_are_as_long_as_they_say(browser: Browser, report: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_selector(READY, state="attached")
+    page.mouse.click(*move_to(page, 1))
+    compound = page.locator("details.compound[id]").nth(1)
+    compound.locator("summary").click()
+    # Of fields of 48 x 64 px, 0.65 um wide each, all but those of attention are cut to 48 px.
+    pictures = [
+        (page.locator("#example_fields figure").first, 48),
+        (compound.locator("figure").first, 48),
+        (compound.locator("figure .frame").first, 48),
+        (page.locator("#explorer-details .pair .frame").first, 48),
+        (page.locator("#attention .frame").first, 64),
+    ]
+    for picture, num_pixels in pictures:
+        micrometres = float(picture.get_attribute("data-bar").removesuffix(" µm"))
+        shown = picture.locator("img").first.bounding_box()["width"]
+        expected = micrometres / 0.65 * shown / num_pixels
+        assert bar_px(picture) == pytest.approx(expected, abs=1.01)
+    assert page.locator("#attention [data-bar]").count() == 3
+    context.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])

@@ -12,6 +12,7 @@ from wsdino.atomic import sweep, writing
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
 from wsdino.report.images import Fields, composite, stretch
+from wsdino.report.scale_bar import draw_bar
 from wsdino.report.words import concentration
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def attention_figure(
     network_names: Sequence[str],
     quantiles: tuple[float, float] = QUANTILES,
     title: str = "",
+    pixel_size: float = float("nan"),
 ) -> Figure:
     """Draw where each network and head looks in one field.
 
@@ -156,6 +158,8 @@ def attention_figure(
         As in :func:`attention_panels`.
     title
         Put above the figure.
+    pixel_size
+        Width of a pixel of the field in micrometres, for a scale bar; NaN: unknown.
 
     Returns
     -------
@@ -189,6 +193,7 @@ def attention_figure(
                 axes.imshow(panel.picture)
                 axes.set_title(panel.caption.replace(", ", "\n"), fontsize=8)
                 axes.set_axis_off()
+            draw_bar(axes_row[0], panels[0].picture.shape[:2], pixel_size)
         bar = figure.colorbar(
             ScalarMappable(cmap=COLOURS),
             ax=figure.axes,
@@ -324,6 +329,7 @@ def save_attention(
                 network_names=model.network_names,
                 quantiles=quantiles,
                 title=site_title(row),
+                pixel_size=float(store.pixel_sizes[site]),
             )
             # Once for all formats: each drawing would move what was laid out before.
             figure.draw_without_rendering()

@@ -19,6 +19,7 @@ from wsdino.report.attention import (
     site_treatment,
 )
 from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
+from wsdino.report.scale_bar import scale_bar
 from wsdino.report.style import MoaStyle, channel_colours, hex_colour, linear_stops
 from wsdino.report.treated import moas_of
 from wsdino.runrecord import Omitted
@@ -56,11 +57,13 @@ def example_fields(
         sites = [int(rows.index[position]) for position in example_sites(rows, num=num)]
         pictures = [
             (
-                data_uri(composite(middle(np.asarray(store[site])), store.channels)),
+                data_uri(composite(field, store.channels)),
                 site_treatment(manifest.iloc[site]),
                 site_place(manifest.iloc[site]),
+                scale_bar(store.pixel_sizes[site], field.shape[2]),
             )
             for site in sites
+            for field in [middle(np.asarray(store[site]))]
         ]
         cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
     return {
@@ -104,6 +107,7 @@ def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
     return {
         "title": site_title(store.manifest.iloc[site]),
         "rows": [[(p.caption, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+        "bar": scale_bar(store.pixel_sizes[site], rows[0][0].picture.shape[1]),
     }
 
 

@@ -30,6 +30,7 @@ from wsdino.screen.records import (
     set_state,
 )
 from wsdino.screen.shards import pixel_files
+from wsdino.tables.columns import PIXEL_SIZE
 from wsdino.tables.keep import rows_to_keep
 
 if TYPE_CHECKING:
@@ -114,6 +115,16 @@ class Store:
     def image_shape(self) -> tuple[int, int]:
         """Height and width in pixels of the images that it was made from."""
         return image_shape(self._images)
+
+    @property
+    def pixel_sizes(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(N,) width of a pixel of each site in micrometres, NaN where that isn't known.
+
+        That of its images, `Metadata_PixelSize`, times how many of their pixels make one here.
+        """
+        unknown = pd.Series(np.nan, index=self.manifest.index)
+        widths = self.manifest.get(PIXEL_SIZE, unknown).to_numpy(np.float64)
+        return widths * (self.image_shape[1] / self.field_shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -37,7 +37,7 @@ const swatch = (colour, shape) => {
   path.setAttribute("fill", colour); svg.append(path);
   return svg;
 };
-const {save, csv} = globalThis.wsdino;
+const {save, csv, framed, copied} = globalThis.wsdino;
 
 // Colour, shape and legend.
 const styleOf = (each, code) => {
@@ -116,8 +116,8 @@ const legend = () => {
 
 // Pictures: those of the page, coloured by the same filter.
 const picture = (id, alt) => {
-  const known = data.sources ? data.sources[id] && {src: data.sources[id], className: ""} : $(id);
-  return known ? make("img", "", {src: known.src, alt, class: known.className}) : null;
+  if (!data.sources) return copied(id, alt);
+  return data.sources[id] ? framed(make("img", "", {src: data.sources[id], alt}), data.bars[id]) : null;
 };
 const pair = (row) => {
   const [place, plate] = data.pictures[row] || [];
@@ -157,7 +157,8 @@ const details = () => {
     const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
     const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
     const thumb = picture(`picture-${other}`, "");
-    list.append(make("li", [...(thumb ? [thumb] : []), make("div", [
+    // Too small for a scale bar.
+    list.append(make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
       button(all.names[other], () => { toLevel("treatments"); pick([other]); }),
       make("span", facts.filter(Boolean).join(", "), {class: "note"})])]));
   }

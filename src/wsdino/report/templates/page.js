@@ -94,18 +94,35 @@ if (long) {
   addEventListener("beforeprint", () => { shown = rows.length; fill(); });
 }
 
+// Pictures with their scale bars: those of the page, anew.
+const framed = (image, [label, width] = []) => {
+  const frame = document.createElement("span");
+  frame.className = "frame";
+  frame.append(image);
+  if (label) {
+    frame.dataset.bar = label;
+    frame.style.setProperty("--bar", width);
+  }
+  return frame;
+};
+const copied = (id, alt) => {
+  const known = document.getElementById(id);
+  if (!known) return null;
+  const copy = new Image(), {dataset, style} = known.parentElement;
+  copy.src = known.src; copy.alt = alt ?? known.alt; copy.className = known.className;
+  return framed(copy, [dataset.bar, style.getPropertyValue("--bar")]);
+};
+
 // Fields of controls beside those of a compound, once it is opened.
 for (const compound of document.querySelectorAll("details.compound")) compound.addEventListener("toggle", () => {
   if (!compound.open || compound.dataset.filled) return;
   compound.dataset.filled = "yes";
   for (const figure of compound.querySelectorAll("figure[data-control]")) {
-    const control = document.getElementById(figure.dataset.control);
+    const control = copied(figure.dataset.control);
     if (!control) continue;
     const beside = document.createElement("figure"), caption = document.createElement("figcaption");
-    const copy = new Image();
-    copy.src = control.src; copy.alt = control.alt; copy.className = control.className;
-    caption.textContent = control.alt;
-    beside.append(copy, caption);
+    caption.textContent = control.firstChild.alt;
+    beside.append(control, caption);
     figure.after(beside);
   }
 });
@@ -116,11 +133,8 @@ const fillPairs = (part) => {
     row.dataset.filled = "yes";
     const cells = [row.cells[0], row.cells[2]];
     row.dataset.pair.split(" ").forEach((number, n) => {
-      const known = document.getElementById(`picture-${number}`);
-      if (!known) return;
-      const copy = new Image();
-      copy.src = known.src; copy.alt = known.alt; copy.className = known.className;
-      cells[n].append(copy);
+      const copy = copied(`picture-${number}`);
+      if (copy) cells[n].append(copy);
     });
   }
 };
@@ -144,7 +158,7 @@ const cell = (value) => {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
-globalThis.wsdino = {save, csv};
+globalThis.wsdino = {save, csv, framed, copied};
 const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-weight", "text-anchor"];
 const drawing = (svg) => {
   const copy = svg.cloneNode(true), there = [svg, ...svg.querySelectorAll("*")], here = [copy, ...copy.querySelectorAll("*")];
