@@ -85,7 +85,14 @@ _PARTNERS = _under("pairing", "partner_from", "fallback", "num_partners", "partn
 EFFECTS: tuple[Effect, ...] = (
     Effect(
         keys=_under(
-            "screen", "platemap", "columns", "controls", "illumination", "scale", "missing", "pixel_size"
+            "screen",
+            "platemap",
+            "columns",
+            "controls",
+            "illumination",
+            "scale",
+            "missing",
+            "pixel_size",
         ),
         given="screen.source",
         when=lambda config: config.screen.source is not None,

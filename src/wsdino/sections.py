@@ -73,7 +73,7 @@ class ScreenSection(Section):
     illumination: str = DEFAULT
     # Size of a field in the store relative to the source's images.
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
-    # Width of a pixel of the source's images in µm, for scale bars; by default what the source says.
+    # Width of a pixel of the source's images in µm, for scale bars; by default what these say.
     pixel_size: Annotated[float, Ge(MIN_PIXEL_SIZE), Le(MAX_PIXEL_SIZE)] | None = None
     # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
     # left out of training, embedding and profiles; by default none is.

@@ -7,7 +7,8 @@ import pytest
 from generated_run import MeanModel, make_store
 from matplotlib.patches import Rectangle
 
-from wsdino.report.attention import attention_figure, site_maps
+from wsdino.report.attention import attention_figure
+from wsdino.report.attentive import site_maps
 from wsdino.report.scale_bar import MAX_SHARE, scale_bar
 
 
@@ -22,9 +23,7 @@ from wsdino.report.scale_bar import MAX_SHARE, scale_bar
         (0.05, 100, "2 µm"),
     ],
 )
-def test_the_longest_round_length_that_fits(
-    pixel_size: float, num_pixels: int, label: str
-) -> None:
+def test_the_longest_round_length_that_fits(pixel_size: float, num_pixels: int, label: str) -> None:
     bar = scale_bar(pixel_size, num_pixels)
     assert bar is not None
     assert bar.label == label
@@ -48,9 +47,7 @@ def test_a_figure_for_papers_has_it_on_the_field(pixel_size: float) -> None:
         network_names=model.network_names,
         pixel_size=pixel_size,
     )
-    bars = [
-        patch for axes in figure.axes for patch in axes.patches if isinstance(patch, Rectangle)
-    ]
+    bars = [patch for axes in figure.axes for patch in axes.patches if isinstance(patch, Rectangle)]
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     if np.isnan(pixel_size):
         assert (bars, texts) == ([], [])

@@ -214,7 +214,9 @@ FORMATS = (
     ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size, _tiff_pixel_size),
     ImageFormat("PNG", (".png",), _png, size=_png_size),
     ImageFormat("NumPy", NUMPY, _numpy),
-    ImageFormat("CZI, ND2, LIF", MICROSCOPES, _bioio, _bioio_contents, pixel_size=_bioio_pixel_size),
+    ImageFormat(
+        "CZI, ND2, LIF", MICROSCOPES, _bioio, _bioio_contents, pixel_size=_bioio_pixel_size
+    ),
     ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size, pixel_size=_omezarr_pixel_size),
 )
 

@@ -34,9 +34,7 @@ def require_pixel_size(given: float | None) -> None:
         )
 
 
-def with_pixel_sizes(
-    manifest: pd.DataFrame, given: float | None, *, origin: str
-) -> pd.DataFrame:
+def with_pixel_sizes(manifest: pd.DataFrame, given: float | None, *, origin: str) -> pd.DataFrame:
     """Add `Metadata_PixelSize`, the width of a pixel of each site's images in micrometres.
 
     Parameters

@@ -90,10 +90,11 @@ def survey(
     Survey
         Its facts are ``source``, ``batches``, ``plates``, ``wells``, ``sites``, ``sites_per_well``,
         ``channels`` and ``pixel_sizes`` (widths of a pixel in micrometres); ``images``: ``files``,
-        their ``kinds`` (size and type, how many, an example), and files that are ``missing``, ``unreadable`` and ``unnamed`` (below the screen's
-        folders, in no row), each with a count and the first names; ``compounds``, ``treatments``,
-        ``annotated_compounds``; ``controls``: names, ``wells``, ``sites``, and plates without any;
-        ``replicates``: wells, plates and batches of a treatment, minimum, median and maximum.
+        their ``kinds`` (size and type, how many, an example), and files that are ``missing``,
+        ``unreadable`` and ``unnamed`` (below the screen's folders, in no row), each with a count
+        and the first names; ``compounds``, ``treatments``, ``annotated_compounds``; ``controls``:
+        names, ``wells``, ``sites``, and plates without any; ``replicates``: wells, plates and
+        batches of a treatment, minimum, median and maximum.
 
     Raises
     ------

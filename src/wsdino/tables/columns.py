@@ -167,7 +167,11 @@ SYNONYMS = (
     Synonyms(
         PIXEL_SIZE,
         (
-            *(f"pixel{sign}size{unit}" for sign in ("", "_") for unit in ("", "_um", "_micrometer")),
+            *(
+                f"pixel{sign}size{unit}"
+                for sign in ("", "_")
+                for unit in ("", "_um", "_micrometer")
+            ),
             "um_per_pixel",
             "microns_per_pixel",
             "micrometers_per_pixel",
