@@ -186,7 +186,7 @@ def attention_figure(
                 axes.imshow(panel.picture)
                 axes.set_title(panel.caption.replace(", ", "\n"), fontsize=8)
                 axes.set_axis_off()
-            draw_bar(axes_row[0], panels[0].picture.shape[:2], pixel_size)
+            draw_bar(axes_row[0], panels[0].picture, pixel_size)
         bar = figure.colorbar(
             ScalarMappable(cmap=COLOURS),
             ax=figure.axes,

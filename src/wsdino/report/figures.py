@@ -330,7 +330,9 @@ def curve_rows(
     rows: list[list[Any]] = [["of", "curve", unit, "value"]]
     for name, frame in shown.items():
         x = frame.get(unit, frame.index.to_series()).to_numpy(dtype=np.float64)
-        drawn = {title: column} | ({"largest possible": ceiling} if ceiling in frame else {})
+        drawn = {title: column}
+        if ceiling and ceiling in frame:
+            drawn["largest possible"] = ceiling
         for curve, own in drawn.items():
             points = zip(*thin(x, frame[own].to_numpy()), strict=True)
             rows += [[display_name(name), curve, round(a, 1), float(f"{b:.6g}")] for a, b in points]

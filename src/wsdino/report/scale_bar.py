@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
 
 # A bar is the longest of 1, 2 and 5 times a power of ten that takes no more of a picture's width.
@@ -63,21 +64,21 @@ def scale_bar(pixel_size: float, num_pixels: int) -> ScaleBar | None:
     return ScaleBar(length, length / width)
 
 
-def draw_bar(axes: Axes, shape: tuple[int, int], pixel_size: float) -> None:
+def draw_bar(axes: Axes, picture: np.ndarray, pixel_size: float) -> None:
     """Draw the scale bar of a picture in matplotlib, at its lower right.
 
     Parameters
     ----------
     axes
         Shows the picture (`imshow`).
-    shape
-        Its height and width in pixels of the field.
+    picture
+        (H, W, 3), in pixels of the field.
     pixel_size
         Width of one in micrometres; NaN: unknown, and nothing is drawn.
     """
     from matplotlib.patches import Rectangle
 
-    height, width = shape
+    height, width = picture.shape[:2]
     bar = scale_bar(pixel_size, width)
     if bar is None:
         return

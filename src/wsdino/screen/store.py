@@ -123,7 +123,7 @@ class Store:
         That of its images, `Metadata_PixelSize`, times how many of their pixels make one here.
         """
         unknown = pd.Series(np.nan, index=self.manifest.index)
-        widths = self.manifest.get(PIXEL_SIZE, unknown).to_numpy(np.float64)
+        widths = np.asarray(self.manifest.get(PIXEL_SIZE, unknown), dtype=np.float64)
         return widths * (self.image_shape[1] / self.field_shape[1])
 
     @property
