@@ -86,7 +86,8 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
 def dosed(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A page with doses, training curves and heat maps, without pictures; few enough for PCA."""
     run = make_run(tmp_path_factory.mktemp("dosed") / "run", num_per_moa=1, num_doses=3)
-    sites = make_sites(pd.read_parquet(run / "profiles.parquet").iloc[:3], num_controls=1)
+    # Two controls on a plate, so that there are distances to draw.
+    sites = make_sites(pd.read_parquet(run / "profiles.parquet").iloc[:2], num_controls=2)
     with opened(browser, write_report(run, sites=sites)) as page:
         yield page
 
