@@ -24,7 +24,7 @@ from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile import methods
 from wsdino.screen.illumination import DEFAULT, illumination_method
 from wsdino.screen.manifest import Missing  # noqa: TC001 pydantic reads it
-from wsdino.tables.columns import MAX_PIXEL_SIZE, MIN_PIXEL_SIZE
+from wsdino.screen.pixel_sizes import MAX_PIXEL_SIZE, MIN_PIXEL_SIZE
 from wsdino.train.crops import ViewPlan
 from wsdino.train.objectives import distill
 from wsdino.train.options import Optimisation

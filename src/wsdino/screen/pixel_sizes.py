@@ -24,6 +24,14 @@ from wsdino.tables.columns import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+__all__ = [
+    "MAX_PIXEL_SIZE",
+    "MIN_PIXEL_SIZE",
+    "pixel_size_of",
+    "require_pixel_size",
+    "with_pixel_sizes",
+]
+
 
 def require_pixel_size(given: float | None) -> None:
     """Raise InputError if a user's value is no width of a pixel in micrometres."""

@@ -122,9 +122,11 @@ class Store:
 
         That of its images, `Metadata_PixelSize`, times how many of their pixels make one here.
         """
-        unknown = pd.Series(np.nan, index=self.manifest.index)
-        widths = np.asarray(self.manifest.get(PIXEL_SIZE, unknown), dtype=np.float64)
-        return widths * (self.image_shape[1] / self.field_shape[1])
+        known = self.manifest.get(PIXEL_SIZE, np.nan)
+        widths: np.ndarray[Any, np.dtype[np.float64]] = np.full(len(self), np.nan)
+        widths[:] = known
+        widths *= self.image_shape[1] / self.field_shape[1]
+        return widths
 
     @property
     def dtype(self) -> np.dtype[Any]:

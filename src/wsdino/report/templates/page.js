@@ -180,7 +180,9 @@ const drawing = (svg, place = {}) => {
   copy.setAttribute("height", height);
   copy.style.fontFamily = "sans-serif";
   for (const [name, value] of Object.entries(place)) copy.setAttribute(name, value);
-  return new XMLSerializer().serializeToString(copy);
+  // Colours of the page that a drawing shares between its parts.
+  const ofPage = getComputedStyle(document.documentElement);
+  return new XMLSerializer().serializeToString(copy).replace(/var\((--[\w-]+)\)/g, (_, name) => ofPage.getPropertyValue(name).trim());
 };
 // Several small figures, drawings or pictures, as one, with their captions and scale.
 const sheet = (part) => {
