@@ -93,6 +93,7 @@ EFFECTS: tuple[Effect, ...] = (
             "scale",
             "missing",
             "sites_per_file",
+            "pixel_size",
         ),
         given="screen.source",
         when=lambda config: config.screen.source is not None,

@@ -15,7 +15,17 @@ from wsdino.device import num_cpus
 from wsdino.errors import ConfigError, InputError
 from wsdino.screen.correction import Correction
 from wsdino.screen.survey import survey
-from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, PLATE, PREFIX, SITE, WELL
+from wsdino.tables.columns import (
+    BATCH,
+    COMPOUND,
+    CONCENTRATION,
+    CONTROL,
+    PIXEL_SIZE,
+    PLATE,
+    PREFIX,
+    SITE,
+    WELL,
+)
 from wsdino.tables.manifest import channels_of
 from wsdino.trainings import model_spec, training_config, trainings
 
@@ -46,7 +56,7 @@ MODEL = (
     "gradient needs of one batch in bfloat16, and the fields if they are kept beside it"
 )
 # Columns that say where a site lies, or how much, not what it is alike.
-_NO_LABELS = {PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, CONTROL}
+_NO_LABELS = {PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, CONTROL, PIXEL_SIZE}
 
 
 def inspect(

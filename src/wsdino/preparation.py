@@ -96,6 +96,7 @@ def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: P
             columns=config.screen.columns,
             selection=_selection(config),
             missing=config.screen.missing,
+            pixel_size=config.screen.pixel_size,
         )
         field = read_site(planes_of(manifest)[0])
         check(
@@ -161,6 +162,7 @@ def _store(config: Config, path: Path) -> Store:
             scale=screen.scale,
             missing=screen.missing,
             sites_per_file=config.screen.sites_per_file,
+            pixel_size=screen.pixel_size,
         )
         return open_store(path, keep=screen.keep)
     if screen.store is None and not path.exists():

@@ -24,6 +24,7 @@ from wsdino.model.tiles import TileGrid  # noqa: TC001 pydantic reads it
 from wsdino.profile import methods
 from wsdino.screen.illumination import DEFAULT, METHODS, illumination_method
 from wsdino.screen.manifest import Missing  # noqa: TC001 pydantic reads it
+from wsdino.screen.pixel_sizes import MAX_PIXEL_SIZE, MIN_PIXEL_SIZE
 from wsdino.train.objectives import distill
 from wsdino.train.options import Optimisation
 
@@ -108,6 +109,8 @@ class ScreenSection(Section):
     scale: Annotated[float, Gt(0), Le(1)] = 1.0
     # Sites in each file of a store that is made; by default 1 up to 4,096 sites.
     sites_per_file: Annotated[int, Gt(0)] | None = None
+    # Width of a pixel of the source's images in µm, for scale bars; by default what these say.
+    pixel_size: Annotated[float, Ge(MIN_PIXEL_SIZE), Le(MAX_PIXEL_SIZE)] | None = None
     # Condition on the manifest's columns, such as Metadata_QC_Focus_DAPI > 0.1: other sites are
     # left out of training, embedding and profiles; by default none is.
     keep: str | None = None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import cls_attention, small_vit, timm_backbone
+from wsdino.model.backbone import cls_attention, patch_features, small_vit, timm_backbone
 
 TINY: dict[str, Any] = {
     "in_channels": 2,
@@ -155,6 +155,27 @@ def test_attention_of_anything_else_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="need a vision transformer with a class token") as caught:
         cls_attention(model, images_of())
     assert type(model).__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("stem", ["conv", "linear"])
+def test_patch_features_are_timm_s_last_tokens_in_their_places(stem: str) -> None:
+    vit, images = vit_of(stem=stem), images_of(48)[..., :32, :]
+    found = patch_features(vit, images)
+    assert found.shape == (3, 4, 6, 16)
+    torch.testing.assert_close(found.flatten(1, 2), vit.forward_features(images)[:, 1:])
+    # What is fed to a single patch of the last block comes out at its place.
+    tokens = vit._pos_embed(vit.patch_embed(images))  # noqa: SLF001 timm has no public name
+    expected = run_blocks(vit, vit.norm_pre(tokens))[:, 1 + 2 * 6 + 5]
+    torch.testing.assert_close(found[:, 2, 5], expected)
+    assert not found.requires_grad
+
+
+def test_patch_features_of_a_network_without_patches_are_refused() -> None:
+    resnet = timm_backbone(
+        "resnet10t", in_channels=2, image_size=32, pool="token", drop_path=0.0, pretrained=False
+    )
+    with pytest.raises(ModelError, match="need a vision transformer, and this model's backbone"):
+        patch_features(resnet.eval(), images_of())
 
 
 # timm.

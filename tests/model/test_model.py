@@ -141,6 +141,15 @@ def test_attention_is_a_map_per_channel_and_head() -> None:
     assert (maps.sum(axis=(3, 4)) < 1).all()
 
 
+def test_patches_have_features_for_each_channel_in_the_place_of_attention() -> None:
+    model, images = model_of(), images_of()
+    features = model.patches(images)
+    assert features.shape[:4] == (*model.attention(images).shape[:2], 4, 5)
+    assert features.dtype == np.float32
+    # Those of a field don't depend on others.
+    np.testing.assert_allclose(model.patches(images[1:2])[0], features[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["per_channel", "shared", "joint"])
 def test_a_saved_model_embeds_bit_for_bit_the_same(tmp_path: Path, mode: str) -> None:
     model = model_of(

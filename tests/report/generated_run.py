@@ -26,6 +26,12 @@ class MemoryStore:
     images: np.ndarray
     manifest: pd.DataFrame
     channels: tuple[str, ...] = ("DAPI", "Tubulin", "Actin")
+    pixel_size: float = 0.65
+
+    @property
+    def pixel_sizes(self) -> np.ndarray:
+        """Width of a pixel of each site in micrometres."""
+        return np.full(len(self), self.pixel_size)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,18 +61,29 @@ class MeanModel:
         heads = np.stack([bright, bright.max() - bright], axis=2)
         return heads / heads.sum(axis=(3, 4), keepdims=True)
 
+    def patches(self, images: np.ndarray) -> np.ndarray:
+        batch, channels, height, width = images.shape
+        patches = images.reshape(batch, channels, height // 8, 8, width // 8, 8)
+        return np.moveaxis(patches, 3, 4).reshape(batch, channels, height // 8, width // 8, 64)
 
-def treatments(num_per_moa: int, moas: tuple[str, ...] = MOAS) -> pd.DataFrame:
-    """One row per treatment, the first of a compound with a name that needs escaping."""
+
+def treatments(
+    num_per_moa: int, moas: tuple[str, ...] = MOAS, *, num_doses: int = 1
+) -> pd.DataFrame:
+    """One row per treatment, the first of a compound with a name that needs escaping.
+
+    With one dose each the compounds differ in theirs.
+    """
     rows = [
         {
             "Metadata_Compound": NASTY if moa == moas[0] and n == 0 else f"{moa[:5]}-{n}",
-            "Metadata_Concentration": 0.1 * 3**n,
+            "Metadata_Concentration": 0.1 * 3 ** (dose if num_doses > 1 else n),
             "Metadata_MoA": moa,
             "Metadata_Control": False,
         }
         for moa in moas
         for n in range(num_per_moa)
+        for dose in range(num_doses)
     ]
     return pd.DataFrame(rows)
 
@@ -228,10 +245,15 @@ def write_lines(path: Path, lines: list[dict[str, float]]) -> None:
 
 
 def make_run(
-    run: Path, *, num_per_moa: int = 3, moas: tuple[str, ...] = MOAS, num_steps: int = 400
+    run: Path,
+    *,
+    num_per_moa: int = 3,
+    moas: tuple[str, ...] = MOAS,
+    num_steps: int = 400,
+    num_doses: int = 1,
 ) -> Path:
     """Write a run folder with everything that a report reads."""
-    frame = treatments(num_per_moa, moas)
+    frame = treatments(num_per_moa, moas, num_doses=num_doses)
     rng = np.random.default_rng(1)
     codes = frame["Metadata_MoA"].astype("category").cat.codes.to_numpy()
     features = rng.normal(size=(len(moas), 20))[codes] + 0.6 * rng.normal(size=(len(frame), 20))

@@ -18,9 +18,9 @@ from wsdino.report.attention import (
     attention_figure,
     attention_panels,
     save_attention,
-    site_maps,
     site_title,
 )
+from wsdino.report.attentive import site_maps
 from wsdino.report.images import composite
 
 if TYPE_CHECKING:

@@ -111,6 +111,26 @@ def test_the_warning_of_the_normalisation_is_in_the_light() -> None:
     assert light.sentence.endswith(f"in 10.0 % of cases (by chance 10.0 %). {warning}")
 
 
+SHARED = "Similar wells share cell density more often than by chance"
+
+
+def test_effects_are_named_in_one_plain_sentence() -> None:
+    beyond = {"accuracy": 0.5, "chance": 0.1, "num_wells": 1000}
+    light = shown({"leakage": dict.fromkeys(("batch", "plate", "row", "edge"), beyond)})[2]
+    assert light.title == (
+        "Similar wells share batch, plate, row and a place at the edge or inside more often than "
+        "by chance"
+    )
+    assert "in the same row in 50.0 % of cases (by chance 10.0 %) and alike" in light.sentence
+
+
+def test_a_row_alone_that_is_not_shared_is_no_effect() -> None:
+    found = {"row": {"accuracy": 0.13, "chance": 0.125, "num_wells": 900}}
+    light = shown({"leakage": found})[2]
+    assert light.level == "good"
+    assert light.sentence == "What was measured is shared no more often than by chance."
+
+
 def test_what_else_neighbours_share_is_named_where_it_is_beyond_chance() -> None:
     found = {
         "batch": {"accuracy": 0.1, "chance": 0.1, "num_wells": 900},
@@ -118,7 +138,7 @@ def test_what_else_neighbours_share_is_named_where_it_is_beyond_chance() -> None
         "density": {"accuracy": 0.7, "chance": 0.33, "num_wells": 900},
     }
     light = shown({"leakage": found})[2]
-    assert (light.level, light.title) == ("warning", "Similarity may be an effect of cell density")
+    assert (light.level, light.title) == ("warning", SHARED)
     assert "in the same third by cell density in 70.0 % of cases" in light.sentence
     assert "row" not in light.sentence
 

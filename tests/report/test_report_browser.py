@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pandas as pd
 import pytest
 from generated_run import NASTY, MeanModel, make_run, make_screen, make_sites
+from PIL import Image
 
 from wsdino.report.html import write_report
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 READY = "html[data-explorer=ready]"
@@ -53,9 +57,9 @@ def browser() -> Iterator[Browser]:
         with_browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, report: Path) -> Iterator[Page]:
-    """The page at work; fails on anything in the console, and on any request."""
+@contextmanager
+def opened(browser: Browser, path: Path) -> Iterator[Page]:
+    """A page at work; fails on anything in the console, and on any request."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
     trouble: list[str] = []
@@ -65,11 +69,27 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
         "request",
         lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else trouble.append(r.url),
     )
-    page.goto(report.as_uri())
+    page.goto(path.as_uri())
     page.wait_for_selector(READY, state="attached")
     yield page
     context.close()
     assert not trouble
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    with opened(browser, report) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def dosed(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page with doses, training curves and heat maps, without pictures; few enough for PCA."""
+    run = make_run(tmp_path_factory.mktemp("dosed") / "run", num_per_moa=1, num_doses=3)
+    # Two controls on a plate, so that there are distances to draw.
+    sites = make_sites(pd.read_parquet(run / "profiles.parquet").iloc[:2], num_controls=2)
+    with opened(browser, write_report(run, sites=sites)) as page:
+        yield page
 
 
 def move_to(page: Page, row: int) -> tuple[float, float]:
@@ -246,6 +266,63 @@ def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
     assert len(download.value.path().read_text().splitlines()) == 10
 
 
+def content_of(page: Page, button: Locator) -> str:
+    """Press a button and return what it saves."""
+    with page.expect_download() as download:
+        button.click()
+    return str(download.value.path().read_text())
+
+
+def test_every_figure_has_its_svg_and_its_csv(dosed: Page) -> None:
+    page = dosed
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    figures = page.locator("main figure:has(svg), .stage, .plates, svg.dose").evaluate_all(
+        "all => all.map((each) => each.dataset.name ?? each.className.baseVal ?? each.className)"
+    )
+    assert {"confusion-nsc", "comparison", "training-1", "stage", "plates", "dose"} <= {*figures}
+    names = {name.removeprefix("SVG of ") for name in labels(page, "SVG of ")}
+    tables = {name.removeprefix("CSV of ") for name in labels(page, "CSV of ")}
+    assert names - {"map"} <= tables
+    for figure in page.locator("main figure[data-name]").all():
+        assert figure.get_attribute("data-name") in names
+    for name in sorted(names - {"map"}):
+        # Some names stand for a table and a figure.
+        drawn = content_of(page, page.get_by_label(f"SVG of {name}", exact=True))
+        assert "<path" in drawn or "<image" in drawn
+        assert "var(" not in drawn
+        ET.fromstring(drawn)
+
+
+def labels(page: Page, start: str) -> list[str]:
+    buttons = page.locator(f"button[aria-label^='{start}']")
+    found: list[str] = buttons.evaluate_all("all => all.map((each) => each.ariaLabel)")
+    return found
+
+
+def test_a_dose_curve_is_saved_as_it_was_measured(dosed: Page) -> None:
+    compound = dosed.locator("details.compound[data-curve]").first
+    compound.evaluate("each => { each.open = true; }")
+    csv_button = compound.locator("button[aria-label^='CSV of dose-']")
+    head, *rows = csv.reader(content_of(dosed, csv_button).splitlines())
+    assert len(rows) == 3
+    assert head[:2] == ["dose, µM", "distance to controls"]
+    said = compound.locator("svg").first.get_attribute("aria-label")
+    for dose, distance, *_ in rows:
+        assert f"{dose} µM: {float(distance):.3g}" in said
+
+
+def test_the_map_is_saved_as_it_is_shown(page: Page) -> None:
+    page.uncheck("#explorer-legend label:nth-child(2) input")
+    drawn = ET.fromstring(content_of(page, page.locator("#explorer-svg")))
+    fills = [path.get("fill") for path in drawn.iter("{http://www.w3.org/2000/svg}path")]
+    shown = page.evaluate("Bokeh.documents.at(-1).get_model_by_name('points').data.colour")
+    # Six treatments of two mechanisms, and these in the legend.
+    assert fills[:6] == shown[:3] + shown[6:]
+    assert len(fills) == 8
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert words == ["Mechanism", "Actin disruptors", "Protein <i>synthesis</i>"]
+
+
 def test_channels_are_switched_off_in_every_picture_at_once(page: Page) -> None:
     values = "document.querySelector('#channels feColorMatrix').getAttribute('values')"
     before = page.evaluate(values).split()
@@ -260,6 +337,47 @@ def test_an_open_compound_has_its_controls_beside_it(page: Page) -> None:
     images = compound.locator("img").count()
     compound.locator("summary").click()
     sync_api.expect(compound.locator("img")).to_have_count(2 * images)
+
+
+def bar_px(picture: Locator) -> float:
+    """Measure the scale bar that is drawn over a picture, in pixels of the screen."""
+    image = picture.locator("img").first
+    image.evaluate("each => { each.style.visibility = 'hidden'; }")
+    picture.evaluate("each => { each.style.background = '#000'; }")
+    picture.scroll_into_view_if_needed()
+    drawn = Image.open(io.BytesIO(picture.screenshot())).convert("L")
+    height = round(image.bounding_box()["height"])
+    # Without the margin, where the page may shine through; the longest row of white is the bar.
+    rows = np.asarray(drawn)[height // 2 : height - 2, 2:-2]
+    texts = ("".join(map(str, (row > 250).astype(int))) for row in rows)
+    return max(len(run) for text in texts for run in re.findall("1+", text))
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_scale_bars_are_as_long_as_they_say(browser: Browser, report: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_selector(READY, state="attached")
+    page.mouse.click(*move_to(page, 1))
+    compound = page.locator("details.compound[id]").nth(1)
+    compound.locator("summary").click()
+    # Of fields of 48 x 64 px, 0.65 um wide each, all but those of attention are cut to 48 px.
+    pictures = [
+        (page.locator("#example_fields figure").first, 48),
+        (compound.locator("figure").first, 48),
+        (compound.locator("figure .frame").first, 48),
+        (page.locator("#explorer-details .pair .frame").first, 48),
+        (page.locator("#attention .frame").first, 64),
+    ]
+    for picture, num_pixels in pictures:
+        micrometres = float(picture.get_attribute("data-bar").removesuffix(" µm"))
+        shown = picture.locator("img").first.bounding_box()["width"]
+        expected = micrometres / 0.65 * shown / num_pixels
+        assert bar_px(picture) == pytest.approx(expected, abs=1.01)
+    # Of each of three networks: a field, and the components of its patches.
+    assert page.locator("#attention [data-bar]").count() == 6
+    context.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])

@@ -370,8 +370,8 @@ def test_example_fields_and_attention_follow_what_is_asked(run: Path, store: Mem
     assert pictures(num_example_fields=2) == 8
     assert pictures(num_example_fields=0) == 0
     model = MeanModel()
-    assert pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * 4
-    assert pictures(num_example_fields=0, model=model) == 3 * 3 * 4
+    assert pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * (4 + 1)
+    assert pictures(num_example_fields=0, model=model) == 3 * 3 * (4 + 1)
 
 
 def test_a_model_for_other_channels_costs_its_section_only(run: Path, store: MemoryStore) -> None:

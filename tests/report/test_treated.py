@@ -15,7 +15,7 @@ from skimage.color import rgb2lab
 
 from wsdino.report import pictures as taking
 from wsdino.report.columns import Column, controls_of, metadata_columns, natural
-from wsdino.report.compounds import compounds, dose_svg
+from wsdino.report.compounds import compounds, dose_rows, dose_svg
 from wsdino.report.compounds import treatments as table_of
 from wsdino.report.explorer import explorer_data, place_levels, scaled, treatment_level
 from wsdino.report.pictures import colour_matrix, plate_labels, take_pictures
@@ -260,3 +260,13 @@ def test_a_compound_has_its_doses_in_order(treated: Treated, record: RunRecord) 
     assert shown["curve"].count("h.01") == 8
     assert "0.1 µM: 7" in shown["curve"]
     assert dose_svg(own, [0], None, {}) == ""
+    # What is drawn, as numbers: doses with a fit have it beside them.
+    curve = {"doses": [0.1, 100.0], "fitted": [6.5, 5.5]}
+    curve |= {"fitted_low": [6.0, 5.0], "fitted_high": [7.25, 6.12345]}
+    saved = dose_rows(own, [8, 6, 7, 4], curve)
+    assert saved == [
+        [0.1, 7.0, 6.5, 6.0, 7.25],
+        [0.3, 8.0, None, None, None],
+        [100.0, 5.0, 5.5, 5.0, 6.123],
+    ]
+    assert dose_rows(own, [6], None) == [[0.1, 7.0, None, None, None]]

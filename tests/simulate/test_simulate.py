@@ -64,6 +64,7 @@ def test_the_reader_reads_it(screen, tiny_layout):
     same = ["Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Batch",
             "Metadata_Compound", "Metadata_Concentration", "Metadata_Control"]  # fmt: skip
     pd.testing.assert_frame_equal(manifest[same], asked[same])
+    assert set(manifest["Metadata_PixelSize"]) == {1.2}
     treated = ~manifest["Metadata_Control"]
     known = manifest["Metadata_Compound"] == "AZ138"
     assert (manifest.loc[known, "Metadata_MoA"] == "Eg5 inhibitors").all()

@@ -199,6 +199,13 @@ def ingest_command(
     scale: Annotated[
         float, typer.Option(help="Size of a field in the store relative to its images, 0 to 1.")
     ] = 1.0,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Width of a pixel of the images in micrometres, for scale bars; default: what the "
+            "screen says."
+        ),
+    ] = None,
     missing: MissingOption = "error",
     sites_per_file: Annotated[
         int | None,
@@ -222,6 +229,7 @@ def ingest_command(
         selection=_selection(channel, z, time, acquisition, pattern),
         illumination=illumination,
         scale=scale,
+        pixel_size=pixel_size,
         missing=cast("Missing", missing),  # any other text is refused there
         sites_per_file=sites_per_file,
         workers=workers,

@@ -14,7 +14,7 @@ from wsdino.tables.columns import BATCH, PREFIX, WELL
 from wsdino.tables.features import plate_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,8 +41,8 @@ class Confounder:
     ----------
     name
         Key of the results.
-    effect
-        What a result may be instead of biology.
+    noun
+        What wells have in common that share it.
     shared
         What a neighbour is that shares it.
     told
@@ -53,7 +53,7 @@ class Confounder:
     """
 
     name: str
-    effect: str
+    noun: str
     shared: str
     told: str
     classes: Callable[[pd.DataFrame], pd.Series[Any] | None]
@@ -97,14 +97,16 @@ def _density(wells: pd.DataFrame) -> pd.Series[Any] | None:
 
 
 CONFOUNDERS = (
-    Confounder("batch", "a batch effect", "of the same batch", "the batch", _batch),
-    Confounder("plate", "a plate effect", "of the same plate", "the plate", plate_numbers),
-    Confounder("row", "an effect of the position", "in the same row", "the row", _row),
-    Confounder("column", "an effect of the position", "in the same column", "the column", _column),
-    Confounder("edge", "an edge effect", "alike at the edge or inside", "the edge", _edge),
+    Confounder("batch", "batch", "of the same batch", "the batch", _batch),
+    Confounder("plate", "plate", "of the same plate", "the plate", plate_numbers),
+    Confounder("row", "row", "in the same row", "the row", _row),
+    Confounder("column", "column", "in the same column", "the column", _column),
+    Confounder(
+        "edge", "a place at the edge or inside", "alike at the edge or inside", "the edge", _edge
+    ),
     Confounder(
         "density",
-        "an effect of cell density",
+        "cell density",
         "in the same third by cell density",
         "the third by cell density",
         _density,
@@ -155,26 +157,32 @@ def leakage_sentences(leakage: Mapping[str, Any] | None) -> list[str]:
     ]
     if not told:
         return []
-    effects = _listed(dict.fromkeys(each.effect for each, _ in told), "or")
-    shared = _listed((f"{each.shared} in {_found(own)}" for each, own in told), "and")
+    shared = listed(f"{each.shared} in {_found(own)}" for each, own in told)
     text = (
-        f"Similarity may in part be {effects}: the most similar well of another compound is "
-        f"{shared}"
+        f"{shared_beyond_chance([each for each, _ in told])}, so similarity may in part be "
+        f"technical: the most similar well of another compound is {shared}"
     )
     probes = [f"{each.told} of {_found(own['probe'])}" for each, own in told if own.get("probe")]
     if probes:
         text += "; a linear probe tells, of wells whose compound it hasn't seen, "
-        text += _listed(probes, "and")
+        text += listed(probes)
     return [f"{text}."]
+
+
+def shared_beyond_chance(confounders: Sequence[Confounder]) -> str:
+    """Say that neighbours share these more often than chance would have it."""
+    nouns = listed(each.noun for each in confounders)
+    return f"Similar wells share {nouns} more often than by chance"
 
 
 def _found(own: Mapping[str, Any]) -> str:
     return f"{100 * own['accuracy']:.1f} % (by chance {100 * own['chance']:.1f} %)"
 
 
-def _listed(texts: Iterable[str], word: str) -> str:
+def listed(texts: Iterable[str]) -> str:
+    """Put one or more texts into a sentence: `a`, `a and b`, `a, b and c`."""
     *first, last = texts
-    return f"{', '.join(first)} {word} {last}" if first else last
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def leakage_level(own: Mapping[str, Any]) -> str:

@@ -124,18 +124,7 @@ class Gallery:
         return np.round(self.features[rows] @ self.features.T, _TIE_DECIMALS)
 
     def admissible(self, rows: slice) -> NDArray[np.bool_]:
-        """Tell whom some treatments may match.
-
-        Parameters
-        ----------
-        rows
-            Which treatments.
-
-        Returns
-        -------
-        ndarray
-            (rows, n) bool.
-        """
+        """Tell whom some treatments may match; as :meth:`Places.apart`."""
         other: NDArray[np.bool_] = self.compound_code[rows, None] != self.compound_code[None, :]
         return other if self.places is None else other & self.places.apart(rows)
 

@@ -250,6 +250,45 @@ def _require_native_size(name: str, image_size: int) -> None:
 
 
 @torch.no_grad()
+def patch_features(vit: VisionTransformer, images: Tensor) -> Tensor:
+    """Features of each patch after the last block.
+
+    Parameters
+    ----------
+    vit
+        The backbone.
+    images
+        (N, C, H, W), scaled as for the forward pass.
+
+    Returns
+    -------
+    Tensor
+        (N, H / patch, W / patch, D): the tokens of patches, as timm's last norm leaves them.
+
+    Raises
+    ------
+    ModelError
+        If the backbone isn't a vision transformer with one token for each patch.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(vit, VisionTransformer):
+        raise ModelError(
+            "features of patches need a vision transformer, and this model's backbone is of the "
+            f"kind {type(vit).__name__}; nothing else needs one"
+        )
+    patch = vit.patch_embed.patch_size
+    grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
+    tokens = vit.forward_features(images)[:, vit.num_prefix_tokens :]
+    if tokens.shape[1] != grid[0] * grid[1]:
+        raise ModelError(
+            f"features of patches: {tokens.shape[1]} tokens for {grid[0]} x {grid[1]} patches; "
+            "expected a network with one token for each patch"
+        )
+    return cast("Tensor", tokens.unflatten(1, grid))
+
+
+@torch.no_grad()
 def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     """Attention of [CLS] to the patches in the last block.
 

@@ -158,9 +158,32 @@ class Model:
             (N, networks, heads, h, w) float32 with h = H // patch: softmax weights; a map sums to
             one minus the attention of [CLS] to itself.
         """
-        height, width = self._whole(images.shape[-2], images.shape[-1])
-        scaled = self._scale(images, offset, gain)[..., :height, :width]
+        scaled = self._scaled_patches(images, offset, gain)
         return self.networks.attention(scaled).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def patches(
+        self, images: Images, *, offset: Tensor | None = None, gain: Tensor | None = None
+    ) -> NDArray[np.float32]:
+        """Features of each patch after the last block, over the whole field.
+
+        Parameters
+        ----------
+        images, offset, gain
+            As for :meth:`embed`.
+
+        Returns
+        -------
+        ndarray
+            (N, networks, h, w, D) float32 with h = H // patch.
+        """
+        scaled = self._scaled_patches(images, offset, gain)
+        return self.networks.patches(scaled).float().cpu().numpy()
+
+    def _scaled_patches(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
+        """Scale images, and cut off what is less than a patch at their lower and right margins."""
+        height, width = self._whole(images.shape[-2], images.shape[-1])
+        return self._scale(images, offset, gain)[..., :height, :width]
 
     def _embed_tiles(self, tiles: list[Tensor]) -> Tensor:
         """Embed tiles, each (N, C, h, w), to (tiles, N, F) float32."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.errors import ModelError
-from wsdino.model.backbone import cls_attention, width_of
+from wsdino.model.backbone import cls_attention, patch_features, width_of
 from wsdino.model.names import ChannelMode
 from wsdino.model.units import InputUnits
 
@@ -150,3 +150,11 @@ class ChannelNetworks(nn.Module):
             for net, x in zip(self.networks, self.split(images), strict=True)
         ]
         return torch.cat(maps, dim=1)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Features of each patch of scaled images: (N, C, H, W) -> (N, inputs, h, w, D)."""
+        features = [
+            patch_features(net, x).unflatten(0, (len(images), -1))
+            for net, x in zip(self.networks, self.split(images), strict=True)
+        ]
+        return torch.cat(features, dim=1)

@@ -97,6 +97,11 @@ def consistency_lines(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _plain_table(width: int) -> Table:
+    """Make a table without lines, as many columns of the terminal wide."""
+    return Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), width=width)
+
+
 def treatments_table(found: Mapping[str, Any], *, num_rows: int, width: int) -> Table:
     """List the treatments, the most active first.
 
@@ -113,7 +118,7 @@ def treatments_table(found: Mapping[str, Any], *, num_rows: int, width: int) -> 
     -------
     rich.table.Table
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), width=width)
+    table = _plain_table(width)
     table.add_column("treatment", overflow="ellipsis", no_wrap=True, ratio=1)
     for name in ("wells", "mAP", "p", "q", "active", "replicates", "distance"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -217,7 +222,7 @@ def neighbours_table(found: pd.DataFrame, *, width: int) -> Table:
     -------
     rich.table.Table
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), width=width)
+    table = _plain_table(width)
     for name in ("treatment", "neighbour", "mechanism"):
         table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_column("cosine", justify="right", no_wrap=True)
@@ -251,7 +256,7 @@ def comparison_table(found: Sequence[Mapping[str, Any]], *, width: int) -> Table
     -------
     rich.table.Table
     """
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), width=width)
+    table = _plain_table(width)
     table.add_column("compared with the first", overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_column("", no_wrap=True)
     for name in ("first", "this", "difference [95 % CI]", "gained", "lost", "p"):

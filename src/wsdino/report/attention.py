@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsdino.atomic import sweep, writing
 from wsdino.errors import InputError, did_you_mean
 from wsdino.lock import one_writer
-from wsdino.report.images import Fields, composite, stretch
+from wsdino.report.attentive import site_maps
+from wsdino.report.images import composite, stretch
+from wsdino.report.scale_bar import draw_bar
 from wsdino.report.words import concentration
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from wsdino.report.attentive import Attentive
+    from wsdino.report.images import Fields
+
 # Where attention is highest, its colour has this share of the overlay; cells show through.
 OVERLAY_SHARE = 0.7
 # A map is scaled between these, so that a single patch doesn't darken all others.
@@ -29,17 +34,6 @@ COLOURS = "inferno"
 FORMATS = ("png", "svg")
 DPI = 150
 _CELL_INCHES = 1.7
-
-
-class Attentive(Protocol):
-    """The part of a model's interface that attention maps use."""
-
-    @property
-    def network_names(self) -> Sequence[str]:
-        """Name of each network, such as its channel."""
-
-    def attention(self, images: Any, /, *, offset: Any = ..., gain: Any = ...) -> Any:
-        """(B, C, H, W) integers -> (B, networks, heads, h, w), softmax attention of [CLS]."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +141,7 @@ def attention_figure(
     network_names: Sequence[str],
     quantiles: tuple[float, float] = QUANTILES,
     title: str = "",
+    pixel_size: float = float("nan"),
 ) -> Figure:
     """Draw where each network and head looks in one field.
 
@@ -156,6 +151,8 @@ def attention_figure(
         As in :func:`attention_panels`.
     title
         Put above the figure.
+    pixel_size
+        Width of a pixel of the field in micrometres, for a scale bar; NaN: unknown.
 
     Returns
     -------
@@ -189,6 +186,7 @@ def attention_figure(
                 axes.imshow(panel.picture)
                 axes.set_title(panel.caption.replace(", ", "\n"), fontsize=8)
                 axes.set_axis_off()
+            draw_bar(axes_row[0], panels[0].picture, pixel_size)
         bar = figure.colorbar(
             ScalarMappable(cmap=COLOURS),
             ax=figure.axes,
@@ -203,46 +201,6 @@ def attention_figure(
         if title:
             figure.suptitle(title, fontsize=10)
     return figure
-
-
-def site_maps(model: Attentive, store: Fields, site: int) -> np.ndarray:
-    """Compute the attention maps of one site.
-
-    Parameters
-    ----------
-    model
-        Anything with the methods of :class:`Attentive`.
-    store
-        An open store.
-    site
-        Row of the manifest.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (networks, heads, h, w).
-
-    Raises
-    ------
-    InputError
-        The store has no such site.
-    """
-    if not 0 <= site < len(store):
-        raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
-    images = np.asarray(store[site])[None]
-    # Our models scale a site as for its embedding, which may need its whole plate.
-    spec = getattr(model, "spec", None)
-    if spec is None:
-        maps = model.attention(images)
-    else:
-        import torch
-
-        offset, gain = (torch.from_numpy(x[[site]]) for x in spec.scaling.for_store(store))
-        maps = model.attention(images, offset=offset, gain=gain)
-    # A tensor may be on a GPU; the method `cpu` distinguishes it from an array.
-    maps = maps.detach().cpu().float().numpy() if hasattr(maps, "cpu") else maps
-    first: np.ndarray = np.asarray(maps, dtype=np.float32)[0]
-    return first
 
 
 def site_title(row: pd.Series[Any]) -> str:
@@ -325,6 +283,7 @@ def save_attention(
                 network_names=model.network_names,
                 quantiles=quantiles,
                 title=site_title(row),
+                pixel_size=float(store.pixel_sizes[site]),
             )
             # Once for all formats: each drawing would move what was laid out before.
             figure.draw_without_rendering()

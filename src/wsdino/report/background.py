@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wsdino.evaluate.measures import MEASURES
-from wsdino.report.figures import curve_svg
+from wsdino.report.figures import curve_rows, curve_svg
 from wsdino.report.sections import MAX_ROWS
 from wsdino.report.style import series_colours
 from wsdino.report.verdict import collapse_verdict
@@ -63,10 +63,12 @@ def training(record: RunRecord) -> dict[str, Any]:
     for column, title, ceiling in CURVES:
         shown = others if column == "loss" and others else record.metrics
         if any(column in frame for frame in shown.values()):
-            panels.append(curve_svg(shown, column, title, colours, ceiling=ceiling))
+            svg = curve_svg(shown, column, title, colours, ceiling=ceiling)
+            panels.append((svg, curve_rows(shown, column, title, ceiling=ceiling)))
     if others and any("loss" in frame for frame in classifiers.values()):
         renamed = {n: f.rename(columns={"loss": "classifier_loss"}) for n, f in classifiers.items()}
-        panels.append(curve_svg(renamed, "classifier_loss", "Classifier's cross-entropy", colours))
+        drawn = (renamed, "classifier_loss", "Classifier's cross-entropy")
+        panels.append((curve_svg(*drawn, colours), curve_rows(*drawn)))
     return {
         "panels": panels,
         "legend": [(display_name(name), colours[name]) for name in record.metrics],

@@ -90,6 +90,7 @@ def compounds(
                 "moa": treated.moas[ordered[0]],
                 "rows": ordered,
                 "curve": dose_svg(treated, ordered, curves.get(compound), found),
+                "data": dose_rows(treated, ordered, curves.get(compound)),
                 "doses": [_dose_facts(treated, pictures, plates, row) for row in ordered],
             }
         )
@@ -208,6 +209,30 @@ def dose_svg(
         f'<svg class="dose" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{alt}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def dose_rows(
+    treated: Treated, rows: Sequence[int], curve: Mapping[str, Any] | None
+) -> list[list[float | None]]:
+    """Return what :func:`dose_svg` draws: dose, distance, and the fit with its interval's ends.
+
+    A row for each dose above 0, to four digits; None where there is no such value.
+    """
+    ends = ("fitted", "fitted_low", "fitted_high")
+    fitted = curve or {}
+    lines = zip(fitted.get("doses") or [], *(fitted.get(end) or [] for end in ends), strict=False)
+    fit_of = {f"{dose:.4g}": values for dose, *values in lines}
+    found = []
+    for row in rows:
+        dose = _dose(treated, row)
+        if dose > 0:
+            values = (
+                dose,
+                treated.rows[row].get("distance"),
+                *fit_of.get(f"{dose:.4g}", [None] * 3),
+            )
+            found.append([float(f"{value:.4g}") if is_number(value) else None for value in values])
+    return found
 
 
 def _dose(treated: Treated, row: int) -> float:

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from wsdino.errors import InputError
+from wsdino.report.attention import site_place
 from wsdino.report.html import SECTIONS, templates
 from wsdino.report.images import STRETCH_PERCENTILES
 from wsdino.report.maps import treatment_map
@@ -62,11 +63,14 @@ def explore_page(
     except Omitted as reason:
         raise InputError(f"{run}: can't be explored: {reason}") from reason
     of_treatment, _ = choose_fields(screen.manifest, treated)
+    drawn = {f"picture-{row}": picture for row, picture in pictures.of_treatment.items()}
+    drawn |= {f"control-{n}": picture for n, picture in enumerate(pictures.of_plate.values())}
     shown["data"] |= {
-        "sources": {f"picture-{row}": picture.uri for row, picture in pictures.of_treatment.items()}
-        | {
-            f"control-{number}": picture.uri
-            for number, picture in enumerate(pictures.of_plate.values())
+        "sources": {name: picture.uri for name, picture in drawn.items()},
+        "bars": {
+            name: [picture.bar.label, picture.bar.width]
+            for name, picture in drawn.items()
+            if picture.bar is not None
         },
         "sites": {
             level.name: [of_treatment.get(row, -1) for row in range(len(treated))]
@@ -104,7 +108,10 @@ def _pictures(screen: Screen, treated: Treated) -> Pictures:
 
     def picture(site: int) -> Picture:
         return Picture(
-            f"field/{site}?px={MAX_PX}", screen.describe(site)["place"], str(screen.plates[site])
+            f"field/{site}?px={MAX_PX}",
+            site_place(screen.manifest.iloc[site]),
+            str(screen.plates[site]),
+            screen.bar_of(site),
         )
 
     plates = {str(screen.plates[site]) for site in of_treatment.values()}

@@ -321,6 +321,24 @@ def curve_svg(
     return to_svg(figure, f"curve-{column}", f"{title} over {unit}: {ends}")
 
 
+def curve_rows(
+    curves: Mapping[str, pd.DataFrame], column: str, title: str, *, ceiling: str | None = None
+) -> list[list[Any]]:
+    """Return what :func:`curve_svg` draws as a table: names in the first row, then the points."""
+    shown = {name: frame for name, frame in curves.items() if column in frame}
+    unit = "samples" if all("samples" in frame for frame in shown.values()) else "step"
+    rows: list[list[Any]] = [["of", "curve", unit, "value"]]
+    for name, frame in shown.items():
+        x = frame.get(unit, frame.index.to_series()).to_numpy(dtype=np.float64)
+        drawn = {title: column}
+        if ceiling and ceiling in frame:
+            drawn["largest possible"] = ceiling
+        for curve, own in drawn.items():
+            points = zip(*thin(x, frame[own].to_numpy()), strict=True)
+            rows += [[display_name(name), curve, round(a, 1), float(f"{b:.6g}")] for a, b in points]
+    return rows
+
+
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average a curve in equal intervals down to :data:`MAX_POINTS_PER_LINE` points.
 

@@ -11,14 +11,15 @@ from wsdino.errors import InputError
 from wsdino.report.attention import (
     COLOURS,
     QUANTILES,
-    Attentive,
     attention_panels,
-    site_maps,
     site_place,
     site_title,
     site_treatment,
 )
-from wsdino.report.images import Fields, composite, data_uri, example_sites, middle
+from wsdino.report.attentive import Attentive, site_maps, site_patches
+from wsdino.report.components import principal_components
+from wsdino.report.images import THUMBNAIL_PX, Fields, composite, data_uri, example_sites, middle
+from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import MoaStyle, channel_colours, hex_colour, linear_stops
 from wsdino.report.treated import moas_of
 from wsdino.runrecord import Omitted
@@ -56,11 +57,13 @@ def example_fields(
         sites = [int(rows.index[position]) for position in example_sites(rows, num=num)]
         pictures = [
             (
-                data_uri(composite(middle(np.asarray(store[site])), store.channels)),
+                data_uri(composite(field, store.channels)),
                 site_treatment(manifest.iloc[site]),
                 site_place(manifest.iloc[site]),
+                scale_bar(store.pixel_sizes[site], field.shape[2]),
             )
             for site in sites
+            for field in [middle(np.asarray(store[site]))]
         ]
         cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
     return {
@@ -92,8 +95,44 @@ def attention(
         raise Omitted(str(error)) from error
     if not figures:
         raise Omitted("no sites were asked for")
-    stops = linear_stops(COLOURS)
-    return {"figures": figures, "stops": stops, "quantiles": [100 * end for end in QUANTILES]}
+    return {
+        "figures": figures,
+        "stops": linear_stops(COLOURS),
+        "quantiles": [100 * end for end in QUANTILES],
+        "components": _components_of(store, model, sites),
+    }
+
+
+def _components_of(store: Fields, model: Attentive, sites: Sequence[int]) -> list[dict[str, Any]]:
+    """Show the first principal components of patches, each network's fitted to all sites."""
+    patches = [site_patches(model, store, site) for site in sites]
+    shown = []
+    for number, name in enumerate(model.network_names):
+        found = principal_components([features[number] for features in patches])
+        pictures = [
+            {
+                "title": site_title(store.manifest.iloc[site]),
+                "uri": data_uri(_enlarged(colours)),
+                "bar": _bar_of(store, site, colours.shape),
+            }
+            for site, colours in zip(sites, found.colours(), strict=True)
+        ]
+        shares = ", ".join(f"{100 * share:.0f}" for share in found.shares)
+        shown.append({"name": name, "shares": shares, "pictures": pictures})
+    return shown
+
+
+def _enlarged(colours: np.ndarray) -> np.ndarray:
+    """Give each patch whole pixels of a small picture, so that its edges stay sharp."""
+    times = max(1, THUMBNAIL_PX // max(colours.shape[:2]))
+    return colours.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _bar_of(store: Fields, site: int, grid: tuple[int, ...]) -> ScaleBar | None:
+    """Return the scale bar of a picture of whole patches, which leave out a field's margin."""
+    height, width = np.asarray(store[site]).shape[1:]
+    patch = min(height // grid[0], width // grid[1])
+    return scale_bar(store.pixel_sizes[site], grid[1] * patch)
 
 
 def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
@@ -104,6 +143,7 @@ def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
     return {
         "title": site_title(store.manifest.iloc[site]),
         "rows": [[(p.caption, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+        "bar": scale_bar(store.pixel_sizes[site], rows[0][0].picture.shape[1]),
     }
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from wsdino.report.attention import Attentive
+    from wsdino.report.attentive import Attentive
     from wsdino.report.images import Fields
     from wsdino.report.style import MoaStyle
 
@@ -193,7 +193,7 @@ def write_report(
     store
         An open store, for example fields and attention maps.
     model
-        A model, for attention maps; see :class:`wsdino.report.attention.Attentive`.
+        A model, for attention maps; see :class:`wsdino.report.attentive.Attentive`.
     warnings
         What looks wrong in the screen, a line each; None: it wasn't checked.
     sites

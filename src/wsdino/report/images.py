@@ -33,6 +33,10 @@ class Fields(Protocol):
     def manifest(self) -> pd.DataFrame:
         """One row per site."""
 
+    @property
+    def pixel_sizes(self) -> np.ndarray:
+        """(n,) width of a pixel of each site in micrometres; NaN: unknown."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...

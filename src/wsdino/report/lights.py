@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsdino.errors import InputError
-from wsdino.evaluate.confounders import CONFOUNDERS, leakage_level
+from wsdino.evaluate.confounders import (
+    CONFOUNDERS,
+    leakage_level,
+    listed,
+    shared_beyond_chance,
+)
 from wsdino.evaluate.intervals import clustered_interval
 from wsdino.evaluate.measures import BY_KEY
 from wsdino.report.words import (
@@ -290,7 +295,11 @@ def _technical(record: RunRecord) -> Light:
         for label, values in measured.items()
         if (shared := _SHARED.get(label)) and (label in _ALWAYS or levels[label] != "good")
     ]
-    sentence = f"The most similar well of another compound is {', '.join(shown)}.{note}"
+    sentence = (
+        f"The most similar well of another compound is {listed(shown)}.{note}"
+        if shown
+        else f"What was measured is shared no more often than by chance.{note}"
+    )
     if level == "good":
         return Light(
             name,
@@ -301,11 +310,11 @@ def _technical(record: RunRecord) -> Light:
             if warned
             else "The section on technical effects has position and cell density, too.",
         )
-    effects = [each.effect for each in CONFOUNDERS if levels.get(each.name, "good") != "good"]
+    told = [each for each in CONFOUNDERS if levels.get(each.name, "good") != "good"]
     return Light(
         name,
         level,
-        f"Similarity may be {' or '.join(dict.fromkeys(effects))}",
+        shared_beyond_chance(told),
         sentence,
         "Trust neighbours from another batch (NSCB) more than those of the same one; colour the "
         "map by batch, plate and density, and try another normalisation, such as one per plate.",

@@ -17,6 +17,7 @@ from PIL import Image
 from wsdino.report.attention import site_place
 from wsdino.report.columns import controls_of
 from wsdino.report.images import STRETCH_PERCENTILES, Fields, middle
+from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import keys_of
 from wsdino.runrecord import Omitted
@@ -53,11 +54,14 @@ class Picture:
         Plate, well and site.
     plate
         The plate's label, key of :attr:`Pictures.of_plate`.
+    bar
+        Scale bar, where the width of a pixel is known.
     """
 
     uri: str
     place: str
     plate: str
+    bar: ScaleBar | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Pictures:
     has_planes
         Whether the planes of a picture are channels, which the page colours.
     window_px, shown_px
-        Longer side of the middle of the field that is shown, and of the picture.
+        Side of the middle of the field that is shown, and of the picture.
     """
 
     of_treatment: Mapping[int, Picture]
@@ -148,7 +152,9 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
     plates = np.array(plate_labels(manifest), dtype=object)
     is_control = controls_of(manifest)
     frames: dict[tuple[str, object], Image.Image] = {}
-    places: dict[tuple[str, object], tuple[str, str]] = {}
+    places: dict[tuple[str, object], tuple[str, str, ScaleBar | None]] = {}
+    window_px = middle(np.asarray(store[next(iter(chosen.values()))])).shape[2]
+    sizes = store.pixel_sizes
     for plate in dict.fromkeys(plates[list(chosen.values())]):
         own = np.flatnonzero(plates == plate)
         controls = own[is_control[own]]
@@ -160,7 +166,8 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
             sites.append((("plate", plate), of_plate[plate]))
         for key, site in sites:
             frames[key] = _image(store, site, low, high)
-            places[key] = (site_place(manifest.iloc[site]), str(plate))
+            bar = scale_bar(sizes[site], window_px)
+            places[key] = (site_place(manifest.iloc[site]), str(plate), bar)
     uris, shown_px = _encoded(frames, num=len(chosen))
     pictures = {key: Picture(uris[key], *places[key]) for key in uris}
     colours = map(hex_colour, channel_colours(store.channels))
@@ -169,7 +176,7 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
         of_plate={str(k): p for (kind, k), p in pictures.items() if kind == "plate"},
         channels=list(zip(store.channels, colours, strict=True)),
         has_planes=len(store.channels) <= MAX_PLANES,
-        window_px=max(middle(np.asarray(store[next(iter(chosen.values()))])).shape[1:]),
+        window_px=window_px,
         shown_px=shown_px,
     )
 

@@ -37,6 +37,8 @@ def survey_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"images: {images['files']} files"
     for kind in images["kinds"]:
         yield f"  {kind['files']} of {kind['kind']}, such as {kind['example']}"
+    widths = " and ".join(f"{width:.4g}" for width in found["pixel_sizes"])
+    yield f"  pixels are {widths} µm wide" if widths else "  the width of a pixel isn't known"
     if len(images["kinds"]) > 1:
         yield "  all images of a screen must have the same size and type: ingest will refuse this"
     yield from _files("missing", images["missing"], f"; {images['left_out_sites']} sites lack some")

@@ -14,6 +14,7 @@ from wsdino.report.attention import site_place
 from wsdino.report.columns import controls_of
 from wsdino.report.images import STRETCH_PERCENTILES
 from wsdino.report.pictures import contrast_of, plate_labels
+from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours
 from wsdino.report.treated import keys_of, moas_of
 from wsdino.tables.columns import BATCH, COMPOUND, PLATE, SITE, WELL
@@ -165,6 +166,20 @@ class Screen:
         own = own[own != site]
         return int(own[0]) if len(own) else None
 
+    @cached_property
+    def _width(self) -> int:
+        """Of a field, in pixels."""
+        return int(np.asarray(self.store[0]).shape[2])
+
+    def bar_of(self, site: int) -> ScaleBar | None:
+        """Return the scale bar of a whole field, where the width of a pixel is known."""
+        return scale_bar(float(self.pixel_sizes[site]), self._width)
+
+    @cached_property
+    def pixel_sizes(self) -> NDArray[np.float64]:
+        """(n,) width of a pixel of each site in micrometres; NaN: unknown."""
+        return np.asarray(self.store.pixel_sizes, dtype=np.float64)
+
     def describe(self, site: int) -> dict[str, Any]:
         """Tell what is known of a site.
 
@@ -176,17 +191,21 @@ class Screen:
         Returns
         -------
         dict
-            `site`, `name`, `place`, `plate`, `moa`, and `control`, the site of controls beside it.
+            `site`, `name`, `place`, `plate`, `moa`; `control`, the site of controls beside it;
+            `bar` and `control_bar`, label and width of the scale bars of both, or None.
         """
         self._require(site)
         row = self.manifest.iloc[[site]]
+        control = self.control_of(site)
         return {
             "site": site,
             "name": self.names[site],
             "place": site_place(self.manifest.iloc[site]),
             "plate": str(self.plates[site]),
             "moa": moas_of(row)[0],
-            "control": self.control_of(site),
+            "control": control,
+            "bar": _drawn(self.bar_of(site)),
+            "control_bar": None if control is None else _drawn(self.bar_of(control)),
         }
 
     def find(self, text: str) -> list[dict[str, Any]]:
@@ -282,6 +301,11 @@ class Screen:
     def _require(self, site: int) -> None:
         if not 0 <= site < len(self):
             raise InputError(f"site {site}: the store has the sites 0 to {len(self) - 1}")
+
+
+def _drawn(bar: ScaleBar | None) -> list[str] | None:
+    """Label of a scale bar, and its width in a style sheet."""
+    return None if bar is None else [bar.label, bar.width]
 
 
 def _texts(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -72,6 +72,9 @@ class ImageFormat:
     size
         Given a path and which of its images, returns height, width and type from the header; None:
         only reading the pixels tells.
+    pixel_size
+        Returns the width of a pixel in micrometres, None where the file doesn't say; None: none of
+        this format says.
     """
 
     name: str
@@ -79,6 +82,7 @@ class ImageFormat:
     read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
     contents: Callable[[Path], Contents] | None = None
     size: Callable[[Path, int | None], tuple[int, int, np.dtype[Any]]] | None = None
+    pixel_size: Callable[[Path], float | None] | None = None
 
 
 def which_image(path: Path, series: int | None, num: int, *, num_meant: int | None = None) -> int:
@@ -188,12 +192,32 @@ def _omezarr_size(path: Path, series: int | None) -> tuple[int, int, np.dtype[An
     return size_of_image(path)
 
 
+def _tiff_pixel_size(path: Path) -> float | None:
+    from wsdino.screen.tiff import pixel_size_of_tiff
+
+    return pixel_size_of_tiff(path)
+
+
+def _bioio_pixel_size(path: Path) -> float | None:
+    from wsdino.screen.layouts.microscopes import pixel_size_of_scene
+
+    return pixel_size_of_scene(path)
+
+
+def _omezarr_pixel_size(path: Path) -> float | None:
+    from wsdino.screen.omezarr import pixel_size_of_image
+
+    return pixel_size_of_image(path)
+
+
 FORMATS = (
-    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size),
+    ImageFormat("TIFF", (".tif", ".tiff"), _tiff, _tiff_contents, _tiff_size, _tiff_pixel_size),
     ImageFormat("PNG", (".png",), _png, size=_png_size),
     ImageFormat("NumPy", NUMPY, _numpy),
-    ImageFormat("CZI, ND2, LIF", MICROSCOPES, _bioio, _bioio_contents),
-    ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size),
+    ImageFormat(
+        "CZI, ND2, LIF", MICROSCOPES, _bioio, _bioio_contents, pixel_size=_bioio_pixel_size
+    ),
+    ImageFormat("OME-Zarr", (), _omezarr, size=_omezarr_size, pixel_size=_omezarr_pixel_size),
 )
 
 

@@ -61,6 +61,7 @@ def ingest(
     selection: Selection | None = None,
     missing: Missing = "error",
     sites_per_file: int | None = None,
+    pixel_size: float | None = None,
     design: str | Path | None = None,
 ) -> Store:
     """Convert a screen into a store, or resume a conversion that was stopped.
@@ -104,6 +105,8 @@ def ingest(
     sites_per_file
         How many sites share a file of a new store; None: by
         :func:`~wsdino.screen.shards.num_sites_per_file`, one up to 4,096 sites.
+    pixel_size
+        Width of a pixel of the images in micrometres, as for :func:`read_manifest`.
     design
         The former name of `platemap`.
 
@@ -147,6 +150,7 @@ def ingest(
         columns=columns,
         selection=selection,
         missing=missing,
+        pixel_size=pixel_size,
     )
     origin = "a table" if isinstance(source, pd.DataFrame) else shown(absolute(Path(source)))
     with one_writer(out):

@@ -12,6 +12,7 @@ from wsdino.remote import shown
 from wsdino.screen import bbbc021
 from wsdino.screen.choosing import selected
 from wsdino.screen.files import MissingImage, find_files, require_images
+from wsdino.screen.pixel_sizes import require_pixel_size, with_pixel_sizes
 from wsdino.screen.readers import RawTable, read_raw
 from wsdino.screen.selection import Selection
 from wsdino.tables.columns import COMPOUND, PREFIX
@@ -52,6 +53,7 @@ def read_manifest(
     check_files: bool = True,
     selection: Selection | None = None,
     missing: Missing = "error",
+    pixel_size: float | None = None,
     design: str | Path | None = None,
 ) -> pd.DataFrame:
     """Read, check and normalise a screen's manifest.
@@ -74,6 +76,9 @@ def read_manifest(
         Which of its images are read; None: all, none of which may have to be chosen.
     missing
         What to do where an image is missing: ``error``, or ``leave-out`` the row.
+    pixel_size
+        Width of a pixel of the images in micrometres. None: what the table, the instrument's files
+        or the images say (`Metadata_PixelSize`), if they do.
     design
         The former name of `platemap`.
 
@@ -105,6 +110,7 @@ def read_manifest(
         selection=selection,
         check_files=check_files,
         missing=missing,
+        pixel_size=pixel_size,
     )
     return rows.manifest
 
@@ -118,6 +124,7 @@ def read_rows(
     check_files: bool = True,
     selection: Selection | None = None,
     missing: Missing = "error",
+    pixel_size: float | None = None,
 ) -> Rows:
     """Read a screen's manifest, and the rows that are left out of it.
 
@@ -126,6 +133,7 @@ def read_rows(
     if missing not in get_args(Missing):
         near = did_you_mean(missing, get_args(Missing))
         raise InputError(f"missing {missing!r}{near}: use {' or '.join(get_args(Missing))}")
+    require_pixel_size(pixel_size)
     columns, selection = columns or {}, selection or Selection()
     if isinstance(source, pd.DataFrame):
         raw, origin = RawTable(source, Path()), "the table"
@@ -155,6 +163,7 @@ def read_rows(
     if missing == "error" or len(reasons) == len(table):
         require_images(absent, table, origin=origin)
     manifest = validate_manifest(table, origin=origin, controls=controls)
+    manifest = with_pixel_sizes(manifest, pixel_size, origin=origin)
     left_out = manifest.loc[sorted(reasons)]
     left_out = left_out[[name for name in left_out if str(name).startswith(PREFIX)]]
     return Rows(

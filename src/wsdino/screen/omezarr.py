@@ -21,6 +21,7 @@ from wsdino.remote import address_of, is_remote, named, options_of, shown
 from wsdino.screen.choosing import ACQUISITION
 from wsdino.screen.layouts.listing import unique_names
 from wsdino.screen.layouts.places import folders_below
+from wsdino.screen.lengths import pixel_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -331,6 +332,22 @@ def size_of_image(image: Path) -> tuple[int, int, np.dtype[Any]]:
     array, axes = _open_image(image)
     sizes = dict(zip(axes, array.shape, strict=True))
     return sizes["Y"], sizes["X"], np.dtype(array.dtype)
+
+
+def pixel_size_of_image(image: Path) -> float | None:
+    """Return the width of a pixel of an OME-Zarr image's full resolution, in micrometres.
+
+    Without a unit of the axis x nothing is known, whatever its scale.
+    """
+    scales = _metadata(image)["multiscales"][0]
+    x = _axis_names(scales).index("x")
+    axis = (scales.get("axes") or {x: None})[x]
+    unit = axis.get("unit") if isinstance(axis, dict) else None
+    # Those of all resolutions come on top of those of the resolution.
+    given = [*(scales.get("coordinateTransformations") or ())]
+    given += scales["datasets"][0].get("coordinateTransformations") or ()
+    factors = [one["scale"][x] for one in given if one.get("type") == "scale"]
+    return pixel_size(np.prod(factors), unit) if factors else None
 
 
 def _open_image(image: Path) -> tuple[zarr.Array[Any], str]:

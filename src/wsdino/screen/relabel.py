@@ -12,7 +12,7 @@ from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.screen.check.stored import quality_columns
 from wsdino.screen.store import MANIFEST
-from wsdino.tables.columns import PREFIX
+from wsdino.tables.columns import PIXEL_SIZE, PREFIX
 from wsdino.tables.manifest import channels_of
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def update_metadata(out: Path, manifest: pd.DataFrame) -> None:
         write_manifest(out, manifest)
         return
     stored = pd.read_parquet(out / MANIFEST)
+    if PIXEL_SIZE in stored and PIXEL_SIZE not in manifest:
+        # It may have been read from the images, which may be gone.
+        manifest = manifest.assign(**{PIXEL_SIZE: stored[PIXEL_SIZE]})
     measured = set(quality_columns(channels_of(stored)))
     labels = _labels(manifest, measured)
     own = stored[[name for name in stored if name not in _labels(stored, measured)]]

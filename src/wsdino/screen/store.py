@@ -30,6 +30,7 @@ from wsdino.screen.records import (
     set_state,
 )
 from wsdino.screen.shards import pixel_files
+from wsdino.tables.columns import PIXEL_SIZE
 from wsdino.tables.keep import rows_to_keep
 
 if TYPE_CHECKING:
@@ -114,6 +115,18 @@ class Store:
     def image_shape(self) -> tuple[int, int]:
         """Height and width in pixels of the images that it was made from."""
         return image_shape(self._images)
+
+    @property
+    def pixel_sizes(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(N,) width of a pixel of each site in micrometres, NaN where that isn't known.
+
+        That of its images, `Metadata_PixelSize`, times how many of their pixels make one here.
+        """
+        known = self.manifest.get(PIXEL_SIZE, np.nan)
+        widths: np.ndarray[Any, np.dtype[np.float64]] = np.full(len(self), np.nan)
+        widths[:] = known
+        widths *= self.image_shape[1] / self.field_shape[1]
+        return widths
 
     @property
     def dtype(self) -> np.dtype[Any]:

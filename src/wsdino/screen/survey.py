@@ -17,7 +17,17 @@ from wsdino.screen.formats import FORMATS, NUMPY
 from wsdino.screen.headers import read_headers
 from wsdino.screen.images import planes_of
 from wsdino.screen.manifest import read_rows
-from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA, PLATE, SITE, WELL
+from wsdino.tables.columns import (
+    BATCH,
+    COMPOUND,
+    CONCENTRATION,
+    CONTROL,
+    MOA,
+    PIXEL_SIZE,
+    PLATE,
+    SITE,
+    WELL,
+)
 from wsdino.tables.manifest import channels_of
 
 if TYPE_CHECKING:
@@ -78,12 +88,13 @@ def survey(
     Returns
     -------
     Survey
-        Its facts are ``source``, ``batches``, ``plates``, ``wells``, ``sites``, ``sites_per_well``
-        and ``channels``; ``images``: ``files``, their ``kinds`` (size and type, how many, an
-        example), and files that are ``missing``, ``unreadable`` and ``unnamed`` (below the screen's
-        folders, in no row), each with a count and the first names; ``compounds``, ``treatments``,
-        ``annotated_compounds``; ``controls``: names, ``wells``, ``sites``, and plates without any;
-        ``replicates``: wells, plates and batches of a treatment, minimum, median and maximum.
+        Its facts are ``source``, ``batches``, ``plates``, ``wells``, ``sites``, ``sites_per_well``,
+        ``channels`` and ``pixel_sizes`` (widths of a pixel in micrometres); ``images``: ``files``,
+        their ``kinds`` (size and type, how many, an example), and files that are ``missing``,
+        ``unreadable`` and ``unnamed`` (below the screen's folders, in no row), each with a count
+        and the first names; ``compounds``, ``treatments``, ``annotated_compounds``; ``controls``:
+        names, ``wells``, ``sites``, and plates without any; ``replicates``: wells, plates and
+        batches of a treatment, minimum, median and maximum.
 
     Raises
     ------
@@ -130,6 +141,7 @@ def survey(
         "sites": len(manifest),
         "sites_per_well": _range(manifest.groupby([BATCH, PLATE, WELL])[SITE].size()),
         "channels": channels_of(manifest),
+        "pixel_sizes": sorted(set(manifest[PIXEL_SIZE].dropna())) if PIXEL_SIZE in manifest else [],
         "images": images,
         **_treatments(manifest),
     }

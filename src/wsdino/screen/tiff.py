@@ -13,12 +13,15 @@ from wsdino.errors import ImageError
 from wsdino.outside import require_ratio
 from wsdino.screen.formats import CHANNEL_AXES, PIXEL_TYPES, Contents, unnamed, which_image
 from wsdino.screen.layouts.xml import parse_text
+from wsdino.screen.lengths import pixel_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from wsdino.screen.layouts.xml import Element
 
 # Python prints unhandled log records; a damaged file is reported once, as an ImageError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -80,6 +83,40 @@ def contents_of_tiff(path: Path) -> Contents:
     if len(names) == num and len(set(given)) == num:
         return Contents(len(images), tuple(given))
     return Contents(len(images), unnamed(num))
+
+
+def pixel_size_of_tiff(path: Path) -> float | None:
+    """Return the width of a pixel of a TIFF's first image in micrometres; None: unknown.
+
+    From OME-XML (`PhysicalSizeX`), MetaXpress' and MetaMorph's calibration, ImageJ's unit, or a
+    resolution in pixels per centimetre. One in dots per inch is for printers.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        if tiff.ome_metadata:
+            root = parse_text(tiff.ome_metadata.encode(), origin="OME-XML")
+            return physical_size(root.find("Image/Pixels"))
+        description = tiff.pages.first.description
+        if description.startswith("<MetaData>"):
+            root = parse_text(description.encode(), origin="MetaData")
+            given = {one.get("id"): one.get("value") for one in root.iterfind("PlaneInfo/prop")}
+            is_off = given.get("spatial-calibration-state") == "off"
+            width, unit = (given.get(f"spatial-calibration-{end}") for end in ("x", "units"))
+            return None if is_off else pixel_size(width, unit)
+        tags = tiff.pages.first.tags
+        pixels, units = tags.valueof("XResolution", (0, 1))
+        if not pixels or not units:
+            return None
+        if tiff.imagej_metadata:
+            return pixel_size(units / pixels, tiff.imagej_metadata.get("unit"))
+        is_metric = tags.valueof("ResolutionUnit") == tifffile.RESUNIT.CENTIMETER
+        return pixel_size(units / pixels, "cm") if is_metric else None
+
+
+def physical_size(pixels: Element | None) -> float | None:
+    """Return the width of a pixel in micrometres, given an image's `Pixels` in OME-XML."""
+    if pixels is None:
+        return None
+    return pixel_size(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "um"))
 
 
 def channel_names(description: str) -> list[str]:

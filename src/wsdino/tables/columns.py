@@ -23,6 +23,8 @@ QUALITY = f"{PREFIX}QC_"
 PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
 BATCH, COMPOUND, CONCENTRATION = "Metadata_Batch", "Metadata_Compound", "Metadata_Concentration"
 MOA, CONTROL = "Metadata_MoA", "Metadata_Control"
+# Width of a pixel of the images, in micrometres, and between what it must be.
+PIXEL_SIZE, MIN_PIXEL_SIZE, MAX_PIXEL_SIZE = "Metadata_PixelSize", 0.01, 100.0
 TREATMENT = (COMPOUND, CONCENTRATION)
 METADATA = (PLATE, WELL, SITE, BATCH, COMPOUND, CONCENTRATION, MOA, CONTROL)
 TEXT = (PLATE, WELL, BATCH, COMPOUND, MOA)
@@ -160,6 +162,19 @@ SYNONYMS = (
             "negcon",
             CONTROL_TYPE,
             PERT_TYPE,
+        ),
+    ),
+    Synonyms(
+        PIXEL_SIZE,
+        (
+            *(
+                f"pixel{sign}size{unit}"
+                for sign in ("", "_")
+                for unit in ("", "_um", "_micrometer")
+            ),
+            "um_per_pixel",
+            "microns_per_pixel",
+            "micrometers_per_pixel",
         ),
     ),
 )

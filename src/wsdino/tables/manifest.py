@@ -14,8 +14,11 @@ from wsdino.tables.columns import (
     COMPOUND,
     CONCENTRATION,
     CONTROL,
+    MAX_PIXEL_SIZE,
     METADATA,
+    MIN_PIXEL_SIZE,
     MOA,
+    PIXEL_SIZE,
     PLATE,
     PREFIX,
     SITE,
@@ -144,6 +147,8 @@ def validate_manifest(
     for name in map(str, source.columns):
         if name.startswith(PREFIX) and name not in METADATA:
             table[name] = _storable(source[name])
+    if PIXEL_SIZE in table:
+        table[PIXEL_SIZE] = _pixel_sizes(table[PIXEL_SIZE], origin)
     for channel in [*channels, *illuminations_of(source)]:
         _require_filled(source[f"FileName_{channel}"], origin)
         table[f"FileName_{channel}"] = source[f"FileName_{channel}"].astype(str).str.strip()
@@ -232,6 +237,21 @@ def _whole_numbers(values: pd.Series, origin: str) -> pd.Series:
             f"{what}"
         )
     return found.astype(np.int64)
+
+
+def _pixel_sizes(values: pd.Series, origin: str) -> pd.Series:
+    """Return widths of pixels in micrometres, float64; NaN where there is none."""
+    known = values.notna()
+    what = f"the width of a pixel in micrometres, {MIN_PIXEL_SIZE:g} to {MAX_PIXEL_SIZE:g}"
+    found = pd.Series(np.nan, index=values.index, name=values.name)
+    found[known] = numbers(values[known], origin=origin, what=what)
+    bad = known & ~found.between(MIN_PIXEL_SIZE, MAX_PIXEL_SIZE)
+    if bad.any():
+        raise TableError(
+            f"{origin}: {values.name} is '{values[bad].iloc[0]}' in {row_of(bad)}; it must be "
+            f"{what}, or empty"
+        )
+    return found
 
 
 def _numbers_of_parts(values: pd.Series, origin: str) -> pd.Series:

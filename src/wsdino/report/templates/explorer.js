@@ -27,17 +27,17 @@ const text = (each, row) => {
   if (found === undefined || found === null) return "–";
   return each.labels ? found : String(Number(found.toPrecision(each.digits)));
 };
-const swatch = (colour, shape) => {
-  const paths = {circle: "M6 1.4a4.6 4.6 0 1 0 .01 0z", square: "M2 2h8v8H2z", triangle: "M6 1.2 11 10.2H1z",
+const PATHS = {circle: "M6 1.4a4.6 4.6 0 1 0 .01 0z", square: "M2 2h8v8H2z", triangle: "M6 1.2 11 10.2H1z",
     diamond: "M6 .8 11.2 6 6 11.2 .8 6z", inverted_triangle: "M6 10.8 11 1.8H1z"};
+const swatch = (colour, shape) => {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
   svg.setAttribute("viewBox", "0 0 12 12"); svg.setAttribute("class", "swatch");
-  svg.setAttribute("aria-hidden", "true"); path.setAttribute("d", paths[shape]);
+  svg.setAttribute("aria-hidden", "true"); path.setAttribute("d", PATHS[shape]);
   path.setAttribute("fill", colour); svg.append(path);
   return svg;
 };
-const {save, csv} = globalThis.wsdino;
+const {save, csv, framed, copied, plain} = globalThis.wsdino;
 
 // Colour, shape and legend.
 const styleOf = (each, code) => {
@@ -116,8 +116,8 @@ const legend = () => {
 
 // Pictures: those of the page, coloured by the same filter.
 const picture = (id, alt) => {
-  const known = data.sources ? data.sources[id] && {src: data.sources[id], className: ""} : $(id);
-  return known ? make("img", "", {src: known.src, alt, class: known.className}) : null;
+  if (!data.sources) return copied(id, alt);
+  return data.sources[id] ? framed(make("img", "", {src: data.sources[id], alt}), data.bars[id]) : null;
 };
 const pair = (row) => {
   const [place, plate] = data.pictures[row] || [];
@@ -157,7 +157,8 @@ const details = () => {
     const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
     const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
     const thumb = picture(`picture-${other}`, "");
-    list.append(make("li", [...(thumb ? [thumb] : []), make("div", [
+    // Too small for a scale bar.
+    list.append(make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
       button(all.names[other], () => { toLevel("treatments"); pick([other]); }),
       make("span", facts.filter(Boolean).join(", "), {class: "note"})])]));
   }
@@ -230,6 +231,28 @@ const table = () => {
   save(`${state.level}.csv`, csv([["name", ...level.columns.map((each) => each.name), "map x", "map y"],
     ...rows.map((row) => [level.names[row], ...level.columns.map((each) => value(each, row)), level.x[row], level.y[row]])]), "text/csv");
 };
+// The map as it is shown, with its legend.
+const vector = () => {
+  const level = levels.get(state.level), each = column(level, state.colour), points = view.source.data;
+  const {x_range: across, y_range: up} = view.plot, side = 640, parts = [];
+  const place = (v, range) => side * (v - range.start) / (range.end - range.start);
+  const mark = (x, y, size, shape, colour, alpha) => parts.push(
+    `<path transform="translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${size / 12}) translate(-6 -6)" d="${PATHS[shape]}" fill="${colour}" fill-opacity="${alpha}" stroke="#222" stroke-width=".8"/>`);
+  level.names.forEach((_, row) => {
+    const [x, y] = [place(points.x[row], across), side - place(points.y[row], up)];
+    if (view.visible.booleans[row] && Math.min(x, y) >= 0 && Math.max(x, y) <= side) mark(x, y, points.size[row], points.shape[row], points.colour[row], points.alpha[row]);
+  });
+  const lines = !each ? [] : each.values
+    ? [[RAMP.at(-1), "circle", scale(each).high], [RAMP[RAMP.length >> 1], "circle", each.log ? "(logarithmic)" : ""], [RAMP[0], "circle", scale(each).low]]
+    : [...each.labels.keys()].filter((code) => !state.hidden.has(code)).map((code) => [...styleOf(each, code), each.labels[code]]);
+  parts.push(`<text x="${side + 16}" y="18" font-weight="bold">${plain(state.colour)}</text>`);
+  lines.forEach(([colour, shape, words], n) => {
+    mark(side + 22, 34 + 16 * n, 10, shape, colour, 1);
+    parts.push(`<text x="${side + 34}" y="${38 + 16 * n}">${plain(String(typeof words === "number" ? Number(words.toPrecision(each.digits)) : words))}</text>`);
+  });
+  const [width, height] = [side + 260, Math.max(side, 50 + 16 * lines.length)];
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="11"><rect width="${side}" height="${side}" fill="none" stroke="#8a939c"/>${parts.join("")}</svg>`;
+};
 const hover = (event) => {
   const card = $("explorer-card"), [row] = view.source.inspected.indices;
   if (row === undefined || !event || event.type === "pointerleave") { card.hidden = true; return; }
@@ -287,6 +310,7 @@ const start = () => {
   $("explorer-reset").addEventListener("click", reset);
   $("explorer-clear").addEventListener("click", () => pick([]));
   $("explorer-csv").addEventListener("click", table);
+  $("explorer-svg").addEventListener("click", () => save(`map-${state.level}.svg`, vector(), "image/svg+xml"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   addEventListener("explore", (event) => {
     toLevel("treatments");

@@ -3,7 +3,7 @@
 // Fields in full, beside the explorer: what is drawn comes from the server that this page came from.
 const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const $ = (id) => document.getElementById(id);
-const {save, csv} = globalThis.wsdino;
+const {save, csv, framed} = globalThis.wsdino;
 const channels = [...document.querySelectorAll("[data-field-channel]")];
 let shown = null, listed = [], asked = 0;
 
@@ -26,9 +26,9 @@ const draw = () => {
   const box = $("fields-pair");
   if (!shown) return;
   box.classList.toggle("pixels", $("fields-full").checked);
-  const figure = (site, words, alt) => make("figure", [make("img", "", {src: address(site), alt}), make("figcaption", words)]);
-  const figures = [figure(shown.site, `${shown.name}${shown.moa ? ` (${shown.moa})` : ""}`, `Field of ${shown.name}`)];
-  if (shown.control !== null) figures.push(figure(shown.control, `controls, plate ${shown.plate}`, `Field of controls on plate ${shown.plate}`));
+  const figure = (site, words, alt, bar) => make("figure", [framed(make("img", "", {src: address(site), alt}), bar ?? []), make("figcaption", words)]);
+  const figures = [figure(shown.site, `${shown.name}${shown.moa ? ` (${shown.moa})` : ""}`, `Field of ${shown.name}`, shown.bar)];
+  if (shown.control !== null) figures.push(figure(shown.control, `controls, plate ${shown.plate}`, `Field of controls on plate ${shown.plate}`, shown.control_bar));
   box.replaceChildren(...figures);
 };
 const neighbours = async () => {

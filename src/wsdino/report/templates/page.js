@@ -94,20 +94,43 @@ if (long) {
   addEventListener("beforeprint", () => { shown = rows.length; fill(); });
 }
 
+// Pictures with their scale bars: those of the page, anew.
+const framed = (image, [label, width] = []) => {
+  const frame = document.createElement("span");
+  frame.className = "frame";
+  frame.append(image);
+  if (label) {
+    frame.dataset.bar = label;
+    frame.style.setProperty("--bar", width);
+  }
+  return frame;
+};
+const copied = (id, alt) => {
+  const known = document.getElementById(id);
+  if (!known) return null;
+  const copy = new Image(), {dataset, style} = known.parentElement;
+  copy.src = known.src; copy.alt = alt ?? known.alt; copy.className = known.className;
+  return framed(copy, [dataset.bar, style.getPropertyValue("--bar")]);
+};
+
 // Fields of controls beside those of a compound, once it is opened.
 for (const compound of document.querySelectorAll("details.compound")) compound.addEventListener("toggle", () => {
   if (!compound.open || compound.dataset.filled) return;
   compound.dataset.filled = "yes";
   for (const figure of compound.querySelectorAll("figure[data-control]")) {
-    const control = document.getElementById(figure.dataset.control);
+    const control = copied(figure.dataset.control);
     if (!control) continue;
     const beside = document.createElement("figure"), caption = document.createElement("figcaption");
-    const copy = new Image();
-    copy.src = control.src; copy.alt = control.alt; copy.className = control.className;
-    caption.textContent = control.alt;
-    beside.append(copy, caption);
+    caption.textContent = control.firstChild.alt;
+    beside.append(control, caption);
     figure.after(beside);
   }
+  const svg = compound.querySelector("svg.dose");
+  if (!svg) return;
+  const name = `dose-${compound.querySelector("summary").firstChild.textContent.trim().replace(/[^\p{L}\p{N}.]+/gu, "-")}`;
+  const heads = ["dose, µM", "distance to controls", "fitted", "fitted, lower end", "fitted, upper end"];
+  offer(svg, [["SVG", name, () => save(`${name}.svg`, drawing(svg), "image/svg+xml")],
+    ["CSV", name, () => save(`${name}.csv`, csv([heads, ...JSON.parse(compound.dataset.curve)]), "text/csv")]]);
 });
 
 // Wrong pairs side by side.
@@ -116,11 +139,8 @@ const fillPairs = (part) => {
     row.dataset.filled = "yes";
     const cells = [row.cells[0], row.cells[2]];
     row.dataset.pair.split(" ").forEach((number, n) => {
-      const known = document.getElementById(`picture-${number}`);
-      if (!known) return;
-      const copy = new Image();
-      copy.src = known.src; copy.alt = known.alt; copy.className = known.className;
-      cells[n].append(copy);
+      const copy = copied(`picture-${number}`);
+      if (copy) cells[n].append(copy);
     });
   }
 };
@@ -144,9 +164,10 @@ const cell = (value) => {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 const csv = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
-globalThis.wsdino = {save, csv};
+const plain = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
+globalThis.wsdino = {save, csv, framed, copied, plain};
 const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-weight", "text-anchor"];
-const drawing = (svg) => {
+const drawing = (svg, place = {}) => {
   const copy = svg.cloneNode(true), there = [svg, ...svg.querySelectorAll("*")], here = [copy, ...copy.querySelectorAll("*")];
   there.forEach((each, n) => {
     if (each.closest("defs")) return;
@@ -158,7 +179,33 @@ const drawing = (svg) => {
   copy.setAttribute("width", width);
   copy.setAttribute("height", height);
   copy.style.fontFamily = "sans-serif";
-  return new XMLSerializer().serializeToString(copy);
+  for (const [name, value] of Object.entries(place)) copy.setAttribute(name, value);
+  // Colours of the page that a drawing shares between its parts.
+  const ofPage = getComputedStyle(document.documentElement);
+  return new XMLSerializer().serializeToString(copy).replace(/var\((--[\w-]+)\)/g, (_, name) => ofPage.getPropertyValue(name).trim());
+};
+// Several small figures, drawings or pictures, as one, with their captions and scale.
+const sheet = (part) => {
+  const figures = [...part.querySelectorAll(".plates figure")], side = 160, gap = 20;
+  const across = Math.min(4, figures.length), parts = [];
+  let [y, tallest] = [gap + 14, 0];
+  const scale = part.querySelector(".scale");
+  if (scale) {
+    const steps = [...scale.querySelectorAll("i")], [low, high] = [...scale.querySelectorAll("span")].map((each) => plain(each.textContent));
+    steps.forEach((step, n) => parts.push(`<rect x="${gap + 60 + 20 * n}" y="4" width="20" height="12" fill="${getComputedStyle(step).backgroundColor}"/>`));
+    parts.push(`<text x="${gap + 55}" y="14" text-anchor="end">${low}</text><text x="${gap + 65 + 20 * steps.length}" y="14">${high}</text>`);
+  }
+  figures.forEach((figure, n) => {
+    const svg = figure.querySelector("svg"), image = figure.querySelector("img"), x = gap + n % across * (side + gap);
+    if (n && n % across === 0) [y, tallest] = [y + tallest + 30, 0];
+    const [width, height] = svg ? svg.getAttribute("viewBox").split(" ").slice(2).map(Number) : [image.naturalWidth, image.naturalHeight];
+    const place = {x, y, width: side, height: side * height / width};
+    tallest = Math.max(tallest, place.height);
+    parts.push(svg ? drawing(svg, place) : `<image x="${x}" y="${y}" width="${side}" height="${place.height}" href="${image.src}"/>`);
+    parts.push(`<text x="${x}" y="${y + place.height + 12}">${plain(figure.querySelector("figcaption").textContent)}</text>`);
+  });
+  const [width, height] = [gap + across * (side + gap), y + tallest + 30];
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="10">${parts.join("")}</svg>`;
 };
 const offer = (after, options) => {
   const bar = document.createElement("div");
@@ -185,7 +232,8 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
 }
 for (const data of document.querySelectorAll(".figure-data[data-name]")) {
   const {name} = data.dataset;
-  offer(data, [["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]]);
+  offer(data, [["SVG", name, () => save(`${name}.svg`, sheet(data.parentElement), "image/svg+xml")],
+    ["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]]);
 }
 for (const svg of document.querySelectorAll("svg.plate")) svg.addEventListener("click", (event) => {
   const box = svg.getBoundingClientRect(), [, , width] = svg.getAttribute("viewBox").split(" ").map(Number);

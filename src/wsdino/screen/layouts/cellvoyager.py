@@ -17,8 +17,9 @@ from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
 from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse
+from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
-from wsdino.tables.columns import PLATE, SITE, WELL
+from wsdino.tables.columns import PIXEL_SIZE, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -59,11 +60,12 @@ def _measurement(file: Path) -> pd.DataFrame:
     if not images:
         raise TableError(f"{file}: lists no images")
     table = pd.DataFrame([_row(record, file) for record in images])
-    plate, targets = _described(file.parent)
+    plate, targets, width = _described(file.parent)
     used = sorted(set(table["id"]))
     names = unique_names({str(ch): targets.get(str(ch), "") for ch in used})
     table[CHANNEL] = [names[str(ch)] for ch in table.pop("id")]
     table[PLATE] = plate or file.absolute().parent.name
+    table[PIXEL_SIZE] = width
     table["PathName"] = str(file.absolute().parent)
     return as_sites(table, list(names.values()), origin=str(file))
 
@@ -91,10 +93,10 @@ def _on_disk(folder: Path, name: str) -> str:
     return next((other for other in others if (folder / other).exists()), name)
 
 
-def _described(folder: Path) -> tuple[str, dict[str, str]]:
-    """Return the plate's name and the targets of channels, as far as files beside say."""
+def _described(folder: Path) -> tuple[str, dict[str, str], float | None]:
+    """Return the plate's name, channels' targets and pixels' width, as far as files beside say."""
     if not (folder / DETAIL).is_file():
-        return "", {}
+        return "", {}, None
     root = parse(folder / DETAIL)
     sample = root.find("MeasurementSamplePlate")
     plate = "" if sample is None else (sample.get("Name") or "").strip()
@@ -108,4 +110,5 @@ def _described(folder: Path) -> tuple[str, dict[str, str]]:
         for channel in channels
         if (target := (channel.get("Target") or "").strip())
     }
-    return plate, targets
+    widths = {channel.get("HorizontalPixelDimension") for channel in channels} - {None}
+    return plate, targets, pixel_size(widths.pop(), "um") if len(widths) == 1 else None

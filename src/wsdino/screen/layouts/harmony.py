@@ -21,8 +21,9 @@ from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
 from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse, text_of
+from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
-from wsdino.tables.columns import PLATE, SITE, WELL
+from wsdino.tables.columns import PIXEL_SIZE, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -107,7 +108,14 @@ def _measurement(root: Element, index: Path) -> pd.DataFrame:
 def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator[dict[str, Any]]:
     """List the images that were taken; those in a state of error are said."""
     num_failed = 0
+    # From V6 on these are said once for each channel.
+    widths = {
+        entry.get("ChannelID"): _micrometres(width)
+        for entry in root.iterfind("Maps/Map/Entry")
+        if (width := entry.find("ImageResolutionX")) is not None
+    }
     for image in root.iterfind("Images/Image"):
+        width = image.find("ImageResolutionX")
         url, key = text_of(image, "URL"), text_of(image, "ChannelID")
         numbers = [text_of(image, name) for name in ("Row", "Col", "FieldID")]
         if url is None or key is None or None in numbers:
@@ -121,6 +129,7 @@ def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator
         yield {
             WELL: f"r{row:02d}c{column:02d}",
             SITE: field,
+            PIXEL_SIZE: widths.get(key) if width is None else _micrometres(width),
             Z: int(text_of(image, "PlaneID") or 1),
             TIME: int(text_of(image, "TimepointID") or 0),
             "FileName": url,
@@ -131,6 +140,10 @@ def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator
         }
     if num_failed:
         say(f"{index}: {num_failed} images are marked as failed and left out")
+
+
+def _micrometres(width: Element) -> float | None:
+    return pixel_size(width.text, width.get("Unit", "m"))
 
 
 def _profiles(root: Element) -> dict[str, str]:

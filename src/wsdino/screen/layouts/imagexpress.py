@@ -20,8 +20,9 @@ from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
 from wsdino.screen.layouts.places import files_below
+from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
-from wsdino.tables.columns import PLATE, SITE, WELL
+from wsdino.tables.columns import PIXEL_SIZE, PLATE, SITE, WELL
 from wsdino.tables.files import read_file
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _jdce(file: Path) -> pd.DataFrame:
             or file.stem,
             WELL: table["Well"].astype(str).str.replace(r"\s*-\s*", "", regex=True),
             SITE: table["Field"],
+            PIXEL_SIZE: _calibrated(stack),
             Z: table.get("ZIndex", 0),
             TIME: table.get("Timepoint", 0),
             "FileName": [
@@ -170,6 +172,14 @@ def _wavelengths(stack: dict[str, Any], table: pd.DataFrame, waves: list[str]) -
     listed = dict(zip(waves, filters.fillna("").astype(str), strict=True))
     used = sorted(set(waves), key=int)
     return {wave: described.get(wave) or listed[wave].strip() for wave in used}
+
+
+def _calibrated(stack: dict[str, Any]) -> float | None:
+    """Return the width of a pixel in micrometres; of binned ones the calibration doesn't tell."""
+    protocol = stack.get("AutoLeadAcquisitionProtocol") or {}
+    binning = str((protocol.get("Camera") or {}).get("Binning") or 1)
+    found = (protocol.get("ObjectiveCalibration") or {}).get("PixelWidth")
+    return pixel_size(found, "um") if set(re.findall(r"\d+", binning)) <= {"1"} else None
 
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".htd": _htd, ".jdce": _jdce}

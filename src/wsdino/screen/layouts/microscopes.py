@@ -17,6 +17,7 @@ from wsdino.errors import InputError, TableError
 from wsdino.screen.formats import MICROSCOPES, which_image
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
 from wsdino.screen.layouts.places import files_below
+from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PLATE, SITE, WELL
 from wsdino.tables.identity import normalise_well
@@ -108,6 +109,11 @@ def read_scene(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[An
     axes = str(image.dims.order)
     part = taken(axes, tuple(int(size) for size in image.shape))
     return np.asarray(image.dask_data[part].compute(scheduler="synchronous")), axes
+
+
+def pixel_size_of_scene(path: Path) -> float | None:
+    """Return the width of a pixel in micrometres, which is bioio's unit; None: unknown."""
+    return pixel_size(_opened(path).physical_pixel_sizes.X, "um")
 
 
 def _opened(path: Path) -> Any:

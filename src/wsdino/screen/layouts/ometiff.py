@@ -20,7 +20,8 @@ from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
 from wsdino.screen.layouts.places import files_below
 from wsdino.screen.layouts.xml import Element, parse, parse_text
 from wsdino.screen.readers import RawTable
-from wsdino.tables.columns import PLATE, SITE, WELL
+from wsdino.screen.tiff import physical_size
+from wsdino.tables.columns import PIXEL_SIZE, PLATE, SITE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -134,6 +135,7 @@ def _sites(root: Element, file: Path) -> Iterator[dict[str, Any]]:
                     PLATE: plate.get("Name") or plate.get("ID"),
                     WELL: f"r{int(well.get('Row', 0)) + 1}c{int(well.get('Column', 0)) + 1}",
                     SITE: site,
+                    PIXEL_SIZE: physical_size(images[key].find("Pixels")),
                     "PathName": str(file.absolute().parent),
                 }
                 names = _channels(images[key])
