@@ -120,7 +120,7 @@ class Model:
         ndarray
             (N, F) float32.
         """
-        tiles = self._embed_tiles(self._tiles(self._scale(images, offset, gain)))
+        tiles = self._embed_tiles(*self._checked(images, offset, gain))
         if self.spec.tile_summary == "median":
             return tiles.median(dim=0).values.cpu().numpy()
         return tiles.mean(dim=0).cpu().numpy()
@@ -143,41 +143,51 @@ class Model:
             one minus the attention of [CLS] to itself.
         """
         height, width = self._whole(images.shape[-2], images.shape[-1])
-        scaled = self._scale(images, offset, gain)[..., :height, :width]
+        scaled = self._scale(*self._checked(images, offset, gain))[..., :height, :width]
         return self.networks.attention(scaled).float().cpu().numpy()
 
-    def _embed_tiles(self, tiles: list[Tensor]) -> Tensor:
-        """Embed tiles, each (N, C, h, w), to (tiles, N, F) float32."""
-        on_gpu, num_images = self.device.type == "cuda", len(tiles[0])
+    def _embed_tiles(self, pixels: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
+        """Embed the tiles of fields to (tiles, N, F) float32."""
+        on_gpu, num_images = self.device.type == "cuda", len(pixels)
+        tiles = self._tiles(pixels)
         # A GPU is kept busy by many at once, a CPU's caches are not made for that.
         num = max(1, TILES_ON_GPU // num_images) if on_gpu else 1
         found: dict[int, Tensor] = {}
         # One context for all: inside it weights are rounded once.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
             for group in _alike(tiles, num):
-                vectors = self.networks(torch.cat([tiles[i] for i in group])).float()
+                # Scaled together, whole fields would take several times their memory.
+                together = torch.cat([tiles[i] for i in group])
+                shifts = (each.repeat(len(group), 1) for each in (offset, gain))
+                vectors = self.networks(self._scale(together, *shifts)).float()
                 found |= zip(group, vectors.split(num_images), strict=True)
         return torch.stack([found[i] for i in range(len(tiles))])
 
-    def _scale(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
+    def _checked(
+        self, images: Images, offset: Tensor | None, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels (N, C, H, W), offset and gain (N, C), on the device."""
         images = images if isinstance(images, Tensor) else np.asarray(images)
         _require_fields(images, self.channels)
         pixels = images if isinstance(images, Tensor) else as_tensor(images)
         if offset is None or gain is None:
             offset, gain = self.spec.scaling.for_images(pixels)
-        offset, gain = (x.to(self.device)[:, :, None, None] for x in (offset, gain))
-        return ((as_float(pixels.to(self.device)) - offset) * gain).clamp(*self.spec.scaling.clip)
+        return pixels.to(self.device), offset.to(self.device), gain.to(self.device)
+
+    def _scale(self, pixels: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
+        offset, gain = offset[:, :, None, None], gain[:, :, None, None]
+        return ((as_float(pixels) - offset) * gain).clamp(*self.spec.scaling.clip)
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
         patch = self.networks.patch_size
         return height // patch * patch, width // patch * patch
 
-    def _tiles(self, scaled: Tensor) -> list[Tensor]:
-        height, width = scaled.shape[-2:]
+    def _tiles(self, pixels: Tensor) -> list[Tensor]:
+        height, width = pixels.shape[-2:]
         if self.spec.tile is None:
             height, width = self._whole(height, width)
         boxes = tile_boxes((height, width), self.spec.tile, self.spec.tile_grid)
-        return [scaled[..., rows, columns] for rows, columns in boxes]
+        return [pixels[..., rows, columns] for rows, columns in boxes]
 
     def save(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 PERCENTILES = (1.0, 50.0, 99.0)
+_BLOCK = 1 << 22
 
 
 def site_statistics(
@@ -27,11 +28,23 @@ def site_statistics(
     return np.stack([_channel_statistics(channel) for channel in pixels]).astype(np.float32)
 
 
+def _histogram(
+    pixels: np.ndarray[Any, np.dtype[Any]],
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count each value up to the largest; a block at a time, as NumPy copies pixels to int64."""
+    counts = np.zeros(0, dtype=np.int64)
+    for start in range(0, len(pixels), _BLOCK):
+        found = np.bincount(pixels[start : start + _BLOCK], minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
 def _channel_statistics(
     channel: np.ndarray[Any, np.dtype[Any]],
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     # A histogram of 16-bit values takes a tenth of the time of partial sorting.
-    counts = np.bincount(channel.ravel())
+    counts = _histogram(channel.ravel())
     values = np.arange(len(counts), dtype=np.float64)
     num_pixels = channel.size
     mean = counts @ values / num_pixels
