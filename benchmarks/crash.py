@@ -428,7 +428,9 @@ def main() -> None:
     failures: list[str] = []
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        root = options.root or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # Tables name images by their absolute paths: what was prepared can't be moved.
+        root = options.root and options.root.resolve()
+        root = root or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if not (root / "given" / MODULES_FILE).is_file():
             prepare(root / "given", partial(_finish, root / "given"))
         load(root / "given")
