@@ -254,7 +254,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# What large inputs cost",
         "",
-        "`python benchmarks/load.py --write`; peak memory is the process's own, imports included.",
+        f"`python benchmarks/load.py {' '.join(rows)}`; peak memory is the process's own.",
         "",
         f"{versions}; {os.cpu_count()} CPUs, shared with other work: compare CPU times.",
         "",

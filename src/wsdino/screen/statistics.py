@@ -30,9 +30,9 @@ def site_statistics(
 
 def _histogram(
     pixels: np.ndarray[Any, np.dtype[Any]],
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Count each value up to the largest; a block at a time, as NumPy copies pixels to int64."""
-    counts = np.zeros(0, dtype=np.int64)
+    counts = np.zeros(0, dtype=np.intp)
     for start in range(0, len(pixels), _BLOCK):
         found = np.bincount(pixels[start : start + _BLOCK], minlength=len(counts))
         found[: len(counts)] += counts
