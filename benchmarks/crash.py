@@ -1,8 +1,10 @@
 """Commands killed, crowded, starved and lied to: `python benchmarks/crash.py --trials 100`.
 
-Each trial runs a command of :data:`COMMANDS` in a process of its own under one fault, then runs it
-once more to its end, and compares every file bit by bit with that of an uninterrupted run
-(checkpoints too). Faults, drawn from the seed, the command and the trial's number:
+Each trial runs a command of :data:`~crash_commands.COMMANDS` in a process of its own under one
+fault, then runs it once more to its end, and compares every file bit by bit with that of an
+uninterrupted run (checkpoints too). The process is forked from one that has imported everything, as
+starting Python takes longer than what is killed. Faults, drawn from the seed, the command and the
+trial's number:
 
 - *kill*: SIGKILL, SIGTERM or SIGINT at a random moment, up to three times in a row;
 - *two*: a second process of the same command; one of the two may be refused, naming the other;
@@ -12,102 +14,70 @@ once more to its end, and compares every file bit by bit with that of an uninter
 
 After a flipped bit the command may also refuse, in one line with status 2. A failure is any other
 status, a traceback, another product, a partial file, lock or process that is left. What differs
-between two uninterrupted runs (such as times in records) is not compared, and listed. Exits with 1
-if there are failures. `--write` writes `benchmarks/results/crash.md`.
+between two uninterrupted runs is not compared, and listed: values in JSON (such as times), else
+whole files. Exits with 1 if there are failures. `--write` writes `benchmarks/results/crash.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
+import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crash_commands import COMMANDS, Command, prepare, serve
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 RESULT = Path(__file__).parent / "results" / "crash.md"
 FAULTS = ("kill", "two", "full", "flip", "clock")
 WEIGHTS = (80, 5, 5, 5, 5)
 LONGEST_S = 600.0
 EARLY, LATE = 631_152_000, 1_924_992_000  # 1990 and 2031
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command.
-
-    Parameters
-    ----------
-    name
-        Name, for `--only`.
-    arguments
-        Of the command line, run in the folder `work`; what others made lies in `../given`.
-    given
-        Copied from `given` into `work` first.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    given: tuple[str, ...] = ()
-
-
-_RUN = ("../given/tiny.yaml", "--set", "screen.source=../given/screen")
-COMMANDS = (
-    Command(
-        "simulate", ("simulate", "--out", "out", "--size", "32", "--sites", "1", "--workers", "2")
-    ),
-    Command("download", ("download", "bbbc021", "--out", "out", "--source", "SOURCE")),
-    Command("ingest", ("ingest", "../given/screen", "--out", "out", "--workers", "2")),
-    Command("train", ("train", *_RUN, "--out", "out")),
-    Command("run", ("run", *_RUN, "--out", "out")),
-    Command("embed", ("embed", "../given/run", "../given/run/store", "--out", "out.parquet")),
-    Command("embed-csv", ("embed", "../given/run", "../given/run/store", "--out", "out.csv.gz")),
-    Command("profile", ("profile", "../given/run/embeddings.parquet", "--out", "out.parquet")),
-    Command("evaluate", ("evaluate", "../given/run/profiles.parquet", "--json", "out.json")),
-    Command("activity", ("activity", "../given/run/embeddings.parquet", "--out", "out.csv")),
-    Command("report", ("report", "run"), ("run",)),
-    Command("export", ("export", "../given/run", "--out", "out")),
+PATIENCE_S = 5.0
+MODULES_FILE = "modules.txt"
+MODULES = (
+    *("torch", "zarr", "anndata", "sklearn", "tensorboard", "wsdino.cli.main", "wsdino.pipeline"),
+    *("wsdino.screen.download_gallery", "wsdino.simulate", "wsdino.exchange", "wsdino.report.html"),
 )
+# Sessions of the processes of a trial.
+_STARTED: set[int] = set()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-def prepare(given: Path) -> None:
-    """Make what the commands work on."""
-    from fuzz_parsers import write_archive_source
-    from helpers_run import write_tiny_config
-    from helpers_screen import write_bbbc021_folder
-
-    given.mkdir(parents=True)
-    write_bbbc021_folder(given / "screen", num_sites=1)
-    train = {"epochs": 4, "batch_size": 16, "warmup_epochs": 0, "checkpoint_minutes": 1e-4}
-    write_tiny_config(given / "tiny.yaml", train=train)
-    write_archive_source(given / "source")
-    status, said = wait(
-        start(given, ("run", "tiny.yaml", "--set", "screen.source=screen", "--out", "run"))
-    )
-    if status:
-        raise RuntimeError(said)
+def load(folder: Path) -> None:
+    """Import whatever the commands import, so that processes that are forked need not."""
+    names = folder / MODULES_FILE
+    pid = 0 if names.is_file() else os.fork()
+    if not pid and not names.is_file():
+        os.chdir(folder)
+        sys.argv = ["wsdino", "report", "run", "--out", "report.html"]
+        with contextlib.suppress(SystemExit):
+            importlib.import_module("wsdino.cli.main").main()
+        names.write_text("\n".join(sys.modules))
+        os._exit(0)
+    if pid:
+        os.waitpid(pid, 0)
+    for name in names.read_text().split():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    for name in MODULES:
+        importlib.import_module(name)
 
 
 def start(
@@ -117,6 +87,7 @@ def start(
     talk = Path(tempfile.mkstemp(prefix="crash-")[1])
     pid = os.fork()
     if pid:
+        _STARTED.add(pid)
         return pid, talk
     status = 1
     try:
@@ -136,12 +107,26 @@ def start(
         os._exit(status)
 
 
+def _finish(folder: Path, *arguments: str) -> None:
+    status, said, _ = wait(start(folder, arguments))
+    if status:
+        raise RuntimeError(said)
+
+
 def wait(
     process: tuple[int, Path], *, kill_after: tuple[float, int] | None = None
-) -> tuple[int, str]:
-    """Wait for a command, or send it a signal after some seconds; return its status and words."""
+) -> tuple[int, str, bool]:
+    """Wait for a command, or send it a signal after some seconds.
+
+    Returns
+    -------
+    status : int
+    said : str
+    is_killed : bool
+        Whether it still ran then.
+    """
     pid, talk = process
-    begin, status = time.monotonic(), None
+    begin, status, wanted = time.monotonic(), None, kill_after
     while status is None:
         found, code = os.waitpid(pid, os.WNOHANG)
         if found:
@@ -156,16 +141,37 @@ def wait(
         time.sleep(0.002)
     said = talk.read_text(errors="replace")
     talk.unlink()
-    return status, said
+    return status, said, wanted is not None and kill_after is None
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Return what each file holds."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def contents(folder: Path) -> dict[str, str]:
+    """Return what each file holds: the digest of its bytes, and of JSON each value too."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name, data = _stable(path.relative_to(folder).as_posix()), path.read_bytes()
+            found[name] = hashlib.sha256(data).hexdigest()
+            lines = {".json": [data], ".jsonl": data.splitlines()}.get(path.suffix, [])
+            for number, line in enumerate(lines):
+                with contextlib.suppress(ValueError):
+                    found |= _values(f"{name} line {number}", json.loads(line))
+    return found
+
+
+def _values(place: str, value: Any) -> dict[str, str]:
+    """Return each value of JSON by its place."""
+    if isinstance(value, dict):
+        inside = [(f"{place} {key}", each) for key, each in value.items()]
+        # The order of keys is part of the file.
+        found = {f"{place} keys": json.dumps(list(value))}
+    elif isinstance(value, list):
+        inside = [(f"{place} {number}", each) for number, each in enumerate(value)]
+        found = {f"{place} length": str(len(value))}
+    else:
+        return {place: json.dumps(value)}
+    for where, each in inside:
+        found |= _values(where, each)
+    return found
 
 
 @dataclass
@@ -175,11 +181,19 @@ class Campaign:
     Attributes
     ----------
     wanted
-        Digest of each file.
+        See :func:`contents`.
     volatile
-        Files that differ between two such runs.
+        What differs between two such runs.
     seconds
         What it took.
+    trials, kills
+        How many of each fault, and of each signal that came while the command ran.
+    late
+        How many came when it had ended, or that it ended in spite of.
+    remnants
+        What lay there after kills, for the next run to remove.
+    failures
+        Of all trials.
     """
 
     command: Command
@@ -188,6 +202,11 @@ class Campaign:
     wanted: dict[str, str] = field(default_factory=dict)
     volatile: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    trials: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+    remnants: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
 
     @property
     def work(self) -> Path:
@@ -204,8 +223,8 @@ class Campaign:
             )
 
     def go(self, **options: Any) -> tuple[int, str]:
-        """Run to the end."""
-        return wait(start(self.work, self.arguments, **options))
+        """Run to the end; return its status and words."""
+        return wait(start(self.work, self.arguments, **options))[:2]
 
     def refer(self) -> None:
         """Run without a fault, twice."""
@@ -217,16 +236,15 @@ class Campaign:
             self.seconds = time.monotonic() - begin
             if status:
                 raise RuntimeError(f"{self.command.name}: {said}")
-            found.append(digests(self.work))
+            found.append(contents(self.work))
         self.wanted, other = found
         names = self.wanted.keys() | other.keys()
         self.volatile = {n for n in names if self.wanted.get(n) != other.get(n)}
-        self.volatile = {_stable(name) for name in self.volatile}
 
     def differences(self) -> list[str]:
         """Return what is not as an uninterrupted run leaves it."""
-        found = digests(self.work)
-        names = {n for n in self.wanted.keys() | found if _stable(n) not in self.volatile}
+        found = contents(self.work)
+        names = (self.wanted.keys() | found) - self.volatile
         # Which older checkpoint is kept depends on the minutes between them.
         steps = sorted(n for n in names if "/checkpoints/" in n)
         names -= set(steps[:-1])
@@ -238,12 +256,17 @@ def killed(campaign: Campaign, rng: random.Random) -> list[str]:
     for _ in range(rng.choice([1, 1, 2, 3])):
         number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         moment = rng.uniform(0, campaign.seconds * 1.05)
-        status, said = wait(start(campaign.work, campaign.arguments), kill_after=(moment, number))
-        if number == signal.SIGKILL and status == -signal.SIGKILL:
-            continue
+        process = start(campaign.work, campaign.arguments)
+        status, said, is_killed = wait(process, kill_after=(moment, number))
+        if is_killed and status:
+            campaign.kills[number.name] += 1
+            campaign.remnants.update(remnants(campaign.work))
+        else:
+            campaign.late += 1
         # Before the command has set up its handlers, the signal itself ends the process.
-        if status not in (0, 1, -number) or "Traceback" in said:
-            return [f"status {status} after {number.name}: {said[-300:]}"]
+        right = (-number,) if number == signal.SIGKILL else (1, -number)
+        if status not in (0, *right) or "Traceback" in said:
+            return [f"status {status} after {number.name} at {moment:.2f} s: {said[-300:]}"]
     return []
 
 
@@ -252,7 +275,7 @@ def two(campaign: Campaign, rng: random.Random) -> list[str]:
     first = start(campaign.work, campaign.arguments)
     time.sleep(rng.uniform(0, campaign.seconds))
     second = start(campaign.work, campaign.arguments)
-    found = [wait(second), wait(first)]
+    found = [wait(second)[:2], wait(first)[:2]]
     bad = [(s, said) for s, said in found if s and not (s == 2 and "is writing there" in said)]
     if bad or all(status for status, _ in found):
         return [f"status {status}: {said[-300:]}" for status, said in bad or found]
@@ -303,15 +326,32 @@ def _stable(name: str) -> str:
     return name.rpartition("/")[0] if "/tensorboard/" in name else name
 
 
-def left_behind(folder: Path) -> list[str]:
-    """Return the partial files, locks and parts that are left."""
-    names = [path.name for path in folder.rglob("*")]
-    return [n for n in names if n.startswith(".partial-") or n.endswith((".lock", ".parts"))]
+def remnants(folder: Path) -> list[str]:
+    """Return the kind of each partial file, lock and part that is left."""
+    kinds = []
+    for path in folder.rglob("*"):
+        if path.name.startswith(".partial-"):
+            kinds.append("partial file")
+        elif path.name.endswith((".lock", ".parts")):
+            kinds.append(path.suffix[1:])
+    return kinds
+
+
+def processes(sessions: set[int]) -> list[int]:
+    """Return the processes of sessions that still run (Linux; empty elsewhere)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) in sessions and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
 
 
 def trial(campaign: Campaign, fault: str, rng: random.Random) -> list[str]:
     """Run under a fault, and then to the end; return what is wrong."""
     campaign.begin()
+    _STARTED.clear()
     faults: dict[str, Callable[[Campaign, random.Random], list[str]]]
     faults = {"kill": killed, "two": two, "full": full, "flip": flip, "clock": clock}
     if problems := faults[fault](campaign, rng):
@@ -320,31 +360,56 @@ def trial(campaign: Campaign, fault: str, rng: random.Random) -> list[str]:
     if status:
         return [f"then status {status}: {said[-300:]}"]
     problems = [f"differs: {name}" for name in campaign.differences()]
-    return problems + [f"left behind: {name}" for name in left_behind(campaign.work)]
+    problems += [f"left behind: {kind}" for kind in remnants(campaign.work)]
+    # Workers look for their parent twice a second.
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := processes(_STARTED)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return problems + [f"still running: {pid}" for pid in left]
 
 
-def table(
-    counts: dict[str, Counter[str]], volatile: dict[str, set[str]], failures: list[str], seed: int
-) -> str:
+def table(campaigns: list[Campaign], failures: list[str], seed: int) -> str:
     """Write down the counts."""
+    signals = ("SIGKILL", "SIGTERM", "SIGINT")
+    names = ("s", *FAULTS, *signals, "late", "failures")
     lines = [
         "# Commands that are killed, crowded, starved and lied to",
         "",
         f"`python benchmarks/crash.py --seed {seed}`; see there for what is done and compared.",
-        "A trial of *kill* has up to three kills.",
+        "Columns: seconds of an uninterrupted run; trials of each fault; signals that ended the",
+        "command, of which a trial of *kill* has up to three; those that came too late; failures.",
         "",
-        f"| command | {' | '.join(FAULTS)} | failures |",
-        "|---|" + "---|" * (len(FAULTS) + 1),
+        f"| command | {' | '.join(names)} |",
+        "|---|" + "---|" * len(names),
     ]
     total: Counter[str] = Counter()
-    for name, found in counts.items():
+    for one in campaigns:
+        found = one.trials + one.kills + Counter({"late": one.late, "failures": one.failures})
         total += found
-        lines.append(f"| {name} | {' | '.join(str(found[f]) for f in (*FAULTS, 'failures'))} |")
-    lines.append(f"| all | {' | '.join(str(total[f]) for f in (*FAULTS, 'failures'))} |")
-    lines += ["", "Not compared, as two uninterrupted runs differ in them, too:", ""]
-    lines += [f"- {name}: {', '.join(sorted(found))}" for name, found in volatile.items() if found]
+        cells = [f"{one.seconds:.1f}", *(str(found[name]) for name in names[1:])]
+        lines.append(f"| {one.command.name} | {' | '.join(cells)} |")
+    lines.append(f"| all | | {' | '.join(str(total[name]) for name in names[1:])} |")
+    left = sum((one.remnants for one in campaigns), Counter())
+    lines += [
+        "",
+        f"Kills that ended a command: {sum(total[name] for name in signals)}. What lay there after "
+        f"them: {', '.join(f'{num} x {kind}' for kind, num in left.items()) or 'nothing'}; after "
+        "the run that followed: "
+        + ("nothing." if not any("left behind" in each for each in failures) else "see below."),
+        "",
+        "Not compared, as two uninterrupted runs differ in them, too:",
+        "",
+    ]
+    lines += [f"- {one.command.name}: {_named(one.volatile)}" for one in campaigns if one.volatile]
+    if idle := [one.command.name for one in campaigns if not one.trials]:
+        lines += ["", f"Not tried in this time: {', '.join(idle)}."]
     lines += ["", *(f"- {failure}" for failure in failures)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _named(volatile: set[str]) -> str:
+    """List places, with one number for several."""
+    return ", ".join(sorted({re.sub(r"(?<= )\d+\b", "N", name) for name in volatile}))
 
 
 def main() -> None:
@@ -355,52 +420,51 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="commands")
     parser.add_argument("--fault", choices=FAULTS)
+    parser.add_argument("--root", type=Path, help="where to work; what is prepared is kept there")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    # Processes that are forked need not import again.
-    for module in (
-        "torch",
-        "zarr",
-        "wsdino.cli.main",
-        "wsdino.pipeline",
-        "wsdino.model.model",
-        "wsdino.report.html",
-    ):
-        importlib.import_module(module)
-    counts: dict[str, Counter[str]] = {}
-    volatile: dict[str, set[str]] = {}
+    for name in MODULES:
+        importlib.import_module(name)
     failures: list[str] = []
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        prepare(root / "given")
-        handler = partial(_Quiet, directory=str(root / "given" / "source"))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        source = f"http://127.0.0.1:{server.server_port}"
-        campaigns = []
-        for command in COMMANDS:
-            if not options.only or command.name in options.only:
-                arguments = tuple(source if a == "SOURCE" else a for a in command.arguments)
-                campaigns.append(Campaign(command, root, arguments))
-                campaigns[-1].refer()
-                counts[command.name] = Counter()
-                volatile[command.name] = campaigns[-1].volatile
+    with contextlib.ExitStack() as stack:
+        # Tables name images by their absolute paths: what was prepared can't be moved.
+        root = options.root and options.root.resolve()
+        root = root or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if not (root / "given" / MODULES_FILE).is_file():
+            prepare(root / "given", partial(_finish, root / "given"))
+        load(root / "given")
+        addresses = serve(root / "given")
+        campaigns = [
+            Campaign(one, root, tuple(addresses.get(each, each) for each in one.arguments))
+            for one in COMMANDS
+            if not options.only or one.name in options.only
+        ]
         for number in range(options.trials):
             for campaign in campaigns:
-                if time.monotonic() - begin > options.seconds:
-                    break
+                if number % campaign.command.every or time.monotonic() - begin > options.seconds:
+                    continue
+                if not campaign.wanted:
+                    campaign.refer()
                 name = campaign.command.name
                 rng = random.Random(f"{options.seed} {name} {number}")  # noqa: S311 no secrets
                 fault = rng.choices(FAULTS, WEIGHTS)[0]
                 fault = options.fault or fault
-                counts[name][fault] += 1
-                for problem in trial(campaign, fault, rng):
-                    counts[name]["failures"] += 1
+                campaign.trials[fault] += 1
+                problems = trial(campaign, fault, rng)
+                campaign.failures += bool(problems)
+                for problem in problems:
                     failures.append(f"{name}, trial {number}, {fault}: {' '.join(problem.split())}")
                     print(failures[-1], file=sys.stderr, flush=True)
-        server.shutdown()
-    text = table(counts, volatile, failures, options.seed)
+                done = sum(sum(one.kills.values()) for one in campaigns)
+                seconds = time.monotonic() - begin
+                print(
+                    f"{seconds:.0f} s: round {number}, {name} ({campaign.seconds:.1f} s), {fault}; "
+                    f"{done} kills in all",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    text = table(campaigns, failures, options.seed)
     print(text)
     if options.write:
         RESULT.write_text(text)

@@ -1,7 +1,8 @@
-"""A bucket of Amazon S3 on this machine, which misbehaves as a test asks for."""
+"""A bucket of Amazon S3 on this machine, which misbehaves as a test asks for; what is in it."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
 from collections import Counter
@@ -11,8 +12,61 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import numpy as np
+import pandas as pd
+import tifffile
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+PROJECT, BATCH = "cpg0000-jump-pilot", "2020_11_04_CPJUMP1"
+PLATES = ("BR00116991", "BR00117035")
+CHANNELS = ("DNA", "ER")
+WELLS = ("A01", "A02", "B01")
+
+
+def write_gallery(top: Path) -> None:
+    """Write the Gallery's tree: two plates of three wells and two sites, and more."""
+    source = top / PROJECT / "source_4"
+    rng = np.random.default_rng(0)
+    address = f"s3://cellpainting-gallery/{PROJECT}/source_4/images/{BATCH}"
+    for plate in PLATES:
+        full = f"{plate}__2020-11-05T19_51_35-Measurement1"
+        images = source / "images" / BATCH / "images" / full / "Images"
+        illum = source / "images" / BATCH / "illum" / plate
+        tables = source / "workspace" / "load_data_csv" / BATCH / plate
+        for folder in (images, illum, tables):
+            folder.mkdir(parents=True)
+        rows = []
+        for well in WELLS:
+            for site in (1, 2):
+                row = {"Metadata_Plate": plate, "Metadata_Well": well, "Metadata_Site": site}
+                for number, channel in enumerate(CHANNELS):
+                    name = f"r{well}f{site:02d}p01-ch{number + 1}sk1fk1fl1.tiff"
+                    tifffile.imwrite(images / name, rng.poisson(500, (16, 16)).astype(np.uint16))
+                    row |= {f"FileName_Orig{channel}": name}
+                    row |= {f"PathName_Orig{channel}": f"{address}/images/{full}/Images/"}
+                    row |= {f"FileName_Illum{channel}": f"{plate}_Illum{channel}.npy"}
+                    row |= {f"PathName_Illum{channel}": f"{address}/illum/{plate}"}
+                rows.append(row)
+        for channel in CHANNELS:
+            np.save(illum / f"{plate}_Illum{channel}.npy", np.full((16, 16), 2.0))
+        (images / "Index.idx.xml").write_text("nobody asks for it")
+        text = pd.DataFrame(rows).to_csv(index=False)
+        (tables / "load_data_with_illum.csv.gz").write_bytes(gzip.compress(text.encode()))
+        (tables / "load_data.csv").write_text(text)
+    metadata = source / "workspace" / "metadata"
+    maps = metadata / "platemaps" / BATCH
+    (maps / "platemap").mkdir(parents=True)
+    (metadata / "external_metadata").mkdir()
+    rows = [f"{plate},map" for plate in PLATES]
+    (maps / "barcode_platemap.csv").write_text(
+        "\n".join(["Assay_Plate_Barcode,Plate_Map_Name", *rows])
+    )
+    wells = [f"map\t{well}\tBRD-{well}\t0.005\tDMSO" for well in WELLS]
+    names = "plate_map_name\twell_position\tbroad_sample\tmmoles_per_liter\tsolvent"
+    (maps / "platemap" / "map.txt").write_text("\n".join([names, *wells]))
+    (metadata / "external_metadata" / "huge_pictures.zip").write_bytes(bytes(100_000))
 
 
 class Bucket(ThreadingHTTPServer):

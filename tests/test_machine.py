@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import wsdino
-from wsdino.device import free_host_memory, num_cpus
+from wsdino.device import free_host_memory, num_cpus, require_memory
 from wsdino.environment import environment, git_commit
+from wsdino.errors import InputError
+from wsdino.screen.convert import threads_for
 
 PACKAGE = Path(wsdino.__file__).parent
 GIB = 2**30
@@ -217,3 +219,18 @@ def test_kernels_compile_where_nothing_can_be_kept(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == [str(package / "simulate" / "raster.py"), "1.0"], done.stderr
+
+
+def test_what_will_not_fit_is_refused_with_the_estimate() -> None:
+    require_memory("a byte", 1, advice="none")
+    said = r"a lot takes about 1000000000\.0 GB of memory, and [\d.]+ GB are free; take less"
+    with pytest.raises(InputError, match=said):
+        require_memory("a lot", 10**18, advice="take less")
+
+
+def test_large_sites_are_converted_by_fewer_threads() -> None:
+    assert threads_for(10_000, 7) == 7
+    assert threads_for(GIB // 4, 7) == 4
+    assert threads_for(GIB, 7) == threads_for(GIB + 1, 7) == 1
+    with pytest.raises(InputError, match=r"--channel"):
+        threads_for(10**18, 7)

@@ -48,6 +48,27 @@ def test_typed_errors_pass_unchanged() -> None:
         raise ModelError("own")
 
 
+@pytest.mark.parametrize("source", ["undefined_name", "import wsdino.nothing", "assert False"])
+def test_mistakes_of_our_own_are_no_damage(source: str) -> None:
+    """What no bytes can cause keeps its type where it is raised in the package, and only there."""
+    kinds = (NameError, ImportError, AssertionError)
+    with pytest.raises(kinds), reading("a.csv", TableError):
+        exec(source, {"__name__": "wsdino.tables.files"})
+    with pytest.raises(TableError, match=r"a\.csv: can't be read"), reading("a.csv", TableError):
+        exec(source, {"__name__": "decoder"})
+
+
+def test_errors_that_say_more_than_missing_files_are_kept() -> None:
+    class UnreachableError(FileNotFoundError):
+        pass
+
+    with pytest.raises(TableError, match=r"^s3://a: no such file"), reading("s3://a", TableError):
+        raise FileNotFoundError("s3://a")
+    said = r"^s3://a: can't be read: no answer$"
+    with pytest.raises(TableError, match=said), reading("s3://a", TableError):
+        raise UnreachableError("no answer")
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"a\.json: no such file"):
         read_json(tmp_path / "a.json", TableError)

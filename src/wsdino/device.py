@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsdino.errors import ConfigError
+from wsdino.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +72,10 @@ def free_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return _own_host_memory()
+
+
+def _own_host_memory() -> int:
     return free_host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -84,6 +88,31 @@ def free_host_memory(root: Path = ROOT) -> int:
         Where ``proc`` and ``sys`` lie.
     """
     return min([_free_on_host(root), *_free_in_cgroups(root)])
+
+
+def require_memory(what: str, needed: int, *, advice: str) -> None:
+    """Refuse, before it begins, what won't fit.
+
+    Parameters
+    ----------
+    what
+        For the message, such as `embedding 16 fields at a time`.
+    needed
+        Bytes, estimated.
+    advice
+        What to do about it.
+
+    Raises
+    ------
+    InputError
+        Less is free.
+    """
+    free = _own_host_memory()
+    if needed > free:
+        raise InputError(
+            f"{what} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            f"free; {advice}"
+        )
 
 
 def _free_on_host(root: Path) -> int:

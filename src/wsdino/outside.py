@@ -2,7 +2,7 @@
 
 Decoders raise nearly any exception for damaged bytes, so none are listed here: what is raised while
 a file is being parsed is the file's fault. Blocks under :func:`reading` therefore hold nothing but
-parsing.
+parsing. What no bytes can cause, such as a name that doesn't exist, stays what it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import traceback
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def reading(
 ) -> Iterator[None]:
     """Turn whatever is raised while something is parsed into an error that names it.
 
-    Errors of wsdino, and signals, pass unchanged.
+    Errors of wsdino, signals, and mistakes in wsdino's own code pass unchanged.
 
     Parameters
     ----------
@@ -64,14 +65,28 @@ def reading(
         yield
     except Exception as cause:
         # Compiled code may turn a signal into an error of its own.
-        if isinstance(cause, (WsdinoError, error)) or signal_received():
+        if isinstance(cause, (WsdinoError, error)) or signal_received() or _is_own(cause):
             raise
+        # Errors derived from it, such as that of a hub that can't be reached, say more.
         is_absent = (
-            not path.exists() if isinstance(path, Path) else isinstance(cause, FileNotFoundError)
+            not path.exists() if isinstance(path, Path) else type(cause) is FileNotFoundError
         )
         if is_absent:
             raise error(f"{path}: no such file{advice}") from cause
         raise error(f"{path}: {problem}: {reason_of(cause)}{advice}") from cause
+
+
+# Whatever the bytes, these are mistakes of the code that raises them.
+_MISTAKES = (NameError, ImportError, AssertionError, NotImplementedError)
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether an error is a mistake in wsdino's own code, rather than in what it reads."""
+    if not isinstance(error, _MISTAKES):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return str(module).partition(".")[0] == __package__
 
 
 def reason_of(error: Exception) -> str:

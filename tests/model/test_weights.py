@@ -212,7 +212,7 @@ def test_weights_at_a_url_are_fetched_once(
         (tmp_path / folder / "checkpoint.pth").unlink()
         again = build_networks(small_spec(), weights=url).eval()
         torch.testing.assert_close(again(images), expected)
-    with pytest.raises(ModelError, match=r"absent.pth: can't be downloaded \(.*404") as no:
+    with pytest.raises(ModelError, match=r"absent.pth: can't be downloaded: .*404") as no:
         build_networks(small_spec(), weights=f"{address}/absent.pth")
     assert "\n" not in str(no.value)
     with pytest.raises(ModelError, match="can't be downloaded"):

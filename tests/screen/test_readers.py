@@ -14,6 +14,7 @@ from wsdino.cli.app import app
 from wsdino.cli.screens import commands
 from wsdino.config import load_config
 from wsdino.errors import TableError
+from wsdino.screen.files import find_files
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.readers import ANY_FOLDER, READERS, read_raw
 
@@ -102,3 +103,28 @@ def test_what_another_format_holds_is_said(
     assert (
         "holds of an ImageXpress plate (.HTD or .jdce), or a folder of plates is left out" in said
     )
+
+
+def test_bare_names_are_found_as_paths_are(tmp_path: Path) -> None:
+    """Millions of names are looked up by folder; those with a path in them one by one, alike."""
+    rows = [("Week1", "A.TIF"), ("week1/", "a.tif"), ("./Week1/../Week1", "b.tif"), ("", "c.tif")]
+    (tmp_path / "Week1").mkdir()
+    for name in ("Week1/A.tif", "Week1/b.tif", "c.tif"):
+        (tmp_path / name).write_bytes(b"x")
+    for check_files in (True, False):
+        found = []
+        for prefix in ("", "./"):
+            table = pd.DataFrame(rows, columns=["PathName_DNA", "FileName_DNA"])
+            table["FileName_DNA"] = prefix + table["FileName_DNA"]
+            found.append(find_files(table, tmp_path, origin="t", check_files=check_files))
+        pd.testing.assert_frame_equal(found[0][0], found[1][0])
+        assert found[0][1] == found[1][1] == []
+        first = found[0][0].iloc[1].tolist()
+        wanted = [str(tmp_path / "Week1"), "A.tif"] if check_files else None
+        assert wanted in (first, None)
+    table = pd.DataFrame({"PathName_DNA": ["Week1", "nowhere"], "FileName_DNA": ["z", "./z"]})
+    _, missing = find_files(table, tmp_path, origin="t", check_files=True)
+    assert [(one.row, one.path) for one in missing] == [
+        (0, tmp_path / "Week1" / "z"),
+        (1, tmp_path / "nowhere" / "z"),
+    ]

@@ -140,3 +140,30 @@ def test_damage_is_one_line(tmp_path: Path, name: str, data: bytes, words: str) 
         read_table(tmp_path / name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plain_file_is_read_as_any_other(tmp_path):
+    """Whether it is parsed where it lies or from memory, with letters across the blocks' ends."""
+    rows = [f"P{i},A01,µ{'ü' * (i % 7)},{i}.5" for i in range(60_000)]
+    text = "\n".join(['"Metadata_Plate",Metadata_Well,Metadata_Compound,x', *rows]) + "\n"
+    (tmp_path / "plain.csv").write_text(text, encoding="utf-8")
+    plain = read_file(tmp_path / "plain.csv")
+    assert plain.shape == (60_000, 4)
+    assert plain["Metadata_Compound"].tolist() == [f"µ{'ü' * (i % 7)}" for i in range(60_000)]
+    others = {
+        "mark": b"\xef\xbb\xbf" + text.encode(),
+        "windows": text.replace("\n", "\r\n").encode(),
+        "utf16": text.encode("utf-16"),
+        "packed": gzip.compress(text.encode(), 1),
+        "empty_first": b"\n\n" + text.encode(),
+        "hint": b"sep=,\n" + text.encode(),
+    }
+    for name, data in others.items():
+        (tmp_path / f"{name}.csv").write_bytes(data)
+        pd.testing.assert_frame_equal(read_file(tmp_path / f"{name}.csv"), plain)
+
+
+def test_a_letter_that_is_cut_off_is_no_utf_8(tmp_path, capsys):
+    (tmp_path / "cut.csv").write_bytes("Metadata_Plate,x\nP1,1\nµ".encode()[:-1])
+    assert read_file(tmp_path / "cut.csv")["Metadata_Plate"].tolist() == ["P1", "Â"]
+    assert "read as Windows-1252" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 
 from wsdino import job
 from wsdino.atomic import sweep, write_error, write_text
+from wsdino.device import require_memory
 from wsdino.embed.parts import TablePart, merge_parts
 from wsdino.errors import ModelError
 from wsdino.lock import one_writer_of_file
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 # when an embedding is resumed.
 PART_SIZE = 256
 NUM_PREFETCHED = 2
+# Of a batch: fields of gigabytes are embedded one by one, whatever number is asked for.
+BATCH_BYTES = 1 << 29
 
 
 def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataFrame:
@@ -47,7 +51,8 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
     store
         N sites.
     batch_size
-        Fields per forward pass; does not affect the result beyond float32 rounding.
+        Fields per forward pass, fewer where they are large; does not affect the result beyond
+        float32 rounding.
 
     Returns
     -------
@@ -99,6 +104,7 @@ def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int =
     """
     suffix_of(out)
     _require_channels(model, store)
+    _fitting(store, batch_size)
     with one_writer_of_file(out):
         _write_in_parts(model, store, out, batch_size=batch_size)
 
@@ -144,6 +150,7 @@ def _embedded(
 ) -> Iterator[NDArray[np.float32]]:
     """Embed sites batch by batch, reading the next batches while the model computes."""
     offset, gain = (torch.from_numpy(x) for x in model.spec.scaling.for_store(store))
+    batch_size, num_prefetched = _fitting(store, batch_size)
     batches = [
         piece[start : start + batch_size]
         for piece in pieces
@@ -154,12 +161,32 @@ def _embedded(
         return upload(store.read(rows), model.device)
 
     with ThreadPoolExecutor(max_workers=1) as executor:
-        coming = [executor.submit(read, rows) for rows in batches[:NUM_PREFETCHED]]
+        coming = [executor.submit(read, rows) for rows in batches[:num_prefetched]]
         for index, rows in enumerate(batches):
             pixels = coming.pop(0).result()
-            if index + NUM_PREFETCHED < len(batches):
-                coming.append(executor.submit(read, batches[index + NUM_PREFETCHED]))
+            if index + num_prefetched < len(batches):
+                coming.append(executor.submit(read, batches[index + num_prefetched]))
             yield model.embed(pixels, offset=offset[rows], gain=gain[rows])
+
+
+def _fitting(store: Store, batch_size: int) -> tuple[int, int]:
+    """Return how many fields are embedded at a time, and how many batches are read ahead.
+
+    Raises
+    ------
+    InputError
+        Even that doesn't fit the memory.
+    """
+    field_bytes = len(store.channels) * math.prod(store.field_shape) * store.dtype.itemsize
+    size = max(1, min(batch_size, BATCH_BYTES // field_bytes))
+    num_prefetched = NUM_PREFETCHED if size * field_bytes <= BATCH_BYTES else 1
+    # One more is being computed, and another's worth is packed bytes and tiles.
+    require_memory(
+        f"embedding fields of {field_bytes / 1e9:.2f} GB, {size} at a time,",
+        (num_prefetched + 2) * size * field_bytes,
+        advice="ingest at a smaller scale or with fewer channels, or use a machine with more",
+    )
+    return size, num_prefetched
 
 
 def _require_finite(block: NDArray[np.float32], store: Store, rows: NDArray[np.int64]) -> None:

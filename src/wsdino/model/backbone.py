@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.random import fork_rng
 
 from wsdino.errors import ModelError
 from wsdino.model.names import is_vision_transformer
+from wsdino.outside import reading
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -169,33 +173,24 @@ def timm_backbone(
         asked = f"architecture.image_size {image_size}, architecture.pool {pool!r} or {asked}"
         if pretrained and not resample:
             _require_native_size(name, image_size)
-    try:
-        model: nn.Module = timm.create_model(
-            name,
-            pretrained=pretrained,
-            num_classes=0,
-            in_chans=in_channels,
-            **options,
-        )
-    except RuntimeError as error:
-        if "Unknown model" not in str(error) and not pretrained:
-            raise
-        raise ModelError(
-            f"architecture.backbone {name!r}: {str(error).splitlines()[0]}; use 'vit' or a name "
-            "from timm.list_models()"
-        ) from error
-    except (TypeError, AssertionError) as error:
-        raise ModelError(
-            f"architecture.backbone {name!r}: does not support {asked} "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
-    except (OSError, ValueError) as error:
-        if not pretrained:
-            raise
-        raise ModelError(
-            f"model.weights 'timm': the weights of {name!r} can't be downloaded "
-            f"({str(error).splitlines()[0]}); give model.weights a file instead"
-        ) from error
+    key = f"architecture.backbone {name!r}"
+    if not timm.is_model(name):
+        raise ModelError(f"{key}: unknown model; use 'vit' or a name from timm.list_models()")
+    build = partial(timm.create_model, name, num_classes=0, in_chans=in_channels, **options)
+    # With pretrained weights this tells what fails; the random state stays that of one building.
+    with (
+        fork_rng(devices=[], enabled=pretrained),
+        reading(key, ModelError, f"does not support {asked}"),
+    ):
+        model: nn.Module = build(pretrained=False)
+    if pretrained:
+        with reading(
+            "model.weights 'timm'",
+            ModelError,
+            f"the weights of {name!r} can't be downloaded",
+            advice="give model.weights a file instead",
+        ):
+            model = build(pretrained=True)
     _require_one_vector(model, name, in_channels=in_channels)
     return model
 
@@ -221,11 +216,9 @@ def _require_one_vector(backbone: nn.Module, name: str, *, in_channels: int) -> 
     backbone.eval()
     # Some networks see images of one size only, which crops and tiles may have.
     for size in ((PROBE, PROBE), native):
-        try:
+        with suppress(Exception):
             found = backbone(torch.zeros(1, in_channels, *size))
-        except (RuntimeError, AssertionError, ValueError, TypeError):
-            continue
-        break
+            break
     backbone.train(mode)
     shape = tuple(found.shape) if isinstance(found, Tensor) else None
     if shape != (1, width_of(backbone)):

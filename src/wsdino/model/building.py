@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from wsdino.errors import ModelError
 from wsdino.model.backbone import small_vit, timm_backbone
 from wsdino.model.names import SMALL_VIT
@@ -17,7 +19,7 @@ from wsdino.model.weights import load_backbone_weights, local_weights, read_stat
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from wsdino.model.spec import ModelSpec, PositionRule
 
@@ -112,3 +114,30 @@ def _sources(spec: ModelSpec, weights: str | Path | Mapping[str, str | Path]) ->
             f"per_channel and exactly the channels {', '.join(spec.channels)}"
         )
     return [weights[channel] for channel in spec.channels]
+
+
+def require_same_shapes(spec: ModelSpec, state: dict[str, Tensor]) -> None:
+    """Refuse a config that isn't of these weights, before it asks for memory.
+
+    Other backbones than ours have sizes of their own.
+
+    Parameters
+    ----------
+    spec
+        What the config asks for.
+    state
+        Its weights, by name.
+
+    Raises
+    ------
+    ValueError
+        A tensor is missing, or has another shape.
+    """
+    if spec.architecture.backbone != SMALL_VIT:
+        return
+    with torch.device("meta"):
+        wanted = build_networks(spec).state_dict()
+    for name in wanted.keys() | state.keys():
+        found, asked = (each[name].shape if name in each else None for each in (state, wanted))
+        if found != asked:
+            raise ValueError(f"{name} is {found}, and its config asks for {asked}")

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from wsdino.atomic import write_text, writing
 from wsdino.errors import ImageError, ModelError
-from wsdino.model.building import build_networks, position_rule_of
-from wsdino.model.names import SMALL_VIT
+from wsdino.model.building import build_networks, position_rule_of, require_same_shapes
 from wsdino.model.packaged import STARTER, find_packaged
 from wsdino.model.published import find_published
 from wsdino.model.scaling import InputScaling
@@ -26,7 +25,7 @@ from wsdino.model.spec import (
     packaged_spec,
     starter_spec,
 )
-from wsdino.model.tiles import tile_boxes, tile_sides
+from wsdino.model.tiles import alike, tile_boxes, tile_sides
 from wsdino.model.upload import as_float, as_tensor, numbered
 from wsdino.model.weights import WEIGHT_SUFFIXES, is_url, require_finite
 from wsdino.outside import reading
@@ -138,7 +137,7 @@ class Model:
         Tensor
             (N, F) float32.
         """
-        tiles = self._embed_tiles(self._tiles(self._scale(images, offset, gain)))
+        tiles = self._embed_tiles(*self._checked(images, offset, gain))
         return tiles.median(dim=0).values if self.spec.tile_summary == "median" else tiles.mean(0)
 
     @torch.inference_mode()
@@ -183,40 +182,50 @@ class Model:
     def _scaled_patches(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
         """Scale images, and cut off what is less than a patch at their lower and right margins."""
         height, width = self._whole(images.shape[-2], images.shape[-1])
-        return self._scale(images, offset, gain)[..., :height, :width]
+        return self._scale(*self._checked(images, offset, gain))[..., :height, :width]
 
-    def _embed_tiles(self, tiles: list[Tensor]) -> Tensor:
-        """Embed tiles, each (N, C, h, w), to (tiles, N, F) float32."""
-        on_gpu, num_images = self.device.type == "cuda", len(tiles[0])
+    def _embed_tiles(self, pixels: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
+        """Embed the tiles of fields to (tiles, N, F) float32."""
+        on_gpu, num_images = self.device.type == "cuda", len(pixels)
+        tiles = self._tiles(pixels)
         # A GPU is kept busy by many at once, a CPU's caches are not made for that.
         num = max(1, TILES_ON_GPU // num_images) if on_gpu else 1
         found: dict[int, Tensor] = {}
         # One context for all: inside it weights are rounded once.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-            for group in _alike(tiles, num):
-                vectors = self.networks(torch.cat([tiles[i] for i in group])).float()
+            for group in alike(tiles, num):
+                # Scaled together, whole fields would take several times their memory.
+                together = torch.cat([tiles[i] for i in group])
+                shifts = (each.repeat(len(group), 1) for each in (offset, gain))
+                vectors = self.networks(self._scale(together, *shifts)).float()
                 found |= zip(group, vectors.split(num_images), strict=True)
         return torch.stack([found[i] for i in range(len(tiles))])
 
-    def _scale(self, images: Images, offset: Tensor | None, gain: Tensor | None) -> Tensor:
+    def _checked(
+        self, images: Images, offset: Tensor | None, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels (N, C, H, W), offset and gain (N, C), on the device."""
         images = images if isinstance(images, Tensor) else np.asarray(images)
         _require_fields(images, self.channels)
         pixels = images if isinstance(images, Tensor) else as_tensor(images)
         if offset is None or gain is None:
             offset, gain = self.spec.scaling.for_images(pixels)
-        offset, gain = (x.to(self.device)[:, :, None, None] for x in (offset, gain))
-        return ((as_float(pixels.to(self.device)) - offset) * gain).clamp(*self.spec.scaling.clip)
+        return pixels.to(self.device), offset.to(self.device), gain.to(self.device)
+
+    def _scale(self, pixels: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
+        offset, gain = offset[:, :, None, None], gain[:, :, None, None]
+        return ((as_float(pixels) - offset) * gain).clamp(*self.spec.scaling.clip)
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
         patch = self.networks.patch_size
         return height // patch * patch, width // patch * patch
 
-    def _tiles(self, scaled: Tensor) -> list[Tensor]:
-        height, width = scaled.shape[-2:]
+    def _tiles(self, pixels: Tensor) -> list[Tensor]:
+        height, width = pixels.shape[-2:]
         if self.spec.tile is None:
             height, width = self._whole(height, width)
         boxes = tile_boxes((height, width), self.spec.tile, self.spec.tile_grid)
-        return [scaled[..., rows, columns] for rows, columns in boxes]
+        return [pixels[..., rows, columns] for rows, columns in boxes]
 
     def save(
         self,
@@ -268,18 +277,6 @@ class Model:
                     old.unlink(missing_ok=True)
         if card:
             write_text(files.card, card)
-
-
-def _alike(tiles: list[Tensor], num: int) -> list[list[int]]:
-    """Divide tiles into groups of at most `num` that have one shape."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, tile in enumerate(tiles):
-        by_shape.setdefault(tuple(tile.shape), []).append(index)
-    return [
-        same[start : start + num]
-        for same in by_shape.values()
-        for start in range(0, len(same), num)
-    ]
 
 
 def _require_fields(images: Tensor | NDArray[Any], channels: tuple[str, ...]) -> None:
@@ -382,21 +379,6 @@ def load_model(
     return Model(spec, build_networks(spec, weights=weights), device=device)
 
 
-def _require_same_shapes(spec: ModelSpec, state: dict[str, Tensor]) -> None:
-    """Refuse a config that isn't of these weights, before it asks for memory.
-
-    Other backbones than ours have sizes of their own.
-    """
-    if spec.architecture.backbone != SMALL_VIT:
-        return
-    with torch.device("meta"):
-        wanted = build_networks(spec).state_dict()
-    for name in wanted.keys() | state.keys():
-        found, asked = (each[name].shape if name in each else None for each in (state, wanted))
-        if found != asked:
-            raise ValueError(f"{name} is {found}, and its config asks for {asked}")
-
-
 def _load_exported(files: ModelPaths, device: str | torch.device) -> Model:
     from safetensors.torch import load_file
 
@@ -405,7 +387,7 @@ def _load_exported(files: ModelPaths, device: str | torch.device) -> Model:
     with reading(files.weights, ModelError, "not a readable model"):
         state = load_file(files.weights)
         require_finite(state, origin=str(files.weights))
-        _require_same_shapes(spec, state)
+        require_same_shapes(spec, state)
         networks = build_networks(spec)
         networks.load_state_dict(state)
     return Model(spec, networks, device=device)

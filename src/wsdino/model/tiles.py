@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wsdino.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 PAPER = "paper"
 """The grid of tiles that stands for the boxes which the WS-DINO code evaluates."""
@@ -100,3 +105,15 @@ def tile_starts(length: int, tile: int, num_tiles: int | None = None) -> list[in
     if num == 1:
         return [(length - tile) // 2]
     return [round(i * (length - tile) / (num - 1)) for i in range(num)]
+
+
+def alike(tiles: Sequence[Tensor], num: int) -> list[list[int]]:
+    """Divide the positions of tiles into groups of at most `num` tiles that have one shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, tile in enumerate(tiles):
+        by_shape.setdefault(tuple(tile.shape), []).append(index)
+    return [
+        same[start : start + num]
+        for same in by_shape.values()
+        for start in range(0, len(same), num)
+    ]

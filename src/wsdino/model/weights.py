@@ -6,7 +6,6 @@ import argparse
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
@@ -56,10 +55,9 @@ def local_weights(source: str | Path) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        advice = "give model.weights a file instead"
+        with reading(f"model.weights {url}", ModelError, "can't be downloaded", advice=advice):
             torch.hub.download_url_to_file(url, str(path), progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ModelError(f"model.weights {url}: can't be downloaded ({error})") from error
     return path
 
 
@@ -210,14 +208,13 @@ def _fitted_positions(backbone: nn.Module, positions: Tensor, *, origin: str) ->
             f"{patch} px give architecture.image_size {side * patch:g} (crops and tiles may have "
             "any size)"
         )
-    try:
+    problem = (
+        f"does not fit this backbone: pos_embed of shape {tuple(positions.shape)} is not a square "
+        "grid of patches after the class token"
+    )
+    with reading(origin, ModelError, problem):
         return resample_abs_pos_embed(  # type: ignore[no-any-return]
             positions,
             new_size=list(backbone.patch_embed.grid_size),  # type: ignore[union-attr,arg-type]
             num_prefix_tokens=int(num_prefix),  # type: ignore[arg-type]
         )
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{origin}: does not fit this backbone: pos_embed of shape {tuple(positions.shape)} "
-            "is not a square grid of patches after the class token"
-        ) from error

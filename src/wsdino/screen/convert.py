@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from wsdino.device import require_memory
 from wsdino.errors import ImageError, InputError, WsdinoError
+from wsdino.outside import reading
 from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.measures import OF_NEW_STORES, site_measures
@@ -34,6 +36,9 @@ T = TypeVar("T")
 CONNECT_WITHIN_S = 10
 # Sites queued for each thread, here or on a cluster: enough to keep it busy, few to be cancelled.
 WAITING = 4
+# Pixels of the sites that are converted at the same time; with what is made of them they take up to
+# three times as much memory.
+AT_ONCE_BYTES, MEMORY_PER_BYTE = 1 << 30, 3
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,30 @@ class Conversion:
         return site, self.files.encode(pixels)
 
 
+def threads_for(site_bytes: int, num_threads: int) -> int:
+    """Return how many threads convert sites, so that large ones don't fill the memory.
+
+    Parameters
+    ----------
+    site_bytes
+        Of the images of a site.
+    num_threads
+        At most.
+
+    Raises
+    ------
+    InputError
+        Even one site doesn't fit.
+    """
+    num = max(1, min(num_threads, AT_ONCE_BYTES // site_bytes))
+    require_memory(
+        f"converting {num} sites of {site_bytes / 1e9:.2f} GB at a time",
+        MEMORY_PER_BYTE * num * site_bytes,
+        advice="leave channels out (--channel), or use a machine with more",
+    )
+    return num
+
+
 def in_threads(
     convert: Callable[..., T], jobs: Sequence[tuple[Any, ...]], *, num_threads: int
 ) -> Generator[T]:
@@ -171,10 +200,8 @@ def on_dask(
         raise InputError(
             "--dask: Dask is not installed; pip install 'wsdino[dask]', here and on the workers"
         ) from error
-    try:
+    with reading(f"--dask {scheduler}", InputError, "no Dask scheduler answers there"):
         client = Client(scheduler, timeout=CONNECT_WITHIN_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--dask {scheduler}: no Dask scheduler answers there") from error
     with client:
         num_threads = sum(client.nthreads().values())
         if not num_threads:

@@ -108,17 +108,18 @@ def corrected(
     if scale == 1 and not any(shadings):
         return pixels
     top = np.iinfo(pixels.dtype).max
-    planes = []
-    for plane, shading in zip(pixels, shadings, strict=True):
+    sides = Correction("none", scale).shape(pixels.shape)
+    found = np.empty((len(pixels), *sides), pixels.dtype)
+    for channel, (plane, shading) in enumerate(zip(pixels, shadings, strict=True)):
         image = plane.astype(np.float32)
         if shading is not None:
             function = load_function(shading.function, plane.shape, frame=shading.frame)
             image = (image - np.float32(shading.offset)) / function + np.float32(shading.offset)
             image = image.clip(0, top)
         if scale != 1:
-            image = resized(image, Correction("none", scale).shape(plane.shape))
-        planes.append(np.rint(image).clip(0, top).astype(pixels.dtype))
-    return np.stack(planes)
+            image = resized(image, sides)
+        found[channel] = np.rint(image).clip(0, top).astype(pixels.dtype)
+    return found
 
 
 def resized(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

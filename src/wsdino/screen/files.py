@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Folder and name of an image; None where the table has none.
+_Place = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    folder
+        The folder, as spelled on disk.
+    names
+        The names in it by themselves, and without case.
+    """
+
+    folder: str
+    names: dict[str, str]
+
+    def spelled(self, name: str) -> str | None:
+        """Return a name as spelled on disk; None if there is no such file."""
+        return self.names.get(name) or self.names.get(_folded(name))
+
+
 class Folders:
     """Folders, each listed once, in which names are found regardless of case.
 
@@ -34,12 +59,14 @@ class Folders:
 
     def find(self, path: Path) -> Path | None:
         """Return the absolute `path` as spelled on disk; None if it doesn't exist."""
-        folder = self._folder(path.parent)
-        if folder is None:
-            return None
-        names = self._names(folder)
-        name = names.get(path.name) or names.get(_folded(path.name))
-        return folder / name if name else None
+        listing = self.listing(path.parent)
+        name = listing and listing.spelled(path.name)
+        return Path(listing.folder, name) if listing and name else None
+
+    def listing(self, folder: Path) -> Listing | None:
+        """Return what a folder holds; None if it doesn't exist."""
+        real = self._folder(folder)
+        return None if real is None else Listing(str(real), self._names(real))
 
     def _folder(self, folder: Path) -> Path | None:
         if folder not in self._found:
@@ -151,39 +178,117 @@ def find_files(
         A URL isn't a local one.
     """
     table = table.reset_index(drop=True).copy()
-    folder = absolute(folder)
-    lookup = Folders()
+    finder = _Finder(absolute(folder), origin, Folders() if check_files else None)
     missing: list[MissingImage] = []
-    channels = [*channels_of(table), *illuminations_of(table)]
-    for channel in channels:
-        images = [
-            [_normal(joined(folder, path)) for path in paths]
-            for paths in _relative_paths(table, channel, origin)
-        ]
-        if check_files:
-            remote = states_of(path for paths in images for path in paths if is_remote(path))
-            found = [
-                [
-                    lookup.find(path) if path not in remote else path if remote[path] else None
-                    for path in paths
-                ]
-                for paths in images
-            ]
-            for row, (paths, real) in enumerate(zip(images, found, strict=True)):
-                if None in real:
-                    path = paths[real.index(None)]
-                    text = f"{shown(path)} (channel {channel}{_site_of(table, row)})"
-                    missing.append(MissingImage(row, path, text))
-            images = [
-                [one or path for path, one in zip(paths, real, strict=True)]
-                for paths, real in zip(images, found, strict=True)
-            ]
+    for channel in [*channels_of(table), *illuminations_of(table)]:
+        located, absent = finder.locate(table, channel)
+        for row, path in absent:
+            text = f"{shown(path)} (channel {channel}{_site_of(table, row)})"
+            missing.append(MissingImage(row, path, text))
         # Empty names are left to the validation, which reports the row.
-        located = [_located(paths) for paths in images]
-        table[f"FileName_{channel}"] = [name for _, name in located]
-        table[f"PathName_{channel}"] = [parent for parent, _ in located]
+        table[f"FileName_{channel}"] = pd.Series([name for _, name in located], dtype=object)
+        table[f"PathName_{channel}"] = pd.Series([parent for parent, _ in located], dtype=object)
         table = table.drop(columns=f"URL_{channel}", errors="ignore")
     return table, missing
+
+
+# A name that is a file in its folder, and nothing else; others are taken apart as paths.
+_BARE = re.compile(r"[^/\\|:]*[^/\\|:.][^/\\|:]*")
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """Locates images.
+
+    Attributes
+    ----------
+    folder, origin
+        As for :func:`find_files`.
+    lookup
+        Where files are looked up; None: they aren't.
+    """
+
+    folder: Path
+    origin: str
+    lookup: Folders | None
+
+    def locate(
+        self, table: pd.DataFrame, channel: str
+    ) -> tuple[list[_Place], list[tuple[int, Path]]]:
+        """Return folder and name of the image in each row, and those that are missing."""
+        located: list[_Place] = [(None, None)] * len(table)
+        absent: list[tuple[int, Path]] = []
+        left = range(len(table))
+        if f"FileName_{channel}" in table:
+            left = self._locate_bare(table, channel, located, absent)
+        if len(left):
+            self._locate_paths(table, channel, left, located, absent)
+        return located, sorted(absent, key=lambda one: one[0])
+
+    def _locate_bare(
+        self,
+        table: pd.DataFrame,
+        channel: str,
+        located: list[_Place],
+        absent: list[tuple[int, Path]],
+    ) -> Sequence[int]:
+        """Locate what has a bare name in a folder that is looked up once; return the other rows.
+
+        A path for each of millions of images would take minutes.
+        """
+        names, folders = _given(table, channel)
+        places: dict[str, tuple[str, Listing | None] | None] = {}
+        left: list[int] = []
+        for row, (name, given) in enumerate(zip(names, folders, strict=True)):
+            if given not in places:
+                places[given] = self._place(given, channel)
+            place = places[given]
+            if place is None or not _BARE.fullmatch(name):
+                left.append(row)
+                continue
+            folder, listing = place
+            located[row] = (folder, name)
+            if self.lookup is not None:
+                found = listing and listing.spelled(name)
+                if listing and found:
+                    located[row] = (listing.folder, found)
+                else:
+                    absent.append((row, Path(folder, name)))
+        return left
+
+    def _place(self, given: str, channel: str) -> tuple[str, Listing | None] | None:
+        """Return a folder and what it holds; None if its files are asked for one by one."""
+        path = _path_of_folder(given, f"{self.origin}: PathName_{channel}")
+        path = _normal(joined(self.folder, path))
+        if self.lookup is None:
+            return shown(path), None
+        return None if is_remote(path) else (shown(path), self.lookup.listing(path))
+
+    def _locate_paths(
+        self,
+        table: pd.DataFrame,
+        channel: str,
+        rows: Sequence[int],
+        located: list[_Place],
+        absent: list[tuple[int, Path]],
+    ) -> None:
+        """Locate images in some rows by the paths of their files."""
+        images = [
+            [_normal(joined(self.folder, path)) for path in paths]
+            for paths in _relative_paths(table.iloc[rows], channel, self.origin)
+        ]
+        if self.lookup is not None:
+            remote = states_of(path for paths in images for path in paths if is_remote(path))
+            for position, paths in enumerate(images):
+                found = [
+                    self.lookup.find(path) if path not in remote else path if remote[path] else None
+                    for path in paths
+                ]
+                if None in found:
+                    absent.append((rows[position], paths[found.index(None)]))
+                images[position] = [one or path for path, one in zip(paths, found, strict=True)]
+        for row, paths in zip(rows, images, strict=True):
+            located[row] = _located(paths)
 
 
 def _located(paths: list[Path]) -> tuple[str | None, str | None]:
@@ -200,19 +305,25 @@ def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list
         urls = table[f"URL_{channel}"].fillna("").astype(str).str.strip()
         where = f"{origin}: URL_{channel}"
         return [[_path_of_url(one, where) for one in url.split(PARTS) if one] for url in urls]
-    names = table[f"FileName_{channel}"].fillna("").astype(str).str.strip()
-    path_column = f"PathName_{channel}"
-    folders = table.get(path_column, pd.Series("", index=table.index))
-    folders = folders.fillna("").astype(str).str.strip()
-    where = f"{origin}: {path_column}"
-    known = {
-        folder: _path_of_url(folder, where) if "://" in folder else Path(_slashes(folder))
-        for folder in folders.unique()
-    }
+    where = f"{origin}: PathName_{channel}"
+    names, folders = _given(table, channel)
+    known = {folder: _path_of_folder(folder, where) for folder in folders.unique()}
     return [
         [joined(known[folder], Path(_slashes(one))) for one in name.split(PARTS) if one]
         for folder, name in zip(folders, names, strict=True)
     ]
+
+
+def _given(table: pd.DataFrame, channel: str) -> tuple[pd.Series, pd.Series]:
+    """Return the name and the folder of each image as the table has them, empty where missing."""
+    names = table[f"FileName_{channel}"]
+    folders = table.get(f"PathName_{channel}", pd.Series("", index=table.index))
+    name, folder = (each.fillna("").astype(str).str.strip() for each in (names, folders))
+    return name, folder
+
+
+def _path_of_folder(folder: str, where: str) -> Path:
+    return _path_of_url(folder, where) if "://" in folder else Path(_slashes(folder))
 
 
 def _slashes(path: str) -> str:

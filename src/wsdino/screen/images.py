@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,22 +77,34 @@ def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
         planes differ in size or type.
     """
     stacks: dict[tuple[Any, ...], NDArray[Any]] = {}
+    left = Counter(_stack_of(part) for plane in planes for part in plane.parts)
 
     def image(plane: Plane) -> NDArray[Any]:
-        key = (plane.path, plane.series, plane.z, plane.time)
+        key = _stack_of(plane)
         if key not in stacks:
             stacks[key] = read_planes(plane.path, series=plane.series, z=plane.z, time=plane.time)
-        return _plane(stacks[key], plane)
+        found = _plane(stacks[key], plane)
+        left[key] -= 1
+        # A site may be a gigabyte: no image stays beside its copy in the result.
+        if not left[key]:
+            del stacks[key]
+        return found
 
-    images = []
-    for plane in planes:
+    site = np.empty(0)
+    for channel, plane in enumerate(planes):
         first, *others = (image(part) for part in plane.parts)
         for part, other in zip(plane.others, others, strict=True):
             require_alike(describe(other), part.path, describe(first), plane.path)
-        images.append(np.maximum.reduce([first, *others]) if others else first)
-    for plane, found in zip(planes, images, strict=True):
-        require_alike(describe(found), plane.path, describe(images[0]), planes[0].path)
-    return np.stack(images)
+        if not channel:
+            site = np.empty((len(planes), *first.shape), first.dtype)
+        require_alike(describe(first), plane.path, describe(site), planes[0].path)
+        site[channel] = np.maximum.reduce([first, *others]) if others else first
+    return site
+
+
+def _stack_of(plane: Plane) -> tuple[Any, ...]:
+    """Return what tells apart the images that are read."""
+    return plane.path, plane.series, plane.z, plane.time
 
 
 def describe(image: NDArray[Any]) -> str:

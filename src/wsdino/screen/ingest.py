@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from wsdino.progress import Meter, say
 from wsdino.remote import absolute, shown
 from wsdino.screen.array import FORMAT, FORMAT_KEY, IMAGES, image_shape, open_images
 from wsdino.screen.check.stored import checked
-from wsdino.screen.convert import Conversion, in_threads, on_dask
+from wsdino.screen.convert import Conversion, in_threads, on_dask, threads_for
 from wsdino.screen.correction import CORRECTION, Correction, correction_of
 from wsdino.screen.current import open_measures, open_records, open_statistics, sites_to_do
 from wsdino.screen.headers import require_one_kind
@@ -347,7 +348,9 @@ def _write_sites(
     if dask is not None and jobs:
         converted = on_dask(convert, jobs, scheduler=dask)
     else:
-        converted = in_threads(convert, jobs, num_threads=num_workers)
+        site_bytes = images.shape[1] * math.prod(image_shape(images)) * images.dtype.itemsize
+        num_threads = threads_for(site_bytes, num_workers)
+        converted = in_threads(convert, jobs, num_threads=num_threads)
     try:
         with (
             Meter("ingest", len(planes), done=len(planes) - len(sites)) as meter,

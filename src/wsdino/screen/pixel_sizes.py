@@ -11,7 +11,6 @@ from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.remote import is_remote
-from wsdino.screen.formats import format_of
 from wsdino.screen.planes import planes_of
 from wsdino.tables.columns import (
     BATCH,
@@ -101,6 +100,8 @@ def pixel_size_of(path: Path) -> float | None:
         An image of any format that can be read. One that is missing or damaged says nothing here;
         reading its pixels will tell.
     """
+    from wsdino.screen.formats import format_of
+
     known = format_of(path)
     # Those of other formats would be downloaded for it.
     if known is None or known.pixel_size is None or (known.suffixes and is_remote(path)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
@@ -20,12 +21,14 @@ from wsdino.tables.h5ad import SUFFIX as H5AD
 from wsdino.tables.h5ad import read_anndata
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
+    from contextlib import AbstractContextManager
 
 # Suffixes that wsdino writes, and those that it reads.
 SUFFIXES = (".parquet", ".csv", ".csv.gz", H5AD)
 READABLE = (*SUFFIXES, ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 _DELIMITERS = (",", ";", "\t", "|")
+_BLOCK = 1 << 20
 # Longer than any header.
 _HEADER_BYTES = 1 << 22
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
@@ -81,12 +84,18 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     with reading(named(path), TableError, "can't be read as a table"), local_copy(path) as file:
         if path.name.lower().endswith(H5AD):
             return read_anndata(file)
+        if not path.name.lower().endswith((".parquet", ".gz")) and _is_plain(file):
+            return _read_csv(file, path, text)
         data = file.read_bytes()
         if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
             return pd.read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = unzipped(data)
-        return _read_csv(data, path, text)
+        if data[:4] == _ZIP:
+            raise TableError(
+                f"{path}: this is an archive or an Excel workbook; save the sheet as CSV"
+            )
+        return _read_csv(_plain(_decoded(data, path)), path, text)
 
 
 def column_names(path: Path) -> list[str]:
@@ -104,15 +113,36 @@ def column_names(path: Path) -> list[str]:
             start = file.read(_HEADER_BYTES)
         # The end may cut a character in two; only the first line matters.
         content = _plain(start.decode(_unicode(start) or "utf-8-sig", errors="replace"))
-        rows = _first_rows(content, _delimiter(content))
+        rows = _first_rows(io.StringIO(content), _delimiter(content.split("\n", 1)[0]))
         return [name.strip() for name in rows[0]] if rows else []
     return []
 
 
-def _delimiter(content: str) -> str:
+def _delimiter(header: str) -> str:
     """Return the delimiter: the one that splits the header into the most cells."""
-    header = content.split("\n", 1)[0]
     return max(_DELIMITERS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+
+
+def _is_plain(file: Path) -> bool:
+    """Whether a file is a CSV that can be parsed as it is, without a copy of it in memory.
+
+    UTF-8 without a byte order mark, lines that end in a line feed, a header in the first.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with file.open("rb") as opened:
+        block = opened.read(_BLOCK)
+        begins_otherwise = (_PARQUET, _GZIP, _ZIP, b"\xef\xbb\xbf", b"\n", b"sep=", b'"sep=')
+        if not block or block.startswith(begins_otherwise):
+            return False
+        while block:
+            if b"\r" in block or b"\0" in block:
+                return False
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                return False
+            block = opened.read(_BLOCK)
+    return not decoder.getstate()[0]
 
 
 def _unicode(data: bytes) -> str | None:
@@ -146,32 +176,43 @@ def _plain(content: str) -> str:
     return rest.lstrip("\n") if is_hint else content
 
 
-def _read_csv(data: bytes, path: Path, text: Collection[str]) -> pd.DataFrame:
-    if data[:4] == _ZIP:
-        raise TableError(f"{path}: this is an archive or an Excel workbook; save the sheet as CSV")
-    content = _plain(_decoded(data, path))
-    if not content.strip():
+def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataFrame:
+    """Parse a CSV: a plain file, see :func:`_is_plain`, or its content."""
+
+    def opened() -> AbstractContextManager[TextIO]:
+        if isinstance(source, str):
+            return io.StringIO(source)
+        return source.open(encoding="utf-8", newline="\n")
+
+    with opened() as lines:
+        header = next((line for line in lines if line.strip()), "")
+    if not header:
         raise TableError(f"{path}: can't be read as a table: it is empty")
-    delimiter = _delimiter(content)
-    names = _names(_first_rows(content, delimiter), path)
+    with opened() as lines:
+        delimiter = _delimiter(next(lines).rstrip("\n"))
+    with opened() as lines:
+        names = _names(_first_rows(lines, delimiter), path)
+    with opened() as lines:
+        num_lines = _rows_of_header(lines, delimiter)
     is_name = [is_text(name) or name in text for name in names]
     # Number the columns: several may be unnamed, and pandas must not rename any.
     columns = range(len(names))
     missing: dict[Any, list[str]] = {
         column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
     }
-    table = pd.read_csv(
-        io.StringIO(content),
-        sep=delimiter,
-        header=None,
-        skiprows=_rows_of_header(content, delimiter),
-        names=list(columns),
-        index_col=False,
-        dtype={column: str for column in columns if is_name[column]},
-        keep_default_na=False,
-        na_values=missing,
-        low_memory=False,
-    )
+    with opened() as content:
+        table = pd.read_csv(
+            content,
+            sep=delimiter,
+            header=None,
+            skiprows=num_lines,
+            names=list(columns),
+            index_col=False,
+            dtype={column: str for column in columns if is_name[column]},
+            keep_default_na=False,
+            na_values=missing,
+            low_memory=False,
+        )
     table.columns = pd.Index(names, dtype=object)
     named = [position for position, name in enumerate(names) if name]
     table = table.iloc[:, named]
@@ -208,9 +249,9 @@ _MISSING_NUMBERS = frozenset(
 )
 
 
-def _first_rows(content: str, delimiter: str) -> list[list[str]]:
+def _first_rows(lines: Iterable[str], delimiter: str) -> list[list[str]]:
     """Return the header and the first row below it, if there is one."""
-    rows = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     found: list[list[str]] = []
     for row in rows:
         if row:
@@ -220,9 +261,9 @@ def _first_rows(content: str, delimiter: str) -> list[list[str]]:
     return found
 
 
-def _rows_of_header(content: str, delimiter: str) -> int:
+def _rows_of_header(lines: Iterable[str], delimiter: str) -> int:
     """Count the lines of the header; quoted names may contain line breaks."""
-    rows = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     next(rows)
     return rows.line_num
 

@@ -116,8 +116,15 @@ def texts(values: pd.Series) -> pd.Series:
     A text column that holds only values such as `22123.0` holds whole numbers that were stored as
     floats.
     """
-    found = pd.Series([text_of(value) for value in values], index=values.index, dtype=object)
-    known = [value for value in found if value is not None]
+    if pd.api.types.infer_dtype(values, skipna=True) in {"string", "integer", "floating"}:
+        # Of millions of rows with few values each value is looked at once, and kept once.
+        codes, unique = pd.factorize(values)
+        known = [text_of(value) for value in unique]
+        found = pd.Series(np.array([*known, None], dtype=object)[codes], index=values.index)
+    else:
+        found = pd.Series([text_of(value) for value in values], index=values.index, dtype=object)
+        known = list(found)
+    known = [value for value in known if value is not None]
     if known and all(isinstance(value, str) and _FLOAT_PLATE.fullmatch(value) for value in known):
         found = found.map(lambda value: value and value.removesuffix(".0"))
     return found.astype(object).where(found.notna(), None)
@@ -163,11 +170,12 @@ def wells(values: pd.Series, *, origin: str) -> pd.Series:
 
 def sites(values: pd.Series) -> pd.Series | None:
     """Return sites as whole numbers (`3`, `f03`, `s3` are 3); None if any can't be read."""
-    found = texts(values)
-    matches = [_SITE.fullmatch(str(value)) for value in found]
+    codes, unique = pd.factorize(texts(values).map(str))
+    matches = [_SITE.fullmatch(value) for value in unique]
     if not all(matches):
         return None
-    return pd.Series([int(match[1]) for match in matches if match], index=values.index)
+    found = np.array([int(match[1]) for match in matches if match], dtype=np.int64)
+    return pd.Series(found[codes], index=values.index)
 
 
 def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
