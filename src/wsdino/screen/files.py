@@ -218,7 +218,7 @@ class _Finder:
         """Return folder and name of the image in each row, and those that are missing."""
         located: list[_Place] = [(None, None)] * len(table)
         absent: list[tuple[int, Path]] = []
-        left = range(len(table))
+        left = list(range(len(table)))
         if f"FileName_{channel}" in table:
             left = self._locate_bare(table, channel, located, absent)
         if len(left):
@@ -231,7 +231,7 @@ class _Finder:
         channel: str,
         located: list[_Place],
         absent: list[tuple[int, Path]],
-    ) -> Sequence[int]:
+    ) -> list[int]:
         """Locate what has a bare name in a folder that is looked up once; return the other rows.
 
         A path for each of millions of images would take minutes.
@@ -268,7 +268,7 @@ class _Finder:
         self,
         table: pd.DataFrame,
         channel: str,
-        rows: Sequence[int],
+        rows: list[int],
         located: list[_Place],
         absent: list[tuple[int, Path]],
     ) -> None:
