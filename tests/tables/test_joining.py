@@ -49,8 +49,9 @@ def test_they_are_whitened_together_each_table_brought_to_the_same_deviation(one
     block = np.hstack([features_of(one), features_of(two.sort_index())])
     controls = block[one["Metadata_Control"]]
     units = controls.std(axis=0)
-    # The embedding keeps its own ratios; what has units of its own does not.
-    units[:12] = np.sqrt((units[:12] ** 2).mean())
+    # Each embedding keeps its own ratios.
+    for columns in (slice(12), slice(12, 18)):
+        units[columns] = np.sqrt((units[columns] ** 2).mean())
     scaled = controls / units
     for columns in (slice(12), slice(12, 18)):
         assert np.mean((scaled - scaled.mean(axis=0))[:, columns] ** 2) == pytest.approx(1)

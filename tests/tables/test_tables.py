@@ -107,7 +107,7 @@ def test_features_that_are_missing_or_infinite_are_named():
         features_of(table)
     with pytest.raises(TableError, match="0 feature columns"):
         features_of(pd.DataFrame({"Metadata_Site": [1], "text": ["x"], "truth": [True]}))
-    with pytest.raises(TableError, match="no rows"):
+    with pytest.raises(TableError, match="0 rows"):
         features_of(pd.DataFrame({"a": pd.Series([], dtype=float)}))
 
 
