@@ -420,7 +420,7 @@ SPOILT_TABLES = {
     "no features": (lambda t: t.filter(regex="^Metadata_"), "0 feature columns"),
     "no compound": (lambda t: t.drop(columns="Metadata_Compound"), "column Metadata_Compound"),
     "no plate": (lambda t: t.drop(columns="Metadata_Plate"), "column Metadata_Plate"),
-    "no rows": (lambda t: t.head(0), "the table has 0 rows"),
+    "no rows": (lambda t: t.head(0), "the table has no rows"),
 }
 
 

@@ -126,7 +126,7 @@ def require_same_shapes(spec: ModelSpec, state: dict[str, Tensor]) -> None:
     spec
         What the config asks for.
     state
-        Its weights, by name.
+        Weights by name, such as the (outputs, inputs) of a linear layer.
 
     Raises
     ------
