@@ -133,7 +133,8 @@ def prepare(given: Path, go: Callable[..., None]) -> None:
     from helpers_run import TINY, write_tiny_config
     from helpers_screen import write_bbbc021_folder
     from wsdino.config import load_config
-    from wsdino.model.spec import Architecture, ModelSpec, build_networks
+    from wsdino.model.building import build_networks
+    from wsdino.model.spec import Architecture, ModelSpec
 
     given.mkdir(parents=True)
     write_bbbc021_folder(given / "screen", num_plates=1, num_sites=1)
