@@ -142,9 +142,9 @@ def make_store(shape: tuple[int, int, int], folder: Path) -> None:
 def embed_fields(folder: Path) -> str:
     """Embed the store with a small network, tile by tile."""
     from wsdino.embed.embed import write_embeddings
-    from wsdino.model.model import Model
     from wsdino.model.building import build_networks
-    from wsdino.model.spec import Architecture, ModelSpec, 
+    from wsdino.model.model import Model
+    from wsdino.model.spec import Architecture, ModelSpec
     from wsdino.screen.store import open_store
 
     store = open_store(folder / "store")
