@@ -13,6 +13,7 @@ from PIL import Image
 from wsdino.errors import ImageError
 from wsdino.screen.images import Plane, planes_of, read_planes, read_site
 from wsdino.screen.statistics import site_statistics
+from wsdino.screen.tiff import contents_of_tiff, pixel_size_of_tiff, read_tiff, size_of_tiff
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 60_000, (3, 24, 40)).astype(np.uint16)
@@ -312,6 +313,27 @@ def test_a_thumbnail_is_not_the_image(tmp_path, marked, first):
         if first:
             writer.write(image, metadata=None)
     np.testing.assert_array_equal(read_planes(tmp_path / "a.tif")[0], image)
+
+
+def test_previews_keep_the_numbers_of_images(tmp_path):
+    image = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
+        for each in (image, image[::2, ::2].copy(), image + 100):
+            writer.write(each, metadata={"axes": "YX"})
+    for series, corner, shape in ((0, 0, (6, 8)), (1, 0, (3, 4)), (2, 100, (6, 8))):
+        pixels, _ = read_tiff(tmp_path / "a.tif", series)
+        assert (int(pixels[0, 0]), pixels.shape) == (corner, shape)
+        assert size_of_tiff(tmp_path / "a.tif", series)[:2] == shape
+    with pytest.raises(ImageError, match="2 images stand between smaller ones"):
+        contents_of_tiff(tmp_path / "a.tif")
+
+
+def test_pixels_are_as_wide_as_the_image_s_and_not_as_the_preview_s(tmp_path):
+    image = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for each, per_cm in ((image[::2, ::2].copy(), 10_000), (image, 20_000)):
+            writer.write(each, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")
+    assert pixel_size_of_tiff(tmp_path / "a.tif") == pytest.approx(0.5)
 
 
 def test_a_smaller_image_first_is_not_taken_unasked(tmp_path):

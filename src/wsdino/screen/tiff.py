@@ -64,17 +64,24 @@ def size_of_tiff(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any
     # Of an OME-TIFF set only the first image is asked for, without looking at its other files.
     with tifffile.TiffFile(path, is_ome=None if series else False) as tiff:
         images = _images(tiff, path)
-        found = images[min(series or 0, len(images) - 1)]
+        numbered = _without_previews(images) if series is None else images
+        found = numbered[min(series or 0, len(numbered) - 1)]
         return *_size(found), found.dtype
 
 
 def contents_of_tiff(path: Path) -> Contents:
-    """Return how many images of the first one's size a TIFF holds, and its channels' names.
+    """Return how many images of one size a TIFF holds, without previews, and its channels' names.
 
     Channels are named as its OME-XML does, and `channel_0` and so on without it.
     """
     with tifffile.TiffFile(path) as tiff:
-        images = _alike(_images(tiff, path))
+        everything = _images(tiff, path)
+        images = _alike(_without_previews(everything))
+        if len(images) > 1 and images != everything[: len(images)]:
+            raise ImageError(
+                f"{path}: {len(images)} images stand between smaller ones; give a table whose "
+                "column Series_<Channel> has the one of each site, counted from 0"
+            )
         first = images[0]
         sizes = dict(zip(first.axes, first.shape, strict=True))
         num = max(sizes.get(axis, 1) for axis in CHANNEL_AXES)
@@ -94,15 +101,19 @@ def pixel_size_of_tiff(path: Path) -> float | None:
     with tifffile.TiffFile(path) as tiff:
         if tiff.ome_metadata:
             root = parse_text(tiff.ome_metadata.encode(), origin="OME-XML")
-            return physical_size(root.find("Image/Pixels"))
-        description = tiff.pages.first.description
+            # The first of the largest: a preview's pixels are wider.
+            found = list(root.iterfind("Image/Pixels"))
+            sizes = [int(each.get("SizeX", "0")) for each in found]
+            return physical_size(found[sizes.index(max(sizes))] if found else None)
+        page = _without_previews(_images(tiff, path))[0].keyframe
+        description = page.description
         if description.startswith("<MetaData>"):
             root = parse_text(description.encode(), origin="MetaData")
             given = {one.get("id"): one.get("value") for one in root.iterfind("PlaneInfo/prop")}
             is_off = given.get("spatial-calibration-state") == "off"
             width, unit = (given.get(f"spatial-calibration-{end}") for end in ("x", "units"))
             return None if is_off else pixel_size(width, unit)
-        tags = tiff.pages.first.tags
+        tags = page.tags
         pixels, units = tags.valueof("XResolution", (0, 1))
         if not pixels or not units:
             return None
@@ -135,15 +146,20 @@ def _alike(images: list[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSerie
 
 
 def _images(tiff: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
-    """Return the series that aren't thumbnails: marked as reduced, or of half the size or less."""
+    """Return the series that aren't marked as thumbnails, by the numbers that tables give them."""
     images = [series for series in tiff.series if not series.keyframe.is_reduced]
     if not images:
         raise ImageError(f"{path}: the file holds nothing but reduced copies of an image")
-    height, width = max((_size(series) for series in images), key=math.prod)
+    return images
+
+
+def _without_previews(images: list[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
+    """Leave out what has half the largest one's size or less, and is a preview, marked or not."""
+    height, width = max(map(_size, images), key=math.prod)
     return [
-        series
-        for series in images
-        if not (2 * _size(series)[0] <= height and 2 * _size(series)[1] <= width)
+        image
+        for image in images
+        if not (2 * _size(image)[0] <= height and 2 * _size(image)[1] <= width)
     ]
 
 
@@ -155,7 +171,10 @@ def _size(series: tifffile.TiffPageSeries) -> tuple[int, int]:
 def _image(
     images: list[tifffile.TiffPageSeries], path: Path, series: int | None
 ) -> tifffile.TiffPageSeries:
-    return images[which_image(path, series, len(images), num_meant=len(_alike(images)))]
+    if series is not None:
+        return images[which_image(path, series, len(images))]
+    meant = _alike(_without_previews(images))
+    return meant[which_image(path, None, len(meant))]
 
 
 def _checked_pixels(
