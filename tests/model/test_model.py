@@ -260,3 +260,12 @@ def test_no_option_of_the_architecture_is_ignored(name: str) -> None:
 def test_no_option_of_the_spec_is_ignored(change: dict[str, Any]) -> None:
     found = [model_of(**{"tile": 16, **given}).embed(images_of()) for given in ({}, change)]
     assert (found[0] != found[1]).any()
+
+
+@pytest.mark.parametrize("key", ["mode", "scaling", "positions", "backbone"])
+def test_what_a_model_brings_along_can_not_be_given(key):
+    value = {"mode": "joint", "scaling": InputScaling(), "positions": "timm", "backbone": "vit"}[
+        key
+    ]
+    with pytest.raises(ModelError, match=f"starter: brings its own {key}; leave that out"):
+        load_model("starter", channels=CHANNELS, **{key: value})

