@@ -131,6 +131,14 @@ def test_the_gallery_s_layout_is_written_and_read(
         back, sites.sort_values(keys, ignore_index=True)[list(back)], check_dtype=False
     )
     assert set(read_table(root / "profiles" / "wsdino_ab12" / "W0")["Metadata_Batch"]) == {"W0"}
+    # The same again, after it was killed half-way or not, goes on; other features are refused.
+    (root / "consensus/wsdino_ab12/consensus.parquet").unlink()
+    (root / "collated/wsdino_ab12/.partial-0123-collated.parquet").write_text("half")
+    assert call(monkeypatch, *command, "--network", "wsdino_ab12") == 0
+    assert len(read_table(root / "consensus/wsdino_ab12/consensus.parquet")) == len(treatments)
+    assert not list(root.rglob(".partial-*"))
+    capsys.readouterr()
+    write_table(sites.iloc[1:], tmp_path / "s.parquet")
     assert call(monkeypatch, *command, "--network", "wsdino_ab12") == 2
     assert "features are there already" in capsys.readouterr().err
     assert call(monkeypatch, *command) == 2

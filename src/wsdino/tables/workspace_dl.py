@@ -9,12 +9,16 @@ those of treatments
 
 from __future__ import annotations
 
+import filecmp
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from wsdino.atomic import sweep
 from wsdino.errors import TableError
 from wsdino.tables.columns import BATCH, PLATE, SITE, WELL
 from wsdino.tables.features import require_columns
@@ -22,7 +26,6 @@ from wsdino.tables.writing import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 FOLDER = "workspace_dl"
 # What is read where a tree has several: the finest first.
@@ -63,7 +66,7 @@ def write_workspace_dl(
     ------
     TableError
         If batch, plate or well are missing, a name can't be that of a folder, or the network has
-        features there already.
+        other features there already.
     OutputError
         If a path can't be written.
     """
@@ -74,22 +77,47 @@ def write_workspace_dl(
         if bad or any(pd.isna(name) for name in names):
             raise TableError(f"{what} {bad[0] if bad else None!r} can't be the name of a folder")
     root = folder / FOLDER
-    for level in _LEVELS:
-        if (root / level / network).exists():
-            raise TableError(
-                f"{root / level / network}: this network's features are there already; give "
-                "another --network, or remove them"
-            )
+    planned = dict(_planned(sites, wells, treatments, root, network))
+    _refuse_others(planned, [root / level / network for level in _LEVELS])
+    for path, table in planned.items():
+        write_table(table, path)
+    return root
+
+
+def _planned(
+    sites: pd.DataFrame, wells: pd.DataFrame, treatments: pd.DataFrame, root: Path, network: str
+) -> Iterator[tuple[Path, pd.DataFrame]]:
+    """Yield each file of the layout with its table."""
     if SITE in sites:
         for (batch, plate, well, site), own in sites.groupby([BATCH, PLATE, WELL, SITE]):
             place = root / "embeddings" / network / str(batch) / str(plate) / f"{well}-{site}"
-            write_table(own, place / "embedding.parquet")
+            yield place / "embedding.parquet", own
     for (batch, plate), own in wells.groupby([BATCH, PLATE]):
-        folder_of_plate = root / "profiles" / network / str(batch) / str(plate)
-        write_table(own, folder_of_plate / f"{plate}.parquet")
-    write_table(wells, root / "collated" / network / "collated.parquet")
-    write_table(treatments, root / "consensus" / network / "consensus.parquet")
-    return root
+        yield root / "profiles" / network / str(batch) / str(plate) / f"{plate}.parquet", own
+    yield root / "collated" / network / "collated.parquet", wells
+    yield root / "consensus" / network / "consensus.parquet", treatments
+
+
+def _refuse_others(planned: dict[Path, pd.DataFrame], folders: list[Path]) -> None:
+    """Refuse files of a network that aren't those to be written; a command that was killed left
+    files that are, and goes on.
+    """
+    for folder in folders:
+        sweep(folder)
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            if path not in planned or not _holds(path, planned[path]):
+                raise TableError(
+                    f"{folder}: this network's features are there already ({path.name} has "
+                    "others); give another --network, or remove them"
+                )
+
+
+def _holds(path: Path, table: pd.DataFrame) -> bool:
+    """Whether a file is, byte for byte, what would be written."""
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary, path.name)
+        write_table(table, fresh)
+        return filecmp.cmp(path, fresh, shallow=False)
 
 
 def is_workspace_dl(path: Path) -> bool:

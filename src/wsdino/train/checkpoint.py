@@ -6,11 +6,16 @@ partners, crops, jitter and stochastic depth are functions of (seed, step, rank)
 (:mod:`wsdino.train.plan`), so that there is neither a position of the sampler nor the state of a
 generator; learning rate, weight decay, temperature and momentum are functions of the step; bfloat16
 needs no loss scaler.
+
+PyTorch loads a damaged file without a word, and the CRCs of a zip archive cover what its directory
+names, which may itself be damaged: so the archive's comment has the digest of all that precedes it.
 """
 
 from __future__ import annotations
 
-import zipfile
+import hashlib
+import mmap
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 State = dict[str, Any]
 NUM_KEPT = 2
+_HASH, _NUM_DIGITS = "sha256", 64
+_LENGTH_BYTES = 2  # of a zip archive's comment
 PARTS = ("step", "fingerprint", "objective", "optimiser", "watch", "records")
 
 
@@ -37,8 +44,10 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
         If it can't be written; earlier checkpoints are kept.
     """
     path = folder / f"step_{step:08d}.pt"
-    with writing(path, durable=True) as partial, partial.open("wb") as file:
-        torch.save(state, file)
+    with writing(path, durable=True) as partial:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+        _seal(partial)
     for old in checkpoints(folder)[NUM_KEPT:]:
         old.unlink()
     return path
@@ -61,13 +70,32 @@ def load_newest(folder: Path) -> State | None:
     return None
 
 
+def _seal(path: Path) -> None:
+    """Give a zip archive without a comment, which ends in its length, the digest of the rest."""
+    with path.open("r+b") as file:
+        file.seek(-_LENGTH_BYTES, os.SEEK_END)
+        file.write(_NUM_DIGITS.to_bytes(_LENGTH_BYTES, "little"))
+        file.flush()
+        file.seek(0)
+        digest = hashlib.file_digest(file, _HASH).hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(digest.encode())
+
+
+def _require_seal(path: Path) -> None:
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with content, memoryview(content) as view:
+            digest = hashlib.new(_HASH, view[:-_NUM_DIGITS]).hexdigest()
+            is_whole = view[-_NUM_DIGITS:] == digest.encode()
+    if not is_whole:
+        raise ValueError("its bytes are not those that were written")
+
+
 def _load(path: Path) -> State:
-    """Read a checkpoint whose every byte is as it was written: PyTorch itself doesn't check."""
+    """Read a checkpoint whose every byte is as it was written."""
     with reading(path, ModelError, "damaged checkpoint"):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} fails its CRC")
+        _require_seal(path)
         state: State = torch.load(path, map_location="cpu", weights_only=True)
         require_shape(state, dict[str, Any])
         if missing := [part for part in PARTS if part not in state]:
