@@ -264,6 +264,7 @@ def test_a_killed_download_goes_on(server: Server, published: Path, tmp_path: Pa
         ({"plates": ["Week9_1"]}, "--plate Week9_1: .* has no such plate; it has Week1_10001"),
         ({"source": "ftp://somewhere"}, "not an http or https address"),
         ({"source": "{}/absent"}, "the server answered 404 .*; --source must be"),
+        ({"source": "{}/here and dört\u202e"}, "the server answered 404 .*; --source must be"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -8,9 +8,9 @@ import time
 from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from wsdino.atomic import write_error
@@ -27,6 +27,8 @@ BLOCK = 2**20
 NUM_TRIES = 5
 TIMEOUT_S = 60.0
 FIRST_PAUSE_S = 1.0
+# What an address may contain as it is; "%" begins what is quoted already.
+_OF_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"
 # An object that Amazon S3 got in one piece is tagged with its MD5.
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
@@ -148,7 +150,7 @@ def read_url(url: str, *, advice: str) -> bytes:
     """Return what a server answers; errors are those of :func:`persistently`."""
 
     def ask() -> bytes:
-        with urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 the user names the address
+        with _ask(url) as answer:
             content: bytes = answer.read()
             length = answer.headers.get("Content-Length")
         if length and len(content) < int(length):
@@ -158,13 +160,18 @@ def read_url(url: str, *, advice: str) -> bytes:
     return persistently(ask, url, advice=advice)
 
 
+def _ask(url: str, headers: dict[str, str] | None = None) -> Any:
+    """Open an address; names of files that make it up may have letters that it can't."""
+    request = Request(quote(url, safe=_OF_ADDRESSES), headers=headers or {})  # noqa: S310
+    return urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 the user names the address
+
+
 def _continue(url: str, partial: Path, size: int | None, *, shows: bool) -> None:
     have = partial.stat().st_size if partial.is_file() else 0
     if size is not None and have == size:
         return
-    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     try:
-        answer = urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 the user names the address
+        answer = _ask(url, {"Range": f"bytes={have}-"} if have else {})
     except HTTPError as error:
         error.close()
         # There is nothing left to request: start over, rather than trust the file.
