@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Everything that draws from a generator is on: jitter, stochastic depth, partners.
 CHANGES: dict[str, Any] = {
     "optimisation": {
-        "epochs": 20,
+        "epochs": 8,
         "drop_path": 0.3,
         "checkpoint_minutes": 1e-4,
         "precision": "bfloat16",
@@ -32,7 +32,7 @@ CHANGES: dict[str, Any] = {
     "weak_positives": {"num_partners": 2, "partner_global_views": 1},
     "global_views": {"contrast": 0.2, "brightness": 0.2, "area": [0.2, 0.5]},
 }
-NUM_STEPS = 140
+NUM_STEPS = 56
 
 
 def newest_step(run: Path) -> int:
@@ -104,7 +104,7 @@ def test_killed_time_and_again_also_while_a_checkpoint_is_written(
 ) -> None:
     """Every step writes a checkpoint; half of the kills wait until one is being written."""
     run, rng = tmp_path / "0", np.random.default_rng(0)
-    for attempt in range(6):
+    for attempt in range(4):
         training = start_training(store.path, tmp_path, CHANGES)
         wait_for_step(training, run, newest_step(run) + 1)
         deadline = time.monotonic() + float(rng.uniform(0, 0.2))

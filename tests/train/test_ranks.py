@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Without stochastic depth, which each rank draws for itself, and without KoLeo, which looks for
 # neighbours among a rank's own images.
-PLAIN = {"epochs": 3, "drop_path": 0.0, "learning_rate": 1e-3}
+PLAIN = {"epochs": 1, "drop_path": 0.0, "learning_rate": 1e-3}
 # Its gradients are a hundred times as large here, and rounding grows with every step.
 GENTLE = PLAIN | {"learning_rate": 1e-4}
 CONTRAST = {"name": "contrast"}
@@ -80,7 +80,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "objective": {"targets": "sinkhorn"},
     },
 }
-NUM_STEPS = 21
+NUM_STEPS = 7
 # What is the same for all images of a batch is taken away in the head, so that the gradient of what
 # adds it is rounding, which Adam makes as large as any other.
 SWALLOWED = ("networks.0.norm.bias", "networks.1.norm.bias", "mlp.0.bias", "mlp.3.bias")
