@@ -78,7 +78,7 @@ COMMANDS = (
     Command("evaluate", ("evaluate", _PROFILES, "--json", "out.json")),
     Command(
         "evaluate, from sites",
-        ("evaluate", _SITES, "--from-sites", "--num-permutations", "10", "--json", "out.json"),
+        ("evaluate", _SITES, "--from-sites", "--json", "out.json"),
     ),
     Command("activity", ("activity", _SITES, "--out", "out.csv", "--json", "out.json")),
     Command("neighbours", ("neighbours", _PROFILES, "compound D1", "--json", "out.json")),

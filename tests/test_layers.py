@@ -36,7 +36,7 @@ LAYERS = (
     ("device", "atomic", "compiled", "contents", "extras", "remote"),
     ("settings",),
     ("outside",),
-    ("errors", "progress", "stopping"),
+    ("errors", "progress", "stopping", "counting"),
 )
 HEIGHT = {part: -level for level, parts in enumerate(LAYERS) for part in parts}
 SEES_CONFIG = {

@@ -272,7 +272,7 @@ def test_a_reader_from_outside(slide: Path, tmp_path: Path) -> None:
     assert "The screen: a slide with slide.toml; a folder with" in out
     status, out, err = outside("ingest", slide, "--out", tmp_path / "store", entries=READER)
     assert status == 0, err
-    assert "2 sites of 16 x 24 px uint16, channels DNA, Actin; 2 compounds, 1 plates" in out
+    assert "2 sites of 16 x 24 px uint16, channels DNA, Actin; 2 compounds, 1 plate," in out
     store = open_store(tmp_path / "store")
     manifest = store.manifest
     assert manifest["Metadata_Plate"].tolist() == ["S 1", "S 1"]

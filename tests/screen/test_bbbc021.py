@@ -229,7 +229,7 @@ def test_archives_are_found_however_they_were_unpacked(tmp_path, layout, capsys)
     moved(folder, layout)
     capsys.readouterr()
     found = read_manifest(folder)
-    assert "4 of 4 folders are found elsewhere, such as Week1/Week1_10001 at " in (
+    assert "4 of 4 folders found elsewhere, such as Week1/Week1_10001 at " in (
         capsys.readouterr().err
     )
     metadata = [name for name in expected if name.startswith(("Metadata_", "FileName_"))]

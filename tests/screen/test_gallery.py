@@ -322,8 +322,8 @@ def test_a_plate_of_the_gallery_without_a_table_is_said(
     platemap = pd.DataFrame({"Metadata_Well": ["A01"], "Metadata_Compound": ["DMSO"]})
     assert read_manifest(source, platemap=platemap)["Metadata_Plate"].tolist() == ["BR1"]
     assert (
-        "1 folders of plates have no table named load_data_with_illum or load_data and are left "
-        "out, such as b1/BR2" in capsys.readouterr().err
+        "1 folder of plates left out (no table named load_data_with_illum or load_data), such as "
+        "b1/BR2" in capsys.readouterr().err
     )
 
 
@@ -446,7 +446,7 @@ def test_what_is_wrong_at_an_address_is_named_by_it(
     (folder / "BR2" / "load_data.csv").unlink()
     read_manifest(address)
     said = capsys.readouterr().err
-    assert f"{address}/workspace/load_data_csv: 1 folders of plates have no table" in said
+    assert f"{address}/workspace/load_data_csv: 1 folder of plates left out (no table" in said
     assert "/tmp" not in said
     table = "workspace/load_data_csv/Batch1/BR1/load_data_with_illum.csv"
     (source / table).write_text("Metadata_Plate,Metadata_Well\n")

@@ -116,7 +116,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = write_harmony(tmp_path / "m", 5, failed=(failed,))
     with pytest.raises(TableError, match="column FileName_HOECHST 33342 is empty in data row 2"):
         read_manifest(folder, platemap=WELLS)
-    assert "1 images are marked as failed and left out" in capsys.readouterr().err
+    assert "1 image left out (marked as failed)" in capsys.readouterr().err
     write_harmony(tmp_path / "again", 5)
     with pytest.raises(TableError, match=r"is of plate BR1, as .* is; read one of them alone"):
         read_manifest(tmp_path, platemap=WELLS)

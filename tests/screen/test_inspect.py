@@ -112,7 +112,7 @@ def test_what_is_printed(
         "2 batches, 4 plates, 36 wells, 71 sites (1 to 2, 2 per well), channels DAPI, Tubulin, "
         "Actin"
     )
-    assert "  missing: 1; 1 sites lack some" in lines
+    assert "  missing: 1; sites that lack some: 1" in lines
     assert any("ingest will refuse this" in line for line in lines)
     assert call(monkeypatch, "inspect", screen, "--json", "--workers", 1) == 0
     assert json.loads(capfd.readouterr().out) == json.loads(json.dumps(found))

@@ -66,7 +66,7 @@ def test_steps_and_time_points_of_imagexpress(
         TableError, match=r"sites have 3 z planes \(1, 2, 3\); choose one, as --z 1"
     ):
         read_manifest(folder, platemap=B2_C3)
-    assert "4 images are projections of z steps by the instrument" in capsys.readouterr().err
+    assert "4 images left out (the instrument's projections of z steps)" in capsys.readouterr().err
     found = read_manifest(folder, platemap=B2_C3, selection=Selection(z=3, time=2))
     assert tags_of(found)[0] == [1231, 1232]
     found = read_manifest(folder, platemap=B2_C3, selection=Selection(z="max", time=1))
@@ -118,7 +118,7 @@ def test_a_cellvoyager_measurement(
         assert channels(found) == ["DAPI", "Cy5"]
         assert tags_of(found) == [[111, 114], [211, 214], [1111, 1114], [1211, 1214]]
         assert found["Metadata_Plate"].unique().tolist() == ["QC60"]
-    assert "1 records are of errors and left out" in capsys.readouterr().err
+    assert "1 record left out (of errors)" in capsys.readouterr().err
     store = ingest(folder, tmp_path / "store", platemap=table)
     assert store[3][:, 0, 0].tolist() == [1211, 1214]
 

@@ -114,7 +114,7 @@ def test_missing_images_are_an_error_or_leave_their_sites_out(
     store = ingest(screen, out, missing="leave-out", workers=1)
     assert len(store) == len(whole) - lost.sum()
     said = capsys.readouterr().err
-    assert f"{lost.sum()} of {len(whole)} sites are left out because images are missing" in said
+    assert f"{lost.sum()} of {len(whole)} sites left out because images are missing" in said
     table = pd.read_csv(out / "left_out.csv")
     assert table["Metadata_Well"].tolist() == whole.loc[lost, "Metadata_Well"].tolist()
     assert table[REASON].str.startswith("no image file ").all()

@@ -335,7 +335,7 @@ def test_projections_beside_their_plates_are_left_out(
         write_image(tmp_path / name / "B/03/0", tag(number), "cyx", labels=("DAPI",))
     found = read_manifest(tmp_path, platemap=B3_C3)
     assert found["Metadata_Plate"].tolist() == ["p", "q_mip"]
-    assert "1 plates are projections of others and left out, such as p_mip.zarr" in (
+    assert "1 plate left out (projections of others), such as p_mip.zarr" in (
         capsys.readouterr().err
     )
     alone = read_manifest(tmp_path / "p_mip.zarr", platemap=B3_C3)

@@ -104,7 +104,7 @@ def test_sites_without_the_chosen_plane_are_left_out_and_said(
     table.to_csv(stacks, index=False)
     found = read_manifest(stacks, selection=Selection(z=3, time=0))
     assert found["Metadata_Site"].tolist() == [1]
-    assert "1 sites have no image at z 3 and are left out" in capsys.readouterr().err
+    assert "1 site left out (no image at z 3)" in capsys.readouterr().err
     assert len(read_manifest(stacks, selection=Selection(z="max", time=0))) == 2
 
 

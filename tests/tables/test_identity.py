@@ -144,5 +144,5 @@ def test_a_plate_is_a_plate_within_its_batch(capsys: pytest.CaptureFixture[str])
     given_ = table(Compound=list("abc"), Plate=[1, 1, 2], Batch=["x", "y", "y"])
     found = read_table(given_)
     assert found["Metadata_Plate"].tolist() == ["x/1", "y/1", "2"]
-    assert "1 plate names occur in several batches" in capsys.readouterr().err
+    assert "1 plate name in several batches" in capsys.readouterr().err
     assert read_table(found)["Metadata_Plate"].tolist() == ["x/1", "y/1", "2"]

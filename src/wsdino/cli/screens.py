@@ -20,6 +20,7 @@ from wsdino.cli.app import (
     ZPlane,
     choices,
 )
+from wsdino.counting import counted
 from wsdino.errors import InputError, did_you_mean
 from wsdino.screen.illumination import DEFAULT, METHODS, described_methods
 from wsdino.screen.readers import accepted
@@ -238,9 +239,10 @@ def ingest_command(
     manifest = store.manifest
     height, width = store.field_shape
     typer.echo(
-        f"{out}: {len(store)} sites of {height} x {width} px {store.dtype}, channels "
-        f"{', '.join(store.channels)}; {manifest['Metadata_Compound'].nunique()} compounds, "
-        f"{manifest['Metadata_Plate'].nunique()} plates, "
-        f"{manifest['Metadata_Batch'].nunique()} batches, "
-        f"{int(manifest['Metadata_Control'].sum())} control sites"
+        f"{out}: {counted(len(store), 'site')} of {height} x {width} px {store.dtype}, channels "
+        f"{', '.join(store.channels)}; "
+        f"{counted(manifest['Metadata_Compound'].nunique(), 'compound')}, "
+        f"{counted(manifest['Metadata_Plate'].nunique(), 'plate')}, "
+        f"{counted(manifest['Metadata_Batch'].nunique(), 'batch', 'batches')}, "
+        f"{counted(int(manifest['Metadata_Control'].sum()), 'control site')}"
     )

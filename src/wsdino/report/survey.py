@@ -41,7 +41,9 @@ def survey_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  pixels are {widths} µm wide" if widths else "  the width of a pixel isn't known"
     if len(images["kinds"]) > 1:
         yield "  all images of a screen must have the same size and type: ingest will refuse this"
-    yield from _files("missing", images["missing"], f"; {images['left_out_sites']} sites lack some")
+    yield from _files(
+        "missing", images["missing"], f"; sites that lack some: {images['left_out_sites']}"
+    )
     yield from _files("unreadable", images["unreadable"])
     yield from _files("in no row of the table", images["unnamed"])
     replicates = found["replicates"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import InputError, TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.screen.selection import MAX
@@ -144,8 +145,8 @@ def _along(
     )
     if num_lost:
         say(
-            f"{origin}: {num_lost} sites have no image at {dimension.field} {wanted} and are left "
-            "out"
+            f"{origin}: {counted(num_lost, 'site')} left out "
+            f"(no image at {dimension.field} {wanted})"
         )
     return _without_absent_channels(table[chosen].reset_index(drop=True))
 

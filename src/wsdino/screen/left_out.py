@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsdino.atomic import writing
+from wsdino.counting import counted
 from wsdino.progress import say
 from wsdino.screen.images import planes_of
 from wsdino.screen.records import image_state
@@ -37,8 +38,8 @@ def say_left_out(out: Path, rows: Rows) -> None:
     if len(rows.left_out):
         total = len(rows.manifest) + len(rows.left_out)
         say(
-            f"{out}: {len(rows.left_out)} of {total} sites are left out because images are missing "
-            f"({LEFT_OUT} has the reasons), such as {rows.missing[0].text}"
+            f"{out}: {len(rows.left_out)} of {counted(total, 'site')} left out because images "
+            f"are missing ({LEFT_OUT} has the reasons), such as {rows.missing[0].text}"
         )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import zarr
 from zarr.errors import ContainsArrayError
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import Meter, say
@@ -64,8 +65,8 @@ def _without_projections(plates: list[Path]) -> list[Path]:
     ]
     if derived:
         say(
-            f"{plates[0].parent}: {len(derived)} plates are projections of others and left out, "
-            f"such as {derived[0].name}; name one alone to read it"
+            f"{plates[0].parent}: {counted(len(derived), 'plate')} left out (projections of "
+            f"others), such as {derived[0].name}; name one alone to read it"
         )
     return [plate for plate in plates if plate not in derived]
 
@@ -134,8 +135,8 @@ def read_plates(plates: Sequence[Path]) -> pd.DataFrame:
     _say_acquisitions(plates, rows)
     if copies:
         say(
-            f"{plates[0].parent}: {len(copies)} images are derived from another image of the same "
-            f"well and left out, such as {copies[0]}"
+            f"{plates[0].parent}: {counted(len(copies), 'image')} left out (derived from another "
+            f"image of the same well), such as {copies[0]}"
         )
     return pd.DataFrame(rows)
 

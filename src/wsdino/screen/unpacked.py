@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.files import Folders
@@ -64,8 +65,8 @@ def relocated(table: pd.DataFrame, root: Path, *, origin: str) -> pd.DataFrame:
         return table
     some = next(iter(found))
     say(
-        f"{origin}: {len(found)} of {len(examples)} folders are found elsewhere, such as {some} at "
-        f"{os.path.relpath(found[some], root)}"
+        f"{origin}: {len(found)} of {counted(len(examples), 'folder')} found elsewhere, "
+        f"such as {some} at {os.path.relpath(found[some], root)}"
     )
     table = table.copy()
     for channel in channels_of(table):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.outside import reading, unzipped
 from wsdino.progress import say
@@ -302,7 +303,8 @@ def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         changed.append(name)
     if changed:
         say(
-            f"{path}: read decimal commas as points in {len(changed)} columns, such as {changed[0]}"
+            f"{path}: read decimal commas as points in {counted(len(changed), 'column')}, such as "
+            f"{changed[0]}"
         )
     return table
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.tables.columns import (
@@ -348,7 +349,7 @@ def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     first = min(shared)
     batches = pairs.loc[pairs[PLATE] == first, BATCH].tolist()
     say(
-        f"{origin}: {len(shared)} plate names occur in several batches; these are different "
+        f"{origin}: {counted(len(shared), 'plate name')} in several batches; these are different "
         f"plates, now named {batches[0]}/{first}, {batches[1]}/{first} and so on"
     )
     names = [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.tables.columns import (
@@ -243,7 +244,7 @@ def _barcodes(plates: pd.Series, known: pd.Series, origin: str) -> pd.Series:
     if short:
         plate, barcode = next(iter(short.items()))
         say(
-            f"{origin}: {len(short)} plates are matched by their barcode, such as {plate} as "
+            f"{origin}: {counted(len(short), 'plate')} matched by barcode, such as {plate} as "
             f"{barcode}"
         )
     return plates.map(lambda plate: short.get(plate, plate) if isinstance(plate, str) else plate)

@@ -99,9 +99,7 @@ def _planned(
 
 
 def _refuse_others(planned: dict[Path, pd.DataFrame], folders: list[Path]) -> None:
-    """Refuse files of a network that aren't those to be written; a command that was killed left
-    files that are, and goes on.
-    """
+    """Refuse files of a network but those to be written, which a killed command may have left."""
     for folder in folders:
         sweep(folder)
         for path in sorted(each for each in folder.rglob("*") if each.is_file()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
@@ -56,7 +57,8 @@ def _measurement(file: Path) -> pd.DataFrame:
     records = list(parse(file).iterfind("MeasurementRecord"))
     images = [record for record in records if record.get("Type") == "IMG"]
     if len(images) < len(records):
-        say(f"{file}: {len(records) - len(images)} records are of errors and left out")
+        num_errors = len(records) - len(images)
+        say(f"{file}: {counted(num_errors, 'record')} left out (of errors)")
     if not images:
         raise TableError(f"{file}: lists no images")
     table = pd.DataFrame([_row(record, file) for record in images])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.remote import is_remote, shown
@@ -155,8 +156,8 @@ def _say_without_table(folder: Path, where: Path | str) -> None:
     bare = [plate for plate in _plate_folders(folder) if _table_of(plate) is None]
     if bare:
         say(
-            f"{where}: {len(bare)} folders of plates have no table named {' or '.join(TABLES)} "
-            f"and are left out, such as {bare[0].relative_to(folder)}"
+            f"{where}: {counted(len(bare), 'folder')} of plates left out (no table named "
+            f"{' or '.join(TABLES)}), such as {bare[0].relative_to(folder)}"
         )
 
 

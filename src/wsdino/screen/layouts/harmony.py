@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.screen.choosing import TIME, Z
@@ -139,7 +140,7 @@ def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator
             or "",
         }
     if num_failed:
-        say(f"{index}: {num_failed} images are marked as failed and left out")
+        say(f"{index}: {counted(num_failed, 'image')} left out (marked as failed)")
 
 
 def _micrometres(width: Element) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import say
@@ -78,8 +79,8 @@ def _htd(file: Path) -> pd.DataFrame:
         (derived if row.pop("derived") else rows).append(row)
     if derived:
         say(
-            f"{file}: {len(derived)} images are projections of z steps by the instrument and left "
-            f"out, such as {derived[0]['FileName']}"
+            f"{file}: {counted(len(derived), 'image')} left out (the instrument's projections of z "
+            f"steps), such as {derived[0]['FileName']}"
         )
     if not rows:
         raise TableError(f"{file}: there are no images beside it that are named as its plate's")
