@@ -338,7 +338,7 @@ def remnants(folder: Path) -> list[str]:
         if path.name.startswith(".partial-"):
             kinds.append("partial file")
         elif path.name.endswith((".lock", ".parts")):
-            kinds.append(path.suffix[1:])
+            kinds.append(path.suffix[1:] or path.name[1:])
     return kinds
 
 

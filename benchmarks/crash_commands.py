@@ -64,7 +64,7 @@ COMMANDS = (
     Command("ingest of more sites", ("ingest", "../given/all.csv", "--out", "half"), ("half",)),
     Command("ingest of other labels", ("ingest", "../given/other.csv", "--out", "all"), ("all",)),
     Command("train", ("train", *_RUN, "--out", "out"), every=2),
-    Command("run", ("run", *_RUN, "--out", "out"), every=4),
+    Command("run", ("run", *_RUN, "--out", "out"), every=12),
     Command("embed", ("embed", *_STORE, "--out", "out.parquet")),
     Command("embed, CSV", ("embed", *_STORE, "--out", "out.csv.gz")),
     Command("embed, classical", ("embed", "classical", _STORE[1], "--out", "out.parquet")),
@@ -83,7 +83,7 @@ COMMANDS = (
     Command("activity", ("activity", _SITES, "--out", "out.csv", "--json", "out.json")),
     Command("neighbours", ("neighbours", _PROFILES, "compound D1", "--json", "out.json")),
     Command("compare", ("compare", "../given/run", "../given/run", "--json", "out.json")),
-    Command("report", ("report", "run"), ("run",), every=2),
+    Command("report", ("report", "run"), ("run",), every=8),
     Command("export", ("export", "../given/run", "--out", "out")),
     Command(
         "import",
