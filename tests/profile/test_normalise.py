@@ -183,6 +183,19 @@ def test_whitening_with_a_ridge_is_that_of_the_whole_covariance(num_controls):
     np.testing.assert_allclose(result @ result.T, expected @ expected.T, rtol=1e-8, atol=1e-8)
 
 
+def test_what_many_rows_do_not_vary_in_is_left_out():
+    """As of features that a layer norm has centred, whose sum is always the same."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 6)) * np.arange(1, 7)
+    rows -= rows.mean(axis=1, keepdims=True)
+    found = fit_tvn(rows, regularisation=0.1)
+    assert found.projection.shape == (6, 5)
+    covariance = np.cov(found.transform(rows).T)
+    # Along the rows' own axes, each shrunk by what was added to its variance.
+    expected = found.eigenvalues / (found.eigenvalues + 0.1 * found.eigenvalues.mean())
+    np.testing.assert_allclose(covariance, np.diag(expected), atol=1e-10)
+
+
 def test_few_controls_are_warned_of_by_what_is_lost(table):
     few = pd.concat([table[table["Metadata_Control"]].head(4), table[~table["Metadata_Control"]]])
     exact, shrunk = (

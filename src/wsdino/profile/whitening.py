@@ -95,8 +95,10 @@ def fit_tvn(
     n controls span at most n - 1 axes. Axes along which they don't vary (eigenvalue below 1e-10 of
     the largest, which is where rounding of float32 features lies) can't be whitened without
     regularisation, and are left out, whatever number of components is asked for: of many features
-    and few controls most of what compounds do may be lost. With regularisation they are kept, at
-    the variance that it adds to every axis, unless `num_components` is given.
+    and few controls most of what compounds do may be lost. With regularisation, and no more
+    controls than features, they are kept, at the variance that it adds to every axis, unless
+    `num_components` is given. In what more controls than that don't vary, such as the sum of
+    features that a layer norm has centred, nothing is looked for.
 
     Parameters
     ----------
@@ -157,7 +159,7 @@ def fit_tvn(
     kept = min(rank, num_components or rank)
     added = regularisation * eigenvalues[:rank].mean()
     widened = eigenvalues[:kept] + added
-    if added > 0 and num_components is None and rank < matrix.shape[1]:
+    if added > 0 and num_components is None and len(matrix) <= matrix.shape[1]:
         outside = 1 / np.sqrt(added)
         symmetric = (axes[:rank].T * (1 / np.sqrt(widened) - outside)) @ axes[:rank]
         symmetric[np.diag_indices(len(mean))] += outside
