@@ -7,7 +7,11 @@ import hashlib
 import time
 from collections import Counter
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import (
+    BaseHTTPRequestHandler,
+    SimpleHTTPRequestHandler,
+    ThreadingHTTPServer,
+)
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -195,3 +199,18 @@ class Handler(BaseHTTPRequestHandler):
         content = "".join(entries[key] for key in page)
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         return f'<ListBucketResult xmlns="{space}">{content}{token}</ListBucketResult>'.encode()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that lists its folders as pages of links."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def as_at(manifest: pd.DataFrame, here: Path, address: str) -> pd.DataFrame:
+    """Return a manifest of a tree on disk as it is where the tree lies at an address."""
+    moved = manifest.copy()
+    for name in (column for column in manifest if column.startswith("PathName_")):
+        moved[name] = manifest[name].str.replace(str(here), address, regex=False)
+    return moved

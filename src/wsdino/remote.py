@@ -33,6 +33,8 @@ _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 # What tells whether a file is still the same, in the words of HTTP, S3 and others.
 _STATE = ("size", "ETag", "etag", "Last-Modified", "LastModified", "mtime", "md5Hash", "updated")
 _DESCRIPTIONS = ("zarr.json", ".zattrs")
+# Headers of images are a few kB.
+_BLOCK_BYTES = 1 << 16
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 
@@ -192,7 +194,9 @@ def listed(path: Path) -> dict[str, bool]:
     for entry in entries:
         name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
         if not is_page:
-            found[name.rpartition("/")[2]] = is_folder
+            # A file is listed as what lies in it.
+            if not address.endswith(f"://{name}"):
+                found[name.rpartition("/")[2]] = is_folder
         # A page of links has others, too: to folders above, and to itself in another order.
         elif unquote(name).startswith(f"{address}/") and not {"?", "#"} & set(name):
             inside = unquote(name).removeprefix(f"{address}/")
@@ -246,6 +250,53 @@ def local_copy(path: Path) -> Iterator[Path]:
             yield copy
         except InputError as error:
             raise type(error)(str(error).replace(str(copy), address)) from error
+
+
+def content_of(path: Path) -> bytes:
+    """Return what a file holds, here or at an address.
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        As for :func:`local_copy`.
+    """
+    with local_copy(path) as file:
+        return file.read_bytes()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file of which parts are read; of one at an address only these are fetched."""
+    address = address_of(path)
+    if address is None:
+        with path.open("rb") as file:
+            yield file
+        return
+    with _system(address).open(address, "rb", block_size=_BLOCK_BYTES) as file:
+        yield file
+
+
+def copying(path: Path) -> str:
+    """Return the command that copies what lies at an address, to be put into a sentence."""
+    address = (address_of(path) or "").rstrip("/")
+    name = address.rpartition("/")[2]
+    if address.startswith("s3://"):
+        account = " --no-sign-request" if options_of(address)["anon"] else ""
+        return f": aws s3 sync{account} {address} {name}"
+    if address.startswith(("http://", "https://")):
+        return f": wget -r -np -nH {address}/"
+    return ""
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, here or at an address.
+
+    Raises
+    ------
+    ImageError
+        As for :func:`state_of`.
+    """
+    return state_of(path) is not None if is_remote(path) else path.is_file()
 
 
 def _fetch(address: str, copy: Path) -> None:

@@ -6,16 +6,16 @@ import shutil
 import tempfile
 import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 import s3fs
 
-from helpers_bucket import Bucket
+from helpers_bucket import Bucket, Quiet, as_at
 from helpers_layouts import WELLS, tags_of, write_gallery_plate, write_map, write_table
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.ingest import ingest
@@ -327,13 +327,6 @@ def test_a_plate_of_the_gallery_without_a_table_is_said(
     )
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A server that lists its folders as pages of links."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     # Made elsewhere, a file system keeps another endpoint.
@@ -365,14 +358,6 @@ def pages(source: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-def as_at(manifest: pd.DataFrame, here: Path, address: str) -> pd.DataFrame:
-    """Return a manifest of a tree on disk as it is where the tree lies at an address."""
-    moved = manifest.copy()
-    for name in (column for column in manifest if column.startswith("PathName_")):
-        moved[name] = manifest[name].str.replace(str(here), address, regex=False)
-    return moved
 
 
 @pytest.mark.parametrize(
@@ -452,8 +437,8 @@ def test_what_is_wrong_at_an_address_is_named_by_it(
     (source / table).write_text("Metadata_Plate,Metadata_Well\n")
     with pytest.raises(TableError, match=rf"^{address}/{table}: the table has no rows"):
         read_manifest(address)
-    with pytest.raises(TableError, match=r"or of a tree of the Cell Painting Gallery on a server"):
+    with pytest.raises(TableError, match=r"this folder is not a screen; a screen is"):
         read_manifest("s3://gallery/cpg0000-x/source_4/images")
     # A server that answers for files alone.
-    with pytest.raises(TableError, match=r"on a server that lists its folders; copy other screens"):
+    with pytest.raises(TableError, match=r"nothing is listed there: .* doesn't list folders"):
         read_manifest(f"{bucket.address}/cpg0000-x/source_4")

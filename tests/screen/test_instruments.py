@@ -83,6 +83,20 @@ def test_two_imagexpress_plates_of_one_name_are_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "a", platemap=B2_C3)
 
 
+def test_imagexpress_plates_in_one_folder_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    write_imagexpress(tmp_path, plate="P1")
+    write_imagexpress(tmp_path, plate="p1_again", waves=("DAPI", "FITC", "Cy5"), steps=2)
+    for path in (tmp_path / "TimePoint_1").rglob("*_again_B02_*"):
+        path.rename(path.with_name(path.name.replace("_B02_", "_B03_").replace("p1_", "P1_")))
+    found = read_manifest(tmp_path / "P1.HTD", platemap=B2_C3)
+    assert channels(found) == ["DAPI", "FITC"]
+    assert tags_of(found) == [[1161, 1162], [1261, 1262], [2161, 2162], [2261, 2262]]
+    again = tmp_path / "p1_again.HTD"
+    found = read_manifest(again, platemap=wells("B03", "C03"), selection=Selection(z=1))
+    assert channels(found) == ["DAPI", "FITC", "Cy5"]
+    assert found["Metadata_Well"].tolist() == ["B03", "B03", "C03", "C03"]
+
+
 def test_a_jdce_plate(tmp_path: Path) -> None:
     folder = write_jdce(tmp_path / "run")
     table = wells("B07", "B08")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from wsdino.errors import ImageError, InputError
 from wsdino.outside import reading
-from wsdino.remote import local_copy, named
+from wsdino.remote import is_remote, local_copy, named, state_of
 from wsdino.screen.illumination import DEFAULT, IlluminationMethod, illumination_method
 
 if TYPE_CHECKING:
@@ -169,6 +170,24 @@ FUNCTION_FORMATS: dict[str, Callable[[Path, int | None, tuple[int, ...]], NDArra
 """By the suffix of its file, how an illumination function is read."""
 
 
+def _function(path: Path, shape: tuple[int, ...], frame: int | None) -> NDArray[np.float32]:
+    advice = "an illumination function must be an array of numbers (.npy)"
+    with (
+        reading(named(path), ImageError, "not a readable illumination function", advice=advice),
+        local_copy(path) as file,
+    ):
+        return FUNCTION_FORMATS.get(path.suffix.lower(), _array)(file, frame, shape)
+
+
+# Each site asks for the functions of its channels, and Harmony's file of them lists all images.
+@lru_cache(maxsize=16)
+def _function_at(
+    path: Path, state: str | None, shape: tuple[int, ...], frame: int | None
+) -> NDArray[np.float32]:
+    del state
+    return _function(path, shape, frame)
+
+
 def load_function(
     path: Path, shape: tuple[int, ...], *, frame: int | None = None
 ) -> NDArray[np.float32]:
@@ -188,12 +207,10 @@ def load_function(
     ImageError
         It is missing, no array of numbers, of another shape than the images, or not positive.
     """
-    advice = "an illumination function must be an array of numbers (.npy)"
-    with (
-        reading(named(path), ImageError, "not a readable illumination function", advice=advice),
-        local_copy(path) as file,
-    ):
-        function = FUNCTION_FORMATS.get(path.suffix.lower(), _array)(file, frame, tuple(shape))
+    if is_remote(path):
+        function = _function_at(path, state_of(path), tuple(shape), frame)
+    else:
+        function = _function(path, tuple(shape), frame)
     if function.shape != tuple(shape):
         found, wanted = (" x ".join(map(str, sides)) for sides in (function.shape, shape))
         raise ImageError(

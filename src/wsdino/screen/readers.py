@@ -13,7 +13,7 @@ from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.remote import absolute, is_remote, named, shown
-from wsdino.screen.layouts.places import shared_listings
+from wsdino.screen.layouts.places import folders_below, require_listed, shared_listings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -153,6 +153,13 @@ READERS = (
 )
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder; one of Zarr at an address holds nothing else."""
+    if is_remote(path):
+        return not path.name.lower().endswith(".zarr") and any(folders_below(path, depth=0))
+    return path.is_dir()
+
+
 ANY_FOLDER = "any folder of images, with a --pattern of their names"
 
 
@@ -161,8 +168,8 @@ def _say_others(path: Path, reader: Reader, others: Sequence[Reader]) -> None:
     found = [other.name for other in others if other.recognises(path)]
     if found:
         say(
-            f"{path}: read as {reader.name}; what it holds of {'; and of '.join(found)} is left "
-            "out: name a folder that holds these alone to read them"
+            f"{shown(path)}: read as {reader.name}; what it holds of {'; and of '.join(found)} is "
+            "left out: name a folder that holds these alone to read them"
         )
 
 
@@ -201,14 +208,11 @@ def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = No
             with reading(named(path), TableError, f"can't be read as {reader.name}"):
                 if not reader.recognises(path):
                     continue
-                if path.is_dir() and not reader.lists_all:
-                    _say_others(path, reader, READERS[position + 1 :])
+                others = () if reader.lists_all else READERS[position + 1 :]
+                if others and _is_folder(path):
+                    _say_others(path, reader, others)
                 return reader.read(path, text)
-    what = "this folder is not a screen" if path.is_dir() else "not a table that can be read"
-    if is_remote(path):
-        raise TableError(
-            f"{shown(path)}: an address must be that of a table (LoadData or a manifest), of an "
-            "OME-Zarr plate, or of a tree of the Cell Painting Gallery on a server that lists its "
-            "folders; copy other screens to a disk first"
-        )
-    raise TableError(f"{path}: {what}; a screen is {accepted()}")
+        require_listed(path)
+        is_folder = path.is_dir() or is_remote(path)
+    what = "this folder is not a screen" if is_folder else "not a table that can be read"
+    raise TableError(f"{shown(path)}: {what}; a screen is {accepted()}")

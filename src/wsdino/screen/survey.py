@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from wsdino.errors import ImageError
 from wsdino.remote import absolute, is_remote, shown
 from wsdino.screen.formats import FORMATS, NUMPY
 from wsdino.screen.headers import read_headers
-from wsdino.screen.images import planes_of
+from wsdino.screen.images import Plane, describe, planes_of, read_site
 from wsdino.screen.manifest import read_rows
 from wsdino.tables.columns import (
     BATCH,
@@ -56,7 +57,7 @@ class Survey:
     facts
         As JSON has them, see :func:`survey`.
     field_shape
-        Height and width of most images in px; None if no header can be read.
+        Height and width of most images in px; None if no image can be read.
     dtype
         Their type.
     """
@@ -120,7 +121,7 @@ def survey(
             continue
         kind = found or UNKNOWN
         kinds[kind] += 1
-        examples[kind] = min(examples.get(kind, str(path)), str(path))
+        examples[kind] = min(examples.get(kind, shown(path)), shown(path))
     named = {part.path for site in planes for plane in site for part in plane.parts}
     images = {
         "files": len(named),
@@ -145,7 +146,7 @@ def survey(
         "images": images,
         **_treatments(manifest),
     }
-    shape, dtype = _common_kind(kinds)
+    shape, dtype = _common_kind(kinds, planes)
     return Survey(manifest, facts, shape, dtype)
 
 
@@ -159,8 +160,14 @@ def _range(values: Iterable[int]) -> list[float]:
     return [float(f(found)) for f in (np.min, np.median, np.max)] if len(found) else []
 
 
-def _common_kind(kinds: Counter[str]) -> tuple[tuple[int, int] | None, np.dtype[Any]]:
+def _common_kind(
+    kinds: Counter[str], planes: Sequence[Sequence[Plane]]
+) -> tuple[tuple[int, int] | None, np.dtype[Any]]:
     known = [kind for kind, _ in kinds.most_common() if kind != UNKNOWN]
+    if not known and kinds:
+        # Where no header tells, as of images at addresses, one image is read.
+        with suppress(ImageError):
+            known = [describe(read_site(planes[0][:1]))]
     if not known:
         return None, np.dtype(np.uint16)
     width, _, height, dtype = known[0].split()

@@ -14,9 +14,10 @@ import pandas as pd
 from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
+from wsdino.remote import absolute, is_file, shown
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
-from wsdino.screen.layouts.places import files_below
+from wsdino.screen.layouts.places import files_below, folders_below
 from wsdino.screen.layouts.xml import Element, parse
 from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
@@ -58,55 +59,60 @@ def _measurement(file: Path) -> pd.DataFrame:
     images = [record for record in records if record.get("Type") == "IMG"]
     if len(images) < len(records):
         num_errors = len(records) - len(images)
-        say(f"{file}: {counted(num_errors, 'record')} left out (of errors)")
+        say(f"{shown(file)}: {counted(num_errors, 'record')} left out (of errors)")
     if not images:
-        raise TableError(f"{file}: lists no images")
-    table = pd.DataFrame([_row(record, file) for record in images])
+        raise TableError(f"{shown(file)}: lists no images")
+    folders = folders_below(file.parent)
+    present = {
+        (folder.path / name).relative_to(file.parent).as_posix()
+        for folder in folders
+        for name in folder.files
+    }
+    table = pd.DataFrame([_row(record, file, present) for record in images])
     plate, targets, width = _described(file.parent)
     used = sorted(set(table["id"]))
     names = unique_names({str(ch): targets.get(str(ch), "") for ch in used})
     table[CHANNEL] = [names[str(ch)] for ch in table.pop("id")]
-    table[PLATE] = plate or file.absolute().parent.name
+    table[PLATE] = plate or absolute(file).parent.name
     table[PIXEL_SIZE] = width
-    table["PathName"] = str(file.absolute().parent)
-    return as_sites(table, list(names.values()), origin=str(file))
+    table["PathName"] = str(absolute(file).parent)
+    return as_sites(table, list(names.values()), origin=shown(file))
 
 
-def _row(record: Element, file: Path) -> dict[str, Any]:
+def _row(record: Element, file: Path, present: set[str]) -> dict[str, Any]:
     name = (record.text or "").strip().replace("\\", "/")
     values = {name: record.get(name, "") for name in (*_NUMBERS, *_FURTHER)}
     bad = [key for key in _NUMBERS if not values[key].isdecimal()]
     if bad or not name:
         raise TableError(
-            f"{file}: the record of {name or 'an unnamed image'} lacks {', '.join(bad) or 'a file'}"
+            f"{shown(file)}: the record of {name or 'an unnamed image'} lacks "
+            f"{', '.join(bad) or 'a file'}"
         )
     numbers = {ours: int(values[theirs]) for theirs, ours in _NUMBERS.items()}
     numbers |= {ours: int(values[theirs] or 1) for theirs, ours in _FURTHER.items()}
     well = f"r{numbers.pop('row'):02d}c{numbers.pop('column'):02d}"
-    return {WELL: well, **numbers, "FileName": _on_disk(file.parent, name)}
+    return {WELL: well, **numbers, "FileName": _as_present(name, present)}
 
 
-def _on_disk(folder: Path, name: str) -> str:
+def _as_present(name: str, present: set[str]) -> str:
     """Return the file's name: images may have been converted to PNG, which the list doesn't say."""
-    if (folder / name).exists():
-        return name
     stem = name.rpartition(".")[0] or name
     others = (f"{stem}{suffix}" for suffix in (".png", ".tif", ".tiff"))
-    return next((other for other in others if (folder / other).exists()), name)
+    return next((one for one in (name, *others) if one in present), name)
 
 
 def _described(folder: Path) -> tuple[str, dict[str, str], float | None]:
     """Return the plate's name, channels' targets and pixels' width, as far as files beside say."""
-    if not (folder / DETAIL).is_file():
+    if not is_file(folder / DETAIL):
         return "", {}, None
     root = parse(folder / DETAIL)
     sample = root.find("MeasurementSamplePlate")
     plate = "" if sample is None else (sample.get("Name") or "").strip()
     # Some versions give targets in the measurement's own list of channels.
     channels = list(root.iterfind("MeasurementChannel"))
-    settings = folder / (root.get("MeasurementSettingFileName") or "")
-    if settings.is_file():
-        channels += list(parse(settings).iterfind("ChannelList/Channel"))
+    settings = root.get("MeasurementSettingFileName")
+    if settings and is_file(folder / settings):
+        channels += list(parse(folder / settings).iterfind("ChannelList/Channel"))
     targets = {
         channel.get("Ch", ""): target
         for channel in channels

@@ -18,6 +18,7 @@ import pandas as pd
 from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.progress import say
+from wsdino.remote import absolute, shown
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
 from wsdino.screen.layouts.places import files_below
@@ -89,19 +90,19 @@ def _measurement(root: Element, index: Path) -> pd.DataFrame:
     }
     rows = list(_images(root, entries, index))
     if not rows:
-        raise TableError(f"{index}: lists no images")
+        raise TableError(f"{shown(index)}: lists no images")
     images = pd.DataFrame(rows)
     given = {key: text_of(entry, "ChannelName") or "" for key, entry in entries.items()}
     given |= dict(zip(images["id"], images["name"], strict=True))
     used = sorted(set(images["id"]), key=int)
     names = unique_names({key: given[key] for key in used})
     images[CHANNEL] = images["id"].map(names)
-    images[PLATE] = name or index.absolute().parent.name
-    images["PathName"] = str(index.absolute().parent)
-    table = as_sites(images.drop(columns=["id", "name"]), list(names.values()), origin=str(index))
+    images[PLATE] = name or absolute(index).parent.name
+    images["PathName"] = str(absolute(index).parent)
+    table = as_sites(images.drop(columns=["id", "name"]), list(names.values()), origin=shown(index))
     for key, channel in names.items():
         table[f"FileName_Illum{channel}"] = index.name
-        table[f"PathName_Illum{channel}"] = str(index.absolute().parent)
+        table[f"PathName_Illum{channel}"] = str(absolute(index).parent)
         table[f"Frame_Illum{channel}"] = int(key)
     return table
 
@@ -121,7 +122,8 @@ def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator
         numbers = [text_of(image, name) for name in ("Row", "Col", "FieldID")]
         if url is None or key is None or None in numbers:
             raise TableError(
-                f"{index}: image {text_of(image, 'id')} lacks a URL, Row, Col, FieldID or ChannelID"
+                f"{shown(index)}: image {text_of(image, 'id')} lacks a URL, Row, Col, FieldID or "
+                "ChannelID"
             )
         if (text_of(image, "State") or "Ok").casefold() != "ok":
             num_failed += 1
@@ -140,7 +142,7 @@ def _images(root: Element, entries: dict[str, Element], index: Path) -> Iterator
             or "",
         }
     if num_failed:
-        say(f"{index}: {counted(num_failed, 'image')} left out (marked as failed)")
+        say(f"{shown(index)}: {counted(num_failed, 'image')} left out (marked as failed)")
 
 
 def _micrometres(width: Element) -> float | None:

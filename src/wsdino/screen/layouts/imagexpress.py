@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,9 +19,10 @@ from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import say
+from wsdino.remote import absolute, content_of, named, shown
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, read_plates, unique_names
-from wsdino.screen.layouts.places import files_below
+from wsdino.screen.layouts.places import files_below, folders_below, names_in, require_listed
 from wsdino.screen.lengths import pixel_size
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import PIXEL_SIZE, PLATE, SITE, WELL
@@ -79,39 +81,51 @@ def _htd(file: Path) -> pd.DataFrame:
         (derived if row.pop("derived") else rows).append(row)
     if derived:
         say(
-            f"{file}: {counted(len(derived), 'image')} left out (the instrument's projections of z "
+            f"{shown(file)}: {counted(len(derived), 'image')} left out (the instrument's projections of z "
             f"steps), such as {derived[0]['FileName']}"
         )
     if not rows:
-        raise TableError(f"{file}: there are no images beside it that are named as its plate's")
+        require_listed(file.parent)
+        raise TableError(
+            f"{shown(file)}: there are no images beside it that are named as its plate's"
+        )
     images = pd.DataFrame(rows)
     used = sorted(set(images["wave"]), key=int)
     names = unique_names({wave: settings.get(f"WaveName{wave}", "") for wave in used})
     images[CHANNEL] = images.pop("wave").map(names)
     images[PLATE] = file.stem
-    images["PathName"] = str(file.absolute().parent)
-    return as_sites(images, list(names.values()), origin=str(file))
+    images["PathName"] = str(absolute(file).parent)
+    return as_sites(images, list(names.values()), origin=shown(file))
 
 
 def _settings(file: Path) -> dict[str, str]:
     """Read an HTD file: lines of a quoted name, and one or more values."""
-    with reading(file, TableError):
-        content = file.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    with reading(named(file), TableError):
+        content = content_of(file).decode("utf-8-sig", errors="replace").splitlines()
         lines = csv.reader(content, skipinitialspace=True)
         return {line[0].strip(): line[1].strip() for line in lines if len(line) > 1}
 
 
 def _htd_images(file: Path) -> Iterator[dict[str, Any]]:
     folder = file.parent
+    beside = {
+        f"{name[:-4]}_".casefold() for name in names_in(folder) if name.lower().endswith(".htd")
+    }
     found = []
-    for path in sorted(folder.rglob("*")):
-        match = _NAME.fullmatch(path.name)
-        between = path.relative_to(folder).parts[:-1]
-        places = [_FOLDER.fullmatch(part) for part in between]
-        if match is None or match["thumb"] or not all(places):
+    for below in folders_below(folder):
+        between = below.path.relative_to(folder)
+        places = [_FOLDER.fullmatch(part) for part in between.parts]
+        if not all(places):
             continue
         numbers = {place[1].casefold(): int(place[2]) for place in places if place}
-        found.append((path.relative_to(folder).as_posix(), match, numbers))
+        for name in below.files:
+            match = _NAME.fullmatch(name)
+            if match is None or match["thumb"]:
+                continue
+            # Images of several plates in one folder are told apart by the plates' names.
+            plates = [plate for plate in beside if name.casefold().startswith(plate)]
+            if len(beside) < 2 or max(plates, key=len, default="") == f"{file.stem}_".casefold():
+                found.append(((between / name).as_posix(), match, numbers))
     has_steps = any(numbers.get("zstep") for _, _, numbers in found)
     for name, match, numbers in found:
         yield {
@@ -127,17 +141,20 @@ def _htd_images(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _jdce(file: Path) -> pd.DataFrame:
-    with reading(file, TableError, "can't be read as JSON"):
-        stack = json.loads(file.read_text(encoding="utf-8-sig")).get("ImageStack", {})
-    listed = [file.parent / str(name) for name in stack.get("ImageMetadataFiles") or ()]
-    paths = listed or sorted(file.parent.glob(_TABLES))
+    with reading(named(file), TableError, "can't be read as JSON"):
+        stack = json.loads(content_of(file).decode("utf-8-sig")).get("ImageStack", {})
+    listed = [str(name) for name in stack.get("ImageMetadataFiles") or ()]
+    beside = (name for name in names_in(file.parent) if fnmatch(name, _TABLES))
+    paths = [file.parent / name for name in listed or beside]
     if not paths:
-        raise TableError(f"{file}: there is no {_TABLES} beside it, which lists the images")
+        raise TableError(f"{shown(file)}: there is no {_TABLES} beside it, which lists the images")
     table = pd.concat([read_file(path) for path in paths], ignore_index=True)
     needed = ("Well", "Field", "Wavelength", "ImageFileName")
     for name in needed:
         if name not in table:
-            raise TableError(f"{paths[0]}: no column {name}; it has {', '.join(table.columns)}")
+            raise TableError(
+                f"{shown(paths[0])}: no column {name}; it has {', '.join(table.columns)}"
+            )
     table = table[table["ImageFileName"].notna()]
     waves = [str(int(wave)) for wave in table["Wavelength"]]
     names = unique_names(_wavelengths(stack, table, waves))
@@ -155,11 +172,11 @@ def _jdce(file: Path) -> pd.DataFrame:
                 f"{folder}/{name}".replace("\\", "/").lstrip("/")
                 for folder, name in zip(folders, table["ImageFileName"], strict=True)
             ],
-            "PathName": str(file.absolute().parent),
+            "PathName": str(absolute(file).parent),
             CHANNEL: [names[wave] for wave in waves],
         }
     )
-    return as_sites(images, list(names.values()), origin=str(file))
+    return as_sites(images, list(names.values()), origin=shown(file))
 
 
 def _wavelengths(stack: dict[str, Any], table: pd.DataFrame, waves: list[str]) -> dict[str, str]:

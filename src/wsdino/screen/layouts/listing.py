@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.remote import shown
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
 from wsdino.tables.columns import BATCH, FILE_PREFIXES, PLATE, SITE, WELL
 
@@ -34,7 +35,8 @@ def read_plates(files: Iterable[Path], read: Callable[[Path], pd.DataFrame]) -> 
         for plate in tables[-1][PLATE].unique():
             if plate in plates:
                 raise TableError(
-                    f"{file}: is of plate {plate}, as {plates[plate]} is; read one of them alone"
+                    f"{shown(file)}: is of plate {plate}, as {shown(plates[plate])} is; read one "
+                    "of them alone"
                 )
             plates[plate] = file
     return pd.concat(tables, ignore_index=True)

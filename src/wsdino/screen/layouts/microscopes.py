@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import InputError, TableError
+from wsdino.remote import copying, is_remote, shown
 from wsdino.screen.formats import MICROSCOPES, which_image
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
 from wsdino.screen.layouts.places import files_below
@@ -54,6 +55,11 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         The well of a position can't be told.
     """
     del text
+    if is_remote(path):
+        raise TableError(
+            f"{shown(path)}: CZI, ND2 and LIF files aren't read at an address, since each of their "
+            f"many images would need the whole file; copy them to a disk first{copying(path)}"
+        )
     rows: list[dict[str, Any]] = []
     channels: list[str] = []
     for file in _files(path):

@@ -15,6 +15,7 @@ import tifffile
 from wsdino.errors import TableError
 from wsdino.outside import reading
 from wsdino.progress import say
+from wsdino.remote import absolute, named, opened, shown
 from wsdino.screen.choosing import TIME, Z
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
 from wsdino.screen.layouts.places import files_below
@@ -53,8 +54,8 @@ def _files(path: Path) -> list[Path]:
 def _description(file: Path) -> Element:
     """Return a file's OME-XML, or that of the file that it names for it."""
     root = _own_description(file)
-    named = _described_in(root, file)
-    return root if named is None else _own_description(named)
+    other = _described_in(root, file)
+    return root if other is None else _own_description(other)
 
 
 def _described_in(root: Element, file: Path) -> Path | None:
@@ -66,9 +67,13 @@ def _described_in(root: Element, file: Path) -> Path | None:
 def _own_description(file: Path) -> Element:
     if file.name.lower().endswith(_COMPANION):
         return parse(file)
-    with reading(file, TableError, "not a readable TIFF"), tifffile.TiffFile(file) as tiff:
+    with (
+        reading(named(file), TableError, "not a readable TIFF"),
+        opened(file) as content,
+        tifffile.TiffFile(content) as tiff,
+    ):
         text = tiff.pages.first.description
-    return parse_text(text.encode(), origin=f"{file} (OME-XML)")
+    return parse_text(text.encode(), origin=f"{shown(file)} (OME-XML)")
 
 
 def read(path: Path, text: Collection[str]) -> RawTable:
@@ -91,28 +96,28 @@ def read(path: Path, text: Collection[str]) -> RawTable:
         if file in described:
             continue
         root = _own_description(file)
-        named = _described_in(root, file)
-        if named in described:
+        other = _described_in(root, file)
+        if other in described:
             continue
-        found = list(_sites(root if named is None else _own_description(named), file))
+        found = list(_sites(root if other is None else _own_description(other), file))
         described |= {file.parent / str(row["FileName"]) for row in found} | {file}
-        described |= set() if named is None else {named}
+        described |= set() if other is None else {other}
         rows += found
         if not found:
             others.append(file)
     if rows and others:
         say(
-            f"{path}: {len(others)} OME-TIFF files are of no plate and left out, such as "
+            f"{shown(path)}: {len(others)} OME-TIFF files are of no plate and left out, such as "
             f"{others[0].relative_to(path)}"
         )
     if not rows:
-        raise TableError(f"{path}: its OME-XML has no plate with images")
+        raise TableError(f"{shown(path)}: its OME-XML has no plate with images")
     images = pd.DataFrame(rows)
     for column in (Z, TIME, "Series", "Frame"):
         if column in images and images[column].isna().all():
             images = images.drop(columns=column)
     channels = list(dict.fromkeys(images[CHANNEL]))
-    return RawTable(as_sites(images, channels, origin=str(path)), path)
+    return RawTable(as_sites(images, channels, origin=shown(path)), path)
 
 
 def _sites(root: Element, file: Path) -> Iterator[dict[str, Any]]:
@@ -130,13 +135,15 @@ def _sites(root: Element, file: Path) -> Iterator[dict[str, Any]]:
                 if key is None:
                     continue
                 if key not in images:
-                    raise TableError(f"{file}: its OME-XML has no image {key}, which a well names")
+                    raise TableError(
+                        f"{shown(file)}: its OME-XML has no image {key}, which a well names"
+                    )
                 place = {
                     PLATE: plate.get("Name") or plate.get("ID"),
                     WELL: f"r{int(well.get('Row', 0)) + 1}c{int(well.get('Column', 0)) + 1}",
                     SITE: site,
                     PIXEL_SIZE: physical_size(images[key].find("Pixels")),
-                    "PathName": str(file.absolute().parent),
+                    "PathName": str(absolute(file).parent),
                 }
                 names = _channels(images[key])
                 if is_set:
@@ -188,7 +195,7 @@ def _pages(image: Element, file: Path) -> Pages:
     """Return where each plane of an image is, by its TiffData elements."""
     pixels, sizes = image.find("Pixels"), _sizes(image)
     if pixels is None:
-        raise TableError(f"{file}: image {image.get('ID')} of its OME-XML has no Pixels")
+        raise TableError(f"{shown(file)}: image {image.get('ID')} of its OME-XML has no Pixels")
     order = [axis for axis in pixels.get("DimensionOrder", "XYZCT") if axis in "ZCT"]
     size = dict(zip("ZCT", sizes, strict=True))
     pages: Pages = {}

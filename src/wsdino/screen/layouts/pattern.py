@@ -17,10 +17,12 @@ import pandas as pd
 
 from wsdino.errors import InputError, TableError
 from wsdino.progress import say
+from wsdino.remote import absolute, is_remote, shown
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
 from wsdino.screen.formats import FORMATS
 from wsdino.screen.images import contents_of
 from wsdino.screen.layouts.listing import CHANNEL, as_sites
+from wsdino.screen.layouts.places import all_below, require_listed
 from wsdino.screen.readers import RawTable
 from wsdino.tables.columns import BATCH, PLATE, PREFIX, SITE, WELL
 
@@ -57,15 +59,15 @@ def read_names(folder: Path, pattern: str) -> RawTable:
     TableError
         It isn't a folder, or no image's name matches.
     """
-    if not folder.is_dir():
-        raise TableError(f"{folder}: not a folder; --pattern is for folders of images")
+    if not folder.is_dir() and not is_remote(folder):
+        raise TableError(f"{shown(folder)}: not a folder; --pattern is for folders of images")
     expression = _compiled(pattern)
     suffixes = tuple(suffix for known in FORMATS for suffix in known.suffixes)
-    paths = sorted(
+    paths = [
         path
-        for path in folder.rglob("*")
+        for path in all_below(folder)
         if path.name.lower().endswith(suffixes) and not path.name.startswith(".")
-    )
+    ]
     rows, others = [], []
     for path in paths:
         name = path.relative_to(folder).as_posix()
@@ -75,21 +77,22 @@ def read_names(folder: Path, pattern: str) -> RawTable:
         else:
             rows.append(_row(match, path, folder))
     if not rows:
+        require_listed(folder)
         found = f"{len(paths)} images, such as {others[0]}" if others else "no images"
         raise TableError(
-            f"{folder}: --pattern {pattern!r} matches none of the names of {found}; it must match "
-            "the whole path below the folder"
+            f"{shown(folder)}: --pattern {pattern!r} matches none of the names of {found}; it must "
+            "match the whole path below the folder"
         )
     if others:
         say(
-            f"{folder}: {len(others)} of {len(paths)} images don't match --pattern and are left "
-            f"out, such as {others[0]}"
+            f"{shown(folder)}: {len(others)} of {len(paths)} images don't match --pattern and are "
+            f"left out, such as {others[0]}"
         )
     images = pd.DataFrame([row for one in rows for row in _within(one)])
     channels = list(dict.fromkeys(images[CHANNEL]))
     if "channel" in expression.groupindex:
         channels = sorted(channels, key=_natural)
-    return RawTable(as_sites(images, channels, origin=str(folder)), folder)
+    return RawTable(as_sites(images, channels, origin=shown(folder)), folder)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -112,16 +115,14 @@ def _row(match: re.Match[str], path: Path, folder: Path) -> dict[str, Any]:
     if "row" in groups and "column" in groups:
         row, column = groups.pop("row"), groups.pop("column")
         groups.setdefault("well", f"r{row}c{column}" if row.isdecimal() else f"{row}{column}")
-    groups.setdefault(
-        "plate", path.parent.name if path.parent != folder else folder.absolute().name
-    )
+    groups.setdefault("plate", path.parent.name if path.parent != folder else absolute(folder).name)
     named: dict[str, Any] = {
         _COLUMNS.get(name, PREFIX + name): int(value)
         if name in _NUMBERS and value.isdecimal()
         else value
         for name, value in groups.items()
     }
-    return named | {"FileName": path.name, "PathName": str(path.parent.absolute())}
+    return named | {"FileName": path.name, "PathName": str(absolute(path.parent))}
 
 
 def _within(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from xml.parsers import expat
 
 from wsdino.errors import TableError
 from wsdino.outside import reading
+from wsdino.remote import content_of, named, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,7 @@ __all__ = ["Element", "parse", "parse_text", "text_of"]
 
 
 def parse(path: Path) -> Element:
-    """Read an XML file.
+    """Read an XML file, here or at an address.
 
     Returns
     -------
@@ -29,8 +30,8 @@ def parse(path: Path) -> Element:
         It can't be read, isn't XML, or declares a document type, which could define entities that
         grow without bound or name other files.
     """
-    with reading(path, TableError):
-        return parse_text(path.read_bytes(), origin=str(path))
+    with reading(named(path), TableError):
+        return parse_text(content_of(path), origin=shown(path))
 
 
 def parse_text(content: bytes, *, origin: str) -> Element:
