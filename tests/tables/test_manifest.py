@@ -12,6 +12,7 @@ from helpers_screen import write_bbbc021_folder, write_rows
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.manifest import channels_of, read_manifest, validate_manifest
 from wsdino.tables.identity import normalise_well
+from wsdino.tables.manifest import illuminations_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,32 @@ def test_validation_gives_the_contract():
     assert manifest.Metadata_Control.tolist() == [False, True, False, False]
     assert manifest.Metadata_MoA.tolist() == ["m", None, None, None]
     assert manifest.Metadata_Note.tolist() == ["x", None, "3", "y"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_spaces_within_names_of_columns_are_no_part_of_them(tmp_path, suffix):
+    rows = table(Metadata_Plate="0042", FileName_IllumDNA="f.npy")[:2]
+    spaced = {
+        "Metadata_Plate": "Metadata _Plate",
+        "Metadata_Well": "metadata_ well ",
+        "FileName_DNA": "FileName_ DNA",
+        "PathName_DNA": " PathName _ DNA",
+        "FileName_IllumDNA": "FileName_Illum DNA",
+    }
+    rows = rows.rename(columns=spaced)
+    path = tmp_path / f"screen{suffix}"
+    rows.to_parquet(path) if suffix == ".parquet" else rows.to_csv(path, index=False)
+    found = read_manifest(path, check_files=False)
+    assert channels_of(found) == ["DNA"]
+    assert illuminations_of(found) == ["IllumDNA"]
+    assert found["Metadata_Plate"].tolist() == ["0042"] * 2
+    assert found["Metadata_Well"].tolist() == ["B02", "B03"]
+    assert found["PathName_DNA"].tolist() == [str(tmp_path / "images")] * 2
+
+
+def test_two_names_that_differ_by_spaces_are_one():
+    with pytest.raises(TableError, match="two columns are named FileName_DNA"):
+        validate(table(**{"FileName_ DNA": "x.tif"}))
 
 
 def test_validation_is_idempotent_and_leaves_its_input(tmp_path):

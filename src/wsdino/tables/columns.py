@@ -35,6 +35,9 @@ CONTROL_TYPE, PERT_TYPE = "control_type", "pert_type"
 # Prefixes of the columns that say where the pixels of a channel are, each before `_<Channel>`.
 Z_PLANE, TIME_POINT = "ZPlane", "TimePoint"
 FILE_PREFIXES = ("FileName", "PathName", "URL", "Frame", "Series", Z_PLANE, TIME_POINT)
+_SPACED = re.compile(
+    rf"((?:Image_)?(?:{'|'.join(FILE_PREFIXES)}|Metadata))\s*_\s*(Illum|Orig)?\s*(.+)", re.DOTALL
+)
 FILE_COLUMN = re.compile(rf"(?:Image_)?(?:{'|'.join(FILE_PREFIXES)})_.+")
 
 # Micromolar per unit, by the suffix of a column's name.
@@ -181,9 +184,16 @@ SYNONYMS = (
 _OURS = {name: synonyms.column for synonyms in SYNONYMS for name in synonyms.others}
 
 
+def without_spaces(name: str) -> str:
+    """Remove spaces around a column's name and its parts: `FileName_ DNA ` -> `FileName_DNA`."""
+    name = str(name).strip()
+    found = _SPACED.fullmatch(name)
+    return name if found is None else f"{found[1]}_{found[2] or ''}{found[3]}"
+
+
 def plain_name(name: str) -> str:
     """Normalise a name, dropping prefix, case and signs: `Metadata_Dose (µM)` -> `dose_um`."""
-    name = str(name).strip().removeprefix("Image_").removeprefix(PREFIX).casefold()
+    name = without_spaces(name).removeprefix("Image_").removeprefix(PREFIX).casefold()
     name = name.removeprefix(PREFIX.casefold()).replace("\N{GREEK SMALL LETTER MU}", "u")
     return re.sub(r"\W+", "_", name).strip("_")
 
@@ -199,7 +209,7 @@ def micromolar_per_unit(name: str) -> float | None:
 
 def is_text(name: str) -> bool:
     """Whether a column must be read as text, so that no reader may guess its type."""
-    name = str(name).strip()
+    name = without_spaces(name)
     return (
         name.removeprefix("Image_").casefold().startswith(PREFIX.casefold())
         or FILE_COLUMN.fullmatch(name) is not None

@@ -24,6 +24,7 @@ from wsdino.tables.columns import (
     find_column,
     micromolar_per_unit,
     plain_name,
+    without_spaces,
 )
 from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar
 from wsdino.tables.identity import (
@@ -150,7 +151,7 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Strip names, remove CellProfiler's prefix `Image_`, and drop unnamed row numbers."""
     if any(name is not None for name in table.index.names):
         table = table.reset_index()
-    table = table.rename(columns=lambda name: str(name).strip()).reset_index(drop=True)
+    table = table.rename(columns=without_spaces).reset_index(drop=True)
     table = table[[n for n in table.columns if n and not n.startswith("Unnamed: ")]]
     _require_unique(table, origin)
     is_screen = any(str(name).startswith("Image_FileName_") for name in table)

@@ -94,8 +94,9 @@ def as_sites(images: pd.DataFrame, channels: Sequence[str], *, origin: str) -> p
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """Return a name for each channel's identifier, with the identifier added where names clash.
 
-    An empty name becomes `channel_<identifier>`.
+    Spaces around names are removed. An empty name becomes `channel_<identifier>`.
     """
+    names = {key: name.strip() for key, name in names.items()}
     given = list(names.values())
     return {
         key: name if name and given.count(name) == 1 else f"{name or 'channel'}_{key}"
