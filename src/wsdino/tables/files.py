@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -192,7 +193,11 @@ def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataF
     with opened() as lines:
         delimiter = _delimiter(next(lines).rstrip("\n"))
     with opened() as lines:
-        names = _names(_first_rows(lines, delimiter), path)
+        first = _first_rows(lines, delimiter)
+    names = _names(first, path)
+    if len(names) > len(first[0]) and not names[0]:
+        with opened() as lines:
+            _require_whole_rows(lines, delimiter, first, path)
     with opened() as lines:
         num_lines = _rows_of_header(lines, delimiter)
     is_name = [is_text(name) or name in text for name in names]
@@ -201,7 +206,9 @@ def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataF
     missing: dict[Any, list[str]] = {
         column: [""] if is_name[column] else sorted(_MISSING_NUMBERS) for column in columns
     }
-    with opened() as content:
+    with opened() as content, warnings.catch_warnings():
+        # Cells beyond the header would be dropped.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
         table = pd.read_csv(
             content,
             sep=delimiter,
@@ -212,6 +219,7 @@ def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataF
             dtype={column: str for column in columns if is_name[column]},
             keep_default_na=False,
             na_values=missing,
+            skipinitialspace=True,
             low_memory=False,
         )
     table.columns = pd.Index(names, dtype=object)
@@ -284,6 +292,20 @@ def _names(rows: list[list[str]], path: Path) -> list[str]:
             f"{len(names)}"
         )
     return names
+
+
+def _require_whole_rows(
+    lines: Iterable[str], delimiter: str, first: list[list[str]], path: Path
+) -> None:
+    """Refuse a row that is shorter than the first, whose first cell then is no row's number."""
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    for number, row in enumerate(rows):
+        if number and row and len(row) != len(first[1]):
+            raise TableError(
+                f"{path}: can't be read as a table: the header has {len(first[0])} cells, data row "
+                f"1 {len(first[1])} and data row {number} {len(row)}; cells that hold "
+                f"{delimiter!r} must be in quotes"
+            )
 
 
 def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
