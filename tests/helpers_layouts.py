@@ -6,6 +6,7 @@ The first pixel of each image is a tag that says which image it is.
 from __future__ import annotations
 
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -359,3 +360,39 @@ def write_omezarr(
                 chunk_key_encoding=separator,
             )
             array[...] = stored
+
+
+def write_lif(path: Path, stacks: dict[str, np.ndarray], channels: tuple[str, ...]) -> None:
+    """Write a file of Leica's, version 2, of positions (Z, C, H, W) with pixels of half a um."""
+
+    def block(content: bytes) -> bytes:
+        return struct.pack("<II", 0x70, len(content)) + content
+
+    def text(value: str) -> bytes:
+        return b"*" + struct.pack("<I", len(value)) + value.encode("utf-16-le")
+
+    elements, memory = [], b""
+    for number, (name, stack) in enumerate(stacks.items()):
+        described = "".join(
+            f'<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" Min="0" Max="1" '
+            f'Unit="" NameOfMeasuredQuantity="" LUTName="{channel}" IsLUTInverted="0" '
+            f'BytesInc="{stack.strides[1] * c}" BitInc="0"/>'
+            for c, channel in enumerate(channels)
+        )
+        sizes = "".join(
+            f'<DimensionDescription DimID="{one}" NumberOfElements="{stack.shape[axis]}" '
+            f'Origin="0" Length="{(stack.shape[axis] - 1) * 0.5e-6}" Unit="m" BitInc="0" '
+            f'BytesInc="{stack.strides[axis]}"/>'
+            for one, axis in ((1, 3), (2, 2), (3, 0))
+        )
+        elements.append(
+            f'<Element Name="{name}" UniqueID="{number:08d}"><Data><Image><ImageDescription>'
+            f"<Channels>{described}</Channels><Dimensions>{sizes}</Dimensions></ImageDescription>"
+            f'</Image></Data><Memory Size="{stack.nbytes}" MemoryBlockID="M{number}"/></Element>'
+        )
+        pixels = stack.astype("<u2").tobytes()
+        memory += block(b"*" + struct.pack("<Q", len(pixels)) + text(f"M{number}")) + pixels
+    inside = f'<Memory Size="0" MemoryBlockID="M"/><Children>{"".join(elements)}</Children>'
+    inside = f"<Data><Experiment/></Data>{inside}"
+    header = f'<LMSDataContainerHeader Version="2"><Element Name="{path.name}">{inside}</Element>'
+    path.write_bytes(block(text(header + "</LMSDataContainerHeader>")) + memory)

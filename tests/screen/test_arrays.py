@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers_layouts import write_lif
 from wsdino.errors import ImageError, InputError, TableError
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
@@ -142,6 +143,27 @@ def test_what_bioio_reads_says_how_to_install_it(tmp_path: Path, suffix: str) ->
         assert str(caught.value) == (
             f"{path}: reading {suffix} files needs bioio: pip install 'wsdino[bioio]'"
         )
+
+
+def test_lif_files_whose_positions_are_named_by_wells(tmp_path: Path) -> None:
+    pytest.importorskip("bioio_lif")
+    pixels = np.random.default_rng(1).integers(1, 60_000, (3, 3, 2, 6, 8)).astype(np.uint16)
+    path = tmp_path / "scan.lif"
+    write_lif(path, dict(zip(("B04", "Well C05", "p3-B04"), pixels, strict=True)), ("Red", "Far"))
+    wells = pd.DataFrame({"Metadata_Well": ["B04", "C05"], "Metadata_Compound": ["x", "DMSO"]})
+    with pytest.raises(ImageError, match="has 3 z planes, counted from 0; choose by --z 0"):
+        ingest(path, tmp_path / "store", platemap=wells)
+    for z, expected in ((1, pixels[:, 1]), ("max", pixels.max(axis=1))):
+        store = ingest(path, tmp_path / f"store_{z}", platemap=wells, selection=Selection(z=z))
+        assert store.manifest["Metadata_Well"].tolist() == ["B04", "B04", "C05"]
+        np.testing.assert_array_equal(store.read(range(3)), expected[[0, 2, 1]])
+    assert store.channels == ("Red", "Far")
+    assert store.manifest["Metadata_Plate"].tolist() == ["scan"] * 3
+    assert store.manifest["Metadata_Site"].tolist() == [1, 2, 1]
+    assert store.manifest["Metadata_PixelSize"].tolist() == [0.5] * 3
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"scan.lif: "):
+        read_manifest(path, platemap=wells)
 
 
 def test_czi_files_named_by_wells(tmp_path: Path) -> None:
