@@ -140,6 +140,20 @@ def test_an_unknown_mechanism_is_no_mechanism(capsys: pytest.CaptureFixture[str]
     )
 
 
+@pytest.mark.parametrize("word", ["unknown", "Unknown ", "-666", "?", "n.a."])
+def test_other_words_for_an_unknown_mechanism(word: str) -> None:
+    found = read_table(table(Compound=list("abc"), MoA=[word, "m", word]))
+    assert found["Metadata_MoA"].tolist() == [None, "m", None]
+
+
+@pytest.mark.parametrize("doses", [[-666, 2.5], ["-666", "2.5"], [-666.0, 2.5]])
+def test_cmap_s_number_for_a_missing_dose_is_none(doses: list) -> None:
+    found = read_table(table(Compound=["DMSO", "x"], Concentration=doses))
+    np.testing.assert_array_equal(found["Metadata_Concentration"], [np.nan, 2.5])
+    with pytest.raises(TableError, match=r"Metadata_Concentration is '-665.0' in data row 1"):
+        read_table(table(Compound=["DMSO", "x"], Concentration=[-665.0, 1]))
+
+
 def test_a_plate_is_a_plate_within_its_batch(capsys: pytest.CaptureFixture[str]) -> None:
     given_ = table(Compound=list("abc"), Plate=[1, 1, 2], Batch=["x", "y", "y"])
     found = read_table(given_)

@@ -364,3 +364,20 @@ def test_the_images_of_a_file_are_told_apart_by_series():
     assert found.tolist() == parts["Frame_DNA"].tolist()
     with pytest.raises(TableError, match=r"Frame_DNA is '0\|9.5' in data row 1 "):
         validate_manifest(own.assign(Frame_DNA=[f"{i}|9.5" for i in numbers]), origin="m.csv")
+
+
+def test_a_url_says_more_than_a_name_without_a_folder(tmp_path):
+    rows = table()[:2].drop(columns="PathName_DNA")
+    rows["URL_DNA"] = [f"file://{tmp_path}/images/{name}" for name in rows["FileName_DNA"]]
+    (tmp_path / "images").mkdir()
+    for name in rows["FileName_DNA"]:
+        (tmp_path / "images" / name).touch()
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    found = read_manifest(tmp_path / "t.csv")
+    assert found["FileName_DNA"].tolist() == ["0.tif", "1.tif"]
+    assert found["PathName_DNA"].tolist() == [str(tmp_path / "images")] * 2
+    # With a folder, names count.
+    rows.assign(PathName_DNA="images", URL_DNA="file:///elsewhere/x.tif").to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "t.csv"), found)

@@ -219,7 +219,7 @@ class _Finder:
         located: list[_Place] = [(None, None)] * len(table)
         absent: list[tuple[int, Path]] = []
         left = list(range(len(table)))
-        if f"FileName_{channel}" in table:
+        if _is_by_name(table, channel):
             left = self._locate_bare(table, channel, located, absent)
         if len(left):
             self._locate_paths(table, channel, left, located, absent)
@@ -301,7 +301,7 @@ def _located(paths: list[Path]) -> tuple[str | None, str | None]:
 
 def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list[Path]]:
     """Return the paths of each image's files as given in the table; none if they aren't."""
-    if f"FileName_{channel}" not in table:
+    if not _is_by_name(table, channel):
         urls = table[f"URL_{channel}"].fillna("").astype(str).str.strip()
         where = f"{origin}: URL_{channel}"
         return [[_path_of_url(one, where) for one in url.split(PARTS) if one] for url in urls]
@@ -312,6 +312,12 @@ def _relative_paths(table: pd.DataFrame, channel: str, origin: str) -> list[list
         [joined(known[folder], Path(_slashes(one))) for one in name.split(PARTS) if one]
         for folder, name in zip(folders, names, strict=True)
     ]
+
+
+def _is_by_name(table: pd.DataFrame, channel: str) -> bool:
+    """Whether a table gives images by their names; a name without a folder says less than a URL."""
+    has = [f"{prefix}_{channel}" in table for prefix in ("FileName", "PathName", "URL")]
+    return has[0] and (has[1] or not has[2])
 
 
 def _given(table: pd.DataFrame, channel: str) -> tuple[pd.Series, pd.Series]:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 DEFAULT_CONTROLS = ("DMSO",)
 # How other tools write a missing number, flag or mechanism. This does not apply to identifiers: a
 # compound may be called NA.
-MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>"})
+# CMap writes -666 where there is no value.
+_CMAP_MISSING = -666
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>", "-666", "-666.0"})
 
 # 1536-well plates, the largest in use, have rows A to AF and columns 1 to 48.
 _WELL = re.compile(r"(A[A-F]|[A-Z])0*([1-9]|[1-3][0-9]|4[0-8])", re.IGNORECASE)
@@ -189,7 +191,8 @@ def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         found = values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
-        is_missing = np.isnan(found)
+        is_missing = np.isnan(found) | (found == _CMAP_MISSING)
+        found[is_missing] = np.nan
     else:
         raw = values.astype(object).where(values.notna(), "").astype(str).str.strip()
         is_missing = raw.str.casefold().isin(MISSING).to_numpy()

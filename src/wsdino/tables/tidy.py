@@ -280,10 +280,27 @@ def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     return table
 
 
+# As one mechanism, those that nobody knows would match each other.
+_UNKNOWN = frozenset(
+    {
+        "unknown",
+        "not known",
+        "not available",
+        "n.a.",
+        "unannotated",
+        "undetermined",
+        "tbd",
+        "?",
+        "-",
+    }
+)
+
+
 def _mechanisms(values: pd.Series, origin: str) -> pd.Series:
     """Return mechanisms as text, None if missing, however other tools write a missing one."""
     found = texts(values)
-    odd = found.map(lambda text: isinstance(text, str) and text.casefold() in MISSING).astype(bool)
+    unknown = MISSING | _UNKNOWN
+    odd = found.map(lambda text: isinstance(text, str) and text.casefold() in unknown).astype(bool)
     if odd.any():
         say(
             f"{origin}: {MOA} is '{found[odd].iloc[0]}' in {int(odd.sum())} rows, which is taken "
