@@ -27,6 +27,7 @@ from wsdino.screen.check.stored import (
 from wsdino.screen.check.table import CHECKS, MOST_LINES, lines, run_checks
 from wsdino.screen.check.wells import SHIFTS
 from wsdino.screen.ingest import ingest
+from wsdino.screen.measures import NUM_BANDS
 from wsdino.screen.store import Store, open_store
 from wsdino.simulate import simulate
 
@@ -60,6 +61,36 @@ def test_a_planted_error_is_said(planted: Planted, store: Store, clean: Evidence
     said = [each for each in found if each.check == planted.check]
     assert said, found
     assert all(PLATE in each.text and "\n" not in each.text for each in said)
+
+
+def resized(evidence: Evidence, plate: str, octaves: float) -> Evidence:
+    """Measures of a plate whose cells are larger."""
+    measures, rows = evidence.measures.copy(), evidence.plates[plate]
+    measures["extent"][rows] *= 2**octaves
+    bands = np.arange(NUM_BANDS)
+    measures["spectrum"][rows] = np.apply_along_axis(
+        lambda spectrum: np.interp(bands - 2 * octaves, bands, spectrum),
+        2,
+        measures["spectrum"][rows],
+    )
+    return replace(evidence, measures=measures)
+
+
+def test_a_plate_is_compared_with_its_batch_whose_cells_are_smaller(clean: Evidence) -> None:
+    both = (PLATE, "Week2_202")
+
+    def said(*octaves: float) -> list[str]:
+        evidence = clean
+        for plate, one in zip(both, octaves, strict=True):
+            evidence = resized(evidence, plate, one)
+        return [each.text for each in run_checks(evidence) if each.check == "magnification"]
+
+    assert said(-0.2, -0.2) == []
+    # As far from all others, neither is said where the other of its batch goes along, or stays.
+    assert said(0.35, 0.35) == []
+    assert said(0.35, 0.0) == []
+    (found,) = said(0.35, -0.2)
+    assert found.startswith(f"plate {PLATE}: what DAPI shows is 1.3 times as large as on the other")
 
 
 def test_every_check_has_a_planted_error() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from wsdino.screen.check.evidence import Evidence, Finding
 from wsdino.screen.measures import NUM_BANDS
+from wsdino.tables.columns import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,9 @@ FEW_SITES = 3
 EXTENT_MOVES, SPECTRUM_MOVES, TIMES_SPREAD = 0.4, 0.35, 2.0
 LEAST_EXTENT, LEAST_SPECTRUM = 0.08, 0.06
 OF_SITES_EXTENT, OF_SITES_SPECTRUM = 0.4, 0.3
+# Cells of a batch may be smaller or larger than those of others: of a plate that is far from the
+# others of its batch, this share of the moves from all others suffices.
+OF_BATCH = 0.75
 # A median of fewer other plates is none.
 FEW_PLATES = 3
 
@@ -106,6 +110,7 @@ def magnification(evidence: Evidence) -> Iterator[Finding]:
     stains nuclei as a rule: in others, textures and densities differ as much between treatments.
     Two sizes must move together: the width of the foreground's pieces, and the place of the power
     spectrum's centre; both further than plates differ otherwise, and than sites of a plate do.
+    Where a batch's cells are smaller, or larger, its plates are compared with each other, too.
     """
     if len(evidence.plates) <= FEW_PLATES or not evidence.sound:
         return
@@ -116,26 +121,42 @@ def magnification(evidence: Evidence) -> Iterator[Finding]:
     of_sites = np.median(deviations, axis=0)
     steadiest = int(of_sites.prod(axis=1).argmin())
     medians, floor = every[:, steadiest], of_sites[steadiest] * (OF_SITES_EXTENT, OF_SITES_SPECTRUM)
-    for number, plate in enumerate(evidence.plates):
+    moved, times = np.zeros_like(medians), np.zeros(len(medians))
+    for number in range(len(medians)):
         others = np.delete(medians, number, axis=0)
         usual = np.median(others, axis=0)
         spread = np.maximum(_spread(others, usual), floor)
         spread = np.maximum(spread, (LEAST_EXTENT, LEAST_SPECTRUM))
-        extent, spectrum = moved = medians[number] - usual
+        moved[number] = medians[number] - usual
         # The spectrum moves by half as much: much of it is not of cells.
-        times = np.min(np.abs(moved) * (1, 2) / spread)
-        if (
-            extent * spectrum > 0
-            and abs(extent) >= EXTENT_MOVES
-            and abs(spectrum) >= SPECTRUM_MOVES
-            and times >= TIMES_SPREAD
-        ):
+        times[number] = np.min(np.abs(moved[number]) * (1, 2) / spread)
+    batches = np.array(
+        [evidence.manifest[BATCH].iloc[each[0]] for each in evidence.plates.values()]
+    )
+    for number, plate in enumerate(evidence.plates):
+        own, mates = moved[number], batches == batches[number]
+        mates[number] = False
+        found = _is_far(own)
+        if not found and mates.any():
+            within = medians[number] - np.median(medians[mates], axis=0)
+            furthest = (np.abs(own) > np.abs(moved[mates])).all()
+            same_way = (own * within > 0).all()
+            found = _is_far(own, OF_BATCH) and _is_far(within) and bool(furthest and same_way)
+        if found and times[number] >= TIMES_SPREAD:
             yield Finding(
                 "magnification",
                 f"plate {plate}: what {evidence.channels[evidence.sound[steadiest]]} shows is "
-                f"{2**extent:.1f} times as large as on the other plates: another magnification or "
-                "binning?",
+                f"{2 ** own[0]:.1f} times as large as on the other plates: another magnification "
+                "or binning?",
             )
+
+
+def _is_far(moved: Floats, share: float = 1) -> bool:
+    """Whether foreground and spectrum have moved together, and by a share of the least moves."""
+    return bool(
+        moved[0] * moved[1] > 0
+        and (np.abs(moved) >= share * np.array([EXTENT_MOVES, SPECTRUM_MOVES])).all()
+    )
 
 
 def _extent(evidence: Evidence) -> Floats:
