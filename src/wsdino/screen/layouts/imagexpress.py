@@ -81,8 +81,8 @@ def _htd(file: Path) -> pd.DataFrame:
         (derived if row.pop("derived") else rows).append(row)
     if derived:
         say(
-            f"{shown(file)}: {counted(len(derived), 'image')} left out (the instrument's projections of z "
-            f"steps), such as {derived[0]['FileName']}"
+            f"{shown(file)}: {counted(len(derived), 'image')} left out (the instrument's "
+            f"projections of z steps), such as {derived[0]['FileName']}"
         )
     if not rows:
         require_listed(file.parent)
