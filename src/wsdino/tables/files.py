@@ -103,10 +103,10 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
 
 def _read_parquet(source: Path | io.BytesIO) -> pd.DataFrame:
     """Read Parquet, and give back the memory that reading took."""
-    import pyarrow
+    import pyarrow as pa
 
     table = pd.read_parquet(source)
-    pyarrow.default_memory_pool().release_unused()
+    pa.default_memory_pool().release_unused()
     return table
 
 
