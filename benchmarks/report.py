@@ -3,10 +3,10 @@
 Screens of :data:`SIZES` treatments are made (four wells each, on plates of 384 wells with 32
 controls, two sites a well; fields of simulated cells), evaluated, and reported on. Each report is
 then opened in headless Chromium: the size of the file and of what lies beside it, elements, seconds
-until it has loaded, until the explorer is at work, from there until the map answers the pointer and
-the search box a word, and the longest time in which the page could answer nothing; of three visits
-the least. `--folder` keeps runs, and takes up what is there. `--write` writes
-`benchmarks/results/report.md`.
+until it has loaded and until the explorer is at work, CPU seconds of the page until then, seconds
+from there until the map answers the pointer and the search box a word, and the longest time in
+which the page could answer nothing; of three visits the least. `--folder` keeps runs, and takes up
+what is there. `--write` writes `benchmarks/results/report.md`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SEEN = """() => ({
   loaded: performance.getEntriesByType("navigation")[0].loadEventEnd / 1000,
   ready: ready / 1000, longest: longest / 1000, elements: document.querySelectorAll("*").length,
 })"""
-FOUND = "document.getElementById('explorer-count').textContent.includes('found')"
+FOUND = "() => document.getElementById('explorer-count').textContent.includes('found')"
 NUM_VISITS = 3
 POINT = """() => {
   const made = Bokeh.documents.at(-1), data = made.get_model_by_name("points").data;
@@ -183,9 +183,13 @@ def opened(path: Path) -> dict[str, float]:
 def _visited(browser: Browser, path: Path) -> dict[str, float]:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.add_init_script(WATCH)
+    metrics = page.context.new_cdp_session(page)
+    metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto(path.as_uri(), timeout=300_000)
-    page.wait_for_function("globalThis.ready", timeout=300_000)
+    page.wait_for_function("() => globalThis.ready", timeout=300_000)
     found: dict[str, float] = page.evaluate(SEEN)
+    taken = metrics.send("Performance.getMetrics")["metrics"]
+    found["cpu"] = next(each["value"] for each in taken if each["name"] == "TaskDuration")
     x, y = page.evaluate(POINT)
     start = time.monotonic()
     page.mouse.move(x - 3, y - 3)
@@ -206,9 +210,11 @@ def markdown(rows: dict[int, dict[str, Any]]) -> str:
     how = (
         f"`python benchmarks/report.py --treatments {sizes}`: {REPLICATES} wells a treatment, "
         f"{SITES} sites a well, {len(CHANNELS)} channels, {len(QUALITIES)} qualities of each. MB "
-        "are millions of bytes; beside: pictures in a folder next to the file. Loaded and at work: "
-        "seconds since the page was asked for; pointer and search: until the map's card and the "
-        "number found are shown; longest: in which the page answers nothing. Of "
+        "are millions of bytes; beside: pictures in a folder next to the file. Main thread: CPU "
+        "seconds of the page's until the explorer is at work, which other work on the machine "
+        "prolongs least. Loaded and at work: seconds since the page was asked for; pointer and "
+        "search: until the map's card and the number found are shown; longest: in which the page "
+        "answers nothing. Of "
         f"{NUM_VISITS} visits the least."
     )
     where = (
@@ -217,15 +223,16 @@ def markdown(rows: dict[int, dict[str, Any]]) -> str:
     )
     heads = (
         "| treatments | mechanisms | written, CPU s | file, MB | goal, MB | beside, MB (files) "
-        "| elements | loaded, s | at work, s | pointer, s | search, s | longest, s |"
+        "| elements | main thread, CPU s | loaded, s | at work, s | pointer, s | search, s "
+        "| longest, s |"
     )
     lines = ["# What a report on many treatments weighs, and how soon it answers", "", how, ""]
-    lines += [where, "", heads, "|---" * 12 + "|"]
+    lines += [where, "", heads, "|---" * 13 + "|"]
     for num, row in rows.items():
         moas, goal = SIZES.get(num, (150, None))
         beside = f"{row['beside'] / 1e6:.1f} ({row['num_beside']:,})" if row["num_beside"] else "-"
         times = " | ".join(
-            f"{row[key]:.2f}" for key in ("loaded", "ready", "hover", "search", "longest")
+            f"{row[key]:.2f}" for key in ("cpu", "loaded", "ready", "hover", "search", "longest")
         )
         lines.append(
             f"| {num:,} | {moas} | {row['written']:.0f} | {row['bytes'] / 1e6:.1f} "

@@ -268,7 +268,8 @@ class Whitening:
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Whiten the features of each group; see :class:`wsdino.profile.base.Method`."""
-        names, places = [], []
+        names: list[str] = []
+        places: list[slice] = []
         for group in state["groups"]:
             width = group["tvn"]["projection"].shape[1]
             stem = f"emb_{group['channel']}" if group["channel"] else "white"
