@@ -5,8 +5,8 @@ controls, two sites a well; fields of simulated cells), evaluated, and reported 
 then opened in headless Chromium: the size of the file and of what lies beside it, elements, seconds
 until it has loaded and until the explorer is at work, CPU seconds of the page until then, seconds
 from there until the map answers the pointer and the search box a word, and the longest time in
-which the page could answer nothing; of three visits the least. `--folder` keeps runs, and takes up
-what is there. `--write` writes `benchmarks/results/report.md`.
+which the page could answer nothing; of three visits the least. `--folder` keeps runs and
+reports, and takes up what is there. `--write` writes `benchmarks/results/report.md`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ class Screen:
 
     def __getitem__(self, site: int) -> np.ndarray:
         field = self.fields[site % len(self.fields)]
-        moved = np.roll(field, (37 * site, 91 * site), axis=(1, 2))
-        turned: np.ndarray = np.rot90(moved, site // len(self.fields), axes=(1, 2))
+        generator = np.random.default_rng(site)
+        moved = np.roll(field, generator.integers(FIELD_PX, size=2), axis=(1, 2))
+        turned: np.ndarray = np.rot90(moved, generator.integers(4), axes=(1, 2))
         return turned
 
 
@@ -148,24 +149,27 @@ def make_run(run: Path, num: int, num_moas: int) -> None:
 
 
 def report_on(run: Path) -> dict[str, Any]:
-    """Write the report; return how long that took, and what it weighs."""
+    """Write the report, unless it is there; return what it weighs."""
     from wsdino.report.html import write_report
 
-    sites = pd.read_parquet(run / "sites.parquet")
+    page = run / "report.html"
+    if not page.exists():
+        write_report(run, store=_screen(run), sites=_sites(run), warnings=[])
+    beside = page.read_text().count(f'src="{page.stem}-pictures/')
+    return {"bytes": page.stat().st_size, "beside": beside}
+
+
+def _sites(run: Path) -> pd.DataFrame:
+    return pd.read_parquet(run / "sites.parquet")
+
+
+def _screen(run: Path) -> Screen:
+    sites = _sites(run)
     names = [name for name in sites if name.startswith("Metadata_")]
     fields = run.parent / "fields.npy"
     if not fields.exists():
         np.save(fields, simulated_fields())
-    store = Screen(np.load(fields), sites[names])
-    start = time.process_time()
-    page = write_report(run, store=store, sites=sites, warnings=[])
-    beside = [path for path in run.glob(f"{page.stem}*/**/*") if path.is_file()]
-    return {
-        "written": time.process_time() - start,
-        "bytes": page.stat().st_size,
-        "beside": sum(path.stat().st_size for path in beside),
-        "num_beside": len(beside),
-    }
+    return Screen(np.load(fields), sites[names])
 
 
 def opened(path: Path) -> dict[str, float]:
@@ -210,7 +214,7 @@ def markdown(rows: dict[int, dict[str, Any]]) -> str:
     how = (
         f"`python benchmarks/report.py --treatments {sizes}`: {REPLICATES} wells a treatment, "
         f"{SITES} sites a well, {len(CHANNELS)} channels, {len(QUALITIES)} qualities of each. MB "
-        "are millions of bytes; beside: pictures in a folder next to the file. Main thread: CPU "
+        "are millions of bytes; beside: in a folder next to the file. Main thread: CPU "
         "seconds of the page's until the explorer is at work, which other work on the machine "
         "prolongs least. Loaded and at work: seconds since the page was asked for; pointer and "
         "search: until the map's card and the number found are shown; longest: in which the page "
@@ -222,22 +226,25 @@ def markdown(rows: dict[int, dict[str, Any]]) -> str:
         "other work."
     )
     heads = (
-        "| treatments | mechanisms | written, CPU s | file, MB | goal, MB | beside, MB (files) "
+        "| treatments | mechanisms | file, MB | goal, MB | pictures beside "
         "| elements | main thread, CPU s | loaded, s | at work, s | pointer, s | search, s "
         "| longest, s |"
     )
     lines = ["# What a report on many treatments weighs, and how soon it answers", "", how, ""]
-    lines += [where, "", heads, "|---" * 13 + "|"]
+    lines += [where, "", heads, "|---" * 12 + "|"]
     for num, row in rows.items():
         moas, goal = SIZES.get(num, (150, None))
-        beside = f"{row['beside'] / 1e6:.1f} ({row['num_beside']:,})" if row["num_beside"] else "-"
         times = " | ".join(
             f"{row[key]:.2f}" for key in ("cpu", "loaded", "ready", "hover", "search", "longest")
         )
-        lines.append(
-            f"| {num:,} | {moas} | {row['written']:.0f} | {row['bytes'] / 1e6:.1f} "
-            f"| {f'{goal / 1e6:.0f}' if goal else '-'} | {beside} | {row['elements']:,} | {times} |"
-        )
+        shown = [
+            f"{num:,}",
+            moas,
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{goal / 1e6:.0f}" if goal else "-",
+        ]
+        shown += [f"{row['beside']:,}", f"{row['elements']:,}", times]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,7 @@ from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -249,7 +249,8 @@ def write_report(
         seed=seed,
         beside=folder.name,
     )
-    page, beside = _render(shown), _beside(shown)
+    page, pictures = _render(shown), shown.pictures
+    beside = pictures.beside if pictures else {}
     for name, content in beside.items():
         with writing(folder / name) as partial:
             partial.write_bytes(content)
@@ -299,6 +300,7 @@ def _render(what: Shown) -> str:
         for name, reason in what.record.problems.items()
         if name.startswith("baselines/")
     }
+    pictures = what.pictures
     return (
         templates()
         .get_template("report.html")
@@ -310,30 +312,14 @@ def _render(what: Shown) -> str:
             styles=what.styles,
             lamps=LAMPS,
             words_of_level=LEVELS,
-            colour_matrix=_colour_matrix(what),
-            num_beside=len(_beside(what)),
+            colour_matrix=colour_matrix(pictures),
+            num_beside=pictures.num_beside if pictures else 0,
             folder=what.beside,
             command=_command(what.record),
             version=_version(what.record),
             writer=metadata.version("wsdino"),
         )
     )
-
-
-def _colour_matrix(what: Shown) -> str:
-    """Return the values of the filter that colours pictures; empty if there are none to colour."""
-    try:
-        return colour_matrix(what.pictures)
-    except Omitted:
-        return ""
-
-
-def _beside(what: Shown) -> Mapping[str, bytes]:
-    """Return the pictures beside the page, by name of the file."""
-    try:
-        return what.pictures.beside if what.pictures else {}
-    except Omitted:
-        return {}
 
 
 def _json(value: Any) -> Markup:

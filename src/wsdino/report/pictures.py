@@ -92,6 +92,11 @@ class Pictures:
     shown_px: int
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
+    @property
+    def num_beside(self) -> int:
+        """Number of treatments whose picture isn't in the page; some may have the same one."""
+        return sum(not own.uri.startswith("data:") for own in self.of_treatment.values())
+
 
 def plate_labels(frame: pd.DataFrame) -> list[str]:
     """Name the plate of each row; with its batch where several have a plate of that name."""
