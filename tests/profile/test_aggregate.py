@@ -37,6 +37,21 @@ def test_aggregation_equals_pandas(sites, method):
     assert ours[TREATMENT].equals(theirs[TREATMENT])
 
 
+def test_features_of_a_long_table_are_aggregated_some_at_a_time():
+    rng = np.random.default_rng(0)
+    num = 130_000
+    table = pd.DataFrame(rng.normal(size=(num, 40)), columns=[f"x{n}" for n in range(40)])
+    table["Metadata_Compound"] = rng.integers(0, 500, num).astype(str)
+    table["Metadata_Concentration"] = 1.0
+    table["Metadata_Plate"] = rng.integers(0, 9, num).astype(str)
+    found = aggregate_treatments(table).sort_values("Metadata_Compound", ignore_index=True)
+    names = feature_columns(table)
+    on_plates = table.groupby(["Metadata_Compound", "Metadata_Plate"])[names].mean()
+    expected = on_plates.groupby("Metadata_Compound")[names].median()
+    assert found["Metadata_Compound"].tolist() == expected.index.tolist()
+    np.testing.assert_allclose(features_of(found), expected.to_numpy(), rtol=1e-12, atol=1e-12)
+
+
 def test_published_aggregation_equals_a_loop(sites):
     profiles = aggregate_treatments(sites)
     names = feature_columns(sites)[:2]

@@ -11,6 +11,7 @@ from wsdino.embed.classical import classical_table
 from wsdino.errors import TableError
 from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.results import evaluate_sites
+from wsdino.profile import weak_label_method
 from wsdino.profile.fitted import load_normalisation
 from wsdino.profile.labels import label_names
 from wsdino.profile.normalise import fit_normalisation, normalise
@@ -71,6 +72,32 @@ def test_rows_without_a_label_are_whitened_and_not_fitted(table):
     np.testing.assert_allclose(
         features_of(fitted.transform(table)), features_of(without.transform(table)), atol=1e-12
     )
+
+
+def test_of_very_many_rows_some_labels_are_fitted_on_and_said(table, monkeypatch):
+    control, compound = column(table, "Control"), column(table, "Compound")
+    num_treated = int((~control).sum())
+    monkeypatch.setattr(weak_label_method, "MAX_LABELLED", num_treated)
+    assert "drawn with seed" not in normalise(table, method="weak_label")[1]["note"]
+    monkeypatch.setattr(weak_label_method, "MAX_LABELLED", num_treated // 2)
+    result, info = normalise(table, method="weak_label", regularisation=0.1)
+    # As many labels, in an order that is drawn, as there is room for.
+    names, sizes = np.unique(compound[~control], return_counts=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    num = int((np.cumsum(sizes[order]) <= num_treated // 2).sum())
+    chosen, rows = names[order[:num]], int(sizes[order[:num]].sum())
+    assert 2 < num < len(names)
+    assert (
+        f"fitted on {num} of {len(names)} labels, {rows} of {num_treated} rows, drawn with seed 0, "
+        "and on all controls"
+    ) in info["note"]
+    assert info["num_fitted"] == rows + control.sum()
+    again = normalise(table, method="weak_label", regularisation=0.1)[0]
+    pd.testing.assert_frame_equal(result, again)
+    # A fit on these alone is the same whitening of all rows.
+    part = table[control | np.isin(compound, chosen)]
+    alone = fit_normalisation(part, method="weak_label", regularisation=0.1).transform(table)
+    pd.testing.assert_frame_equal(result, alone)
 
 
 def test_each_channel_can_be_whitened_alone(table):

@@ -175,6 +175,19 @@ def test_neighbours_are_those_of_a_loop_over_all_sites(
     )
 
 
+def test_controls_beside_a_site_are_the_first_others_of_its_plate(screen: Screen) -> None:
+    for site in range(len(screen)):
+        others = [
+            row
+            for row in np.flatnonzero(screen.is_control).tolist()
+            if screen.plates[row] == screen.plates[site] and row != site
+        ]
+        assert screen.control_of(site) == others[0]
+    bare = screen.store.manifest.assign(Metadata_Control=False)
+    alone = Screen(MemoryStore(screen.store.images, bare), None)
+    assert alone.control_of(0) is None
+
+
 def test_sites_are_matched_by_place_whatever_their_order(
     sites: tuple[Path, pd.DataFrame],
 ) -> None:

@@ -130,12 +130,29 @@ def test_wells_have_the_shade_of_their_value_and_controls_a_dot() -> None:
     found = dict(re.findall(r'class="step-(\d)" d="(M[^"]*)"', svg))
     assert {step: path.split("h")[0] for step, path in found.items()} == {
         "0": "M0 0",
-        "4": "M10 10",
-        "7": "M20 20",
+        "4": "M1 1",
+        "7": "M2 2",
     }
-    assert 'class="control" d="M15 15h.01"' in svg
+    assert 'class="control" d="M1.5 1h.01"' in svg
     assert 'data-plate="a&lt;b"' in svg
     assert "highest 9 in C03" in svg
+
+
+def test_wells_next_to_each_other_are_one_line_and_every_well_is_drawn_once() -> None:
+    own = whole_plates(1)
+    own = own[(own["row"] != 3) | (own["column"] != 4)].sample(frac=1, random_state=0)
+    svg = plate_svg(own.assign(value=np.where(own["row"] < 4, 0.0, 1.0)), (8, 12), (0.0, 1.0), "x")
+    found = dict(re.findall(r'class="step-(\d)" d="([^"]*)"', svg))
+    assert found["0"] == "M0 0h12M0 1h12M0 2h12M0 3h4M5 3h7"
+    assert found["7"] == "".join(f"M0 {row}h12" for row in range(4, 8))
+    svg = plate_svg(own, (8, 12), (-1.0, 1.0), "x")
+    drawn = [
+        (int(row), int(column) + n)
+        for path in re.findall(r'class="step-\d" d="([^"]*)"', svg)
+        for column, row, length in re.findall(r"M(\d+) (\d+)h(\d+)", path)
+        for n in range(int(length))
+    ]
+    assert sorted(drawn) == sorted(zip(own["row"], own["column"], strict=True))
 
 
 def test_measures_are_those_that_are_known(tmp_path) -> None:
@@ -151,12 +168,12 @@ def test_measures_are_those_that_are_known(tmp_path) -> None:
     found = plates(sites, store)
     names = [measure["name"] for measure in found["measures"]]
     assert names == ["Distance to controls", "Focus DAPI"]
-    focus = found["measures"][1]
-    head, *rows = focus["data"]
-    assert head == ["plate", "well", "Focus DAPI"]
+    focus, wells = found["measures"][1], found["wells"]
+    assert focus["data"]["name"] == "Focus DAPI"
     # Two sites a well, a plate's 12 wells apart.
-    assert rows[0] == ["P/1", "B02", 6.0]
-    assert len(rows) == 24
+    assert focus["data"]["values"][0] == 6.0
+    assert (wells["plates"][wells["plate"][0]], wells["well"][0]) == ("P/1", "B02")
+    assert len(focus["data"]["values"]) == len(wells["plate"]) == len(wells["well"]) == 24
     assert [name for name, _ in focus["plates"]] == ["P/1", "P/2"]
     with pytest.raises(Omitted, match="neither normalised sites nor a store"):
         plates(None, None)

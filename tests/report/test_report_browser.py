@@ -16,6 +16,7 @@ import pytest
 from generated_run import NASTY, MeanModel, make_run, make_screen, make_sites
 from PIL import Image
 
+from wsdino.report import pictures
 from wsdino.report.html import write_report
 
 if TYPE_CHECKING:
@@ -341,6 +342,33 @@ def test_an_open_compound_has_its_controls_beside_it(page: Page) -> None:
     sync_api.expect(compound.locator("img")).to_have_count(2 * images)
 
 
+def test_pictures_beside_the_page_are_shown_in_it(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", num_steps=0)
+    store = make_screen(make_sites(pd.read_parquet(run / "profiles.parquet"), num_plates=1))
+    monkeypatch.setattr(pictures, "BASE_BYTES", 12_000)
+    with opened(browser, write_report(run, store=store)) as page:
+        source = page.locator("[id^=picture-][src^=report-pictures]").first
+        row = int(source.get_attribute("id").removeprefix("picture-"))
+        page.mouse.click(*move_to(page, row))
+        image = page.locator("#explorer-details .pair img").first
+        page.wait_for_function("each => each.complete", arg=image.element_handle())
+        assert image.evaluate("each => each.naturalWidth") == 48
+
+
+def test_a_measure_of_wells_is_saved_plate_by_plate(dosed: Page) -> None:
+    page = dosed
+    button = page.get_by_label("CSV of plates-distance-to-controls", exact=True)
+    button.locator("xpath=ancestor::details").evaluate("each => { each.open = true; }")
+    head, *rows = csv.reader(content_of(page, button).splitlines())
+    assert head == ["plate", "well", "Distance to controls"]
+    assert [row[:2] for row in rows] == [
+        [plate, well] for plate in ("P/1", "P/2") for well in ("B02", "C02", "D02", "E02")
+    ]
+    assert all(float(row[2]) > 0 for row in rows)
+
+
 def bar_px(picture: Locator) -> float:
     """Measure the scale bar that is drawn over a picture, in pixels of the screen."""
     image = picture.locator("img").first
@@ -365,14 +393,14 @@ def test_scale_bars_are_as_long_as_they_say(browser: Browser, report: Path, widt
     compound = page.locator("details.compound[id]").nth(1)
     compound.locator("summary").click()
     # Of fields of 48 x 64 px, 0.65 um wide each, all but those of attention are cut to 48 px.
-    pictures = [
+    measured = [
         (page.locator("#example_fields figure").first, 48),
         (compound.locator("figure").first, 48),
         (compound.locator("figure .frame").first, 48),
         (page.locator("#explorer-details .pair .frame").first, 48),
         (page.locator("#attention .frame").first, 64),
     ]
-    for picture, num_pixels in pictures:
+    for picture, num_pixels in measured:
         micrometres = float(picture.get_attribute("data-bar").removesuffix(" µm"))
         shown = picture.locator("img").first.bounding_box()["width"]
         expected = micrometres / 0.65 * shown / num_pixels

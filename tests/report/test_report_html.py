@@ -7,6 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from PIL import Image
 from wsdino.errors import InputError, OutputError
 from wsdino.evaluate.results import evaluate_sites, write_results
 from wsdino.profile.methods import find_normalisation
+from wsdino.report import pictures
 from wsdino.report.html import SECTIONS, write_report
 
 if TYPE_CHECKING:
@@ -361,17 +363,17 @@ def test_mechanisms_keep_their_colour_over_tables_map_and_fields(page: Page) -> 
 
 
 def test_example_fields_and_attention_follow_what_is_asked(run: Path, store: MemoryStore) -> None:
-    def pictures(**options: Any) -> int:
+    def num_pictures(**options: Any) -> int:
         page = Page(write_report(run, store=store, **options))
         # Those of treatments and controls have ids.
         return sum(tag == "img" and "id" not in values for tag, values in page.tags)
 
-    assert pictures(num_example_fields=1) == 4
-    assert pictures(num_example_fields=2) == 8
-    assert pictures(num_example_fields=0) == 0
+    assert num_pictures(num_example_fields=1) == 4
+    assert num_pictures(num_example_fields=2) == 8
+    assert num_pictures(num_example_fields=0) == 0
     model = MeanModel()
-    assert pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * (4 + 1)
-    assert pictures(num_example_fields=0, model=model) == 3 * 3 * (4 + 1)
+    assert num_pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * (4 + 1)
+    assert num_pictures(num_example_fields=0, model=model) == 3 * 3 * (4 + 1)
 
 
 def test_a_model_for_other_channels_costs_its_section_only(run: Path, store: MemoryStore) -> None:
@@ -418,6 +420,28 @@ def test_it_is_written_where_asked_and_the_same_every_time(run: Path, store: Mem
     assert out.read_bytes() == first
     assert len(first) < 5_000_000
     assert not [path for path in run.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_pictures_that_do_not_fit_lie_beside_the_page(
+    run: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run.parent / "of all.html"
+    folder = run.parent / "of all-pictures"
+    write_report(run, store=store, out=out)
+    assert not folder.exists()
+    monkeypatch.setattr(pictures, "BASE_BYTES", 12_000)
+    page = Page(write_report(run, store=store, out=out))
+    named = [v["src"] for tag, v in page.tags if tag == "img" and "src" in v]
+    beside = sorted(unquote(src) for src in named if not src.startswith("data:"))
+    assert len(beside) > 1
+    assert beside == sorted(f"of all-pictures/{path.name}" for path in folder.iterdir())
+    assert f"The pictures of the {len(beside)} least active treatments lie in the folder" in (
+        page.text
+    )
+    (folder / "mine.jpg").touch()
+    monkeypatch.undo()
+    write_report(run, store=store, out=out)
+    assert [path.name for path in folder.iterdir()] == ["mine.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -139,12 +140,29 @@ def test_pictures_shrink_until_they_fit(treated: Treated, monkeypatch: pytest.Mo
     store = MemoryStore(images, sites[names])
     whole = take_pictures(treated, store)
     assert whole.shown_px == 200 or whole.shown_px == taking.MAX_PX
-    monkeypatch.setattr(taking, "BASE_BYTES", 60_000)
+    monkeypatch.setattr(taking, "BASE_BYTES", 300_000)
     small = take_pictures(treated, store)
     pictures = [*small.of_treatment.values(), *small.of_plate.values()]
-    assert sum(len(picture.uri) for picture in pictures) <= 60_000
+    assert sum(len(picture.uri) for picture in pictures) <= 300_000
     assert taking.MIN_PX <= small.shown_px < whole.shown_px
     assert {_planes(p.uri).shape for p in pictures} == {(small.shown_px, small.shown_px, 3)}
+    assert not small.beside
+    # No smaller than that: what doesn't fit then lies beside the page, whole, the least active.
+    rows = tuple({"corrected_p_value": 0.1 * (9 - row)} for row in range(9))
+    monkeypatch.setattr(taking, "BASE_BYTES", 60_000)
+    some = take_pictures(replace(treated, rows=rows), store, folder="my run-pictures")
+    inside = {row for row, own in some.of_treatment.items() if own.uri.startswith("data:")}
+    assert 0 < len(inside) < 9
+    assert inside == set(range(9 - len(inside), 9))
+    assert some.shown_px == taking.MIN_PX
+    within = [*some.of_plate.values(), *(some.of_treatment[row] for row in inside)]
+    assert sum(len(own.uri) for own in within) <= 60_000
+    for row in set(range(9)) - inside:
+        place, _, name = some.of_treatment[row].uri.partition("/")
+        assert place == "my%20run-pictures"
+        with Image.open(io.BytesIO(some.beside[name])) as picture:
+            np.testing.assert_array_equal(picture, _planes(whole.of_treatment[row].uri))
+    assert len(some.beside) == 9 - len(inside)
 
 
 def test_more_channels_than_planes_are_coloured_before(treated: Treated) -> None:

@@ -28,6 +28,7 @@ NUM_RESAMPLES = 200
 SLOPES = (0.5, 8.0)
 _NUM_EC50, _NUM_SLOPES = 41, 13
 _REFINEMENTS = 6
+_AROUND = np.linspace(-1, 1, 5)
 
 
 @dataclass(frozen=True)
@@ -182,20 +183,14 @@ def fit_dose_curve(
     log_doses = np.log(doses)
     ends = (log_doses[0], log_doses[-1])
     ec50s, slopes = np.linspace(*ends, _NUM_EC50), np.geomspace(*SLOPES, _NUM_SLOPES)
-    grid = np.array([(e, s) for e in ec50s for s in slopes])
+    grid = _grid(ec50s, slopes)
     one = np.ones((1, len(dose)))
     best = _fit(one, which, log_doses, distance, grid)[0]
     step = np.array([ec50s[1] - ec50s[0], np.log(slopes[1] / slopes[0])])
     for _ in range(_REFINEMENTS):
-        near = np.array(
-            [
-                (
-                    np.clip(best[0] + a * step[0], *ends),
-                    np.clip(best[1] * np.exp(b * step[1]), *SLOPES),
-                )
-                for a in np.linspace(-1, 1, 5)
-                for b in np.linspace(-1, 1, 5)
-            ]
+        near = _grid(
+            np.clip(best[0] + _AROUND * step[0], *ends),
+            np.clip(best[1] * np.exp(_AROUND * step[1]), *SLOPES),
         )
         best = _fit(one, which, log_doses, distance, near)[0]
         step /= 2
@@ -243,8 +238,13 @@ def _resampled(
         chosen = np.searchsorted(values, coarse[:, column])
         low, high = max(0, chosen.min() - 1), min(len(values) - 1, chosen.max() + 1)
         axes.append(np.linspace(values[low], values[high], num))
-    fine = np.array([(e, s) for e in axes[0] for s in axes[1]])
+    fine = _grid(*axes)
     return _fit(weights, which, log_doses, distance, fine)
+
+
+def _grid(ec50s: NDArray[np.float64], slopes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (G, 2) every pair, the slope changing fastest."""
+    return np.column_stack([np.repeat(ec50s, len(slopes)), np.tile(slopes, len(ec50s))])
 
 
 def _hill(log_doses: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -161,8 +161,7 @@ def wells_of(table: pd.DataFrame, *, purpose: str = "activity") -> Wells:
                 f"{purpose} needs {name} in every row; it is empty in {num} of {len(table)}"
             )
     names = feature_columns(table)
-    is_single = bool((table[names].dtypes == np.float32).all())
-    features = features_of(table, dtype=np.float32 if is_single else np.float64)
+    features = features_of(table, dtype=None)
     metadata = table.drop(columns=names)
     keys = [*plate_keys(table), WELL, *TREATMENT]
     codes = np.asarray(metadata.groupby(keys, sort=False, dropna=False).ngroup(), dtype=np.intp)

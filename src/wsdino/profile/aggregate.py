@@ -20,14 +20,15 @@ from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import BATCH, PLATE, SITE, TREATMENT, WELL
 from wsdino.tables.features import (
     feature_columns,
-    features_of,
     metadata_of,
     plate_keys,
-    report_averaged,
     require_columns,
+    require_features,
     require_table,
+    with_metadata,
 )
 from wsdino.tables.lists import LIST_COLUMNS, is_list, labels_of, require_one_label
+from wsdino.tables.suspects import report_averaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from wsdino.profile.fitted import Fitted
 
 STATISTICS = ("mean", "median")
+_COLUMNS_AT_ONCE, _CELLS_AT_ONCE = 32, 4_000_000
 ATTRIBUTE = "wsdino"
 
 
@@ -80,15 +82,7 @@ def aggregate(
     if method not in STATISTICS:
         msg = f"aggregation method is {method!r}; expected one of {', '.join(STATISTICS)}"
         raise TableError(msg)
-    require_columns(table, by, purpose="aggregating")
-    require_one_label(table, by, purpose="aggregating")
-    names = feature_columns(table)
-    matrix = pd.DataFrame(features_of(table), columns=names)
-    metadata = metadata_of(table).reset_index(drop=True)
-    codes = metadata.groupby(by, sort=False, dropna=False).ngroup().to_numpy()
-    grouped = matrix.groupby(codes, sort=True)
-    features = grouped.mean() if method == "mean" else grouped.median()
-    return pd.concat([_group_metadata(metadata, codes, by), features], axis=1)
+    return _aggregated(table, [(method, by)], purpose="aggregating")
 
 
 def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published") -> pd.DataFrame:
@@ -116,11 +110,11 @@ def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published")
     TableError
         If there is no such aggregation, a column is missing, or as in :func:`aggregate`.
     """
-    for statistic, group in find_aggregation(aggregation).steps:
-        by = [*TREATMENT, *(plate_keys(table) if group == "plate" else [])]
-        require_columns(table, by, purpose=f"aggregation {aggregation}")
-        table = aggregate(table, by=by, method=statistic)
-    return table
+    steps = [
+        (statistic, [*TREATMENT, *(plate_keys(table) if group == "plate" else [])])
+        for statistic, group in find_aggregation(aggregation).steps
+    ]
+    return _aggregated(table, steps, purpose=f"aggregation {aggregation}")
 
 
 def make_profiles(
@@ -204,6 +198,34 @@ def profiles_of_normalised(
     profiles = aggregate_treatments(normalised, aggregation=aggregation)
     profiles.attrs[ATTRIBUTE] = {"normalisation": info, "aggregation": aggregation}
     return profiles
+
+
+def _aggregated(
+    table: pd.DataFrame, steps: Sequence[tuple[str, list[str]]], *, purpose: str
+) -> pd.DataFrame:
+    """Aggregate step by step: (statistic, columns that make a group); some features at a time.
+
+    So what is between two steps is never there for all features of a large table at once.
+    """
+    for _, by in steps:
+        require_columns(table, by, purpose=purpose)
+        require_one_label(table, by, purpose="aggregating")
+    require_features(table)
+    metadata, codes = metadata_of(table).reset_index(drop=True), []
+    for _, by in steps:
+        codes.append(metadata.groupby(by, sort=False, dropna=False).ngroup().to_numpy())
+        metadata = _group_metadata(metadata, codes[-1], by)
+    names = feature_columns(table)
+    features = np.empty((len(metadata), len(names)))
+    at_once = max(_COLUMNS_AT_ONCE, _CELLS_AT_ONCE // len(table))
+    for start in range(0, len(names), at_once):
+        columns = slice(start, start + at_once)
+        values = table[names[columns]].to_numpy(dtype=np.float64)
+        for (statistic, _), groups in zip(steps, codes, strict=True):
+            grouped = pd.DataFrame(values, copy=False).groupby(groups, sort=True)
+            values = (grouped.mean() if statistic == "mean" else grouped.median()).to_numpy()
+        features[:, columns] = values
+    return with_metadata(metadata, pd.DataFrame(features, columns=names, copy=False))
 
 
 def _group_metadata(

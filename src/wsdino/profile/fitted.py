@@ -17,7 +17,13 @@ from wsdino.outside import reading, require_bounded, require_shape
 from wsdino.profile import methods
 from wsdino.profile.methods import find_normalisation, usable_normalisations
 from wsdino.runfolder import RunPaths
-from wsdino.tables.features import feature_columns, features_of, metadata_of, require_table
+from wsdino.tables.features import (
+    feature_columns,
+    metadata_of,
+    require_features,
+    require_table,
+    with_metadata,
+)
 from wsdino.tables.joining import JOINED
 
 if TYPE_CHECKING:
@@ -122,7 +128,7 @@ class Fitted:
                 f"normalisation {self.normalisation.name}: numbers grow beyond what there is; the "
                 "table's features are far from those that it was fitted on"
             )
-        return pd.concat([metadata, columns], axis=1)
+        return with_metadata(metadata, columns)
 
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that :func:`load` reads back exactly; nothing in it is pickled.
@@ -176,7 +182,7 @@ def fit(normalisation: Normalisation, table: pd.DataFrame, options: Mapping[str,
         See :meth:`wsdino.profile.base.Normalisation.fit`.
     """
     resolved = normalisation.resolve(options)
-    features_of(table)
+    require_features(table)
     unmet = normalisation.unmet(table, resolved)
     if unmet:
         raise TableError(

@@ -67,4 +67,4 @@ def plate_rows(table: pd.DataFrame) -> list[NDArray[np.intp]]:
         (n_plate,) each.
     """
     plates = table.groupby(plate_keys(table), sort=False, dropna=False).ngroup().to_numpy()
-    return [np.flatnonzero(plates == plate) for plate in range(plates.max() + 1)]
+    return np.split(np.argsort(plates, kind="stable"), np.cumsum(np.bincount(plates))[:-1])

@@ -49,6 +49,7 @@ from wsdino.profile.within_label import (
     symmetric_whitening,
     within_covariance,
 )
+from wsdino.tables.features import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,11 +143,16 @@ class WeakLabelWhitening:
             )
             raise TableError(msg)
         if self.centred:
-            matrix = matrix - centres_of_controls(
-                matrix, control_mask(controls, len(matrix)), plates
-            )
-        soft = soften((matrix[:, self.kept] - self.location) / self.scale, self.softening)
-        result: NDArray[np.float64] = (soft - self.origin) @ self.projection
+            control = control_mask(controls, len(matrix))
+            centres, codes = centres_of_controls(matrix, control, plates)
+        result = np.empty((len(matrix), len(self.kept)))
+        for start in range(0, len(matrix), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            block = matrix[rows].astype(np.float64)
+            if self.centred:
+                block -= centres[codes[rows]]
+            soft = soften((block[:, self.kept] - self.location) / self.scale, self.softening)
+            result[rows] = (soft - self.origin) @ self.projection
         return result
 
     def describe(self) -> str:
@@ -217,7 +223,7 @@ def fit_weak_label(
     recognition (Hatch, Kajarekar & Stolcke 2006), which is linear discriminant analysis without its
     last step.
     """
-    matrix = finite_matrix(features)
+    matrix = finite_matrix(features).astype(np.float64, copy=False)
     _check_options(ridge, softening)
     control = control_mask(controls, len(matrix))
     if len(labels) != len(matrix):
@@ -232,7 +238,8 @@ def fit_weak_label(
     centred_on_controls, notes = wants_centres(control, plates, centre)
     centred = matrix
     if centred_on_controls:
-        centred = matrix - centres_of_controls(matrix, control, plates)
+        centres, plate_of = centres_of_controls(matrix, control, plates)
+        centred = matrix - centres[plate_of]
     kept, groups = varying_features(matrix, centred, fitted, blocks)
     if len(kept) < matrix.shape[1]:
         left_out = matrix.shape[1] - len(kept)

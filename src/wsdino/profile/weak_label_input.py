@@ -44,24 +44,26 @@ def wants_centres(
 
 
 def centres_of_controls(
-    matrix: NDArray[np.float64], control: NDArray[np.bool_], plates: NDArray[Any] | None
-) -> NDArray[np.float64]:
-    """Return (n, F): each row's plate's mean of controls; TableError where a plate has none."""
+    matrix: NDArray[np.floating], control: NDArray[np.bool_], plates: NDArray[Any] | None
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return (plates, F) means of controls, and (n,) each row's plate; TableError without any."""
     if plates is None:
         msg = "this weak_label whitening centres plates on their controls; plates were not given"
         raise TableError(msg)
-    names = plate_names(plates, len(matrix))
-    centres = np.empty_like(matrix)
-    for name in np.unique(names):
-        rows = names == name
-        if not (rows & control).any():
+    names, codes = np.unique(plate_names(plates, len(matrix)), return_inverse=True)
+    chosen = np.flatnonzero(control)
+    chosen = chosen[np.argsort(codes[chosen], kind="stable")]
+    counts = np.bincount(codes[chosen], minlength=len(names))
+    centres = np.empty((len(names), matrix.shape[1]))
+    for plate, rows in enumerate(np.split(chosen, np.cumsum(counts)[:-1])):
+        if not len(rows):
             msg = (
-                f"plate {name} has no controls to be centred on, which weak_label was fitted with; "
-                "give its control rows too"
+                f"plate {names[plate]} has no controls to be centred on, which weak_label was "
+                "fitted with; give its control rows too"
             )
             raise TableError(msg)
-        centres[rows] = matrix[rows & control].mean(axis=0)
-    return centres
+        centres[plate] = matrix[rows].mean(axis=0, dtype=np.float64)
+    return centres, codes
 
 
 def varying_features(
@@ -88,9 +90,11 @@ def varying_features(
     return kept, [group for group in groups if len(group)]
 
 
-def finite_matrix(features: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return features as a float64 matrix; TableError unless all are finite and there are some."""
-    matrix = np.asarray(features, dtype=np.float64)
+def finite_matrix(features: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return features as a float matrix; TableError unless all are finite and there are some."""
+    matrix = np.asarray(features)
+    if matrix.dtype not in (np.float32, np.float64):
+        matrix = matrix.astype(np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
         msg = f"weak_label needs a matrix of rows and features; found shape {matrix.shape}"
         raise TableError(msg)

@@ -12,7 +12,7 @@ from wsdino.errors import TableError
 from wsdino.profile.base import Fit, Needs
 from wsdino.profile.labels import label_names
 from wsdino.profile.rows import control_rows
-from wsdino.profile.shrinkage import Choice
+from wsdino.profile.shrinkage import Choice, factorised
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.profile.weak_label import WeakLabelWhitening, fit_weak_label
 from wsdino.profile.whitening import channel_groups
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wsdino.profile.base import State
 
 _CENTRING = Needs(controls_per_plate=1)
+# With more rows that have a label it is fitted on some labels, drawn with this seed.
+MAX_LABELLED, SEED = 50_000, 0
 
 
 class WeakLabel:
@@ -39,6 +41,9 @@ class WeakLabel:
 
     def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:
         """Fit on the rows with a label and the controls; see the protocol `Method`."""
+        rows, sample = _some_labels(table, options["label"])
+        if sample:
+            table = table.iloc[rows]
         blocks = None
         if options["per_channel"]:
             blocks = list(channel_groups(feature_columns(table)).values())
@@ -52,7 +57,7 @@ class WeakLabel:
             centre=not lacking,
             blocks=blocks,
         )
-        notes = [whitening.describe()]
+        notes = [*([sample] if sample else []), whitening.describe()]
         if lacking:
             notes.append(f"plates not centred on their controls: that {lacking}")
         state = dict(vars(whitening)) | {
@@ -76,12 +81,12 @@ class WeakLabel:
                 f"normalisation weak_label {lacking}, as the table that it was fitted on did"
             )
         white = whitening.transform(
-            features_of(table), plates=_plates(table), controls=control_rows(table)
+            features_of(table, dtype=None), plates=_plates(table), controls=control_rows(table)
         )
         # The whitening is the symmetric one: a column still belongs to its feature.
         names = feature_columns(table)
         columns = [names[position] for position in whitening.kept]
-        return pd.DataFrame(white, columns=columns, index=table.index)
+        return pd.DataFrame(white, columns=columns, index=table.index, copy=False)
 
     def check(self, state: State, features: Sequence[str]) -> None:
         """Require what :func:`fit_weak_label` makes; see the protocol `Method`."""
@@ -108,6 +113,32 @@ def _whitening(state: State) -> WeakLabelWhitening:
     found = state["choice"]
     choice = Choice(**found | {name: tuple(found[name]) for name in ("candidates", "scores")})
     return WeakLabelWhitening(**state | {"choice": choice, "notes": tuple(state["notes"])})
+
+
+def _some_labels(table: pd.DataFrame, label: str) -> tuple[NDArray[np.intp], str]:
+    """Choose the rows to fit on: all, or those of labels drawn at random, and every control.
+
+    Returns
+    -------
+    rows : ndarray
+        Ascending.
+    sample : str
+        Which, in words; empty where all are.
+    """
+    control = control_rows(table)
+    codes = np.where(control, -1, factorised(label_names(table, label)))
+    sizes = np.bincount(codes[codes >= 0])
+    if sizes.sum() <= MAX_LABELLED:
+        return np.arange(len(table)), ""
+    present = np.flatnonzero(sizes)
+    order = np.random.default_rng(SEED).permutation(present)
+    # Two labels at least; of so many rows the first ones can be more than there is room for.
+    num = max(2, int(np.searchsorted(np.cumsum(sizes[order]), MAX_LABELLED, side="right")))
+    rows = np.flatnonzero(control | np.isin(codes, order[:num]))
+    return rows, (
+        f"fitted on {num:,} of {len(present):,} labels, {sizes[order[:num]].sum():,} of "
+        f"{sizes.sum():,} rows, drawn with seed {SEED}, and on all controls"
+    )
 
 
 def _plates(table: pd.DataFrame) -> NDArray[np.integer[Any]] | None:

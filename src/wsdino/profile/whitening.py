@@ -18,7 +18,7 @@ from wsdino.profile.base import Fit
 from wsdino.profile.rows import moments
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
-from wsdino.tables.features import channel_of, feature_columns, features_of, joined_embedding
+from wsdino.tables.features import channel_of, feature_blocks, feature_columns, joined_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,8 +191,9 @@ class Whitening:
 
     def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:
         """Fit a whitening for each channel, or one; see :class:`wsdino.profile.base.Method`."""
-        features, names = features_of(table), feature_columns(table)
+        names = feature_columns(table)
         fitted = table[CONTROL].to_numpy(bool) if self.on_controls else np.ones(len(table), bool)
+        features = np.concatenate([block[fitted[rows]] for rows, block in feature_blocks(table)])
         num_components, regularisation = options["num_components"], options["regularisation"]
         groups = channel_groups(names) if options["per_channel"] else {"": list(range(len(names)))}
         state: list[dict[str, Any]] = []
@@ -201,11 +202,9 @@ class Whitening:
         for channel, positions in groups.items():
             block, deviation = features[:, positions], None
             if not channel:
-                deviation = _units(moments(block[fitted])[1], [names[at] for at in positions])
+                deviation = _units(moments(block)[1], [names[at] for at in positions])
                 block = block / deviation
-            tvn = fit_tvn(
-                block[fitted], num_components=num_components, regularisation=regularisation
-            )
+            tvn = fit_tvn(block, num_components=num_components, regularisation=regularisation)
             state.append(
                 {
                     "channel": channel,
@@ -269,16 +268,21 @@ class Whitening:
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Whiten the features of each group; see :class:`wsdino.profile.base.Method`."""
-        features = features_of(table)
-        blocks, names = [], []
+        names: list[str] = []
+        places: list[slice] = []
         for group in state["groups"]:
-            block = features[:, group["positions"]]
-            if group["deviation"] is not None:
-                block = block / group["deviation"]
-            blocks.append(TVN(**group["tvn"]).transform(block))
+            width = group["tvn"]["projection"].shape[1]
             stem = f"emb_{group['channel']}" if group["channel"] else "white"
-            names += [f"{stem}_{index}" for index in range(blocks[-1].shape[1])]
-        return pd.DataFrame(np.concatenate(blocks, axis=1), columns=names, index=table.index)
+            places.append(slice(len(names), len(names) + width))
+            names += [f"{stem}_{index}" for index in range(width)]
+        white = np.empty((len(table), len(names)))
+        for rows, features in feature_blocks(table):
+            for group, columns in zip(state["groups"], places, strict=True):
+                block = features[:, group["positions"]]
+                if group["deviation"] is not None:
+                    block = block / group["deviation"]
+                white[rows, columns] = TVN(**group["tvn"]).transform(block)
+        return pd.DataFrame(white, columns=names, index=table.index, copy=False)
 
     def check(self, state: State, features: Sequence[str]) -> None:
         """Require a whitening for each group of features; see the protocol `Method`."""

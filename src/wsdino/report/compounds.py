@@ -31,7 +31,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 130, 34, 22
 def treatments(treated: Treated) -> dict[str, Any]:
     """List the treatments, the most active first, with all that is known of each."""
     columns = _ordered(treated.columns)
-    order = _by_activity(treated)
+    order = treated.by_activity
     return {
         "heads": ["Treatment", *(column.name for column in columns)],
         "is_number": [False, *(column.is_number for column in columns)],
@@ -247,19 +247,6 @@ def _ordered(columns: Sequence[Column]) -> list[Column]:
     named = {column.name: column for column in columns if column.name not in _NAMED}
     middle = [name for name in named if name not in (*_FIRST, *_LAST)]
     return [named[name] for name in (*_FIRST, *middle, *_LAST) if name in named]
-
-
-def _by_activity(treated: Treated) -> list[int]:
-    """Order rows by q value, then by distance; those without last."""
-
-    def key(row: int) -> tuple[float, float]:
-        q, distance = (treated.rows[row].get(k) for k in ("corrected_p_value", "distance"))
-        return (
-            float(q) if is_number(q) else 2.0,
-            -float(distance) if is_number(distance) else 0.0,
-        )
-
-    return sorted(range(len(treated)), key=key)
 
 
 def _plain(column: Column, row: int) -> Any:

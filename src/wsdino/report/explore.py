@@ -54,6 +54,7 @@ def explore_page(
         If the run has no profiles, or the store none of its treatments.
     """
     screen = Screen(store, sites)
+    screen.prepare()
     record = read_run(run)
     try:
         treated = treated_of(record)

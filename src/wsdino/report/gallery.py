@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from wsdino.errors import InputError
 from wsdino.report.attention import (
@@ -18,7 +19,16 @@ from wsdino.report.attention import (
 )
 from wsdino.report.attentive import Attentive, site_maps, site_patches
 from wsdino.report.components import principal_components
-from wsdino.report.images import THUMBNAIL_PX, Fields, composite, data_uri, example_sites, middle
+from wsdino.report.images import (
+    JPEG_QUALITY,
+    THUMBNAIL_PX,
+    Fields,
+    composite,
+    data_uri,
+    example_sites,
+    middle,
+    uris_within,
+)
 from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import MoaStyle, channel_colours, hex_colour, linear_stops
 from wsdino.report.treated import moas_of
@@ -28,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_MOAS = 24
+# All example fields together, as they stand in the page: many get smaller.
+EXAMPLE_BYTES, LEAST_PX = 1_000_000, 96
 ATTENTION_SITES = 3
 
 
@@ -52,18 +64,27 @@ def example_fields(
     groups += [(moa, styles[moa], treated[moas == moa]) for moa in present[:MAX_MOAS]]
     if not groups:
         groups = [("No known mechanism", None, treated)]
+    chosen = [
+        [int(rows.index[position]) for position in example_sites(rows, num=num)]
+        for _, _, rows in groups
+    ]
+    fields = {site: middle(np.asarray(store[site])) for sites in chosen for site in sites}
+    uris, _ = uris_within(
+        {site: Image.fromarray(composite(own, store.channels)) for site, own in fields.items()},
+        EXAMPLE_BYTES,
+        px=(LEAST_PX, THUMBNAIL_PX),
+        quality=JPEG_QUALITY,
+    )
     cards = []
-    for name, style, rows in groups:
-        sites = [int(rows.index[position]) for position in example_sites(rows, num=num)]
+    for (name, style, rows), sites in zip(groups, chosen, strict=True):
         pictures = [
             (
-                data_uri(composite(field, store.channels)),
+                uris[site],
                 site_treatment(manifest.iloc[site]),
                 site_place(manifest.iloc[site]),
-                scale_bar(store.pixel_sizes[site], field.shape[2]),
+                scale_bar(store.pixel_sizes[site], fields[site].shape[2]),
             )
             for site in sites
-            for field in [middle(np.asarray(store[site]))]
         ]
         cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
     return {

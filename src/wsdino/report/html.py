@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from wsdino.atomic import write_text
+from wsdino.atomic import visible, write_text, writing
 from wsdino.errors import InputError, OutputError
 from wsdino.outside import reading
 from wsdino.progress import say
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from wsdino.report.style import MoaStyle
 
 NUM_EXAMPLE_FIELDS = 3
+_BESIDE = re.compile(r"[0-9a-f]{16}\.jpg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Shown:
         Contents of the run folder.
     store, model, warnings, sites, num_example_fields, attention_sites, seed
         See :func:`write_report`.
+    beside
+        Name of the folder beside the page for pictures that don't fit into it.
     styles
         Colour and shape by mechanism.
     """
@@ -64,6 +69,7 @@ class Shown:
     num_example_fields: int
     attention_sites: Sequence[int] | None
     seed: int
+    beside: str
 
     @cached_property
     def treated(self) -> Treated:
@@ -88,7 +94,7 @@ class Shown:
     def pictures(self) -> Pictures | None:
         """Pictures of the treatments, or None."""
         try:
-            return take_pictures(self.treated, self.store)
+            return take_pictures(self.treated, self.store, folder=self.beside)
         except Omitted as reason:
             self.no_pictures.append(str(reason))
             return None
@@ -184,7 +190,9 @@ def write_report(
 ) -> Path:
     """Write the report on a run as one self-contained HTML file.
 
-    A section is left out if its input is missing or damaged, and the report says why.
+    A section is left out if its input is missing or damaged, and the report says why. Of thousands
+    of treatments the pictures that would make the file too large lie in a folder beside it, which
+    has its name: `report-pictures`.
 
     Parameters
     ----------
@@ -228,21 +236,36 @@ def write_report(
     for site in attention_sites or ():
         if store is not None and not 0 <= site < len(store):
             raise InputError(f"site {site}: the store has the sites 0 to {len(store) - 1}")
-    page = _render(
-        Shown(
-            record=record,
-            store=store,
-            model=model,
-            warnings=warnings,
-            sites=sites,
-            styles=moa_styles(_all_moas(record, store)),
-            num_example_fields=num_example_fields,
-            attention_sites=attention_sites,
-            seed=seed,
-        )
+    folder = path.with_name(f"{path.stem}-pictures")
+    shown = Shown(
+        record=record,
+        store=store,
+        model=model,
+        warnings=warnings,
+        sites=sites,
+        styles=moa_styles(_all_moas(record, store)),
+        num_example_fields=num_example_fields,
+        attention_sites=attention_sites,
+        seed=seed,
+        beside=folder.name,
     )
+    page, pictures = _render(shown), shown.pictures
+    beside = pictures.beside if pictures else {}
+    for name, content in beside.items():
+        with writing(folder / name) as partial:
+            partial.write_bytes(content)
     write_text(path, page)
+    _remove_others(folder, set(beside))
     return path
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the pictures of an earlier report; what isn't one of our pictures stays."""
+    for name in visible(folder) - names:
+        if _BESIDE.fullmatch(name):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def templates() -> Environment:
@@ -277,6 +300,7 @@ def _render(what: Shown) -> str:
         for name, reason in what.record.problems.items()
         if name.startswith("baselines/")
     }
+    pictures = what.pictures
     return (
         templates()
         .get_template("report.html")
@@ -288,7 +312,9 @@ def _render(what: Shown) -> str:
             styles=what.styles,
             lamps=LAMPS,
             words_of_level=LEVELS,
-            colour_matrix=_colour_matrix(what),
+            colour_matrix=colour_matrix(pictures),
+            num_beside=pictures.num_beside if pictures else 0,
+            folder=what.beside,
             command=_command(what.record),
             version=_version(what.record),
             writer=metadata.version("wsdino"),
@@ -296,19 +322,12 @@ def _render(what: Shown) -> str:
     )
 
 
-def _colour_matrix(what: Shown) -> str:
-    """Return the values of the filter that colours pictures; empty if there are none to colour."""
-    try:
-        return colour_matrix(what.pictures)
-    except Omitted:
-        return ""
-
-
 def _json(value: Any) -> Markup:
     """Write a value as JSON that can't end the script element it stands in."""
     from markupsafe import Markup
 
-    return Markup(json.dumps(value, ensure_ascii=False).replace("<", "\\u003c"))  # noqa: S704
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
 
 def _version(record: RunRecord) -> str:

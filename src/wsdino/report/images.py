@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from wsdino.report.style import channel_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
+    from PIL import Image
 
+K = TypeVar("K")
 STRETCH_PERCENTILES = (0.5, 99.7)
 # Of large fields only the middle is shown, so that cells remain visible.
 MAX_WINDOW_PX = 512
 THUMBNAIL_PX = 240
 JPEG_QUALITY = 80
+# What a plane of typical fields takes; only a first guess at the size.
+_BYTES_PER_PX = 0.5
+_TRIED = 200
 
 
 class Fields(Protocol):
@@ -122,10 +127,77 @@ def data_uri(picture: np.ndarray, *, max_px: int = THUMBNAIL_PX) -> str:
     """
     from PIL import Image
 
-    frame, buffer = Image.fromarray(picture), io.BytesIO()
-    frame.thumbnail((max_px, max_px))
-    frame.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return as_uri(jpeg(Image.fromarray(picture), max_px, quality=JPEG_QUALITY))
+
+
+def jpeg(frame: Image.Image, max_px: int, *, quality: int, are_planes: bool = False) -> bytes:
+    """Encode a picture as a JPEG whose longer side has at most `max_px` pixels.
+
+    Parameters
+    ----------
+    frame
+        The picture; it is not changed.
+    max_px
+        It is scaled down to this.
+    quality
+        Of the JPEG, up to 95.
+    are_planes
+        Whether its planes are no colours, which JPEG would otherwise store at half the resolution.
+    """
+    small, buffer = frame.copy(), io.BytesIO()
+    small.thumbnail((max_px, max_px))
+    sampled = {"subsampling": 0} if are_planes else {}
+    small.save(buffer, "JPEG", quality=quality, optimize=True, **sampled)
+    return buffer.getvalue()
+
+
+def as_uri(content: bytes) -> str:
+    """Write a JPEG as `data:image/jpeg;base64,...`."""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
+
+
+def uris_within(
+    frames: Mapping[K, Image.Image],
+    allowed: int,
+    *,
+    px: tuple[int, int],
+    quality: int,
+    are_planes: bool = False,
+) -> tuple[dict[K, str], int]:
+    """Encode pictures, all of one size, so that together they take so many bytes, or as near.
+
+    Parameters
+    ----------
+    frames
+        By any key.
+    allowed
+        Bytes of all URIs.
+    px
+        The least longer side, which they may not fit with, and the largest.
+    quality, are_planes
+        See :func:`jpeg`.
+
+    Returns
+    -------
+    uris : dict
+        `data:image/jpeg;base64,...` by the frames' keys.
+    shown_px : int
+        The longer side.
+    """
+    side = float(np.clip(np.sqrt(allowed / max(1, len(frames)) / _BYTES_PER_PX), *px))
+    every = list(frames)
+    # Of very many some tell about how large they may be.
+    for keys in (every[:: len(every) // _TRIED], every) if len(every) > 2 * _TRIED else (every,):
+        while True:
+            uris = {
+                key: as_uri(jpeg(frames[key], round(side), quality=quality, are_planes=are_planes))
+                for key in keys
+            }
+            size = sum(map(len, uris.values())) * len(every) / max(1, len(keys))
+            if size <= allowed or side <= px[0]:
+                break
+            side = max(px[0], 0.95 * side * float(np.sqrt(allowed / size)))
+    return uris, round(side)
 
 
 def example_sites(manifest: pd.DataFrame, *, num: int) -> list[int]:

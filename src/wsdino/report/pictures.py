@@ -6,17 +6,17 @@ colours them with an SVG filter: one file serves every choice of channels.
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from wsdino.report.attention import site_place
 from wsdino.report.columns import controls_of
-from wsdino.report.images import STRETCH_PERCENTILES, Fields, middle
+from wsdino.report.images import STRETCH_PERCENTILES, Fields, jpeg, middle, uris_within
 from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import keys_of
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
 
     from wsdino.report.treated import Treated
 
-# All pictures together, as they stand in the page: more treatments get smaller pictures.
-BASE_BYTES, BYTES_PER_TREATMENT, MANY = 4_200_000, 3_600, 500
+# All pictures together, as they stand in the page: more treatments get smaller pictures, down to a
+# size at which cells can still be told apart. Those that don't fit then lie beside the page.
+BASE_BYTES, BYTES_PER_TREATMENT, MANY = 4_000_000, 1_400, 500
 MAX_TREATMENTS = 5_000
-MAX_PX, MIN_PX = 224, 48
+MAX_PX, MIN_PX = 224, 96
 QUALITY = 75
-# What a plane of typical fields takes; only a first guess at the size.
-_BYTES_PER_PX = 0.5
 FIELDS_FOR_CONTRAST = 3
 MAX_PLANES = 3
 
@@ -49,7 +48,7 @@ class Picture:
     Attributes
     ----------
     uri
-        `data:image/jpeg;base64,...`.
+        `data:image/jpeg;base64,...`, or where it lies, relative to the page.
     place
         Plate, well and site.
     plate
@@ -79,7 +78,10 @@ class Pictures:
     has_planes
         Whether the planes of a picture are channels, which the page colours.
     window_px, shown_px
-        Side of the middle of the field that is shown, and of the picture.
+        Side of the middle of the field that is shown, and of the picture in the page.
+    beside
+        JPEGs that lie beside the page, by name of the file; of treatments that are less active than
+        those whose pictures are in the page.
     """
 
     of_treatment: Mapping[int, Picture]
@@ -88,6 +90,12 @@ class Pictures:
     has_planes: bool
     window_px: int
     shown_px: int
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def num_beside(self) -> int:
+        """Number of treatments whose picture isn't in the page; some may have the same one."""
+        return sum(not own.uri.startswith("data:") for own in self.of_treatment.values())
 
 
 def plate_labels(frame: pd.DataFrame) -> list[str]:
@@ -124,7 +132,7 @@ def colour_matrix(pictures: Pictures | None) -> str:
     return " ".join([*rows, "0 0 0 1 0"])
 
 
-def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
+def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -> Pictures:
     """Take a field of each treatment, and one of the controls of each plate among these.
 
     Parameters
@@ -133,6 +141,8 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
         The treatments.
     store
         An open store.
+    folder
+        Beside the page, where pictures lie that don't fit into it.
 
     Returns
     -------
@@ -168,7 +178,12 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
             frames[key] = _image(store, site, low, high)
             bar = scale_bar(sizes[site], window_px)
             places[key] = (site_place(manifest.iloc[site]), str(plate), bar)
-    uris, shown_px = _encoded(frames, num=len(chosen))
+    # In the page rather those of controls, which all others are laid beside, and of the active.
+    ranks = {row: rank for rank, row in enumerate(treated.by_activity)}
+    ordered = sorted(
+        frames, key=lambda key: ranks[int(str(key[1]))] if key[0] == "treatment" else -1
+    )
+    uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, len(chosen), folder)
     pictures = {key: Picture(uris[key], *places[key]) for key in uris}
     colours = map(hex_colour, channel_colours(store.channels))
     return Pictures(
@@ -178,6 +193,7 @@ def take_pictures(treated: Treated, store: Fields | None) -> Pictures:
         has_planes=len(store.channels) <= MAX_PLANES,
         window_px=window_px,
         shown_px=shown_px,
+        beside=beside,
     )
 
 
@@ -258,7 +274,7 @@ def contrast_of(
     """
     spread = np.linspace(0, len(sites) - 1, min(FIELDS_FOR_CONTRAST, len(sites)))
     several = [middle(np.asarray(store[int(sites[n])])) for n in spread.astype(int)]
-    flat = np.concatenate([field.reshape(len(field), -1) for field in several], axis=1)
+    flat = np.concatenate([each.reshape(len(each), -1) for each in several], axis=1)
     low, high = np.percentile(flat, percentiles, axis=1)
     return low[:, None, None], high[:, None, None]
 
@@ -266,36 +282,31 @@ def contrast_of(
 def _image(
     store: Fields, site: int, low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> Image.Image:
-    field = middle(np.asarray(store[site]))
-    shares = np.clip((field - low) / np.where(high > low, high - low, np.inf), 0.0, 1.0)
-    if len(field) > MAX_PLANES:
+    pixels = middle(np.asarray(store[site]))
+    shares = np.clip((pixels - low) / np.where(high > low, high - low, np.inf), 0.0, 1.0)
+    if len(pixels) > MAX_PLANES:
         colours = np.array(channel_colours(store.channels))
         planes = np.einsum("chw,cr->hwr", shares, colours)
     else:
-        planes = np.zeros((*field.shape[1:], MAX_PLANES))
-        planes[..., : len(field)] = np.moveaxis(shares, 0, -1)
+        planes = np.zeros((*pixels.shape[1:], MAX_PLANES))
+        planes[..., : len(pixels)] = np.moveaxis(shares, 0, -1)
     frame = Image.fromarray((255 * np.clip(planes, 0.0, 1.0)).round().astype(np.uint8))
     frame.thumbnail((MAX_PX, MAX_PX))
     return frame
 
 
-def _encoded(
-    frames: Mapping[tuple[str, object], Image.Image], *, num: int
-) -> tuple[dict[tuple[str, object], str], int]:
-    """Encode pictures, all of one size, so that they stay within their share of the page."""
+def _placed(
+    frames: Mapping[tuple[str, object], Image.Image], num: int, folder: str
+) -> tuple[dict[tuple[str, object], str], int, dict[str, bytes]]:
+    """Put pictures into the page, the first ones first, and the rest into a folder beside it."""
     allowed = BASE_BYTES + BYTES_PER_TREATMENT * max(0, num - MANY)
-    px = float(np.clip(np.sqrt(allowed / len(frames) / _BYTES_PER_PX), MIN_PX, MAX_PX))
-    while True:
-        uris = {key: _uri(frame, round(px)) for key, frame in frames.items()}
-        size = sum(map(len, uris.values()))
-        if size <= allowed or px <= MIN_PX:
-            return uris, round(px)
-        px = max(MIN_PX, 0.95 * px * float(np.sqrt(allowed / size)))
-
-
-def _uri(frame: Image.Image, px: int) -> str:
-    small, buffer = frame.copy(), io.BytesIO()
-    small.thumbnail((px, px))
-    # The planes are no colours, which JPEG would otherwise store at half the resolution.
-    small.save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    uris, px = uris_within(frames, allowed, px=(MIN_PX, MAX_PX), quality=QUALITY, are_planes=True)
+    beside: dict[str, bytes] = {}
+    sizes = np.cumsum([len(uri) for uri in uris.values()])
+    for key in list(uris)[int(np.searchsorted(sizes, allowed, side="right")) :]:
+        content = jpeg(frames[key], MAX_PX, quality=QUALITY, are_planes=True)
+        # Named by content: a page never shows the pictures of another one.
+        name = f"{sha256(content).hexdigest()[:16]}.jpg"
+        beside[name] = content
+        uris[key] = f"{quote(folder)}/{name}"
+    return uris, px, beside

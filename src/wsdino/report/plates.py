@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
 MAX_PLATES = 120
 NUM_STEPS = 8
-_CELL = 10
 # Fewer wells at the edge, or inside, than this say nothing of an edge effect.
 MIN_WELLS = 4
 SIGNIFICANT = 0.01
+_PLACE = ["plate", "row", "column"]
 _WELL = re.compile(r"([A-Z]{1,2})(\d{1,2})")
 
 
@@ -76,6 +76,8 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
             "Metadata_Well)"
         )
     shape = plate_format([measure.table for measure in measures])
+    places = pd.concat([m.table[_PLACE] for m in measures]).drop_duplicates(ignore_index=True)
+    codes, named_plates = pd.factorize(places["plate"])
     shown = []
     for measure in measures:
         low, high = np.percentile(measure.table["value"], [2, 98])
@@ -92,13 +94,7 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
                     if plate in named[:MAX_PLATES]
                 ],
                 "num_hidden": max(0, len(named) - MAX_PLATES),
-                "data": [
-                    ["plate", "well", measure.name],
-                    *(
-                        [plate, _well_name(row, column), float(f"{value:.5g}")]
-                        for plate, row, column, value in _listed(measure.table)
-                    ),
-                ],
+                "data": {"name": measure.name, "values": _values_at(measure.table, places)},
                 "slug": re.sub(r"\W+", "-", measure.name.lower()).strip("-"),
             }
         )
@@ -107,6 +103,11 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
         "num_wells": shape[0] * shape[1],
         "shape": shape,
         "steps": NUM_STEPS,
+        "wells": {
+            "plates": named_plates.tolist(),
+            "plate": codes.tolist(),
+            "well": list(map(_well_name, places["row"], places["column"])),
+        },
         "illumination": illumination(store),
     }
 
@@ -131,9 +132,10 @@ def _well_name(row: int, column: int) -> str:
     return f"{letters}{column + 1:02d}"
 
 
-def _listed(table: pd.DataFrame) -> list[tuple[str, int, int, float]]:
-    columns = [table[name].tolist() for name in ("plate", "row", "column", "value")]
-    return list(zip(*columns, strict=True))
+def _values_at(table: pd.DataFrame, places: pd.DataFrame) -> list[float | None]:
+    """Return the value in each of the wells, to five digits; None where there is none."""
+    found = places.merge(table, on=_PLACE, how="left")["value"]
+    return [None if np.isnan(value) else float(f"{value:.5g}") for value in found]
 
 
 def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> Measured | None:
@@ -150,8 +152,7 @@ def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> M
     )[known & np.isfinite(values)]
     if table.empty:
         return None
-    keys = ["plate", "row", "column"]
-    wells = table.groupby(keys, sort=False, as_index=False).agg(
+    wells = table.groupby(_PLACE, sort=False, as_index=False).agg(
         value=("value", "mean"), is_control=("is_control", "first")
     )
     return Measured(name, wells)
@@ -254,7 +255,7 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
 def plate_svg(
     own: pd.DataFrame, shape: tuple[int, int], bounds: tuple[float, float], name: str
 ) -> str:
-    """Draw a plate, each step of the colour scale as one path.
+    """Draw a plate, each step of the colour scale as one path of lines as high as a well.
 
     Parameters
     ----------
@@ -270,23 +271,20 @@ def plate_svg(
     Returns
     -------
     str
-        SVG of which a well is ten units wide; controls have a dot.
+        SVG of which a well is one unit wide, and the first row lies at 0; controls have a dot.
     """
     low, high = bounds
     values = own["value"].to_numpy(dtype=np.float64)
     share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     steps = np.clip((share * NUM_STEPS).astype(int), 0, NUM_STEPS - 1)
-    corners = [
-        f"M{column * _CELL} {row * _CELL}h{_CELL}v{_CELL}h-{_CELL}z"
-        for row, column in zip(own["row"], own["column"], strict=True)
-    ]
+    rows, columns = (own[name].to_numpy() for name in ("row", "column"))
     parts = [
         f'<path class="step-{step}" d="{path}"/>'
         for step in range(NUM_STEPS)
-        if (path := "".join(c for c, at in zip(corners, steps, strict=True) if at == step))
+        if (path := _lines(rows[steps == step], columns[steps == step]))
     ]
     dots = "".join(
-        f"M{column * _CELL + _CELL // 2} {row * _CELL + _CELL // 2}h.01"
+        f"M{column}.5 {row}h.01"
         for row, column, is_control in zip(
             own["row"], own["column"], own["is_control"], strict=True
         )
@@ -301,9 +299,19 @@ def plate_svg(
         f"{name} on plate {plate}: {len(own)} wells, median {np.median(values):.3g}, highest "
         f"{values[at]:.3g} in {top}"
     )
-    height, width = shape[0] * _CELL, shape[1] * _CELL
+    height, width = shape
     return (
-        f'<svg class="plate" viewBox="0 0 {width} {height}" role="img" aria-label="{alt}" '
-        f'data-plate="{html.escape(plate)}"><rect class="field" width="{width}" '
+        f'<svg class="plate" viewBox="0 -.5 {width} {height}" role="img" aria-label="{alt}" '
+        f'data-plate="{html.escape(plate)}"><rect class="field" y="-.5" width="{width}" '
         f'height="{height}"/>{"".join(parts)}</svg>'
     )
+
+
+def _lines(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> str:
+    """Draw wells as lines from left to right, those next to each other as one."""
+    order = np.lexsort([columns, rows])
+    rows, columns = rows[order], columns[order]
+    starts = np.flatnonzero(np.diff(rows, prepend=-1) | (np.diff(columns, prepend=-1) != 1))
+    lengths = np.diff([*starts, len(rows)])
+    drawn = zip(columns[starts], rows[starts], lengths, strict=True)
+    return "".join(f"M{column} {row}h{length}" for column, row, length in drawn)

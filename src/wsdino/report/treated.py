@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
-from wsdino.report.words import concentration
+from wsdino.report.words import concentration, is_number
 from wsdino.runrecord import Omitted, RunRecord
 from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
 from wsdino.tables.features import features_of
@@ -78,6 +78,19 @@ class Treated:
     def moas(self) -> list[str | None]:
         """Mechanism of each, or None."""
         return moas_of(self.frame)
+
+    @cached_property
+    def by_activity(self) -> list[int]:
+        """Rows by q value, then by distance, the most active first; those without last."""
+
+        def key(row: int) -> tuple[float, float]:
+            q, distance = (self.rows[row].get(k) for k in ("corrected_p_value", "distance"))
+            return (
+                float(q) if is_number(q) else 2.0,
+                -float(distance) if is_number(distance) else 0.0,
+            )
+
+        return sorted(range(len(self)), key=key)
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.report.attention import site_place
@@ -23,7 +24,6 @@ from wsdino.tables.features import feature_columns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from wsdino.report.images import Fields
@@ -162,9 +162,29 @@ class Screen:
     def control_of(self, site: int) -> int | None:
         """Return the first control site on a site's plate that isn't the site itself, if any."""
         self._require(site)
-        own = np.flatnonzero((self.plates == self.plates[site]) & self.is_control)
-        own = own[own != site]
-        return int(own[0]) if len(own) else None
+        own = self._controls.get(self.plates[site], ())
+        return next((row for row in own if row != site), None)
+
+    @cached_property
+    def _controls(self) -> dict[str, tuple[int, ...]]:
+        """The first two control sites of each plate that has some."""
+        rows = pd.Series(np.flatnonzero(self.is_control))
+        groups = rows.groupby(self.plates[rows], sort=False)
+        return {str(plate): tuple(map(int, own.iloc[:2])) for plate, own in groups}
+
+    def prepare(self) -> None:
+        """Do now what the first question would have to wait for."""
+        _ = self._lower, self._controls, self._embedded, self._groups, self.pixel_sizes
+
+    @cached_property
+    def _lower(self) -> list[str]:
+        return [name.lower() for name in self.names]
+
+    @cached_property
+    def _groups(self) -> dict[str, NDArray[np.intp]]:
+        """(n,) number of what a site shares with others, by name in :data:`APART`."""
+        shared = {"compound": self.compounds, "plate": self.plates}
+        return {name: pd.factorize(values)[0] for name, values in shared.items()}
 
     @cached_property
     def _width(self) -> int:
@@ -211,7 +231,7 @@ class Screen:
     def find(self, text: str) -> list[dict[str, Any]]:
         """List up to :data:`MAX_FOUND` sites whose name contains a text, whatever its case."""
         words = text.strip().lower()
-        rows = (row for row, name in enumerate(self.names) if words in name.lower())
+        rows = (row for row, name in enumerate(self._lower) if words in name)
         found = [row for row, _ in zip(rows, range(MAX_FOUND), strict=False)] if words else []
         return [{"site": row, "name": self.names[row]} for row in found]
 
@@ -245,7 +265,7 @@ class Screen:
         if not len(found):
             raise InputError(f"site {site} has no features")
         query, kept = unit[found[0]], []
-        group = {"compound": self.compounds, "plate": self.plates}.get(apart)
+        group = self._groups.get(apart)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             own = rows[start : start + _ROWS_AT_ONCE]
             similar = unit[start : start + len(own)] @ query

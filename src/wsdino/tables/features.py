@@ -2,7 +2,7 @@
 
 In a table that has been read, every numeric column whose name does not start with `Metadata_` is a
 feature, whichever tool wrote it. Columns that may be labels instead are detected on reading
-(:func:`without_labels`), so that labels never enter the feature matrix.
+(:mod:`wsdino.tables.suspects`), so that labels never enter the feature matrix.
 """
 
 from __future__ import annotations
@@ -14,28 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError, did_you_mean
-from wsdino.progress import say
+from wsdino.errors import TableError
 from wsdino.tables.columns import (
     BATCH,
-    COMPOUND,
-    CONTROL,
-    METADATA,
-    MOA,
     PLATE,
     PREFIX,
-    QUALITY,
-    TREATMENT,
-    WELL,
-    our_column,
-    plain_name,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+# Pandas warns of tables whose columns were put in one by one.
+_MANY_COLUMNS = 90
+ROWS_AT_ONCE = 16_384
+"""Rows of a large table that are worked on at a time."""
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
 _JOINED_EMBEDDING = re.compile(r"^table(?P<table>[1-9][0-9]*)_emb_")
 
@@ -59,7 +53,8 @@ def feature_columns(table: pd.DataFrame) -> list[str]:
 
     Booleans and text are not features.
     """
-    numeric = table.select_dtypes(include="number", exclude="timedelta").columns
+    # Of no row, because what is selected is copied.
+    numeric = table.iloc[:0].select_dtypes(include="number", exclude="timedelta").columns
     return [name for name in numeric if not str(name).startswith(PREFIX)]
 
 
@@ -68,7 +63,23 @@ def metadata_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in table.columns if str(name).startswith(PREFIX)]]
 
 
-def features_of(table: pd.DataFrame, *, dtype: type = np.float64) -> NDArray[Any]:
+def with_metadata(metadata: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
+    """Put metadata before features of the same rows, which `pd.concat` would copy.
+
+    Parameters
+    ----------
+    metadata, features
+        n rows each, with one index.
+    """
+    if metadata.shape[1] > _MANY_COLUMNS:
+        return pd.concat([metadata, features], axis=1)
+    table = features.copy(deep=False)
+    for position, name in enumerate(metadata):
+        table.insert(position, name, metadata[name])
+    return table
+
+
+def features_of(table: pd.DataFrame, *, dtype: type | None = np.float64) -> NDArray[Any]:
     """Feature matrix of a table.
 
     Parameters
@@ -76,17 +87,72 @@ def features_of(table: pd.DataFrame, *, dtype: type = np.float64) -> NDArray[Any
     table
         n rows, F features.
     dtype
-        `np.float64`, or `np.float32` where memory counts.
+        `np.float64`; or None: float32 where all features are, which takes half the memory.
 
     Returns
     -------
     ndarray
-        (n, F) of that type, all finite.
+        (n, F) of that type, all finite. Read-only where the table holds it as it is: then nothing
+        is copied.
 
     Raises
     ------
     TableError
-        If there are no rows or no features, or a feature has a missing or infinite value.
+        As :func:`feature_blocks`.
+    """
+    names = feature_columns(table)
+    if dtype is None:
+        is_single = bool((table.dtypes[names] == np.float32).all())
+        dtype = np.float32 if is_single else np.float64
+    held = _held(table, names, dtype)
+    matrix = np.empty((len(table), len(names)), dtype=dtype) if held is None else held
+    for rows, block in feature_blocks(table, dtype=dtype):
+        if held is None:
+            matrix[rows] = block
+    return matrix
+
+
+def _held(table: pd.DataFrame, names: list[str], dtype: type) -> NDArray[Any] | None:
+    """Return the matrix of a table that holds its features row by row, read-only; else None."""
+    if len(table) < 2 or not names or not (table.dtypes[names] == dtype).all():
+        return None
+    columns = [table[name].to_numpy() for name in names]
+    first, step = columns[0], np.dtype(dtype).itemsize
+    places = [column.__array_interface__["data"][0] for column in columns]
+    if any(column.strides != (len(names) * step,) for column in columns):
+        return None
+    if np.any(np.diff(places) != step):
+        return None
+    # Pandas has no way to ask for this view, if other columns are there.
+    return np.lib.stride_tricks.as_strided(
+        first, (len(first), len(names)), (len(names) * step, step), writeable=False
+    )
+
+
+def feature_blocks(
+    table: pd.DataFrame, *, dtype: type = np.float64
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Go through the features of a table, some rows at a time.
+
+    Parameters
+    ----------
+    table
+        n rows, F features.
+    dtype
+        `np.float64` or `np.float32`.
+
+    Yields
+    ------
+    rows : slice
+        At most :data:`ROWS_AT_ONCE` rows, in order.
+    features : ndarray
+        (rows, F) of that type.
+
+    Raises
+    ------
+    TableError
+        If there are no rows or no features; or at the end, if a feature has a missing or infinite
+        value.
     """
     names = feature_columns(table)
     if not names or table.empty:
@@ -95,18 +161,26 @@ def features_of(table: pd.DataFrame, *, dtype: type = np.float64) -> NDArray[Any
             f"starting with {PREFIX}); expected at least one of each"
         )
         raise TableError(msg)
-    matrix: NDArray[Any] = table[names].to_numpy(dtype=dtype, na_value=np.nan)
-    bad = ~np.isfinite(matrix)
+    bad = np.zeros(len(names), dtype=np.intp)
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
+        block = table.iloc[rows][names].to_numpy(dtype=dtype, na_value=np.nan)
+        bad += (~np.isfinite(block)).sum(axis=0)
+        yield rows, block
     if bad.any():
-        columns = np.flatnonzero(bad.any(axis=0))
+        columns = np.flatnonzero(bad)
         first = columns[0]
         msg = (
-            f"feature {names[first]} is missing or infinite in {int(bad[:, first].sum())} of "
-            f"{len(table)} rows ({len(columns)} of {len(names)} features are affected); drop or "
-            "fill these first"
+            f"feature {names[first]} is missing or infinite in {bad[first]} of {len(table)} rows "
+            f"({len(columns)} of {len(names)} features are affected); drop or fill these first"
         )
         raise TableError(msg)
-    return matrix
+
+
+def require_features(table: pd.DataFrame) -> None:
+    """Raise TableError as :func:`feature_blocks` does."""
+    for _ in feature_blocks(table):
+        pass
 
 
 def require_columns(table: pd.DataFrame, names: Sequence[str], *, purpose: str) -> None:
@@ -119,50 +193,6 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], *, purpose: str) 
             f"has {has}; a plate map can be joined by plate and well (--platemap)"
         )
         raise TableError(msg)
-
-
-# Columns that differ between the wells of any treatment and are meant to be averaged over.
-_PLACE = re.compile(
-    r"(?:^|.*_)(?:plates?|barcodes?|wells?|sites?|fields?|rows?|cols?|columns?|batch|batches"
-    r"|replicates?|rep|images?|objects?|position|abstime|timestamp|date|week|run|files?|paths?|id"
-    r"|index|number)(?:_.*|$)|(?:plate|well|image|object|table|abspos).*"
-)
-
-
-def report_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
-    """Report metadata that varies within groups and is averaged over, such as the cell line.
-
-    Parameters
-    ----------
-    table
-        Metadata of sites or wells, with the columns of `by`.
-    by
-        The columns that define a group. Controls are ignored.
-    """
-    treated = ~table[CONTROL].to_numpy(dtype=bool) if CONTROL in table else slice(None)
-    metadata = metadata_of(table)[treated]
-    found = []
-    for name in metadata.columns:
-        values = metadata[name]
-        plain = name.removeprefix(PREFIX)
-        if (
-            name in METADATA
-            or name.startswith(QUALITY)
-            or _is_no_measurement(plain)
-            or _PLACE.fullmatch(plain_name(plain))
-        ):
-            continue
-        if values.nunique() < 2 or (pd.api.types.is_float_dtype(values) and values.nunique() > 8):
-            continue
-        num_values = metadata.groupby(list(by), dropna=False)[name].nunique()
-        if (num_values > 1).any():
-            some = ", ".join(map(str, values.dropna().unique()[:4]))
-            found.append(f"{name} ({some}{', ...' if values.nunique() > 4 else ''})")
-    if found:
-        say(
-            f"{'; '.join(found)}: {'varies' if len(found) == 1 else 'vary'} within treatments and "
-            f"{'is' if len(found) == 1 else 'are'} averaged over"
-        )
 
 
 def channel_of(feature: str) -> str:
@@ -178,195 +208,6 @@ def joined_embedding(feature: str) -> int:
     """
     match = _JOINED_EMBEDDING.match(feature)
     return int(match["table"]) if match else 0
-
-
-# Columns that CellProfiler and similar tools write beside their measurements, after any `Image_`.
-_BOOKKEEPING = re.compile(
-    r"(?:ImageNumber|ObjectNumber|TableNumber|ImageSet_.+|Group_(?:Index|Number|Length)"
-    r"|(?:ExecutionTime|ModuleError|Frame|Series|Height|Width|MD5Digest|Scaling|FileName|PathName"
-    r"|URL)_.+|ProcessingStatus)"
-)
-# Common names of numeric codes, in the form of `plain_name`.
-_LABEL = re.compile(
-    r"index|level_\d|id|.+_id|.+_idx|row|col|column|rep|replicate|replicates|week|day|date"
-    r"|label|labels|.+_label|target|class|class_id|cluster|fold|split|treatment|unique_.+|.+_code|.+_codes|.+_encoded"
-)
-# Names that only measurements have; such a column is never taken as a label.
-_MEASUREMENT = re.compile(
-    r"(?:emb|classical|white)_.+|(?:Image_)?ImageQuality_.+|(?:Image_)?Count_.+|[A-Za-z0-9]+_"
-    r"(?:AreaShape|AreaOccupied|Children|Correlation|Granularity|Intensity|Location|Neighbors"
-    r"|Number|ObjectSkeleton|Parent|RadialDistribution|Texture|Threshold)_.+"
-)
-
-
-def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = ()) -> pd.DataFrame:
-    """Turn numbers that are not measurements into metadata, and report which.
-
-    These are columns with the name of a tool's book-keeping or of a label (`ImageNumber`,
-    `Replicate`, `Unique_MoA`), and columns whose values look like labels: whole numbers that are
-    constant within each plate, batch, well, compound, treatment or mechanism, or that number the
-    rows; and any numbers that are constant over all wells of each plate or batch. Columns with a
-    name that only measurements have (`Cells_Children_Count`, `emb_DNA_0`) are left alone.
-
-    Parameters
-    ----------
-    table
-        Tidy, with all its metadata.
-    origin
-        Where it came from, for messages.
-    keep
-        Columns to keep as features regardless.
-
-    Returns
-    -------
-    DataFrame
-        The same rows. Such a column `X` becomes `Metadata_X`, or is dropped if there is already a
-        `Metadata_X`.
-
-    Raises
-    ------
-    TableError
-        If a column of `keep` is not a numeric column, or no feature is left.
-    """
-    numeric = feature_columns(table)
-    for name in keep:
-        if name not in numeric:
-            raise TableError(
-                f"{origin}: --feature {name}: no such numeric column{did_you_mean(name, numeric)}; "
-                "the table has "
-                f"{', '.join(numeric[:8]) or 'none'}{', ...' if len(numeric) > 8 else ''}"
-            )
-    open_ = [name for name in numeric if name not in keep]
-    known = [name for name in open_ if _is_no_measurement(name)]
-    unsure = [name for name in open_ if name not in known and not _MEASUREMENT.fullmatch(name)]
-    suspects = _suspects(table, unsure)
-    if known:
-        say(f"{origin}: taken as metadata, not as features: {_listed(known)}")
-    if suspects:
-        reasons = ", ".join(f"{name} ({why})" for name, why in list(suspects.items())[:5])
-        more = f" and {len(suspects) - 5} more" if len(suspects) > 5 else ""
-        say(
-            f"{origin}: {reasons}{more} may be labels, so they are not used as features; "
-            "--feature NAME keeps one as a feature"
-        )
-    gone = [*known, *suspects]
-    if gone and len(gone) == len(numeric):
-        raise TableError(
-            f"{origin}: all numeric columns ({_listed(gone)}) look like labels, so no feature is "
-            "left; --feature NAME keeps one as a feature"
-        )
-    _name_text(table, origin)
-    attributes = table.attrs
-    taken = [name for name in gone if PREFIX + name in table]
-    table = table.drop(columns=taken).rename(
-        columns={name: PREFIX + name for name in gone if name not in taken}
-    )
-    table.attrs = attributes
-    return table
-
-
-def _is_no_measurement(name: str) -> bool:
-    plain = name.removeprefix("Image_")
-    if _BOOKKEEPING.fullmatch(plain):
-        return True
-    return our_column(name) is not None or _LABEL.fullmatch(plain_name(name)) is not None
-
-
-def _suspects(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
-    """Return the columns whose values look like labels, each with the reason."""
-    groups = _groups(table)
-    suspects: dict[str, str] = {}
-    for name in names:
-        values = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
-        finite = values[np.isfinite(values)]
-        if len(finite) < 3 or (finite == finite[0]).all():
-            continue
-        is_whole = bool((finite == np.round(finite)).all())
-        if is_whole and len(finite) == len(values) and _numbers_rows(values):
-            suspects[name] = "it numbers the rows"
-            continue
-        for what, codes, of_any in groups:
-            if (is_whole or of_any) and _is_constant_within(values, codes):
-                suspects[name] = f"it has one value in each {what}"
-                break
-    return suspects
-
-
-def _numbers_rows(values: NDArray[np.float64]) -> bool:
-    """Whether the values are n consecutive numbers in any order."""
-    ordered = np.sort(values)
-    return len(values) > 3 and bool((np.diff(ordered) == 1).all())
-
-
-def _groups(table: pd.DataFrame) -> list[tuple[str, NDArray[Any], bool]]:
-    """Return the groupings of a table: name, (n,) codes (-1: missing), whether any number counts.
-
-    Within plates and batches with several compounds, no measurement is constant, integer or not.
-    """
-    groups = []
-    for what, columns in _LABELLED.items():
-        if not set(columns) <= set(table.columns):
-            continue
-        keys = table[list(columns)]
-        if any(isinstance(value, (list, np.ndarray)) for name in columns for value in keys[name]):
-            continue
-        # Groups of missing keys are NaN, which makes floats of all numbers.
-        found = keys.groupby(list(columns), dropna=True, sort=False).ngroup()
-        codes = found.where(~keys.isna().any(axis=1), -1).to_numpy(dtype=np.int64)
-        of_any = what in ("plate", "batch") and COMPOUND in table
-        if of_any:
-            used = codes >= 0
-            compounds = pd.Series(table[COMPOUND].astype(str).to_numpy()[used])
-            of_any = bool((compounds.groupby(codes[used]).nunique() > 1).all())
-        groups.append((what, codes, of_any))
-    return groups
-
-
-_LABELLED = {
-    "mechanism": (MOA,),
-    "compound": (COMPOUND,),
-    "treatment": TREATMENT,
-    "plate": (PLATE,),
-    "batch": (BATCH,),
-    "well": (WELL,),
-}
-
-
-def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> bool:
-    """Whether values differ between groups but not within any, given enough evidence.
-
-    Only rows beyond the first of each group are evidence.
-    """
-    used = (codes >= 0) & np.isfinite(values)
-    values, codes = values[used], codes[used]
-    if len(codes) == 0:
-        return False
-    first = np.full(codes.max() + 1, np.nan)
-    first[codes[::-1]] = values[::-1]
-    counts = np.bincount(codes, minlength=len(first))
-    repeated = np.unique(values[counts[codes] > 1])
-    extra = len(codes) - int((counts > 0).sum())
-    return extra >= 3 and len(repeated) > 1 and bool((values == first[codes]).all())
-
-
-def _name_text(table: pd.DataFrame, origin: str) -> None:
-    """Report columns that would be features except for a few cells of text."""
-    found = []
-    for name in table.columns:
-        if str(name).startswith(PREFIX) or table[name].dtype != object:
-            continue
-        cells = table[name].dropna()
-        numbers = pd.to_numeric(cells, errors="coerce")
-        wrong = cells[numbers.isna()]
-        if 0 < len(wrong) < len(cells) / 2:
-            found.append(f"{name} ({len(wrong)} cells such as {str(wrong.iloc[0])!r})")
-    if found:
-        say(f"{origin}: {_listed(found)} mix text and numbers, so they are not used as features")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + more
 
 
 def plate_keys(table: pd.DataFrame) -> list[str]:

@@ -88,9 +88,11 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
             return read_anndata(file)
         if not path.name.lower().endswith((".parquet", ".gz")) and _is_plain(file):
             return _read_csv(file, path, text)
+        if path.name.lower().endswith(".parquet"):
+            return _read_parquet(file)
         data = file.read_bytes()
-        if path.name.lower().endswith(".parquet") or data[:4] == _PARQUET:
-            return pd.read_parquet(io.BytesIO(data))
+        if data[:4] == _PARQUET:
+            return _read_parquet(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = unzipped(data)
         if data[:4] == _ZIP:
@@ -98,6 +100,15 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
                 f"{path}: this is an archive or an Excel workbook; save the sheet as CSV"
             )
         return _read_csv(_plain(_decoded(data, path)), path, text)
+
+
+def _read_parquet(source: Path | io.BytesIO) -> pd.DataFrame:
+    """Read Parquet, and give back the memory that reading took."""
+    import pyarrow as pa
+
+    table = pd.read_parquet(source)
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def column_names(path: Path) -> list[str]:

@@ -11,10 +11,10 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.tables.columns import CONTROL, PREFIX
-from wsdino.tables.features import without_labels
 from wsdino.tables.files import read_file
 from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
+from wsdino.tables.suspects import without_labels
 from wsdino.tables.tidy import has_values, identify
 from wsdino.tables.workspace_dl import is_workspace_dl, read_workspace_dl
 
@@ -52,7 +52,7 @@ def read_table(
     DataFrame
         Metadata in our names and types (:func:`~wsdino.tables.tidy.tidy`), features as stored. Row
         numbers, a tool's book-keeping and numbers that may be labels become `Metadata_*` columns,
-        which is reported (:func:`~wsdino.tables.features.without_labels`).
+        which is reported (:func:`~wsdino.tables.suspects.without_labels`).
 
     Raises
     ------

@@ -345,7 +345,17 @@ const start = () => {
   document.documentElement.dataset.explorer = "ready";
 };
 
-$("explorer").hidden = false;
-document.documentElement.classList.add("live");
-Bokeh.embed.embed_item(data.plot, "explorer-plot").then(start);
+const unpacked = async (text) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+(async () => {
+  const bokeh = document.createElement("script");
+  bokeh.textContent = await unpacked($("bokeh").textContent);
+  document.body.append(bokeh);
+  $("explorer").hidden = false;
+  document.documentElement.classList.add("live");
+  await Bokeh.embed.embed_item(data.plot, "explorer-plot");
+  start();
+})();
 })();

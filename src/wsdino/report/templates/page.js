@@ -230,14 +230,21 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   if (data) options.push(["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]);
   offer(figure, options);
 }
+// Measures of wells have their values alone; which wells these are stands there once.
+const rowsOf = (data) => {
+  const own = JSON.parse(data.textContent);
+  if (Array.isArray(own)) return own;
+  const {plates, plate, well} = JSON.parse(document.getElementById("plates-wells").textContent);
+  return [["plate", "well", own.name], ...own.values.map((value, n) => [plates[plate[n]], well[n], value]).filter((row) => row[2] !== null)];
+};
 for (const data of document.querySelectorAll(".figure-data[data-name]")) {
   const {name} = data.dataset;
   offer(data, [["SVG", name, () => save(`${name}.svg`, sheet(data.parentElement), "image/svg+xml")],
-    ["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]]);
+    ["CSV", name, () => save(`${name}.csv`, csv(rowsOf(data)), "text/csv")]]);
 }
 for (const svg of document.querySelectorAll("svg.plate")) svg.addEventListener("click", (event) => {
   const box = svg.getBoundingClientRect(), [, , width] = svg.getAttribute("viewBox").split(" ").map(Number);
-  const [column, row] = [event.clientX - box.left, event.clientY - box.top].map((px) => Math.floor(px * width / box.width / 10));
+  const [column, row] = [event.clientX - box.left, event.clientY - box.top].map((px) => Math.floor(px * width / box.width));
   const letters = (row >= 26 ? String.fromCharCode(64 + Math.floor(row / 26)) : "") + String.fromCharCode(65 + row % 26);
   dispatchEvent(new CustomEvent("explore-well", {detail: `, ${svg.dataset.plate} ${letters}${String(column + 1).padStart(2, "0")}`}));
 });
