@@ -358,3 +358,18 @@ def test_a_palette_of_a_png_is_refused(tmp_path):
     Image.fromarray(SMALL[0]).convert("P").save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a.png: the pixels are stored as a palette"):
         read_planes(tmp_path / "a.png")
+
+
+def test_planes_are_a_sequence_of_sites() -> None:
+    names = {f"FileName_{channel}": [f"{site}{channel}.tif" for site in "abc"] for channel in "XY"}
+    folders = {f"PathName_{channel}": ["folder"] * 3 for channel in "XY"}
+    planes = planes_of(pd.DataFrame(names | folders | {"Frame_Y": [2, 0, 1]}))
+    sites = [
+        [Plane(Path("folder", f"{site}X.tif")), Plane(Path("folder", f"{site}Y.tif"), frame)]
+        for site, frame in zip("abc", (2, 0, 1), strict=True)
+    ]
+    assert list(planes) == sites
+    assert (len(planes), planes[-1], planes[1:]) == (3, sites[-1], sites[1:])
+    with pytest.raises(IndexError):
+        planes[3]
+    assert list(planes_of(pd.DataFrame(index=range(2)))) == [[], []]

@@ -20,7 +20,7 @@ from wsdino.screen.records import STATE, crc32, file_state, image_states, record
 from wsdino.screen.statistics import histogram, site_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def threads_for(site_bytes: int, num_threads: int) -> int:
 
 
 def in_threads(
-    convert: Callable[..., T], jobs: Sequence[tuple[Any, ...]], *, num_threads: int
+    convert: Callable[..., T], jobs: Iterable[tuple[Any, ...]], *, num_threads: int
 ) -> Generator[T]:
     """Convert sites in threads of this process, in whatever order they are done.
 
@@ -174,7 +174,7 @@ def in_threads(
 
 def on_dask(
     convert: Conversion,
-    jobs: Sequence[tuple[Any, ...]],
+    jobs: Iterable[tuple[Any, ...]],
     *,
     scheduler: str,
 ) -> Generator[list[Converted]]:

@@ -75,6 +75,8 @@ def require_one_kind(
                 require_alike(found, path, expected, example)
         except ImageError as error:
             problems[path] = error
+    if not problems:
+        return
     # The first in the table's order is named, whichever was read first.
     for part in (part for site in planes for plane in site for part in plane.parts):
         if part.path in problems:

@@ -341,11 +341,12 @@ def _write_sites(
         )
     digest = digest_named(images.attrs)
     convert = Conversion(files, _expected(images), planes[0][0].path, scale, digest)
-    jobs = [
+    # One by one: the planes of a million sites would fill the memory.
+    jobs = (
         ([(site, planes[site], shadings[site]) for site in group],)
         for group in files.together(sites.tolist())
-    ]
-    if dask is not None and jobs:
+    )
+    if dask is not None and len(sites):
         converted = on_dask(convert, jobs, scheduler=dask)
     else:
         site_bytes = images.shape[1] * math.prod(image_shape(images)) * images.dtype.itemsize

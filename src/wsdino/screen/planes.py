@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from wsdino.tables.columns import TIME_POINT, Z_PLANE
 from wsdino.tables.manifest import PARTS, channels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
 
@@ -55,7 +54,7 @@ class Plane:
         )
 
 
-def planes_of(manifest: pd.DataFrame) -> list[list[Plane]]:
+def planes_of(manifest: pd.DataFrame) -> Planes:
     """Return the planes of each site's channels, in the order of :func:`channels_of`.
 
     Parameters
@@ -64,15 +63,43 @@ def planes_of(manifest: pd.DataFrame) -> list[list[Plane]]:
         A valid manifest; `Frame_<Channel>`, if given, is the zero-based index of the channel's
         plane in its file, and `Series_<Channel>` that of an image in its file, as in CellProfiler.
     """
-    per_channel = []
-    for channel in channels_of(manifest):
-        columns = [
-            manifest.get(f"{prefix}_{channel}", [None] * len(manifest))
-            for prefix in ("Frame", "Series", Z_PLANE, TIME_POINT)
-        ]
-        folders, names = manifest[f"PathName_{channel}"], manifest[f"FileName_{channel}"]
-        per_channel.append([_plane(*cells) for cells in zip(folders, names, *columns, strict=True)])
-    return [list(planes) for planes in zip(*per_channel, strict=True)]
+    return Planes(manifest)
+
+
+class Planes(Sequence[list[Plane]]):
+    """The planes of each site of a manifest, made when they are asked for: a screen has millions.
+
+    Parameters
+    ----------
+    manifest
+        As for :func:`planes_of`.
+    """
+
+    def __init__(self, manifest: pd.DataFrame) -> None:
+        nothing = [None] * len(manifest)
+        self._num = len(manifest)
+        self._channels: list[list[Sequence[Any]]] = []
+        for channel in channels_of(manifest):
+            prefixes = ("PathName", "FileName", "Frame", "Series", Z_PLANE, TIME_POINT)
+            columns = (manifest.get(f"{prefix}_{channel}") for prefix in prefixes)
+            self._channels.append(
+                [nothing if column is None else column.tolist() for column in columns]
+            )
+
+    def __len__(self) -> int:
+        return self._num
+
+    @overload
+    def __getitem__(self, site: int) -> list[Plane]: ...
+
+    @overload
+    def __getitem__(self, site: slice) -> list[list[Plane]]: ...
+
+    def __getitem__(self, site: int | slice) -> list[Plane] | list[list[Plane]]:
+        if isinstance(site, slice):
+            return [self[number] for number in range(self._num)[site]]
+        row = range(self._num)[site]
+        return [_plane(*(column[row] for column in columns)) for columns in self._channels]
 
 
 def _plane(folder: str, name: str, frame: Any, series: Any, z: Any, time: Any) -> Plane:
