@@ -141,7 +141,7 @@ def test_planes_of_a_manifest():
         }
     )
     where = {"z": "max", "time": 1}
-    assert planes_of(manifest) == [
+    assert list(planes_of(manifest)) == [
         [
             Plane(Path(f"/x/{1 + i}.tif"), None),
             Plane(Path("/y/3.tif"), 1 + i),
