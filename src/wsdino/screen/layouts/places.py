@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wsdino.errors import TableError
 from wsdino.remote import NUM_READERS, is_remote, listed, shown
-from wsdino.tables.files import is_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +62,9 @@ def folders_below(path: Path, *, depth: int = DEPTH) -> Iterator[Folder]:
         A folder can't be listed.
     """
     if is_remote(path):
+        # The command's help names the readers, and needn't wait for pandas.
+        from wsdino.tables.files import is_table
+
         yield from () if is_table(path) else _folders_at(path, depth)
         return
     known = _shared.get()
