@@ -32,8 +32,8 @@ def test_tiny_tables_get_two_finite_coordinates(shape: tuple[int, int]) -> None:
 def test_umap_repeats_itself_and_keeps_groups_together() -> None:
     rng = np.random.default_rng(0)
     centres = 5 * rng.normal(size=(3, 12))
-    groups = np.repeat(np.arange(3), 12)
-    features = centres[groups] + rng.normal(size=(36, 12))
+    groups = np.repeat(np.arange(3), 16)
+    features = centres[groups] + rng.normal(size=(48, 12))
     points, method = lay_out(features, seed=3)
     assert method == "UMAP"
     np.testing.assert_array_equal(points, lay_out(features, seed=3)[0])

@@ -14,9 +14,10 @@ from wsdino.tables.h5ad import MAP_COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
-# With fewer treatments a neighbour graph mostly reflects the chosen number of neighbours.
-MIN_FOR_UMAP = 10
 NUM_NEIGHBOURS = 15
+# Of fewer profiles each is a neighbour of more than a third of all, and the graph mostly reflects
+# the chosen number of neighbours.
+MIN_FOR_UMAP = 3 * NUM_NEIGHBOURS
 # Of more profiles UMAP finds the neighbours itself, approximately.
 MAX_EXACT = 20_000
 
