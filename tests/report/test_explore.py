@@ -155,7 +155,7 @@ def test_neighbours_are_those_of_a_loop_over_all_sites(
 ) -> None:
     from wsdino.report import viewing
 
-    monkeypatch.setattr(viewing, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(viewing, "ROWS_AT_ONCE", 7)
     table, query = sites[1], 5
     features = features_of(table)
     cosines = {

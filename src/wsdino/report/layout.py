@@ -18,15 +18,19 @@ NUM_NEIGHBOURS = 15
 # Of fewer profiles each is a neighbour of more than a third of all, and the graph mostly reflects
 # the chosen number of neighbours.
 MIN_FOR_UMAP = 3 * NUM_NEIGHBOURS
+# Of what columns named after UMAP hold.
+MIN_FOR_COLUMNS = 10
 # Of more profiles UMAP finds the neighbours itself, approximately.
 MAX_EXACT = 20_000
 
 
-def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
+def lay_out(
+    features: np.ndarray, *, seed: int = 0, fewest: int = MIN_FOR_UMAP
+) -> tuple[np.ndarray, str]:
     """Lay profiles out in two dimensions so that similar ones are close together.
 
-    UMAP (arXiv 1802.03426) on cosine distances; for fewer than :data:`MIN_FOR_UMAP` profiles, the
-    first two principal components of the length-normalised features.
+    UMAP (arXiv 1802.03426) on cosine distances; for fewer than `fewest` profiles, the first two
+    principal components of the length-normalised features.
 
     Parameters
     ----------
@@ -34,13 +38,15 @@ def lay_out(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
         Float (n, F) without missing values.
     seed
         Seed of UMAP.
+    fewest
+        Profiles that UMAP is used for.
 
     Returns
     -------
     tuple
         Coordinates float64 (n, 2), and the method's name, `UMAP` or `PCA`.
     """
-    if len(features) < MIN_FOR_UMAP:
+    if len(features) < fewest:
         return _principal_components(features), "PCA"
     with warnings.catch_warnings():
         # UMAP warns that TensorFlow is missing, and that a seed limits it to one thread.
@@ -92,7 +98,7 @@ def with_map_columns(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     DataFrame
         With :data:`wsdino.tables.h5ad.MAP_COLUMNS`; `attrs` are kept.
     """
-    points, _ = lay_out(features_of(table), seed=seed)
+    points, _ = lay_out(features_of(table), seed=seed, fewest=MIN_FOR_COLUMNS)
     mapped = table.assign(**dict(zip(MAP_COLUMNS, points.T, strict=True)))
     mapped.attrs = table.attrs
     return mapped

@@ -34,7 +34,7 @@ CONTRASTS = ("plate", "field")
 APART = ("none", "compound", "plate")
 QUALITY = 90
 MAX_FOUND = 200
-_ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 65_536
 _PLACE = (BATCH, PLATE, WELL, SITE)
 
 
@@ -266,8 +266,8 @@ class Screen:
             raise InputError(f"site {site} has no features")
         query, kept = unit[found[0]], []
         group = self._groups.get(apart)
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            own = rows[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            own = rows[start : start + ROWS_AT_ONCE]
             similar = unit[start : start + len(own)] @ query
             out = own == site
             if group is not None:
