@@ -85,7 +85,7 @@ def test_a_finished_run_on_a_read_only_disk(place: Path, tmp_path: Path) -> None
         [
             ("run", place / "tiny.yaml", "--set", source, "--out", finished),
             ("report", finished, "--out", tmp_path / "report.html"),
-            ("report", finished),
+            ("report", finished, "--out", finished / "again.html"),
             ("embed", finished, finished / "store", "--out", tmp_path / "e.parquet"),
             ("evaluate", finished / "profiles.parquet"),
             ("export", finished, "--out", tmp_path / "model"),
@@ -93,7 +93,7 @@ def test_a_finished_run_on_a_read_only_disk(place: Path, tmp_path: Path) -> None
     )
     assert [status for status, _ in found] == [0, 0, 2, 0, 0, 0], found
     assert "already done" in found[0][1]
-    assert f"{finished / 'report.html'}: can't be written: Read-only file system" in found[2][1]
+    assert f"{finished / 'again.html'}: can't be written: Read-only file system" in found[2][1]
     assert (tmp_path / "report.html").read_text() == (finished / "report.html").read_text()
     assert (tmp_path / "e.parquet").read_bytes() == (finished / "embeddings.parquet").read_bytes()
     assert (tmp_path / "model" / "normalisation.npz").is_file()
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line_with_what_is_free(place: Path, tmp_path: Path) 
         ("embed", finished, finished / "store", "--out", disk / "e.parquet"),
         ("profile", finished / "embeddings.parquet", "--out", disk / "p.parquet"),
         ("evaluate", finished / "profiles.parquet", "--json", disk / "r.json"),
-        ("activity", finished / "embeddings.parquet", "--out", disk / "a.csv"),
+        ("activity", finished / "embeddings.parquet", "--json", disk / "a.json"),
         ("report", finished, "--out", disk / "report.html"),
         ("export", finished, "--out", disk / "model"),
         ("ingest", place / "screen", "--out", disk / "store", "--workers", 1),

@@ -66,6 +66,21 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def library_writes(path: Path) -> Iterator[None]:
+    """Name the path where a library that writes atomically by itself, such as Zarr, can't.
+
+    Raises
+    ------
+    OutputError
+        As for :func:`writing`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> bool:
     """Write a text file atomically.
 

@@ -124,10 +124,9 @@ def _sign(file: TextIO) -> None:
         "pid": os.getpid(),
         "since": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
     }
-    # A full disk must not prevent locking.
+    # A full disk must not prevent locking; what a buffer keeps would be written again at the close.
     with suppress(OSError):
-        file.write(json.dumps(note) + "\n")
-        file.flush()
+        os.write(file.fileno(), f"{json.dumps(note)}\n".encode())
 
 
 def _is_still_there(file: TextIO, lock: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from wsdino.atomic import sweep, visible
+from wsdino.atomic import library_writes, sweep, visible
 from wsdino.device import num_cpus
 from wsdino.errors import ImageError, InputError, OutputError
 from wsdino.lock import one_writer
@@ -28,7 +28,7 @@ from wsdino.screen.correction import CORRECTION, Correction, correction_of
 from wsdino.screen.current import open_measures, open_records, open_statistics, sites_to_do
 from wsdino.screen.headers import require_one_kind
 from wsdino.screen.illumination import DEFAULT
-from wsdino.screen.images import Plane, describe, planes_of, read_site
+from wsdino.screen.images import Plane, Planes, describe, read_site
 from wsdino.screen.left_out import say_left_out, without_left_out, write_left_out
 from wsdino.screen.manifest import Missing, Rows, channels_of, read_rows, read_wells
 from wsdino.screen.measures import DIGEST, OF_NEW_STORES, digest_named
@@ -178,7 +178,7 @@ def _ingest(
         manifest = in_store_order(out, images, manifest, correction)
         if len(manifest) == images.shape[0] and stored_manifest(out, images) is not None:
             known = known_shadings(out, manifest, correction)
-            if not len(sites_to_do(out, images, planes_of(manifest), known)):
+            if not len(sites_to_do(out, images, Planes(manifest), known)):
                 update_metadata(out, manifest)
                 say(f"{out}: already complete, {len(manifest)} sites")
                 return checked(out)
@@ -186,16 +186,17 @@ def _ingest(
     manifest = rows.manifest
     correction, num_threads = effective(wanted, manifest), workers or num_cpus()
     if images is None:
-        planes = planes_of(manifest)
+        planes = Planes(manifest)
         first = read_site(planes[0])
         # Converting may take an hour: what would stop it is found before.
         require_one_kind(planes, describe(first), planes[0][0].path, num_threads=num_threads)
         images = _create_images(out, manifest, first, correction, origin, sites_per_file)
     else:
         manifest = in_store_order(out, images, manifest, correction)
-        planes = planes_of(manifest)
+        planes = Planes(manifest)
         images = _with_new_sites(out, images, manifest, correction, num_threads)
-    images = images.update_attributes({"complete": False})
+    with library_writes(out / IMAGES):
+        images = images.update_attributes({"complete": False})
     sweep(out / IMAGES)
     # Those of Zarr itself, which writes the array's description.
     for remnant in (out / IMAGES).glob("*.partial"):
@@ -212,7 +213,8 @@ def _ingest(
         num_threads=num_threads,
     )
     _write_sites(images, planes, shadings, out, num_threads, dask)
-    images.update_attributes({"complete": True})
+    with library_writes(out / IMAGES):
+        images.update_attributes({"complete": True})
     say_left_out(out, rows)
     return checked(out)
 
@@ -237,8 +239,8 @@ def _with_new_sites(
     old, all_sites = images.shape[0], len(manifest)
     if old == all_sites:
         return images
-    new = planes_of(manifest.iloc[old:])
-    example = planes_of(manifest.iloc[:1])[0][0].path
+    new = Planes(manifest.iloc[old:])
+    example = Planes(manifest.iloc[:1])[0][0].path
     require_one_kind(new, _expected(images), example, num_threads=num_threads)
     plate, well, site = manifest.loc[old, KEY]
     say(
@@ -246,13 +248,15 @@ def _with_new_sites(
         f"added to the {old} that are there"
     )
     # In this order a process that is killed in between leaves an unfinished store, which goes on.
-    images = images.update_attributes({"complete": False})
+    with library_writes(out / IMAGES):
+        images = images.update_attributes({"complete": False})
     say_changes(out, manifest)
     write_manifest(out, manifest)
-    images.resize((all_sites, *images.shape[1:]))
     provenance: Any = images.attrs["provenance"]
     made_of = {"images_sha256": fingerprint(manifest, correction)}
-    return images.update_attributes({"provenance": {**provenance, **made_of}})
+    with library_writes(out / IMAGES):
+        images.resize((all_sites, *images.shape[1:]))
+        return images.update_attributes({"provenance": {**provenance, **made_of}})
 
 
 def _existing_images(out: Path) -> zarr.Array[Any] | None:
@@ -299,17 +303,18 @@ def _create_images(
     shape = (len(first), *correction.shape(first.shape))
     site_bytes = int(np.prod(shape)) * first.dtype.itemsize
     num = sites_per_file or num_sites_per_file(len(manifest), site_bytes)
-    return zarr.create_array(
-        out / IMAGES,
-        shape=(len(manifest), *shape),
-        chunks=(1, *shape),
-        shards=(num, *shape) if num > 1 else None,
-        dtype=first.dtype,
-        compressors=COMPRESSOR,
-        chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=("site", "channel", "y", "x"),
-        attributes=attributes,
-    )
+    with library_writes(out / IMAGES):
+        return zarr.create_array(
+            out / IMAGES,
+            shape=(len(manifest), *shape),
+            chunks=(1, *shape),
+            shards=(num, *shape) if num > 1 else None,
+            dtype=first.dtype,
+            compressors=COMPRESSOR,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=("site", "channel", "y", "x"),
+            attributes=attributes,
+        )
 
 
 def _expected(images: zarr.Array[Any]) -> str:
