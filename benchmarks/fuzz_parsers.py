@@ -117,12 +117,12 @@ def _read_manifest(path: Path) -> None:
 
 
 def _read_layout(path: Path) -> None:
-    from wsdino.screen.images import planes_of, read_site
+    from wsdino.screen.images import Planes, read_site
     from wsdino.screen.manifest import read_manifest
 
     wells = pd.DataFrame({"Metadata_Well": [f"{r}0{c}" for r in "ABCDEFGH" for c in range(1, 10)]})
     wells = wells.assign(Metadata_Compound="DMSO", Metadata_Concentration=0.0)
-    for planes in planes_of(read_manifest(path, platemap=wells))[:2]:
+    for planes in Planes(read_manifest(path, platemap=wells))[:2]:
         read_site(planes)
 
 

@@ -32,7 +32,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from timing import spread_of, take_turns
-from wsdino.screen.images import planes_of, read_site
+from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.shards import PixelFiles
@@ -134,7 +134,7 @@ def reads(num: int, rounds: int) -> str:
             **{name: store.__getitem__ for name, store in stores.items()},
         }
         for name, source in sources.items():
-            planes = planes_of(read_manifest(source))
+            planes = Planes(read_manifest(source))
             ways[f"TIFF, {name}"] = lambda site, planes=planes: read_site(planes[site])  # type: ignore[misc]
         orders = {
             "in order": list(range(num)),
@@ -203,7 +203,7 @@ def ingests(num: int, rounds: int) -> str:
         folder = Path(temporary)
         for name, codec in CODECS.items():
             source = write_screen(folder / name, num, INGEST_SHAPE, codec)
-            planes = planes_of(read_manifest(source))
+            planes = Planes(read_manifest(source))
             files = PixelFiles(folder / "pixels", (NUM_CHANNELS, *INGEST_SHAPE), np.dtype("u2"))
 
             def copy(site: int, planes: list = planes, files: PixelFiles = files) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 from http.server import (
     BaseHTTPRequestHandler,
     SimpleHTTPRequestHandler,
@@ -21,7 +24,10 @@ import pandas as pd
 import tifffile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import pytest
 
 PROJECT, BATCH = "cpg0000-jump-pilot", "2020_11_04_CPJUMP1"
 PLATES = ("BR00116991", "BR00117035")
@@ -214,3 +220,39 @@ def as_at(manifest: pd.DataFrame, here: Path, address: str) -> pd.DataFrame:
     for name in (column for column in manifest if column.startswith("PathName_")):
         moved[name] = manifest[name].str.replace(str(here), address, regex=False)
     return moved
+
+
+@contextmanager
+def served_bucket(name: str, folder: Path) -> Iterator[Bucket]:
+    """Serve a folder as a bucket, for several tests."""
+    import s3fs
+
+    # Made elsewhere, a file system keeps another endpoint.
+    s3fs.S3FileSystem.clear_instance_cache()
+    with Bucket(folder) as server:
+        server.bucket = name
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def without_account(server: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Make a bucket, of another folder from now on, that of s3:// without an account."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+    server.folder = folder
+    server.asked.clear()
+    server.fetched.clear()
+    return server
+
+
+@contextmanager
+def served_pages(folder: Path) -> Iterator[str]:
+    """Serve a folder as pages of links; yield the address."""
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

@@ -15,7 +15,7 @@ import pandas as pd
 import tifffile
 import zarr
 
-from wsdino.screen.images import planes_of, read_site
+from wsdino.screen.images import Planes, read_site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def wells(*names: str) -> pd.DataFrame:
 
 def tags_of(manifest: pd.DataFrame) -> list[list[int]]:
     """The tag of each channel of each site."""
-    return [read_site(planes)[:, 0, 0].tolist() for planes in planes_of(manifest)]
+    return [read_site(planes)[:, 0, 0].tolist() for planes in Planes(manifest)]
 
 
 def write_table(path: Path, rows: list[dict] | pd.DataFrame, *, sep: str = ",") -> Path:

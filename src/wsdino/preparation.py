@@ -81,7 +81,7 @@ def prepare(
 def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: Path) -> None:
     """Check config, folder and screen; make the store; write config, environment and coverage."""
     from wsdino.screen.correction import Correction
-    from wsdino.screen.images import planes_of, read_site
+    from wsdino.screen.images import Planes, read_site
     from wsdino.screen.manifest import read_manifest
     from wsdino.tables.manifest import channels_of
 
@@ -98,7 +98,7 @@ def _check_and_note(config: Config, resolved: Config, folder: RunFolder, path: P
             missing=config.screen.missing,
             pixel_size=config.screen.pixel_size,
         )
-        field = read_site(planes_of(manifest)[0])
+        field = read_site(Planes(manifest)[0])
         check(
             config,
             manifest,

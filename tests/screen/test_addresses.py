@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from functools import partial
-from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 import pandas as pd
 import pytest
-import s3fs
 from test_ometiff import EXPECTED, OME, WELLS, described, placed, write_pages
 
-from helpers_bucket import Bucket, Quiet, as_at
+from helpers_bucket import Bucket, as_at, served_bucket, served_pages, without_account
 from helpers_layouts import (
     SIZE,
     profile_of,
@@ -41,35 +37,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    # Made elsewhere, a file system keeps another endpoint.
-    s3fs.S3FileSystem.clear_instance_cache()
-    with Bucket(tmp_path_factory.mktemp("served")) as server:
-        server.bucket = "plates"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served_bucket("plates", tmp_path_factory.mktemp("served")) as server:
         yield server
-        server.shutdown()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def bucket(server: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """The folder `served` as the bucket `s3://plates`, without an account."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
-    server.folder = tmp_path / "served"
-    server.asked.clear()
-    server.fetched.clear()
-    return server
+    return without_account(server, tmp_path / "served", monkeypatch)
 
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Iterator[str]:
-    handler = partial(Quiet, directory=str(tmp_path / "served"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served_pages(tmp_path / "served") as address:
+        yield address
 
 
 def _harmony(folder: Path) -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
-import s3fs
 
-from helpers_bucket import Bucket, Quiet, as_at
+from helpers_bucket import Bucket, as_at, served_bucket, served_pages, without_account
 from helpers_layouts import WELLS, tags_of, write_gallery_plate, write_map, write_table
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.ingest import ingest
@@ -329,35 +325,20 @@ def test_a_plate_of_the_gallery_without_a_table_is_said(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    # Made elsewhere, a file system keeps another endpoint.
-    s3fs.S3FileSystem.clear_instance_cache()
-    with Bucket(tmp_path_factory.mktemp("served")) as server:
-        server.bucket = "gallery"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served_bucket("gallery", tmp_path_factory.mktemp("served")) as server:
         yield server
-        server.shutdown()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def bucket(server: Bucket, source: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """The tree in a bucket, `s3://gallery/cpg0000-x`, without an account."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
-    server.folder = source.parent.parent
-    server.asked.clear()
-    server.fetched.clear()
-    return server
+    return without_account(server, source.parent.parent, monkeypatch)
 
 
 @pytest.fixture
 def pages(source: Path) -> Iterator[str]:
-    handler = partial(Quiet, directory=str(source.parent.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served_pages(source.parent.parent) as address:
+        yield address
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from wsdino.errors import ImageError
-from wsdino.screen.images import Plane, planes_of, read_planes, read_site
+from wsdino.screen.images import Plane, Planes, read_planes, read_site
 from wsdino.screen.statistics import site_statistics
 from wsdino.screen.tiff import contents_of_tiff, pixel_size_of_tiff, read_tiff, size_of_tiff
 
@@ -141,7 +141,7 @@ def test_planes_of_a_manifest():
         }
     )
     where = {"z": "max", "time": 1}
-    assert list(planes_of(manifest)) == [
+    assert list(Planes(manifest)) == [
         [
             Plane(Path(f"/x/{1 + i}.tif"), None),
             Plane(Path("/y/3.tif"), 1 + i),
@@ -363,7 +363,7 @@ def test_a_palette_of_a_png_is_refused(tmp_path):
 def test_planes_are_a_sequence_of_sites() -> None:
     names = {f"FileName_{channel}": [f"{site}{channel}.tif" for site in "abc"] for channel in "XY"}
     folders = {f"PathName_{channel}": ["folder"] * 3 for channel in "XY"}
-    planes = planes_of(pd.DataFrame(names | folders | {"Frame_Y": [2, 0, 1]}))
+    planes = Planes(pd.DataFrame(names | folders | {"Frame_Y": [2, 0, 1]}))
     sites = [
         [Plane(Path("folder", f"{site}X.tif")), Plane(Path("folder", f"{site}Y.tif"), frame)]
         for site, frame in zip("abc", (2, 0, 1), strict=True)
@@ -372,4 +372,4 @@ def test_planes_are_a_sequence_of_sites() -> None:
     assert (len(planes), planes[-1], planes[1:]) == (3, sites[-1], sites[1:])
     with pytest.raises(IndexError):
         planes[3]
-    assert list(planes_of(pd.DataFrame(index=range(2)))) == [[], []]
+    assert list(Planes(pd.DataFrame(index=range(2)))) == [[], []]

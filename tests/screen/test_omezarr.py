@@ -17,7 +17,7 @@ from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
 from wsdino.errors import ImageError, InputError, TableError
 from wsdino.preparation import prepare
-from wsdino.screen.images import planes_of, read_site
+from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.selection import Selection
@@ -43,7 +43,7 @@ def manifest(screen: Path) -> pd.DataFrame:
 
 def write_plates(folder: Path, manifest: pd.DataFrame, version: str, **options: Any) -> Path:
     """Write all plates of a screen, and the design of its wells; return their folder."""
-    sites = planes_of(manifest)
+    sites = Planes(manifest)
     for plate, own in manifest.groupby("Metadata_Plate"):
         pixels = np.stack([read_site(sites[i]) for i in own.index])
         write_omezarr(folder / f"{plate}.ome.zarr", own, pixels, version, **options)
@@ -324,7 +324,7 @@ def test_one_acquisition_needs_no_choice(tmp_path: Path) -> None:
     write_image(plate / "B/03/0", tag(7), "cyx", labels=("DAPI",))
     found = read_manifest(plate, platemap=B3_C3)
     assert "Metadata_Acquisition" not in found
-    assert read_site(planes_of(found)[0])[0, 0, 0] == 7
+    assert read_site(Planes(found)[0])[0, 0, 0] == 7
 
 
 def test_projections_beside_their_plates_are_left_out(
@@ -339,7 +339,7 @@ def test_projections_beside_their_plates_are_left_out(
         capsys.readouterr().err
     )
     alone = read_manifest(tmp_path / "p_mip.zarr", platemap=B3_C3)
-    assert read_site(planes_of(alone)[0])[0, 0, 0] == 2
+    assert read_site(Planes(alone)[0])[0, 0, 0] == 2
 
 
 def test_stacks_of_planes_and_times(tmp_path: Path) -> None:
@@ -395,4 +395,4 @@ def test_rows_and_columns_that_are_numbers(tmp_path: Path) -> None:
     design = pd.DataFrame({"Metadata_Well": ["B12"], "Metadata_Compound": ["x"]})
     found = read_manifest(plate, platemap=design)
     assert found[["Metadata_Well", "Metadata_Site"]].values.tolist() == [["B12", 0], ["B12", 1]]
-    assert [read_site(site)[0, 0, 0] for site in planes_of(found)] == [1, 2]
+    assert [read_site(site)[0, 0, 0] for site in Planes(found)] == [1, 2]

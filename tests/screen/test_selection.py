@@ -13,7 +13,7 @@ import tifffile
 
 from wsdino.config import load_config
 from wsdino.errors import ConfigError, InputError, TableError
-from wsdino.screen.images import planes_of, read_site
+from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.selection import Selection
@@ -58,7 +58,7 @@ def stacks(tmp_path: Path) -> Path:
 
 def tags(manifest: pd.DataFrame) -> list[list[int]]:
     """First pixel of each channel of each site."""
-    return [read_site(planes)[:, 0, 0].tolist() for planes in planes_of(manifest)]
+    return [read_site(planes)[:, 0, 0].tolist() for planes in Planes(manifest)]
 
 
 def test_planes_and_time_points_must_be_chosen(stacks: Path) -> None:

@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec
 from helpers_screen import chunk_path, write_bbbc021_folder
 from wsdino.errors import StoreError
 from wsdino.screen.check.stored import quality_columns
-from wsdino.screen.images import planes_of, read_site
+from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.store import Store, open_store
@@ -44,7 +44,7 @@ def test_a_store_holds_the_images(store):
     assert store.field_shape == (48, 64)
     assert store.dtype == np.uint16
     assert "72 sites, DAPI, Tubulin, Actin, 64 x 48 uint16" in repr(store)
-    for i, planes in enumerate(planes_of(manifest)):
+    for i, planes in enumerate(Planes(manifest)):
         np.testing.assert_array_equal(store[i], read_site(planes))
 
 

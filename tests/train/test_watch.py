@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helpers_screen import write_bbbc021_folder
 from helpers_train import CHANNELS, options_of, read_records
 from wsdino.model.scaling import InputScaling
-from wsdino.screen.images import planes_of
+from wsdino.screen.images import Planes
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.train.checkpoint import load_newest
@@ -157,7 +157,7 @@ def test_it_is_said_while_it_happens(
     write_bbbc021_folder(screen, channels=CHANNELS, num_dmso_wells=1)
     manifest = read_manifest(screen)
     plates = pd.factorize(manifest["Metadata_Plate"])[0]
-    for planes, plate in zip(planes_of(manifest), plates, strict=True):
+    for planes, plate in zip(Planes(manifest), plates, strict=True):
         noise = rng.integers(0, 300, (len(planes), 32, 40))
         images = (1000 + 2000 * by_plate * plate + noise).astype(np.uint16)
         for plane, image in zip(planes, images, strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsdino.progress import say
 from wsdino.report.treated import nearest_rows
 from wsdino.tables.features import features_of
 from wsdino.tables.h5ad import MAP_COLUMNS
@@ -98,7 +99,12 @@ def with_map_columns(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     DataFrame
         With :data:`wsdino.tables.h5ad.MAP_COLUMNS`; `attrs` are kept.
     """
-    points, _ = lay_out(features_of(table), seed=seed, fewest=MIN_FOR_COLUMNS)
+    points, method = lay_out(features_of(table), seed=seed, fewest=MIN_FOR_COLUMNS)
+    if method != "UMAP":
+        say(
+            f"{' and '.join(MAP_COLUMNS)} hold principal components: {len(table)} profiles are too "
+            "few for UMAP"
+        )
     mapped = table.assign(**dict(zip(MAP_COLUMNS, points.T, strict=True)))
     mapped.attrs = table.attrs
     return mapped

@@ -20,7 +20,7 @@ from wsdino.screen.formats import (
     format_of,
     unnamed,
 )
-from wsdino.screen.planes import Plane, planes_of
+from wsdino.screen.planes import Plane, Planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plane",
+    "Planes",
     "describe",
-    "planes_of",
     "read_header",
     "read_planes",
     "read_site",

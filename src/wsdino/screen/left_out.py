@@ -9,7 +9,7 @@ import numpy as np
 from wsdino.atomic import writing
 from wsdino.counting import counted
 from wsdino.progress import say
-from wsdino.screen.images import planes_of
+from wsdino.screen.images import Planes
 from wsdino.screen.records import image_state
 from wsdino.tables.files import read_file
 from wsdino.tables.manifest import KEY
@@ -51,7 +51,7 @@ def without_left_out(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     known = set(zip(plate, well, site, strict=True))
     keys = manifest[KEY].astype(str).itertuples(index=False, name=None)
     is_left_out = np.array([key in known for key in keys])
-    planes = planes_of(manifest)
+    planes = Planes(manifest)
     for row in np.flatnonzero(is_left_out).tolist():
         is_left_out[row] = not all(
             image_state(part.path) is not None for plane in planes[row] for part in plane.parts

@@ -11,7 +11,7 @@ from wsdino.errors import ImageError, InputError, WsdinoError
 from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.remote import is_remote
-from wsdino.screen.planes import planes_of
+from wsdino.screen.planes import Planes
 from wsdino.tables.columns import (
     BATCH,
     MAX_PIXEL_SIZE,
@@ -72,7 +72,7 @@ def with_pixel_sizes(manifest: pd.DataFrame, given: float | None, *, origin: str
         return _with(manifest, missing.fillna(given))
     # An acquisition has one magnification.
     for _, rows in manifest[sizes.isna()].groupby([BATCH, PLATE], sort=False):
-        plane = planes_of(rows.iloc[:1])[0][0]
+        plane = Planes(rows.iloc[:1])[0][0]
         found = pixel_size_of(plane.path)
         if found is not None:
             sizes[rows.index] = found

@@ -54,25 +54,16 @@ class Plane:
         )
 
 
-def planes_of(manifest: pd.DataFrame) -> Planes:
-    """Return the planes of each site's channels, in the order of :func:`channels_of`.
+class Planes(Sequence[list[Plane]]):
+    """The planes of each site's channels, in the order of :func:`channels_of`.
+
+    They are made when they are asked for, as a screen has millions.
 
     Parameters
     ----------
     manifest
         A valid manifest; `Frame_<Channel>`, if given, is the zero-based index of the channel's
         plane in its file, and `Series_<Channel>` that of an image in its file, as in CellProfiler.
-    """
-    return Planes(manifest)
-
-
-class Planes(Sequence[list[Plane]]):
-    """The planes of each site of a manifest, made when they are asked for: a screen has millions.
-
-    Parameters
-    ----------
-    manifest
-        As for :func:`planes_of`.
     """
 
     def __init__(self, manifest: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ from wsdino.errors import OutputError, StoreError
 from wsdino.outside import reading
 from wsdino.remote import is_remote
 from wsdino.screen.correction import correction_of
-from wsdino.screen.planes import planes_of
+from wsdino.screen.planes import Planes
 from wsdino.screen.store import MANIFEST
 from wsdino.tables.manifest import KEY, channels_of, given_functions
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def fingerprint(manifest: pd.DataFrame, correction: Correction) -> str:
     """Return a digest of which images make up the sites, whatever the case of their names."""
     digest = hashlib.sha256("\0".join(channels_of(manifest)).encode())
-    for site in planes_of(manifest):
+    for site in Planes(manifest):
         for plane in site:
             digest.update(f"\0{plane.name}".casefold().encode())
     for column in _function_columns(manifest, correction):
@@ -54,7 +54,7 @@ def _keys(manifest: pd.DataFrame, correction: Correction) -> list[str]:
     functions = manifest[columns].astype(str).to_numpy()
     return [
         "\0".join([*(plane.name for plane in site), *columns, *named]).casefold()
-        for site, named in zip(planes_of(manifest), functions.tolist(), strict=True)
+        for site, named in zip(Planes(manifest), functions.tolist(), strict=True)
     ]
 
 
@@ -150,7 +150,7 @@ def _same_names_gone(stored: pd.DataFrame, manifest: pd.DataFrame) -> bool:
     A table whose folders had been found elsewhere names the ones of its own again then.
     """
     names = [f"FileName_{channel}" for channel in channels_of(manifest)]
-    places = [site[0].path for site in planes_of(manifest)]
+    places = [site[0].path for site in Planes(manifest)]
     if any(is_remote(path) or path.exists() for path in places):
         return False
     return set(names) <= set(stored) and stored[names].equals(manifest[names])

@@ -16,7 +16,7 @@ from wsdino.errors import ImageError
 from wsdino.remote import absolute, is_remote, shown
 from wsdino.screen.formats import FORMATS, NUMPY
 from wsdino.screen.headers import read_headers
-from wsdino.screen.images import Plane, describe, planes_of, read_site
+from wsdino.screen.images import Plane, Planes, describe, read_site
 from wsdino.screen.manifest import read_rows
 from wsdino.tables.columns import (
     BATCH,
@@ -111,7 +111,7 @@ def survey(
         missing="leave-out",
     )
     manifest = rows.manifest
-    planes = planes_of(manifest)
+    planes = Planes(manifest)
     kinds: Counter[str] = Counter()
     examples: dict[str, str] = {}
     unreadable = []
