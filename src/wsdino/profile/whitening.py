@@ -97,8 +97,8 @@ def fit_tvn(
     regularisation, and are left out, whatever number of components is asked for: of many features
     and few controls most of what compounds do may be lost. With regularisation, and no more
     controls than features, they are kept, at the variance that it adds to every axis, unless
-    `num_components` is given. In what more controls than that don't vary, such as the sum of
-    features that a layer norm has centred, nothing is looked for.
+    `num_components` is given. Of more controls such axes say that nothing is there, like the sum
+    of features that a layer norm has centred, and they are left out.
 
     Parameters
     ----------
