@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## the whole chain on a simulated screen
 
 test: lint  ## style, types and the fast tests
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)
 	@echo "== style"

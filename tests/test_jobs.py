@@ -93,7 +93,9 @@ def test_two_processes_do_every_stage_and_one_speaks(place: Path, tmp_path: Path
     ("arguments", "message"),
     [
         (["train", "tiny.yaml", "--set", "train.epoch=3", "--out", "x"], "did you mean epochs?"),
-        (["train", "tiny.yaml", "--outt", "x"], "No such option"),
+        pytest.param(
+            ["train", "tiny.yaml", "--outt", "x"], "No such option", marks=pytest.mark.slow
+        ),
         (
             ["train", "tiny.yaml", "--set", "train.batch_size=9", "--out", "x"],
             "train.batch_size 9: not a multiple of the 2 parts",

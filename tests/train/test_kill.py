@@ -99,6 +99,7 @@ def test_a_run_killed_and_stopped_ends_bit_identical_to_an_uninterrupted_one(
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_killed_time_and_again_also_while_a_checkpoint_is_written(
     store: Store, tmp_path: Path, whole: Path
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from wsdino.train.checkpoint import load_newest
 from wsdino.train.train import train
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsdino.screen.store import Store
@@ -80,6 +82,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "objective": {"targets": "sinkhorn"},
     },
 }
+# Compiling takes longer than all other trainings together.
+COMPILED = [name for name in CHANGES if "compiled" in name]
+PLAINLY = [name for name in CHANGES if name not in COMPILED]
 NUM_STEPS = 7
 # What is the same for all images of a batch is taken away in the head, so that the gradient of what
 # adds it is rounding, which Adam makes as large as any other.
@@ -95,26 +100,39 @@ def meeting_of_two() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the runs of two ranks, a folder for each set of changes."""
-    out = tmp_path_factory.mktemp("ranks")
-    meeting = meeting_of_two()
-    ranks = [
-        start_training(store.path, out, *CHANGES.values(), RANK=rank, LOCAL_RANK=rank, **meeting)
-        for rank in ("0", "1")
-    ]
-    for training in ranks:
-        training.finish()
-    return out
+def two_ranks(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the run that two ranks made with a set of changes, by its name."""
+
+    @cache
+    def runs_of(names: tuple[str, ...]) -> Path:
+        out = tmp_path_factory.mktemp("ranks")
+        changes, meeting = [CHANGES[name] for name in names], meeting_of_two()
+        ranks = [
+            start_training(store.path, out, *changes, RANK=rank, LOCAL_RANK=rank, **meeting)
+            for rank in ("0", "1")
+        ]
+        for training in ranks:
+            training.finish()
+        return out
+
+    def run_of(name: str) -> Path:
+        together = COMPILED if name in COMPILED else PLAINLY
+        return runs_of(tuple(together)) / str(together.index(name))
+
+    return run_of
 
 
-@pytest.mark.parametrize("targets", CHANGES)
-def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targets: str) -> None:
+@pytest.mark.parametrize(
+    "targets", [*PLAINLY, *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED)]
+)
+def test_two_ranks_equal_one(
+    store: Store, tmp_path: Path, two_ranks: Callable[[str], Path], targets: str
+) -> None:
     changes = CHANGES[targets]
     plain = changes["optimisation"] | {"accumulate": 1, "compile": False}
     one_part = changes | {"optimisation": plain}
     train(store, tmp_path, **options_of(**one_part))
-    run = two_ranks / str(list(CHANGES).index(targets))
+    run = two_ranks(targets)
     one, two = read_records(tmp_path), read_records(run)
     # Each step once: one rank writes.
     assert [record["step"] for record in two] == list(range(1, NUM_STEPS + 1))
@@ -144,8 +162,9 @@ def test_two_ranks_equal_one(store: Store, tmp_path: Path, two_ranks: Path, targ
     assert torch.equal(*seen)
 
 
-def test_ranks_divide_the_anchors_among_them(two_ranks: Path) -> None:
-    anchors = [np.load(two_ranks / f"anchors_{rank}.npy") for rank in (0, 1)]
+def test_ranks_divide_the_anchors_among_them(two_ranks: Callable[[str], Path]) -> None:
+    out = two_ranks(PLAINLY[0]).parent
+    anchors = [np.load(out / f"anchors_{rank}.npy") for rank in (0, 1)]
     assert [part.shape for part in anchors] == [(NUM_STEPS, 4)] * 2
     for ours, theirs in zip(*anchors, strict=True):
         # 8 labels a round, so that 8 images a step are of 8 labels.
