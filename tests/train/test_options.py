@@ -98,6 +98,7 @@ VIEW_CASES = {
     "rotate": Case(value=False),
     "brightness": Case(0.5),
     "contrast": Case(0.5),
+    "staining": Case(0.5),
 }
 CASES: dict[str, dict[str, Case]] = {
     "optimisation": {
