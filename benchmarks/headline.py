@@ -72,6 +72,17 @@ FROM_IMAGENET = [
     # A convolutional network needs no tiles: it sees the whole field as it sees a crop.
     "embed.tile=null",
 ]
+# Fields of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
+# compound does to stains identifies it, too.
+PAIRS_FROM_IMAGENET = [
+    *FROM_IMAGENET,
+    "objective={name: pairs, head_batch_norm: true, head_hidden_dim: 512, head_bottleneck_dim: 128,"
+    " student_temp: 0.2, teacher_momentum: 0.98}",
+    "crops.global_views={num_views: 2, size: 96, contrast: 0.3, brightness: 0.2, staining: 1.0}",
+    "crops.local_views.num_views=0",
+    "train.batch_size=16",
+    "train.learning_rate=0.0003",
+]
 # The trainings differ in nothing but these; all start from the weights of the preset but one.
 WS_DINO = ["objective.name=distill", "pairing.label=compound"]
 TRAINED = {
@@ -84,6 +95,12 @@ TRAINED = {
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
+    "pairs from ImageNet": [*PAIRS_FROM_IMAGENET, "pairing.partner_from=plate"],
+    "pairs from ImageNet, no label": [
+        *PAIRS_FROM_IMAGENET,
+        "pairing.label=none",
+        "pairing.partner_global_views=0",
+    ],
 }
 # Made of the tables of other rows, as `profile.with` joins them.
 TOGETHER = {

@@ -7,7 +7,7 @@ that is given in vain is refused instead of ignored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from wsdino import baselines
 from wsdino.model.names import SMALL_VIT, is_vision_transformer
 from wsdino.profile import methods
 from wsdino.train.objectives import OBJECTIVES
+from wsdino.train.views import ViewPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +44,10 @@ class Effect:
     given: str
     when: Callable[[Config], bool]
     advice: str
+
+
+# How a view is cut and altered: all of its options but how many views there are.
+_OF_A_CROP = tuple(each.name for each in fields(ViewPlan) if each.name != "num_views")
 
 
 def _under(section: str, *names: str) -> tuple[str, ...]:
@@ -138,9 +143,7 @@ EFFECTS: tuple[Effect, ...] = (
         advice=f"choose an objective with local views ({_names_of(lambda o: o.takes_local_views)})",
     ),
     Effect(
-        keys=_under(
-            *("crops.local_views", "size", "area", "flip", "rotate", "brightness", "contrast")
-        ),
+        keys=_under("crops.local_views", *_OF_A_CROP),
         given="crops.local_views.num_views",
         when=lambda config: config.crops.local_views.num_views > 0,
         advice="raise crops.local_views.num_views",

@@ -196,6 +196,23 @@ def test_what_many_rows_do_not_vary_in_is_left_out():
     np.testing.assert_allclose(covariance, np.diag(expected), atol=1e-10)
 
 
+def test_an_embedding_of_another_tool_keeps_its_own_ratios():
+    """Numbered features share a unit: one that hardly varies isn't blown up to the others."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60, 40)) * np.geomspace(1e-3, 10, 40)
+    table = pd.DataFrame(rows, columns=[f"feature_{i}" for i in range(40)])
+    table.insert(0, "Metadata_Control", np.arange(60) < 20)
+    ours = table.rename(columns=lambda name: name.replace("feature", "emb_DAPI"))
+    options = {"regularisation": 0.1}
+    found, expected = (features_of(normalise(each, **options)[0]) for each in (table, ours))
+    # But for one factor, which takes nothing from the angles.
+    similar = [x @ x.T / np.trace(x @ x.T) for x in (found, expected)]
+    np.testing.assert_allclose(*similar, rtol=1e-6, atol=1e-12)
+    apart = table.rename(columns=lambda name: name.replace("feature_7", "Area"))
+    with_units = features_of(normalise(apart, **options)[0])
+    assert not np.allclose(with_units @ with_units.T, found @ found.T, rtol=0.1)
+
+
 def test_few_controls_are_warned_of_by_what_is_lost(table):
     few = pd.concat([table[table["Metadata_Control"]].head(4), table[~table["Metadata_Control"]]])
     exact, shrunk = (

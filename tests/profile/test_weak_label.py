@@ -323,6 +323,94 @@ def test_plates_are_centred_where_every_plate_has_controls_and_a_note_says_where
     assert "3 plates each centred on their controls' means" in fit(data).describe()
 
 
+def test_of_more_features_than_rows_plates_are_centred_after_whitening():
+    data = screen(num_features=150)
+    found = fit(data, ridge=0.1)
+    assert found.centred_last
+    assert "3 plates each centred on their controls' means; centred after whitening" in (
+        found.describe()
+    )
+    # Another way: whiten without centring, then centre, then move the labels' mean to the origin.
+    expected = transform(fit(data, ridge=0.1, centre=False), data)
+    for plate in np.unique(data["plates"]):
+        own = data["plates"] == plate
+        expected[own] -= expected[own & data["controls"]].mean(axis=0)
+    means = [expected[data["labels"] == f"c{i:02d}"].mean(axis=0) for i in range(16)]
+    expected -= np.mean(means, axis=0)
+    np.testing.assert_allclose(transform(found, data), expected, atol=1e-8)
+    # A new plate is centred on its own controls, whatever its offset does.
+    plate = {name: values[data["plates"] == "p1"] for name, values in data.items()}
+    again = plate | {"plates": np.full(len(plate["plates"]), "p9", dtype=object)}
+    own = expected[data["plates"] == "p1"]
+    np.testing.assert_allclose(transform(found, again), own, atol=1e-8)
+    assert not fit(screen(), ridge=0.1).centred_last
+    first = fit(data, ridge=0.1, centre_last=False)
+    assert not first.centred_last
+    assert not np.allclose(transform(first, data), expected, atol=0.1)
+
+
+def test_the_ridge_is_chosen_among_rows_that_are_centred_as_they_will_be():
+    data = screen(num_features=150)
+    control, plates = data["controls"], data["plates"]
+    codes = np.where(control, 16, factorised(np.where(control, None, data["labels"])))
+    rows = data["features"] - np.median(data["features"], axis=0)
+    rows /= np.sqrt(within_covariance(rows, codes).diagonal())
+
+    def naive(used):
+        left = np.unique(codes[used], return_inverse=True)[1]
+
+        def whitened(ridge):
+            white = rows @ symmetric_whitening(within_covariance(rows[used], left), ridge)
+            for plate in np.unique(plates):
+                white[plates == plate] -= white[(plates == plate) & control].mean(axis=0)
+            return white - mean_of_labels(white[used], left, control[used])
+
+        return whitened
+
+    expected = choose_shrinkage(
+        naive,
+        labels=np.where(control, None, codes),
+        plates=plates,
+        candidates=RIDGES,
+        default=DEFAULT_RIDGE,
+    )
+    found = fit(data, softening=None)
+    assert found.choice.value == expected.value
+    np.testing.assert_allclose(found.choice.scores, expected.scores, rtol=1e-7)
+
+
+def test_technical_directions_are_seen_where_controls_differ_along_them_from_plate_to_plate():
+    """Compounds differ along what plates differ along: the stain, which is no biology."""
+    rng = np.random.default_rng(11)
+    num_moas, num_compounds, num_plates, num_features = 4, 24, 8, 300
+    moa = np.arange(num_compounds) % num_moas
+    # A few technical directions, and the mechanisms' own.
+    stains = rng.normal(size=(5, num_features))
+    mechanisms = rng.normal(size=(num_moas, num_features)) * 0.7
+    compounds = mechanisms[moa] + rng.normal(size=(num_compounds, 5)) @ stains
+    offsets = rng.normal(size=(num_plates, 5)) @ stains
+    names = np.array([*(f"c{i:02d}" for i in range(num_compounds)), *["DMSO"] * 4], dtype=object)
+    labels, plates = np.tile(names, num_plates), np.repeat(np.arange(num_plates), len(names))
+    means = np.concatenate([compounds, np.zeros((4, num_features))])
+    features = np.tile(means, (num_plates, 1)) + offsets[plates]
+    features += rng.normal(size=features.shape)
+    data = {
+        "features": features,
+        "labels": labels,
+        "controls": labels == "DMSO",
+        "plates": plates.astype(str),
+    }
+
+    def right(**options) -> float:
+        white = transform(fit(data, ridge=0.1, **options), data)
+        profiles = np.stack([white[labels == name].mean(axis=0) for name in names[:num_compounds]])
+        alike = cosines(profiles) - 9 * np.eye(num_compounds)
+        return float((moa[alike.argmax(axis=1)] == moa).mean())
+
+    assert right() > 0.9
+    assert right(centre_last=False) < 0.6
+
+
 def test_blocks_are_whitened_each_on_its_own():
     data = screen()
     blocks = [[0, 1, 2, 3], [7, 6, 5, 4]]

@@ -10,7 +10,7 @@ import pytest
 
 from wsdino.errors import TableError
 from wsdino.tables import features
-from wsdino.tables.features import feature_blocks, features_of, with_metadata
+from wsdino.tables.features import embeddings_among, feature_blocks, features_of, with_metadata
 
 
 def a_table(num: int = 23, *, dtype: type = np.float32) -> pd.DataFrame:
@@ -71,3 +71,26 @@ def test_very_many_columns_of_metadata_are_put_before_features_too() -> None:
     metadata = pd.DataFrame({f"Metadata_{n}": [n, n + 1] for n in range(120)})
     made = with_metadata(metadata, pd.DataFrame({"x": [1.0, 2.0]}))
     pd.testing.assert_frame_equal(made, metadata.assign(x=[1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([f"feature_{i}" for i in range(40)], [1] * 40),
+        ([f"dino{i:03d}" for i in range(1, 41)], [1] * 40),
+        ([str(i) for i in range(40)], [1] * 40),
+        # One is missing; too few; numbers that don't begin at the beginning.
+        ([f"feature_{i}" for i in range(41) if i != 9], [0] * 40),
+        ([f"Zernike_{i}" for i in range(9)], [0] * 9),
+        ([f"t{i}" for i in range(2, 42)], [0] * 40),
+        (["Area", *(f"a{i}" for i in range(32)), *(f"b{i}" for i in range(32))],
+         [0] + [1] * 32 + [2] * 32),
+        (["table1_emb_DAPI_0", "table1_emb_Actin_0", "table2_Area", "table3_emb_x_1"],
+         [1, 1, 0, 2]),
+        ([*(f"table2_feature_{i}" for i in range(32)), "table1_emb_x_1"], [1] * 32 + [2]),
+    ],
+)  # fmt: skip
+def test_features_that_are_numbered_through_are_an_embedding(
+    names: list[str], expected: list[int]
+) -> None:
+    assert embeddings_among(names) == expected

@@ -17,7 +17,15 @@ from wsdino.errors import TrainingError
 from wsdino.model.precision import uses_bfloat16
 from wsdino.train.checkpoint import checkpoints
 from wsdino.train.learners.base import HeadedNetworks
-from wsdino.train.objectives import OBJECTIVES, classify, contrast, distill, distill_classify, spc
+from wsdino.train.objectives import (
+    OBJECTIVES,
+    classify,
+    contrast,
+    distill,
+    distill_classify,
+    pairs,
+    spc,
+)
 from wsdino.train.options import Optimisation, WeakPositives
 from wsdino.train.train import train
 from wsdino.train.views import ViewPlan
@@ -70,6 +78,7 @@ WARMING = {
 CENTERED = {"objective": {"targets": "center"}}
 OF_CONTRAST = {"objective": {"name": "contrast"}}
 OF_SPC = {"objective": {"name": "spc"}}
+OF_PAIRS = {"objective": {"name": "pairs"}}
 OF_BOTH = {"objective": {"name": "distill_classify"}}
 
 
@@ -89,6 +98,7 @@ VIEW_CASES = {
     "rotate": Case(value=False),
     "brightness": Case(0.5),
     "contrast": Case(0.5),
+    "staining": Case(0.5),
 }
 CASES: dict[str, dict[str, Case]] = {
     "optimisation": {
@@ -141,6 +151,16 @@ CASES: dict[str, dict[str, Case]] = {
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_CONTRAST),
         "koleo_weight": Case(0.1, kinds_of_record, OF_CONTRAST),
     },
+    "pairs": {
+        "name": Case("distill", kinds_of_record, OF_PAIRS),
+        "head_hidden_dim": Case(32, losses, OF_PAIRS),
+        "head_bottleneck_dim": Case(4, losses, OF_PAIRS),
+        "head_batch_norm": Case(value=True, base=OF_PAIRS),
+        "student_temp": Case(0.2, losses, OF_PAIRS),
+        "teacher_momentum": Case(0.5, losses, OF_PAIRS),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_PAIRS),
+        "koleo_weight": Case(0.1, kinds_of_record, OF_PAIRS),
+    },
     "spc": {
         "name": Case("distill", kinds_of_record, OF_SPC),
         "head_hidden_dim": Case(32, losses, OF_SPC),
@@ -187,6 +207,7 @@ SECTIONS = {
     "optimisation": Optimisation,
     "distill": distill.Options,
     "contrast": contrast.Options,
+    "pairs": pairs.Options,
     "spc": spc.Options,
     "distill_classify": distill_classify.Options,
     "classify": classify.Options,

@@ -62,6 +62,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "optimisation": GENTLE | {"accumulate": 2},
         "objective": CONTRAST,
     },
+    "pairs, accumulated": {
+        "optimisation": GENTLE | {"accumulate": 2},
+        "objective": {"name": "pairs"},
+        "weak_positives": {"partner_global_views": 1},
+    },
     "spc": {"optimisation": GENTLE, "objective": SPC},
     "spc, accumulated": {"optimisation": GENTLE | {"accumulate": 2}, "objective": SPC},
     "distillation and labels, accumulated": {

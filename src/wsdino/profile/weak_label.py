@@ -8,7 +8,8 @@ together (the weak label) and which are negative controls (a class of their own)
 
 The steps, in order, each fitted on the rows that have a label or are controls:
 
-1. each plate's mean of controls is subtracted, where every plate has controls;
+1. each plate's mean of controls is subtracted, where every plate has controls and there are no more
+   features than rows to fit;
 2. each feature is centred on its median, divided by its deviation (1.4826 times the median absolute
    deviation) and softened by `2 arcsinh(z / 2)`, which is linear near 0 and logarithmic far away,
    so that no outlier makes a direction;
@@ -16,10 +17,13 @@ The steps, in order, each fitted on the rows that have a label or are controls:
    labels is whitened, with a ridge added to each eigenvalue: shrinkage towards features that are
    independent. Of all whitenings it is the symmetric one (ZCA), which is unique and keeps each
    feature in its place;
-4. the mean of the labels' means becomes the origin. Cosine similarities around the controls are
+4. of more features than rows, plates are centred only now. How controls differ from plate to plate
+   shows technical directions; centred first, plates don't show them, and among so many features
+   rows then look alike along them (`benchmarks/results/weak_label.md`);
+5. the mean of the labels' means becomes the origin. Cosine similarities around the controls are
    ruled by what all active compounds share; around the mean of the compounds they are not.
 
-The steps and the default ridge were set on simulated screens.
+The steps, their order and the default ridge were set on simulated screens.
 """
 
 from __future__ import annotations
@@ -69,8 +73,8 @@ class WeakLabelWhitening:
 
     Attributes
     ----------
-    centred
-        Whether each plate's mean of controls is subtracted.
+    centred, centred_last
+        Whether each plate's mean of controls is subtracted, and whether only after whitening.
     kept
         (f,) positions of the features that vary, of `num_features`: the columns of the result.
     location, scale
@@ -79,6 +83,8 @@ class WeakLabelWhitening:
         Deviations from which on a feature is compressed; None: not at all.
     origin
         (f,) mean of the labels' means, after softening.
+    remainder
+        (f,) mean of the labels' means that is left where plates are centred last; else zeros.
     projection
         (f, f) symmetric whitening, each row over its feature's deviation within labels.
     choice
@@ -92,11 +98,13 @@ class WeakLabelWhitening:
     """
 
     centred: bool
+    centred_last: bool
     kept: NDArray[np.intp]
     location: NDArray[np.float64]
     scale: NDArray[np.float64]
     softening: float | None
     origin: NDArray[np.float64]
+    remainder: NDArray[np.float64]
     projection: NDArray[np.float64]
     choice: Choice
     num_features: int
@@ -142,17 +150,23 @@ class WeakLabelWhitening:
                 f"{self.num_features}) as at fitting"
             )
             raise TableError(msg)
-        if self.centred:
-            control = control_mask(controls, len(matrix))
+        control = control_mask(controls, len(matrix))
+        first, last = self.centred and not self.centred_last, self.centred and self.centred_last
+        if first:
             centres, codes = centres_of_controls(matrix, control, plates)
         result = np.empty((len(matrix), len(self.kept)))
         for start in range(0, len(matrix), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             block = matrix[rows].astype(np.float64)
-            if self.centred:
+            if first:
                 block -= centres[codes[rows]]
             soft = soften((block[:, self.kept] - self.location) / self.scale, self.softening)
             result[rows] = (soft - self.origin) @ self.projection
+        if last:
+            centres, codes = centres_of_controls(result, control, plates)
+            for start in range(0, len(matrix), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                result[rows] -= centres[codes[rows]] + self.remainder
         return result
 
     def describe(self) -> str:
@@ -171,6 +185,7 @@ def fit_weak_label(
     plates: NDArray[Any] | None = None,
     ridge: float | str = AUTO,
     centre: bool | None = None,
+    centre_last: bool | None = None,
     softening: float | None = SOFTENING,
     blocks: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
@@ -197,6 +212,8 @@ def fit_weak_label(
         replicates vary at all; the others are dropped then.
     centre
         Subtract each plate's mean of controls. None: where every plate has controls.
+    centre_last
+        Subtract it after whitening. None: where more features vary than there are rows to fit.
     softening
         Deviations from which on a feature is compressed; None: not at all.
     blocks
@@ -236,11 +253,17 @@ def fit_weak_label(
     codes[fitted] = np.unique(codes[fitted], return_inverse=True)[1]
     check_replicates(codes[fitted], control)
     centred_on_controls, notes = wants_centres(control, plates, centre)
+    kept, groups = varying_features(matrix, matrix, fitted, blocks)
+    if centre_last is None:
+        centre_last = max(map(len, groups)) > int(fitted.sum())
+    centred_last = centred_on_controls and centre_last
     centred = matrix
-    if centred_on_controls:
+    if centred_last:
+        notes.append("centred after whitening")
+    elif centred_on_controls:
         centres, plate_of = centres_of_controls(matrix, control, plates)
         centred = matrix - centres[plate_of]
-    kept, groups = varying_features(matrix, centred, fitted, blocks)
+        kept, groups = varying_features(matrix, centred, fitted, blocks)
     if len(kept) < matrix.shape[1]:
         left_out = matrix.shape[1] - len(kept)
         notes.append(f"{left_out} of {matrix.shape[1]} features left out: constant or in no block")
@@ -255,7 +278,9 @@ def fit_weak_label(
     noise = np.maximum(noise, _LEAST_NOISE * soft[fitted].std(axis=0))
     standard, covariance = soft / noise, covariance / np.outer(noise, noise)
     check_scatter(covariance, groups)
-    choice = _choice(ridge, standard, codes, fitted, control, plates, groups, seed)
+    choice = _choice(
+        ridge, standard, codes, fitted, control, plates, groups, seed, centre=centred_last
+    )
     projection = np.zeros((len(kept), len(kept)))
     for group in groups:
         at = np.ix_(group, group)
@@ -266,14 +291,22 @@ def fit_weak_label(
             inside = within_covariance(coordinates, codes[fitted])
             projection[at] = symmetric_whitening(inside, choice.value, basis=basis)
     origin = mean_of_labels(standard[fitted], codes[fitted], control[fitted])
+    remainder = np.zeros(len(kept))
+    if centred_last:
+        white = (standard - origin) @ projection
+        centres, plate_of = centres_of_controls(white, control, plates)
+        white -= centres[plate_of]
+        remainder = mean_of_labels(white[fitted], codes[fitted], control[fitted])
     sizes = np.bincount(codes[fitted & ~control])
     return WeakLabelWhitening(
         centred=centred_on_controls,
+        centred_last=centred_last,
         kept=kept,
         location=location,
         scale=scale,
         softening=softening,
         origin=origin * noise,
+        remainder=remainder,
         projection=projection / noise[:, None],
         choice=choice,
         num_features=matrix.shape[1],
@@ -294,11 +327,14 @@ def _choice(
     plates: NDArray[Any] | None,
     groups: list[NDArray[np.intp]],
     seed: int,
+    *,
+    centre: bool,
 ) -> Choice:
     """Return the given ridge, or the one that the fitted rows' labels choose."""
     if ridge != AUTO:
         return Choice(float(ridge), "given")
     own, is_control = codes[fitted], control[fitted]
+    places = None if plates is None else plate_names(plates, len(standard))[fitted]
     # Only angles between rows are asked for.
     parts = [spanned(standard[fitted][:, group])[0] for group in groups]
 
@@ -316,13 +352,17 @@ def _choice(
                 widened = np.maximum(variances, 0) + value * variances.sum() / len(group)
                 # Without this fold's labels a block may have no scatter left.
                 blocks.append(block / np.sqrt(np.where(widened > 0, widened, 1)))
-            return np.concatenate(blocks, axis=1)
+            white = np.concatenate(blocks, axis=1)
+            if centre:
+                centres, plate_of = centres_of_controls(white, is_control, places)
+                white -= centres[plate_of]
+                white -= mean_of_labels(white[used], left, is_control[used])
+            return white
 
         return transform
 
     asked = own.astype(object)
     asked[is_control] = None
-    places = None if plates is None else plate_names(plates, len(standard))[fitted]
     return choose_shrinkage(
         fit, labels=asked, plates=places, candidates=RIDGES, default=DEFAULT_RIDGE, seed=seed
     )

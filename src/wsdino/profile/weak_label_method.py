@@ -97,14 +97,17 @@ class WeakLabel:
         require_numbers(state, "scale", (num,), positive=True)
         require_numbers(state, "location", (num,))
         require_numbers(state, "origin", (num,))
+        require_numbers(state, "remainder", (num,))
         require_numbers(state, "projection", (num, num))
         softening = state["softening"]
         if softening is not None and not 0 < softening < np.inf:
             raise ValueError(f"its softening is {softening}; expected a number above 0")
-        if not isinstance(state["centred"], bool) or state["num_features"] != len(features):
+        bools = [isinstance(state[name], bool) for name in ("centred", "centred_last")]
+        if not all(bools) or state["num_features"] != len(features):
             raise ValueError(
                 f"it was fitted on {state['num_features']!s:.60} features, centred: "
-                f"{state['centred']!s:.60}; expected {len(features)}, and a bool"
+                f"{state['centred']!s:.60}, last: {state['centred_last']!s:.60}; expected "
+                f"{len(features)}, and two bools"
             )
         _whitening(state).describe()
 

@@ -18,7 +18,7 @@ from wsdino.profile.base import Fit
 from wsdino.profile.rows import moments
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
-from wsdino.tables.features import channel_of, feature_blocks, feature_columns, joined_embedding
+from wsdino.tables.features import channel_of, embeddings_among, feature_blocks, feature_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,8 +178,9 @@ class Whitening:
     Options: `num_components` and `regularisation` as in :func:`fit_tvn`, the first of each channel
     where `per_channel` is true; `per_channel`: whiten the features `emb_<channel>_<index>` of each
     channel alone and concatenate, as the paper does. Features with other names are whitened
-    together: those that have units of their own are each brought to the same deviation, and the
-    embeddings of each of several tables all by one number, since within a table they share a unit.
+    together: those that have units of their own are each brought to the same deviation, and those
+    of an embedding (:func:`wsdino.tables.features.embeddings_among`) all by one number, since they
+    share a unit.
 
     Attributes
     ----------
@@ -303,12 +304,13 @@ class Whitening:
 
 def _units(deviation: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
     """Return what to divide each feature by, given its deviation."""
-    tables = np.array([joined_embedding(name) for name in names])
+    embeddings = np.array(embeddings_among(names))
     result = np.where(deviation > 0, deviation, 1.0)
-    for table in set(tables) - {0}:
+    for number in set(embeddings) - {0}:
         # A feature that hardly varies among the controls must not become the loudest.
-        mean = float(np.sqrt((deviation[tables == table] ** 2).mean()))
-        result[tables == table] = mean if mean > 0 else 1.0
+        own = embeddings == number
+        mean = float(np.sqrt((deviation[own] ** 2).mean()))
+        result[own] = mean if mean > 0 else 1.0
     return result
 
 

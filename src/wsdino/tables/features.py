@@ -32,6 +32,9 @@ ROWS_AT_ONCE = 16_384
 """Rows of a large table that are worked on at a time."""
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
 _JOINED_EMBEDDING = re.compile(r"^table(?P<table>[1-9][0-9]*)_emb_")
+_NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>0*[0-9]{1,6})$")
+LEAST_NUMBERED = 32
+"""Features that are numbered through and at least so many are taken for an embedding."""
 
 
 def require_table(table: object, *, name: str = "table") -> None:
@@ -201,13 +204,38 @@ def channel_of(feature: str) -> str:
     return match["channel"] if match else ""
 
 
-def joined_embedding(feature: str) -> int:
-    """Return the table's number in a name such as `table2_emb_DAPI_0`; 0 for other names.
+def embeddings_among(names: Sequence[str]) -> list[int]:
+    """Tell which features are of one embedding, and so share a unit, by their names.
 
-    So an embedding's features are called once several tables are joined.
+    Parameters
+    ----------
+    names
+        Of features that aren't `emb_<channel>_<index>`.
+
+    Returns
+    -------
+    list of int
+        For each feature, the number of its embedding from 1 on; 0: it has a unit of its own.
+        Features of an embedding are those of one table among several that were joined
+        (`table2_emb_DAPI_0`), and at least :data:`LEAST_NUMBERED` that are numbered through from 0
+        or 1 on, as other tools call them (`feature_0`, `feature_1`, ...).
     """
-    match = _JOINED_EMBEDDING.match(feature)
-    return int(match["table"]) if match else 0
+    stems: list[str] = []
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        joined, numbered = _JOINED_EMBEDDING.match(name), _NUMBERED.match(name)
+        # No name has a line break before its table's number.
+        stems.append(f"\n{joined['table']}" if joined else numbered["stem"] if numbered else name)
+        if numbered and not joined:
+            numbers.setdefault(numbered["stem"], set()).add(int(numbered["number"]))
+    through = {
+        stem
+        for stem, own in numbers.items()
+        if len(own) >= LEAST_NUMBERED and min(own) <= 1 and max(own) - min(own) + 1 == len(own)
+    }
+    shared = [stem for stem in dict.fromkeys(stems) if stem in through or stem.startswith("\n")]
+    number = {stem: index for index, stem in enumerate(shared, start=1)}
+    return [number.get(stem, 0) for stem in stems]
 
 
 def plate_keys(table: pd.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wsdino.model.upload import as_float, send
+from wsdino.train.staining import draw_stains, stained
 from wsdino.train.views import crop_side, require_fit
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class CropDraw:
         (V, B) bool.
     factor, shift
         (V, B, C) float32 photometric jitter.
+    stains, grains
+        (V, B, C, K) float32 and (V, B, C, L) int64: amounts and places of
+        :func:`wsdino.train.staining.draw_stains`; K and L are 0 where nothing is stained.
     """
 
     side: NDArray[np.int64]
@@ -41,6 +45,8 @@ class CropDraw:
     transpose: NDArray[np.bool_]
     factor: NDArray[np.float32]
     shift: NDArray[np.float32]
+    stains: NDArray[np.float32]
+    grains: NDArray[np.int64]
 
     def part(self, images: slice) -> CropDraw:
         """Return the crops of some of the images."""
@@ -82,16 +88,18 @@ def draw_crops(
         side = np.full(shape, plan.size, dtype=np.int64)
     else:
         side = crop_side(rng.uniform(*plan.area, size=shape) * height * width)
-    return CropDraw(
-        side=side,
-        top=rng.integers(0, height - side + 1),
-        left=rng.integers(0, width - side + 1),
-        flip_y=(rng.random(shape) < 0.5) & plan.flip,
-        flip_x=(rng.random(shape) < 0.5) & plan.flip,
-        transpose=(rng.random(shape) < 0.5) & plan.rotate,
-        factor=_jitter(1, plan.contrast, (*shape, num_channels), rng),
-        shift=_jitter(0, plan.brightness, (*shape, num_channels), rng),
-    )
+    geometry = {
+        "side": side,
+        "top": rng.integers(0, height - side + 1),
+        "left": rng.integers(0, width - side + 1),
+        "flip_y": (rng.random(shape) < 0.5) & plan.flip,
+        "flip_x": (rng.random(shape) < 0.5) & plan.flip,
+        "transpose": (rng.random(shape) < 0.5) & plan.rotate,
+    }
+    factor = _jitter(1, plan.contrast, (*shape, num_channels), rng)
+    shift = _jitter(0, plan.brightness, (*shape, num_channels), rng)
+    stains, grains = draw_stains((*shape, num_channels), plan.staining, rng)
+    return CropDraw(**geometry, factor=factor, shift=shift, stains=stains, grains=grains)
 
 
 def _jitter(
@@ -165,6 +173,11 @@ def cut(
         weights = resize_weights(side, size, window)
         crops = weights[:, None] @ crops @ weights[:, None].transpose(-1, -2)
     crops = torch.where(transpose[:, None, None, None] > 0, crops.transpose(-1, -2), crops)
+    if draw.stains.size:
+        num_channels = fields.shape[1]
+        amounts = send(draw.stains.reshape(sites.size, num_channels, -1), device)
+        places = send(draw.grains.reshape(sites.size, num_channels, -1), device)
+        crops = stained(crops, amounts, places)
     altered: Tensor = crops * factor + shift
     return altered
 

@@ -37,6 +37,8 @@ class ViewPlan:
     brightness, contrast
         Photometric jitter of each channel separately, after input scaling: x * (1 + c) + b, with
         c uniform in +-contrast and b uniform in +-brightness.
+    staining
+        Strength at which staining and optics are varied (:mod:`wsdino.train.staining`); 0: not.
     """
 
     num_views: Annotated[int, Ge(0)]
@@ -46,6 +48,7 @@ class ViewPlan:
     rotate: bool = True
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
+    staining: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.area and self.area[0] > self.area[1]:

@@ -15,12 +15,20 @@ from wsdino.train.objectives.classify import CLASSIFY
 from wsdino.train.objectives.contrast import CONTRAST
 from wsdino.train.objectives.distill import DISTILL
 from wsdino.train.objectives.distill_classify import DISTILL_CLASSIFY
+from wsdino.train.objectives.pairs import PAIRS
 from wsdino.train.objectives.spc import SPC_OBJECTIVE
 
 if TYPE_CHECKING:
     from wsdino.train.objectives.base import Objective, Options
 
-OBJECTIVES: tuple[Objective, ...] = (DISTILL, DISTILL_CLASSIFY, SPC_OBJECTIVE, CONTRAST, CLASSIFY)
+OBJECTIVES: tuple[Objective, ...] = (
+    DISTILL,
+    DISTILL_CLASSIFY,
+    PAIRS,
+    SPC_OBJECTIVE,
+    CONTRAST,
+    CLASSIFY,
+)
 
 if TYPE_CHECKING:
     AnyOptions = Options

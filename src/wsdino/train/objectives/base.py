@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pydantic
 
+from wsdino.errors import ConfigError
 from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
 from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 pydantic reads it
 
@@ -95,6 +96,21 @@ class Given:
 
 def nothing_more(options: Options, given: Given) -> None:
     """Require nothing beyond what an :class:`Objective` declares."""
+
+
+def two_views(options: Options, given: Given) -> None:
+    """Refuse less than two views of an image.
+
+    Raises
+    ------
+    ConfigError
+        There is one.
+    """
+    if sum(view.num_views for view in given.views) < 2:
+        raise ConfigError(
+            f"{given.section}.name {options.name}: needs at least two views of an image, and there "
+            "is one; raise crops.global_views.num_views or crops.local_views.num_views"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pydantic
 
 from wsdino.errors import ConfigError
 from wsdino.model.spec import Count  # noqa: TC001 pydantic reads it
-from wsdino.train.objectives.base import STRICT, Objective, StudentOptions
+from wsdino.train.objectives.base import STRICT, Objective, StudentOptions, two_views
 from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 pydantic reads it
 
 if TYPE_CHECKING:
@@ -55,11 +55,7 @@ def _build(options: Options, parts: Parts) -> TrainingObjective:
 
 def requires(options: Options, given: Given) -> None:
     """Refuse less than two views, and a warm-up of the temperature that is longer than the run."""
-    if sum(view.num_views for view in given.views) < 2:
-        raise ConfigError(
-            f"{given.section}.name {options.name}: needs at least two views of an image, and there "
-            "is one; raise crops.global_views.num_views or crops.local_views.num_views"
-        )
+    two_views(options, given)
     if options.teacher_temp_warmup_epochs > given.epochs:
         raise ConfigError(
             f"{given.section}.teacher_temp_warmup_epochs {options.teacher_temp_warmup_epochs:g}: "
