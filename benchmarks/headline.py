@@ -76,8 +76,7 @@ FROM_IMAGENET = [
 # compound does to stains identifies it, too.
 PAIRS_FROM_IMAGENET = [
     *FROM_IMAGENET,
-    "objective={name: pairs, head_batch_norm: true, head_hidden_dim: 512, head_bottleneck_dim: 128,"
-    " student_temp: 0.2, teacher_momentum: 0.98}",
+    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2, teacher_momentum: 0.98}",
     "crops.global_views={num_views: 2, size: 96, contrast: 0.3, brightness: 0.2, staining: 1.0}",
     "crops.local_views.num_views=0",
     "train.batch_size=16",

@@ -88,18 +88,15 @@ def draw_crops(
         side = np.full(shape, plan.size, dtype=np.int64)
     else:
         side = crop_side(rng.uniform(*plan.area, size=shape) * height * width)
-    geometry = {
-        "side": side,
-        "top": rng.integers(0, height - side + 1),
-        "left": rng.integers(0, width - side + 1),
-        "flip_y": (rng.random(shape) < 0.5) & plan.flip,
-        "flip_x": (rng.random(shape) < 0.5) & plan.flip,
-        "transpose": (rng.random(shape) < 0.5) & plan.rotate,
-    }
+    top, left = (rng.integers(0, length - side + 1) for length in (height, width))
+    flip_y, flip_x = ((rng.random(shape) < 0.5) & plan.flip for _ in range(2))
+    transpose = (rng.random(shape) < 0.5) & plan.rotate
     factor = _jitter(1, plan.contrast, (*shape, num_channels), rng)
     shift = _jitter(0, plan.brightness, (*shape, num_channels), rng)
     stains, grains = draw_stains((*shape, num_channels), plan.staining, rng)
-    return CropDraw(**geometry, factor=factor, shift=shift, stains=stains, grains=grains)
+    return CropDraw(
+        side, top, left, flip_y, flip_x, transpose, factor, shift, stains=stains, grains=grains
+    )
 
 
 def _jitter(
