@@ -21,12 +21,12 @@ import pandas as pd
 from scipy import special
 
 from wsdino.evaluate.precision import (
-    average_precision,
+    average_precisions,
     false_discovery_rates,
     normalised_precisions,
     p_values,
 )
-from wsdino.evaluate.wells import Part, Wells, groups_of
+from wsdino.evaluate.wells import Part, Wells, batches_of, groups_of
 from wsdino.tables.columns import COMPOUND, MOA, TREATMENT
 
 if TYPE_CHECKING:
@@ -98,31 +98,29 @@ def rank_against_controls(part: Part) -> Queries:
         int(wells.plate[rows[0]]): wells.unit(rows).T
         for rows in groups_of(wells.plate, np.flatnonzero(wells.is_control & usable))
     }
-    rows_, precision, num_right, num_all = [], [], [], []
-    for rows in groups_of(wells.treatment, np.flatnonzero(part.asked & usable)):
-        if len(rows) < 2:
+    groups = groups_of(wells.treatment, np.flatnonzero(part.asked & usable))
+    found = [Queries(*np.empty((4, 0), dtype=np.intp))]
+    for rows in batches_of(groups, rows_at_once=_QUERIES_AT_ONCE):
+        num = rows.shape[1]
+        if num < 2:
             continue
-        replicates = wells.unit(rows).T
-        for start in range(0, len(rows), _QUERIES_AT_ONCE):
-            block = np.arange(start, min(start + _QUERIES_AT_ONCE, len(rows)))
-            own = replicates[:, block].T
-            right = own @ replicates
-            for plate, here in _by_plate(wells.plate[rows[block]]):
-                if plate not in controls:
-                    continue
-                wrong = np.sort(own[here] @ controls[plate], axis=1)
-                for query, against in zip(here, wrong, strict=True):
-                    similar = np.delete(right[query], block[query])
-                    rows_.append(rows[block[query]])
-                    precision.append(average_precision(similar, against))
-                    num_right.append(len(similar))
-                    num_all.append(len(similar) + len(against))
-    return Queries(
-        np.array(rows_, dtype=np.intp),
-        np.array(precision, dtype=np.float64),
-        np.array(num_right, dtype=np.intp),
-        np.array(num_all, dtype=np.intp),
-    )
+        replicates = wells.unit(rows.ravel()).reshape(*rows.shape, -1)
+        for start in range(0, num, _QUERIES_AT_ONCE):
+            block = np.arange(start, min(start + _QUERIES_AT_ONCE, num))
+            own = replicates[:, block]
+            others = block[:, None] != np.arange(num)
+            right = (own @ replicates.transpose(0, 2, 1))[:, others].reshape(-1, num - 1)
+            asked, own = rows[:, block].ravel(), own.reshape(-1, own.shape[-1])
+            for here in groups_of(wells.plate[asked], np.arange(len(asked))):
+                plate = int(wells.plate[asked[here[0]]])
+                if plate in controls:
+                    wrong = own[here] @ controls[plate]
+                    precision = average_precisions(right[here], wrong)
+                    counts = np.tile([num - 1, num - 1 + wrong.shape[1]], (len(here), 1)).T
+                    found.append(Queries(asked[here], precision, *counts))
+    queries = {name: np.concatenate([vars(each)[name] for each in found]) for name in vars(found[0])}
+    order = np.argsort(queries["rows"])
+    return Queries(**{name: values[order] for name, values in queries.items()})
 
 
 def activity_table(
@@ -158,7 +156,8 @@ def activity_table(
     kept = [*TREATMENT, *([MOA] if MOA in wells.metadata else [])]
     table = wells.metadata[kept].take(first).reset_index(drop=True)
     table["num_wells"] = [len(rows) for rows in groups]
-    table["num_plates"] = [len(np.unique(wells.plate[rows])) for rows in groups]
+    plates = pd.Series(wells.plate[treated]).groupby(wells.treatment[treated], sort=True)
+    table["num_plates"] = plates.nunique().to_numpy()
     own = pd.DataFrame(
         {
             "treatment": wells.treatment[queries.rows],
@@ -246,8 +245,3 @@ def _some(rows: pd.DataFrame, most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     count = f"{len(rows)} treatment{'s' * (len(rows) != 1)}"
     return f"{count} ({', '.join(names[:most])}{more})"
-
-
-def _by_plate(plates: NDArray[np.intp]) -> list[tuple[int, NDArray[np.intp]]]:
-    """Positions of each plate's rows among a few."""
-    return [(int(plate), np.flatnonzero(plates == plate)) for plate in np.unique(plates)]

@@ -13,6 +13,7 @@ best point, finds the least squares, and does so again for each resample of a bo
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ NUM_RESAMPLES = 200
 SLOPES = (0.5, 8.0)
 _NUM_EC50, _NUM_SLOPES = 41, 13
 _REFINEMENTS = 6
+_TIE, _WEIGHTINGS_AT_ONCE = 1e-9, 25
 _AROUND = np.linspace(-1, 1, 5)
 
 
@@ -194,9 +196,8 @@ def fit_dose_curve(
         )
         best = _fit(one, which, log_doses, distance, near)[0]
         step /= 2
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(dose), np.full(len(dose), 1 / len(dose)), size=num_resamples)
-    resampled = _resampled(drawn.astype(np.float64), which, log_doses, distance, grid)
+    drawn = _draws(len(dose), num_resamples, seed)
+    resampled = _resampled(drawn, which, log_doses, distance, grid)
     bands = np.percentile(_hill(log_doses, resampled), [2.5, 97.5], axis=0)
     top = np.percentile(resampled[:, 2] + resampled[:, 3], [2.5, 97.5])
     is_flat = bool(best[3] == 0)
@@ -221,6 +222,16 @@ def fit_dose_curve(
         ec50_at_edge=not is_flat and not log_doses[1] <= best[0] <= log_doses[-2],
         num_wells=len(dose),
     )
+
+
+@lru_cache(maxsize=8)
+def _draws(num: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often (num_resamples, num) each well is drawn; most compounds have as many wells."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(num, np.full(num, 1 / num), size=num_resamples)
+    counts: NDArray[np.float64] = drawn.astype(np.float64)
+    counts.setflags(write=False)
+    return counts
 
 
 def _resampled(
@@ -269,16 +280,37 @@ def _fit(
     member = np.zeros((len(which), len(log_doses)))
     member[np.arange(len(which)), which] = 1
     count, first = weights @ member, (weights * distance) @ member
+    # A few at a time, since fresh memory for all would take longer than the arithmetic.
+    parts = range(0, len(weights), _WEIGHTINGS_AT_ONCE)
+    found = [
+        _best(count[at : at + _WEIGHTINGS_AT_ONCE], first[at : at + _WEIGHTINGS_AT_ONCE], shape)
+        for at in parts
+    ]
+    chosen, bottom, amplitude = (np.concatenate(each) for each in zip(*found, strict=True))
+    return np.column_stack([grid[chosen], bottom, amplitude])
+
+
+def _best(
+    count: NDArray[np.float64], first: NDArray[np.float64], shape: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Fit each of G shapes (G, D) to weights and weighted sums (b, D) by dose; return the best.
+
+    Returns
+    -------
+    chosen, bottom, amplitude : ndarray
+        (b,) each.
+    """
     total, sum_y = count.sum(axis=1, keepdims=True), first.sum(axis=1, keepdims=True)
-    sum_g, sum_gg, sum_gy = count @ shape.T, count @ (shape**2).T, first @ shape.T
-    variance = sum_gg - sum_g**2 / total
-    covariance = sum_gy - sum_g * sum_y / total
+    covariance = (first - sum_y / total * count) @ shape.T
+    sum_g = count @ shape.T
+    variance = count @ (shape**2).T - sum_g**2 / total
     # A resample may hold a single dose; then nothing but a flat curve fits.
-    is_varied = variance > 1e-12 * total
-    amplitude = np.where(is_varied, np.maximum(covariance, 0) / np.where(is_varied, variance, 1), 0)
-    gain = amplitude * covariance * 2 - amplitude**2 * variance
-    chosen = gain.argmax(axis=1)
-    rows = np.arange(len(weights))
+    is_rising = (covariance > 0) & (variance > 1e-12 * total)
+    amplitude = np.divide(covariance, variance, out=np.zeros_like(variance), where=is_rising)
+    gain = amplitude * covariance
+    # Through two doses, or with plateaus, many curves fit alike: the lowest of them, not rounding.
+    amplitude[gain < (1 - _TIE) * gain.max(axis=1, keepdims=True)] = np.inf
+    chosen = amplitude.argmin(axis=1)
+    rows = np.arange(len(count))
     best = amplitude[rows, chosen]
-    bottom = (sum_y[:, 0] - best * sum_g[rows, chosen]) / total[:, 0]
-    return np.column_stack([grid[chosen], bottom, best])
+    return chosen, (sum_y[:, 0] - best * sum_g[rows, chosen]) / total[:, 0], best

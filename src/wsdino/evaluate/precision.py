@@ -47,6 +47,34 @@ def average_precision(right: NDArray[np.floating], wrong: NDArray[np.floating]) 
     return float((down_to / (down_to + above)).mean())
 
 
+def average_precisions(
+    right: NDArray[np.floating], wrong: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Average precision of queries with as many candidates each; see :func:`average_precision`.
+
+    Parameters
+    ----------
+    right
+        (q, m) similarities of the right candidates, at least one.
+    wrong
+        (q, k) similarities of the wrong ones; both in any order.
+
+    Returns
+    -------
+    ndarray
+        (q,) float64.
+    """
+    num = right.shape[1]
+    # Of equal ones the right come first in the joint order, so that what is below is counted.
+    order = np.argsort(np.concatenate([right - TIE, wrong], axis=1), axis=1, kind="stable")
+    places = np.nonzero(order < num)[1].reshape(right.shape)
+    below = places - np.arange(num)
+    above = (wrong.shape[1] - below)[:, ::-1]
+    down_to = np.arange(1, num + 1)
+    precisions: NDArray[np.float64] = (down_to / (down_to + above)).mean(axis=1)
+    return precisions
+
+
 def expected_precision(num_right: int, num_all: int) -> float:
     """Mean average precision of random rankings.
 
@@ -156,14 +184,21 @@ def p_values(
             for (m, n), own in zip(pairs, seeds, strict=True)
         ]
     )
-    found = np.empty(len(groups))
+    # Groups whose queries have the same numbers share a null, which most groups of a screen do.
+    alike: dict[bytes, list[int]] = {}
     for number, queries in enumerate(groups):
-        if len(queries) <= _QUERIES_AT_ONCE:
-            null = nulls[which[queries]].mean(axis=0, dtype=np.float64)
+        alike.setdefault(np.sort(which[queries]).tobytes(), []).append(number)
+    found = np.empty(len(groups))
+    for numbers in alike.values():
+        drawn = which[groups[numbers[0]]]
+        if len(drawn) <= _QUERIES_AT_ONCE:
+            null = nulls[drawn].mean(axis=0, dtype=np.float64)
         else:
-            null = np.bincount(which[queries], minlength=len(pairs)) @ nulls / len(queries)
-        num_above = int((null > precisions[queries].mean() + _TIE_OF_MEANS).sum())
-        found[number] = (1 + num_above) / (1 + null_size)
+            null = np.bincount(drawn, minlength=len(pairs)) @ nulls / len(drawn)
+        null.sort()
+        means = np.array([precisions[groups[number]].mean() for number in numbers])
+        num_above = null_size - np.searchsorted(null, means + _TIE_OF_MEANS, side="right")
+        found[numbers] = (1 + num_above) / (1 + null_size)
     return found
 
 

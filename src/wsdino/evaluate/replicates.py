@@ -22,7 +22,7 @@ import numpy as np
 
 from wsdino.evaluate.intervals import clustered_interval
 from wsdino.evaluate.precision import TIE, average_precision, expected_precision
-from wsdino.evaluate.wells import Part, Wells, groups_of
+from wsdino.evaluate.wells import Part, Wells, batches_of, groups_of
 from wsdino.tables.columns import COMPOUND
 
 if TYPE_CHECKING:
@@ -62,25 +62,23 @@ def replicate_correlations(
         (t,) wells that come first in a pair, by which copairs sizes its null.
     """
     wells, generator = part.wells, np.random.default_rng(seed)
-    found = []
-    for rows in groups_of(wells.treatment, np.flatnonzero(part.asked)):
-        some = rows
-        if len(rows) > MAX_WELLS:
-            some = np.sort(generator.choice(rows, MAX_WELLS, replace=False))
-        apart = np.triu(wells.plate[some, None] != wells.plate[None, some])
-        if not apart.any():
-            continue
-        scaled = _centred(wells, some)
-        correlations = (scaled @ scaled.T)[apart]
-        if np.isfinite(correlations).any():
-            num = int(apart.any(axis=1).sum())
-            found.append((wells.treatment[rows[0]], np.nanmedian(correlations), num))
-    treatment, median, num_first = zip(*found, strict=True) if found else ((), (), ())
-    return (
-        np.array(treatment, dtype=np.intp),
-        np.array(median, dtype=np.float64),
-        np.array(num_first, dtype=np.intp),
-    )
+    some = [
+        rows if len(rows) <= MAX_WELLS else np.sort(generator.choice(rows, MAX_WELLS, replace=False))
+        for rows in groups_of(wells.treatment, np.flatnonzero(part.asked))
+    ]
+    found: list[tuple[NDArray[Any], ...]] = [(np.empty(0, np.intp), np.empty(0), np.empty(0, np.intp))]
+    for rows in batches_of(some, rows_at_once=_ROWS_AT_ONCE):
+        plates = wells.plate[rows]
+        apart = np.triu(plates[:, :, None] != plates[:, None, :])
+        scaled = _centred(wells, rows.ravel()).reshape(*rows.shape, -1)
+        correlations = np.where(apart, scaled @ scaled.transpose(0, 2, 1), np.nan)
+        median = _medians(correlations.reshape(len(rows), -1))
+        known = np.isfinite(median)
+        num_first = apart.any(axis=2).sum(axis=1)
+        found.append((wells.treatment[rows[known, 0]], median[known], num_first[known]))
+    treatment, median, num_first = (np.concatenate(each) for each in zip(*found, strict=True))
+    order = np.argsort(treatment)
+    return treatment[order], median[order], num_first[order]
 
 
 def random_pairs(
@@ -251,6 +249,7 @@ def retrieve(part: Part, rows: NDArray[np.intp]) -> Retrieved:
     of_treatment = {
         int(treatment[own[0]]): own for own in groups_of(treatment, np.arange(len(rows)))
     }
+    num_on = np.bincount(plate)
     queries: list[int] = []
     numbers: list[tuple[float, float, float, float]] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -259,14 +258,14 @@ def retrieve(part: Part, rows: NDArray[np.intp]) -> Retrieved:
         for row, similar in zip(block, features[block] @ features.T, strict=True):
             own = of_treatment[int(treatment[row])]
             right = similar[own[plate[own] != plate[row]]]
-            others = plate != plate[row]
-            others[own] = False
-            if not len(right) or not others.any():
+            num_wrong = len(rows) - num_on[plate[row]] - len(right)
+            if not len(right) or not num_wrong:
                 continue
-            wrong = similar[others]
             # Only what is as similar as the least similar right one has a say in the ranks.
-            near = np.sort(wrong[wrong >= right.min() - TIE])
-            num = len(right) + len(wrong)
+            close = np.flatnonzero(similar >= right.min() - TIE)
+            close = close[(plate[close] != plate[row]) & (treatment[close] != treatment[row])]
+            near = np.sort(similar[close])
+            num = len(right) + num_wrong
             is_first = not len(near) or right.max() > near[-1] + TIE
             queries.append(int(rows[row]))
             numbers.append(
@@ -330,6 +329,15 @@ def _centred(wells: Wells, rows: NDArray[np.intp]) -> NDArray[np.float64]:
     features -= features.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(norms > 0, norms, np.nan)
+
+
+def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median (n,) of what isn't NaN in each row (n, m); NaN where all is."""
+    ordered = np.sort(values, axis=1)
+    num = np.isfinite(ordered).sum(axis=1, keepdims=True)
+    middle = np.clip(np.concatenate([(num - 1) // 2, num // 2], axis=1), 0, None)
+    medians: NDArray[np.float64] = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
+    return medians
 
 
 def _sampled(

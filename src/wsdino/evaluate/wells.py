@@ -16,6 +16,8 @@ from wsdino.tables.features import feature_columns, features_of, plate_keys, req
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -191,6 +193,31 @@ def groups_of(codes: NDArray[np.intp], rows: NDArray[np.intp]) -> list[NDArray[n
         return []
     order = rows[np.argsort(codes[rows], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+
+
+def batches_of(
+    groups: Sequence[NDArray[np.intp]], *, rows_at_once: int
+) -> Iterator[NDArray[np.intp]]:
+    """Stack groups of one size, some at a time, so that they are worked on together.
+
+    Parameters
+    ----------
+    groups
+        As :func:`groups_of` returns them.
+    rows_at_once
+        Rows in a batch, which has one group at least.
+
+    Yields
+    ------
+    ndarray
+        (g, size) positions of the groups' rows, the smallest groups first.
+    """
+    sizes = np.array([len(rows) for rows in groups], dtype=np.intp)
+    for size in np.unique(sizes):
+        of_size = np.flatnonzero(sizes == size)
+        step = max(1, rows_at_once // int(size))
+        for start in range(0, len(of_size), step):
+            yield np.stack([groups[number] for number in of_size[start : start + step]])
 
 
 def _means(
