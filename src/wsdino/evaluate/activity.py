@@ -118,7 +118,9 @@ def rank_against_controls(part: Part) -> Queries:
                     precision = average_precisions(right[here], wrong)
                     counts = np.tile([num - 1, num - 1 + wrong.shape[1]], (len(here), 1)).T
                     found.append(Queries(asked[here], precision, *counts))
-    queries = {name: np.concatenate([vars(each)[name] for each in found]) for name in vars(found[0])}
+    queries = {
+        name: np.concatenate([vars(each)[name] for each in found]) for name in vars(found[0])
+    }
     order = np.argsort(queries["rows"])
     return Queries(**{name: values[order] for name, values in queries.items()})
 

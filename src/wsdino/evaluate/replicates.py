@@ -63,10 +63,14 @@ def replicate_correlations(
     """
     wells, generator = part.wells, np.random.default_rng(seed)
     some = [
-        rows if len(rows) <= MAX_WELLS else np.sort(generator.choice(rows, MAX_WELLS, replace=False))
+        rows
+        if len(rows) <= MAX_WELLS
+        else np.sort(generator.choice(rows, MAX_WELLS, replace=False))
         for rows in groups_of(wells.treatment, np.flatnonzero(part.asked))
     ]
-    found: list[tuple[NDArray[Any], ...]] = [(np.empty(0, np.intp), np.empty(0), np.empty(0, np.intp))]
+    found: list[tuple[NDArray[Any], ...]] = [
+        (np.empty(0, np.intp), np.empty(0), np.empty(0, np.intp))
+    ]
     for rows in batches_of(some, rows_at_once=_ROWS_AT_ONCE):
         plates = wells.plate[rows]
         apart = np.triu(plates[:, :, None] != plates[:, None, :])

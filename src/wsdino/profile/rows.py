@@ -10,6 +10,8 @@ from wsdino.tables.columns import CONTROL
 from wsdino.tables.features import plate_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -29,9 +31,41 @@ def moments(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     centre, deviation : ndarray
         (F,) each; the deviation is 0 for a feature that only rounding moves.
     """
-    centre, deviation = rows.mean(axis=0), rows.std(axis=0)
+    return moments_of_blocks(lambda: [rows])
+
+
+def moments_of_blocks(
+    blocks: Callable[[], Iterable[NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each feature of a table that is read some rows at a time.
+
+    Parameters
+    ----------
+    blocks
+        Starts to go through the rows, (n, F) features at a time; called twice.
+
+    Returns
+    -------
+    centre, deviation : ndarray
+        As :func:`moments`.
+    """
+    centre, num = mean_of_blocks(blocks)
+    squares: NDArray[np.float64] = np.zeros_like(centre)
+    for block in blocks():
+        squares += ((block - centre) ** 2).sum(axis=0)
+    deviation = np.sqrt(squares / num)
     deviation[deviation <= CONSTANT * np.abs(centre)] = 0
     return centre, deviation
+
+
+def mean_of_blocks(
+    blocks: Callable[[], Iterable[NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], int]:
+    """Mean (F,) of each feature, and the number of rows; see :func:`moments_of_blocks`."""
+    total, num = np.zeros(1), 0
+    for block in blocks():
+        total, num = total + block.sum(axis=0), num + len(block)
+    return total / num, num
 
 
 def control_rows(table: pd.DataFrame) -> NDArray[np.bool_]:

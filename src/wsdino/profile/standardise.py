@@ -9,17 +9,28 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.profile.base import Fit, Needs
-from wsdino.profile.rows import CONSTANT, control_rows, moments, plate_rows
+from wsdino.profile.rows import (
+    CONSTANT,
+    control_rows,
+    moments,
+    moments_of_blocks,
+    plate_rows,
+)
 from wsdino.profile.stored import require_entries, require_kept, require_numbers
 from wsdino.tables.columns import PLATE
-from wsdino.tables.features import feature_columns, features_of
+from wsdino.tables.features import feature_blocks, feature_columns, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from wsdino.profile.base import State
+
+    # Rows, their features, and what these are centred on and scaled by.
+    _Part = tuple[
+        slice | NDArray[np.intp], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
+    ]
 
 
 class AllRows:
@@ -27,14 +38,16 @@ class AllRows:
 
     def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
         """Take the moments of all rows; see :class:`wsdino.profile.base.Method`."""
-        centre, deviation = moments(features_of(table))
+        centre, deviation = moments_of_blocks(lambda: (block for _, block in feature_blocks(table)))
         kept, note = _varying(feature_columns(table), deviation)
         state = {"kept": kept, "centre": centre, "deviation": deviation}
         return Fit(state, "all rows", len(table), note)
 
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Centre and scale; see :class:`wsdino.profile.base.Method`."""
-        return _scaled(table, state["kept"], state["centre"], state["deviation"])
+        centre, deviation = state["centre"], state["deviation"]
+        parts = ((rows, block, centre, deviation) for rows, block in feature_blocks(table))
+        return _scaled(table, state["kept"], parts)
 
     def check(self, state: State, features: Sequence[str]) -> None:
         """Require a centre and a deviation; see :class:`wsdino.profile.base.Method`."""
@@ -48,11 +61,16 @@ class PlateControls:
 
     def fit(self, table: pd.DataFrame, options: Mapping[str, Any]) -> Fit:  # noqa: ARG002
         """Take one deviation for all plates; see :class:`wsdino.profile.base.Method`."""
-        features, controls = features_of(table), control_rows(table)
-        centred = features - _centres_of_controls(table, features)
-        deviation = centred[controls].std(axis=0)
-        deviation[deviation <= CONSTANT * np.abs(features).max(axis=0)] = 0
-        kept, dropped = _varying(feature_columns(table), deviation)
+        controls, names = control_rows(table), feature_columns(table)
+        number, largest = np.cumsum(controls) - 1, np.zeros(len(names))
+        centred = np.empty((int(controls.sum()), len(names)))
+        for rows, block in _plate_blocks(table):
+            own = controls[rows]
+            centred[number[rows[own]]] = block[own] - block[own].mean(axis=0)
+            np.maximum(largest, np.abs(block).max(axis=0), out=largest)
+        deviation = centred.std(axis=0)
+        deviation[deviation <= CONSTANT * largest] = 0
+        kept, dropped = _varying(names, deviation)
         note = "; ".join(filter(None, ["one deviation for all plates", dropped]))
         state = {"kept": kept, "deviation": deviation}
         return Fit(state, "controls of each plate", int(controls.sum()), note)
@@ -60,8 +78,12 @@ class PlateControls:
     def transform(self, table: pd.DataFrame, state: State) -> pd.DataFrame:
         """Centre each plate on its own controls; see :class:`wsdino.profile.base.Method`."""
         _require(table, Needs(controls_per_plate=1), "plate_controls")
-        centre = _centres_of_controls(table, features_of(table))
-        return _scaled(table, state["kept"], centre, state["deviation"])
+        controls, deviation = control_rows(table), state["deviation"]
+        parts = (
+            (rows, block, block[controls[rows]].mean(axis=0), deviation)
+            for rows, block in _plate_blocks(table)
+        )
+        return _scaled(table, state["kept"], parts)
 
     def check(self, state: State, features: Sequence[str]) -> None:
         """Require a deviation; see :class:`wsdino.profile.base.Method`."""
@@ -76,7 +98,9 @@ class EachPlate:
         """Choose controls or all rows, and the features; see the protocol `Method`."""
         controls, plates = control_rows(table), plate_rows(table)
         on_controls = all(controls[rows].sum() >= 2 for rows in plates)
-        _, deviation = _plate_moments(table, on_controls=on_controls)
+        deviation = np.stack(
+            [found for *_, found in _plate_moments(table, on_controls=on_controls)]
+        )
         kept, dropped = _varying(feature_columns(table), deviation)
         state = {"kept": kept, "on_controls": on_controls}
         if on_controls:
@@ -90,16 +114,21 @@ class EachPlate:
         on_controls = state["on_controls"]
         needs = Needs(controls_per_plate=2) if on_controls else Needs(rows_per_plate=2)
         _require(table, needs, "plate")
-        centre, deviation = _plate_moments(table, on_controls=on_controls)
-        names = feature_columns(table)
-        for name in state["kept"]:
-            constant = np.flatnonzero(deviation[:, names.index(name)] == 0)
-            if len(constant):
-                raise TableError(
-                    f"normalisation plate: feature {name} is constant on plate "
-                    f"{table[PLATE].iloc[constant[0]]}, but was not in the table that was fitted on"
-                )
-        return _scaled(table, state["kept"], centre, deviation)
+        names, kept = feature_columns(table), state["kept"]
+        positions = [names.index(name) for name in kept]
+
+        def checked() -> Iterator[_Part]:
+            for part in _plate_moments(table, on_controls=on_controls):
+                constant = np.flatnonzero(part[3][positions] == 0)
+                if len(constant):
+                    plate = table[PLATE].iloc[part[0][0]]
+                    raise TableError(
+                        f"normalisation plate: feature {kept[constant[0]]} is constant on plate "
+                        f"{plate}, but was not in the table that was fitted on"
+                    )
+                yield part
+
+        return _scaled(table, kept, checked())
 
     def check(self, state: State, features: Sequence[str]) -> None:
         """Require names, and whether controls are used; see the protocol `Method`."""
@@ -138,24 +167,20 @@ def _require(table: pd.DataFrame, needs: Needs, name: str) -> None:
         raise TableError(f"normalisation {name} {unmet}")
 
 
-def _centres_of_controls(table: pd.DataFrame, features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (n, F): the mean of the controls of each row's plate."""
-    controls, centre = control_rows(table), np.empty_like(features)
+def _plate_blocks(
+    table: pd.DataFrame,
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    """Go through the plates of a table: rows (n,) and features (n, F) of each."""
+    features = features_of(table, dtype=None)
     for rows in plate_rows(table):
-        centre[rows] = features[rows[controls[rows]]].mean(axis=0)
-    return centre
+        yield rows, features[rows].astype(np.float64, copy=False)
 
 
-def _plate_moments(
-    table: pd.DataFrame, *, on_controls: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (n, F) each: mean and deviation of each row's plate."""
-    features, controls = features_of(table), control_rows(table)
-    centre, deviation = np.empty_like(features), np.empty_like(features)
-    for rows in plate_rows(table):
-        own = rows[controls[rows]] if on_controls else rows
-        centre[rows], deviation[rows] = moments(features[own])
-    return centre, deviation
+def _plate_moments(table: pd.DataFrame, *, on_controls: bool) -> Iterator[_Part]:
+    """Go through the plates: rows and features of each, with mean and deviation (F,)."""
+    controls = control_rows(table)
+    for rows, block in _plate_blocks(table):
+        yield rows, block, *moments(block[controls[rows]] if on_controls else block)
 
 
 def _varying(names: list[str], deviation: NDArray[np.float64]) -> tuple[list[str], str]:
@@ -172,14 +197,11 @@ def _varying(names: list[str], deviation: NDArray[np.float64]) -> tuple[list[str
     return [names[position] for position in varies], note
 
 
-def _scaled(
-    table: pd.DataFrame,
-    kept: list[str],
-    centre: NDArray[np.float64],
-    deviation: NDArray[np.float64],
-) -> pd.DataFrame:
-    """Centre and scale the features that are kept."""
+def _scaled(table: pd.DataFrame, kept: list[str], parts: Iterable[_Part]) -> pd.DataFrame:
+    """Centre and scale the features that are kept, some rows at a time."""
     names = feature_columns(table)
     positions = [names.index(name) for name in kept]
-    scaled = (features_of(table) - centre)[:, positions] / deviation[..., positions]
-    return pd.DataFrame(scaled, columns=kept, index=table.index)
+    scaled = np.empty((len(table), len(kept)))
+    for rows, block, centre, deviation in parts:
+        scaled[rows] = (block - centre)[:, positions] / deviation[positions]
+    return pd.DataFrame(scaled, columns=kept, index=table.index, copy=False)

@@ -8,6 +8,7 @@ other. Where a screen has no controls, the same whitening can be fitted on every
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,19 @@ import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.profile.base import Fit
-from wsdino.profile.rows import moments
+from wsdino.profile.rows import mean_of_blocks, moments_of_blocks
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
-from wsdino.tables.features import channel_of, embeddings_among, feature_blocks, feature_columns
+from wsdino.tables.features import (
+    ROWS_AT_ONCE,
+    channel_of,
+    embeddings_among,
+    feature_blocks,
+    feature_columns,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -142,33 +149,52 @@ def fit_tvn(
     if not np.isfinite(matrix).all():
         msg = "whitening needs finite features; found missing or infinite values among the controls"
         raise TableError(msg)
+    parts = [matrix[start : start + ROWS_AT_ONCE] for start in range(0, len(matrix), ROWS_AT_ONCE)]
+    return _fit_blocks(lambda: parts, num_components=num_components, regularisation=regularisation)
+
+
+def _fit_blocks(
+    blocks: Callable[[], Iterable[NDArray[np.float64]]],
+    *,
+    num_components: int | None,
+    regularisation: float,
+) -> TVN:
+    """Fit as :func:`fit_tvn` does, on rows that are gone through some at a time, and twice."""
     if num_components is not None and num_components < 1:
         msg = f"num_components is {num_components}; expected at least 1"
         raise TableError(msg)
     if regularisation < 0:
         msg = f"regularisation is {regularisation}; expected 0 or more"
         raise TableError(msg)
-    mean = matrix.mean(axis=0)
-    _, singular, axes = np.linalg.svd(matrix - mean, full_matrices=False)
-    eigenvalues = singular**2 / (len(matrix) - 1)
-    scale = max(float(np.abs(mean).max()), 1e-300) * np.finfo(np.float64).eps * len(matrix)
+    mean, num = mean_of_blocks(blocks)
+    # Of several blocks the triangular factor stands for all rows: it has their axes and variances.
+    factor: NDArray[np.float64] | None = None
+    for block in blocks():
+        centred = block - mean
+        if factor is not None:
+            centred = np.linalg.qr(np.concatenate([factor, centred]), mode="r")
+        factor = centred
+    assert factor is not None
+    _, singular, axes = np.linalg.svd(factor, full_matrices=False)
+    eigenvalues = singular**2 / (num - 1)
+    scale = max(float(np.abs(mean).max()), 1e-300) * np.finfo(np.float64).eps * num
     if eigenvalues[0] <= scale**2:
-        msg = f"the {len(matrix)} rows to fit on are all alike: every feature is constant"
+        msg = f"the {num} rows to fit on are all alike: every feature is constant"
         raise TableError(msg)
     rank = int((eigenvalues > EIGENVALUE_FLOOR * eigenvalues[0]).sum())
     kept = min(rank, num_components or rank)
     added = regularisation * eigenvalues[:rank].mean()
     widened = eigenvalues[:kept] + added
-    if added > 0 and num_components is None and len(matrix) <= matrix.shape[1]:
+    if added > 0 and num_components is None and num <= len(mean):
         outside = 1 / np.sqrt(added)
         symmetric = (axes[:rank].T * (1 / np.sqrt(widened) - outside)) @ axes[:rank]
         symmetric[np.diag_indices(len(mean))] += outside
-        return TVN(mean, symmetric, eigenvalues[:rank], len(matrix), rank)
+        return TVN(mean, symmetric, eigenvalues[:rank], num, rank)
     # The sign of an axis is arbitrary; fixing it makes results equal across LAPACK builds.
     largest = np.abs(axes[:kept]).argmax(axis=1)
     signs = np.sign(axes[np.arange(kept), largest])
     projection = (axes[:kept] * (signs / np.sqrt(widened))[:, None]).T
-    return TVN(mean, projection, eigenvalues[:kept], len(matrix), rank)
+    return TVN(mean, projection, eigenvalues[:kept], num, rank)
 
 
 @dataclass(frozen=True)
@@ -194,18 +220,29 @@ class Whitening:
         """Fit a whitening for each channel, or one; see :class:`wsdino.profile.base.Method`."""
         names = feature_columns(table)
         fitted = table[CONTROL].to_numpy(bool) if self.on_controls else np.ones(len(table), bool)
-        features = np.concatenate([block[fitted[rows]] for rows, block in feature_blocks(table)])
+        # Controls are few; all rows are read anew each time that they are gone through.
+        held = list(_gathered(table, fitted)) if self.on_controls else None
         num_components, regularisation = options["num_components"], options["regularisation"]
         groups = channel_groups(names) if options["per_channel"] else {"": list(range(len(names)))}
         state: list[dict[str, Any]] = []
         notes: list[str] = []
         width = max(map(len, groups.values()))
         for channel, positions in groups.items():
-            block, deviation = features[:, positions], None
+
+            def blocks(
+                own: list[int] = positions, by: NDArray[np.float64] | None = None
+            ) -> Iterator[NDArray[np.float64]]:
+                for block in held or _gathered(table, fitted):
+                    yield block[:, own] if by is None else block[:, own] / by
+
+            deviation = None
             if not channel:
-                deviation = _units(moments(block)[1], [names[at] for at in positions])
-                block = block / deviation
-            tvn = fit_tvn(block, num_components=num_components, regularisation=regularisation)
+                deviation = _units(moments_of_blocks(blocks)[1], [names[at] for at in positions])
+            tvn = _fit_blocks(
+                partial(blocks, by=deviation),
+                num_components=num_components,
+                regularisation=regularisation,
+            )
             state.append(
                 {
                     "channel": channel,
@@ -300,6 +337,18 @@ class Whitening:
         channels = [str(group["channel"]) for group in state["groups"]]
         if len(set(channels)) < len(channels) or sorted(positions) != list(range(len(features))):
             raise ValueError(f"its groups {channels!s:.60} aren't each feature once")
+
+
+def _gathered(table: pd.DataFrame, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    """Go through the features of some rows, :data:`ROWS_AT_ONCE` or some more at a time."""
+    parts: list[NDArray[np.float64]] = []
+    for rows, block in feature_blocks(table):
+        parts.append(block[chosen[rows]])
+        if sum(map(len, parts)) >= ROWS_AT_ONCE:
+            yield np.concatenate(parts)
+            parts = []
+    if any(map(len, parts)):
+        yield np.concatenate(parts)
 
 
 def _units(deviation: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
