@@ -52,6 +52,23 @@ def test_intervals_cover_the_truth_and_shrink_with_the_noise() -> None:
     assert np.mean(widths[0.5]) > 2 * np.mean(widths[0.1])
 
 
+def test_rounding_decides_nothing() -> None:
+    """Of few wells many resamples hold two or three doses, through which many curves go."""
+    generator = np.random.default_rng(3)
+    dose = np.repeat([1.0, 10.0, 100.0, 1000.0], 2)
+    for _ in range(10):
+        distance = generator.uniform(1, 2, size=len(dose))
+        one, other = (fit_dose_curve(dose, times * distance) for times in (1.0, 3.7))
+        for name in ("bottom", "top", "top_ci", "fitted", "fitted_low", "fitted_high"):
+            assert getattr(other, name) == pytest.approx(
+                3.7 * np.array(getattr(one, name)), rel=1e-6
+            )
+        ec50s = [[found.ec50 or 0, *(found.ec50_ci or (0, 0))] for found in (one, other)]
+        assert ec50s[1] == pytest.approx(ec50s[0], rel=1e-6)
+        # Nor is a curve followed far beyond what its wells show.
+        assert -20 < min(one.fitted_low) <= max(one.fitted_high) < 20
+
+
 def test_a_flat_curve_has_no_ec50() -> None:
     dose = np.repeat(DOSES, 2)
     found = fit_dose_curve(dose, np.linspace(3, 1, len(dose)))

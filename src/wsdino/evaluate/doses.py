@@ -29,7 +29,6 @@ NUM_RESAMPLES = 200
 SLOPES = (0.5, 8.0)
 _NUM_EC50, _NUM_SLOPES = 41, 13
 _REFINEMENTS = 6
-_TIE, _WEIGHTINGS_AT_ONCE = 1e-9, 25
 _AROUND = np.linspace(-1, 1, 5)
 
 
@@ -280,37 +279,8 @@ def _fit(
     member = np.zeros((len(which), len(log_doses)))
     member[np.arange(len(which)), which] = 1
     count, first = weights @ member, (weights * distance) @ member
-    # A few at a time, since fresh memory for all would take longer than the arithmetic.
-    parts = range(0, len(weights), _WEIGHTINGS_AT_ONCE)
-    found = [
-        _best(count[at : at + _WEIGHTINGS_AT_ONCE], first[at : at + _WEIGHTINGS_AT_ONCE], shape)
-        for at in parts
-    ]
-    chosen, bottom, amplitude = (np.concatenate(each) for each in zip(*found, strict=True))
+    # Numba is imported where curves are fitted.
+    from wsdino.evaluate.dose_grid import best_on_grid
+
+    chosen, bottom, amplitude = best_on_grid(count, first, shape)
     return np.column_stack([grid[chosen], bottom, amplitude])
-
-
-def _best(
-    count: NDArray[np.float64], first: NDArray[np.float64], shape: NDArray[np.float64]
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """Fit each of G shapes (G, D) to weights and weighted sums (b, D) by dose; return the best.
-
-    Returns
-    -------
-    chosen, bottom, amplitude : ndarray
-        (b,) each.
-    """
-    total, sum_y = count.sum(axis=1, keepdims=True), first.sum(axis=1, keepdims=True)
-    covariance = (first - sum_y / total * count) @ shape.T
-    sum_g = count @ shape.T
-    variance = count @ (shape**2).T - sum_g**2 / total
-    # A resample may hold a single dose; then nothing but a flat curve fits.
-    is_rising = (covariance > 0) & (variance > 1e-12 * total)
-    amplitude = np.divide(covariance, variance, out=np.zeros_like(variance), where=is_rising)
-    gain = amplitude * covariance
-    # Through two doses, or with plateaus, many curves fit alike: the lowest of them, not rounding.
-    amplitude[gain < (1 - _TIE) * gain.max(axis=1, keepdims=True)] = np.inf
-    chosen = amplitude.argmin(axis=1)
-    rows = np.arange(len(count))
-    best = amplitude[rows, chosen]
-    return chosen, (sum_y[:, 0] - best * sum_g[rows, chosen]) / total[:, 0], best
