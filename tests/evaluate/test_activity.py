@@ -14,7 +14,13 @@ from wsdino.evaluate import replicates
 from wsdino.evaluate.activity import activity_table, rank_against_controls, why_not
 from wsdino.evaluate.consistency import consistency
 from wsdino.evaluate.evidence import activity, activity_of
-from wsdino.evaluate.precision import expected_precision, p_values, random_precisions
+from wsdino.evaluate.precision import (
+    average_precision,
+    average_precisions,
+    expected_precision,
+    p_values,
+    random_precisions,
+)
 from wsdino.evaluate.replicates import (
     null_correlations,
     percent_replicating,
@@ -247,6 +253,37 @@ def test_the_null_is_drawn_as_in_copairs_and_has_the_expected_mean() -> None:
     np.testing.assert_array_equal(drawn, random_ap(4000, 3, 40, 7))
     assert drawn.mean() == pytest.approx(expected_precision(3, 40), abs=0.01)
     assert expected_precision(2, 2) == 1
+
+
+@pytest.mark.parametrize(("num_right", "num_wrong"), [(1, 1), (3, 32), (40, 7)])
+def test_precisions_of_many_queries_are_those_of_each(num_right: int, num_wrong: int) -> None:
+    generator = np.random.default_rng(num_right)
+    # Of 21 values many are equal.
+    right, wrong = (
+        generator.integers(-10, 11, size=(50, num)) / 10 for num in (num_right, num_wrong)
+    )
+    found = average_precisions(right, wrong)
+    expected = [average_precision(*each) for each in zip(right, np.sort(wrong), strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_treatment_in_very_many_wells_is_ranked_as_any_other() -> None:
+    """More wells than are asked at a time, on plates with unequal numbers of controls."""
+    table = screen(9, 150, 4, seed=6, num_features=4)
+    table.loc[~table["Metadata_Control"], "Metadata_Compound"] = "positive"
+    part = whole(table.drop(index=table.index[table["Metadata_Control"]][:3]))
+    wells = part.wells
+    queries = rank_against_controls(part)
+    np.testing.assert_array_equal(queries.rows, np.flatnonzero(part.asked))
+    unit = wells.unit(np.arange(len(wells)))
+    for at in range(0, len(queries.rows), 97):
+        row = queries.rows[at]
+        others = part.asked & (np.arange(len(wells)) != row)
+        against = wells.is_control & (wells.plate == wells.plate[row])
+        similar = unit @ unit[row]
+        expected = average_precision(similar[others], np.sort(similar[against]))
+        assert queries.precision[at] == pytest.approx(expected, rel=1e-12)
+        assert queries.num_all[at] == others.sum() + against.sum()
 
 
 @pytest.mark.parametrize("rank", range(1, 14))

@@ -313,3 +313,49 @@ def test_labels_never_enter(table, method):
     shuffled = table.assign(Metadata_Site=RNG.permutation(len(table)) * 1000)
     one, two = (features_of(normalise(t, method=method)[0]) for t in (table, shuffled))
     np.testing.assert_array_equal(one, two)
+
+
+def many_rows(num: int = 40_000) -> pd.DataFrame:
+    """More rows than are worked on at a time; plates in an order of their own."""
+    generator = np.random.default_rng(5)
+    mixing = generator.normal(size=(5, 5))
+    features = (7 + generator.normal(size=(num, 5)) @ mixing).astype(np.float32)
+    metadata = pd.DataFrame(
+        {
+            "Metadata_Plate": generator.choice([f"P{plate}" for plate in range(40)], num),
+            "Metadata_Control": generator.random(num) < 0.5,
+        }
+    )
+    return pd.concat([metadata, pd.DataFrame(features).add_prefix("x")], axis=1)
+
+
+@pytest.mark.parametrize("method", ["tvn", "whiten_all"])
+def test_a_whitening_of_many_rows_is_that_of_all_at_once(method):
+    table = many_rows()
+    result, info = normalise(table, method=method, regularisation=0)
+    features = features_of(table)
+    fitted = features[table["Metadata_Control"]] if method == "tvn" else features
+    scaled = fitted / fitted.std(axis=0)
+    assert info["num_fitted"] == len(fitted) > 16_384
+    _, singular, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+    axes *= np.sign(axes[np.arange(5), np.abs(axes).argmax(axis=1)])[:, None]
+    white = (features / fitted.std(axis=0) - scaled.mean(axis=0)) @ (axes.T / singular)
+    expected = white * np.sqrt(len(fitted) - 1)
+    np.testing.assert_allclose(features_of(result), expected, rtol=0, atol=1e-9)
+
+
+def test_what_is_made_plate_by_plate_is_what_pandas_makes():
+    table = many_rows()
+    names, plates = feature_columns(table), table["Metadata_Plate"]
+    features = table[names].astype(np.float64)
+    controls = features[table["Metadata_Control"]].groupby(plates)
+    mean, deviation = controls.mean().loc[plates], controls.std(ddof=0).loc[plates]
+    centred = features.to_numpy() - mean.to_numpy()
+    each = normalise(table, method="plate")[0][names]
+    np.testing.assert_allclose(each, centred / deviation.to_numpy(), rtol=0, atol=1e-9)
+    pooled = normalise(table, method="plate_controls")[0][names]
+    expected = centred / centred[table["Metadata_Control"]].std(axis=0)
+    np.testing.assert_allclose(pooled, expected, rtol=0, atol=1e-9)
+    whole = normalise(table, method="standardise_all")[0][names]
+    expected = (features - features.mean()) / features.std(ddof=0)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-9)

@@ -52,8 +52,12 @@ def lay_out(
     with warnings.catch_warnings():
         # UMAP warns that TensorFlow is missing, and that a seed limits it to one thread.
         warnings.simplefilter("ignore")
-        from umap import UMAP
+        from umap import UMAP, layouts, umap_
 
+        from wsdino.compiled import keep_compiled
+
+        # Compiling them takes longer than most maps.
+        keep_compiled(umap_, layouts)
         num = min(NUM_NEIGHBOURS, len(features) - 1)
         umap = UMAP(
             n_neighbors=num,
