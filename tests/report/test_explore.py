@@ -212,6 +212,7 @@ def test_the_server_draws_describes_and_finds(served: Served, screen: Screen) ->
     assert json.loads(served.get("/site/3")[2]) == screen.describe(3)
     found = json.loads(served.get("/neighbours/3?num=4&apart=compound")[2])
     assert found == screen.neighbours(3, num=4, apart="compound")
+    assert served.get("/map/wells")[0] == 400
     found = json.loads(served.get("/find?text=EG5%20I-1")[2])
     assert [each["site"] for each in found] == [
         row for row, name in enumerate(screen.names) if "Eg5 i-1" in name
@@ -277,6 +278,32 @@ def test_bound_elsewhere_a_token_is_asked_for(screen: Screen) -> None:
 def test_which_addresses_are_this_machine_s() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.3.2.1", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.2", "::", "myhost")))
+
+
+def test_a_map_is_laid_out_when_it_is_asked_for(
+    sites: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsdino.report import explorer
+
+    run, table = sites
+    store, taken = make_screen(table), table.sample(frac=1, random_state=1)
+    screen, page = explore_page(run, store, taken)
+    data = json.loads(re.search('id="explorer-data">(.*?)</script>', page).group(1))
+    assert [level["pending"] for level in data["levels"]] == [True] * 3
+    assert data["levels"][0]["names"]
+    assert [data["levels"][at]["x"] for at in range(3)] == [[]] * 3
+    found = {level["name"]: screen.map_of(level["name"]) for level in data["levels"]}
+    assert found["treatments"]["names"] == data["levels"][0]["names"]
+    assert found["sites"]["sites"] == taken.index.tolist()
+    assert len(found["wells"]["x"]) == len(table) / 2
+    assert found["wells"] is screen.map_of("wells")
+    with pytest.raises(InputError, match="map 'plates': expected one of treatments, wells, sites"):
+        screen.map_of("plates")
+    # Of more than are laid out, others lie beside what they resemble, and the note says so.
+    monkeypatch.setattr(explorer, "MAX_POINTS", 10)
+    level = explore_page(run, store, taken)[0].map_of("sites")
+    assert len(level["x"]) == len(table)
+    assert level["note"].startswith("10 of them were laid out by PCA")
 
 
 # In a browser.
@@ -360,3 +387,19 @@ def test_any_field_is_found_by_its_place(page: Page) -> None:
     page.click("#fields-found button")
     caption = page.locator("#fields-pair figcaption").first
     expect(caption).to_contain_text(f"{NASTY} 0.1 µM, P/2 B02 site 2")
+
+
+def test_the_map_of_wells_is_had_when_it_is_chosen(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    page.select_option("#explorer-level", "wells")
+    expect(page.locator("#explorer-note")).to_contain_text(re.compile(r"(UMAP|PCA) of \d+ wells"))
+    page.fill("#explorer-find", "P/2 B02")
+    expect(page.locator("#explorer-count")).to_have_text("1 found")
+    page.locator("#explorer-found button").first.click()
+    caption = page.locator("#fields-pair figcaption").first
+    expect(caption).to_contain_text(f"{NASTY} 0.1 µM, P/2 B02 site 1")
+    # The address brings back what was looked at.
+    page.reload()
+    expect(page.locator("#explorer-level")).to_have_value("wells")
+    expect(page.locator("#explorer-details h3").first).to_contain_text("P/2 B02")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from wsdino.report.layout import lay_out
+from wsdino.report.layout import NUM_NEAREST, lay_out, lay_out_many
 
 
 def test_few_profiles_are_laid_out_by_principal_components() -> None:
@@ -40,6 +40,25 @@ def test_umap_repeats_itself_and_keeps_groups_together() -> None:
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (groups[distances.argmin(axis=1)] == groups).all()
+
+
+def test_of_many_rows_some_are_laid_out_and_the_others_among_them() -> None:
+    generator = np.random.default_rng(4)
+    features = generator.normal(size=(60, 6)).astype(np.float32)
+    features[50:] = 3 * features[:10]
+    points, method = lay_out_many(features, seed=2, most=30)
+    assert method == "PCA"
+    drawn = np.sort(np.random.default_rng(2).choice(60, 30, replace=False))
+    known, _ = lay_out(features[drawn], seed=2)
+    np.testing.assert_allclose(points[drawn], known, atol=1e-6)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for row in set(range(60)) - set(drawn):
+        cosines = unit[drawn] @ unit[row]
+        *nearest, last = np.argsort(-cosines)[: NUM_NEAREST + 1]
+        weights = cosines[nearest] - cosines[last]
+        expected = weights @ known[nearest] / weights.sum()
+        np.testing.assert_allclose(points[row], expected, atol=1e-5)
+    assert lay_out_many(features[:30], seed=2, most=30)[0].shape == (30, 2)
 
 
 def test_importing_the_report_loads_no_plotting() -> None:

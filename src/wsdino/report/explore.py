@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from wsdino.errors import InputError
 from wsdino.report.attention import site_place
+from wsdino.report.explorer import (
+    Places,
+    bokeh_script,
+    explorer_data,
+    pending_level,
+    treatment_level,
+)
 from wsdino.report.html import SECTIONS, templates
 from wsdino.report.images import STRETCH_PERCENTILES
-from wsdino.report.maps import treatment_map
+from wsdino.report.layout import lay_out
 from wsdino.report.pictures import MAX_PX, Picture, Pictures, choose_fields
 from wsdino.report.style import channel_colours, hex_colour, moa_styles
 from wsdino.report.treated import moas_of, treated_of
@@ -17,12 +25,17 @@ from wsdino.report.viewing import Screen
 from wsdino.runrecord import Omitted, read_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
 
+    from wsdino.report.explorer import Level
     from wsdino.report.images import Fields
     from wsdino.report.treated import Treated
+
+# Points of a map of wells or sites: what a browser draws and moves without a pause.
+MAX_SERVED = 50_000
 
 
 def explore_page(
@@ -53,31 +66,38 @@ def explore_page(
     InputError
         If the run has no profiles, or the store none of its treatments.
     """
-    screen = Screen(store, sites)
-    screen.prepare()
     record = read_run(run)
     try:
         treated = treated_of(record)
-        pictures = _pictures(screen, treated)
-        styles = moa_styles({moa for moa in moas_of(treated.frame) if moa is not None})
-        shown = treatment_map(treated, pictures, sites, styles, seed=seed)
     except Omitted as reason:
         raise InputError(f"{run}: can't be explored: {reason}") from reason
-    of_treatment, _ = choose_fields(screen.manifest, treated)
+    if len(treated) < 2:
+        raise InputError(
+            f"{run}: can't be explored: profiles.parquet has {len(treated)} treated profiles; a "
+            "map needs two"
+        )
+    places = Places(treated, sites, seed, most=MAX_SERVED)
+    maps: dict[str, Callable[[], Level]] = {
+        "treatments": lambda: treatment_level(treated, *lay_out(treated.features, seed=seed)),
+        **{name: partial(places.level, name) for name in places.names},
+    }
+    screen = Screen(store, sites, maps)
+    screen.prepare()
+    try:
+        pictures, of_treatment = _pictures(screen, treated)
+    except Omitted as reason:
+        raise InputError(f"{run}: can't be explored: {reason}") from reason
+    styles = moa_styles({moa for moa in moas_of(treated.frame) if moa is not None})
+    pending = [pending_level(name, treated if name == "treatments" else None) for name in maps]
     drawn = {f"picture-{row}": picture for row, picture in pictures.of_treatment.items()}
     drawn |= {f"control-{n}": picture for n, picture in enumerate(pictures.of_plate.values())}
-    shown["data"] |= {
+    pending[0]["sites"] = [of_treatment.get(row, -1) for row in range(len(treated))]
+    data = explorer_data(pending, treated, pictures, styles) | {
         "sources": {name: picture.uri for name, picture in drawn.items()},
         "bars": {
             name: [picture.bar.label, picture.bar.width]
             for name, picture in drawn.items()
             if picture.bar is not None
-        },
-        "sites": {
-            level.name: [of_treatment.get(row, -1) for row in range(len(treated))]
-            if level.metadata is None
-            else screen.rows_of(level.metadata)
-            for level in shown["points"]
         },
     }
     page = (
@@ -85,9 +105,10 @@ def explore_page(
         .get_template("explore.html")
         .render(
             name=record.name,
-            titles={section.name: section.title for section in SECTIONS},
-            shown={"treatment_map": shown},
-            styles=styles,
+            title=next(each.title for each in SECTIONS if each.name == "treatment_map"),
+            levels=list(maps),
+            data=data,
+            bokeh=bokeh_script(),
             num_sites=f"{len(screen):,}",
             channels=[
                 (name, hex_colour(colour))
@@ -103,8 +124,8 @@ def explore_page(
     return screen, page
 
 
-def _pictures(screen: Screen, treated: Treated) -> Pictures:
-    """Return the report's choice of fields, with addresses instead of pictures."""
+def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, int]]:
+    """Return the report's choice of fields, addresses instead of pictures, and their sites."""
     of_treatment, of_plate = choose_fields(screen.manifest, treated)
 
     def picture(site: int) -> Picture:
@@ -116,7 +137,7 @@ def _pictures(screen: Screen, treated: Treated) -> Pictures:
         )
 
     plates = {str(screen.plates[site]) for site in of_treatment.values()}
-    return Pictures(
+    pictures = Pictures(
         of_treatment={row: picture(site) for row, site in of_treatment.items()},
         of_plate={plate: picture(site) for plate, site in of_plate.items() if plate in plates},
         channels=[],
@@ -124,3 +145,4 @@ def _pictures(screen: Screen, treated: Treated) -> Pictures:
         window_px=0,
         shown_px=MAX_PX,
     )
+    return pictures, of_treatment

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from wsdino.errors import TableError
 from wsdino.evaluate.doses import distances_to_controls
 from wsdino.evaluate.wells import Wells, wells_of
 from wsdino.report.columns import Column, metadata_columns, numbers
-from wsdino.report.layout import lay_out
+from wsdino.report.layout import lay_out_many
 from wsdino.report.pictures import plate_labels
-from wsdino.report.style import MARKERS
+from wsdino.report.style import COLOURS, MARKERS, ramp
 from wsdino.report.treated import keys_of
 from wsdino.tables.columns import COMPOUND, PLATE, SITE, WELL
 from wsdino.tables.features import features_of, metadata_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from wsdino.report.style import MoaStyle
     from wsdino.report.treated import Treated
 
-# Of more wells or sites some are drawn: laying them out takes minutes, and a page megabytes.
+# Of more wells or sites some are drawn: laying them out takes minutes, and a file megabytes.
 MAX_POINTS = 4_000
 # Coordinates are whole numbers from 0 to this.
 EXTENT = 10_000
@@ -105,35 +106,110 @@ def treatment_level(treated: Treated, points: NDArray[np.float64], method: str) 
     )
 
 
-def place_levels(treated: Treated, sites: pd.DataFrame | None, *, seed: int) -> list[Level]:
-    """Make the maps of wells and of sites.
+@dataclass(frozen=True)
+class Places:
+    """The maps of wells and of sites, each made when it is asked for.
 
-    Parameters
+    Attributes
     ----------
     treated
         The treatments.
     sites
         Metadata and normalised features of the screen's sites (or wells), or None.
     seed
-        Of the layout, and of the draw where there are more than :data:`MAX_POINTS`.
-
-    Returns
-    -------
-    list of Level
-        Wells, and sites if a well has several; none where the table lacks plates and wells.
+        Of the layout, and of the draw where there are more than `most`.
+    most
+        Points of a map.
     """
-    if sites is None:
-        return []
-    try:
-        wells = wells_of(sites, purpose="a map of wells")
-    except TableError:
-        return []
-    distance = _with_distance(wells)
-    levels = [_level("wells", treated, wells.metadata, wells.features, distance, seed)]
-    known = sites[sites[COMPOUND].notna()] if len(sites) > len(wells) else sites
-    if len(known) > len(wells):
-        levels.append(_level("sites", treated, metadata_of(known), features_of(known), None, seed))
-    return levels
+
+    treated: Treated
+    sites: pd.DataFrame | None
+    seed: int
+    most: int = MAX_POINTS
+
+    @cached_property
+    def names(self) -> list[str]:
+        """`wells`, and `sites` if a well has several; empty without plates and wells."""
+        if self._wells is None:
+            return []
+        return ["wells", *(["sites"] if self._num_known > len(self._wells) else [])]
+
+    def level(self, name: str) -> Level:
+        """Make the map of one of :attr:`names`."""
+        assert self._wells is not None
+        assert self.sites is not None
+        if name == "wells":
+            distance = _with_distance(self._wells)
+            return self._level(name, self._wells.metadata, self._wells.features, distance)
+        known = self.sites
+        if self._num_known < len(known):
+            known = known[known[COMPOUND].notna()]
+        return self._level(name, metadata_of(known), features_of(known, dtype=None), None)
+
+    @cached_property
+    def _wells(self) -> Wells | None:
+        if self.sites is None:
+            return None
+        try:
+            return wells_of(self.sites, purpose="a map of wells")
+        except TableError:
+            return None
+
+    @cached_property
+    def _num_known(self) -> int:
+        return 0 if self.sites is None else int(self.sites[COMPOUND].notna().sum())
+
+    def _level(
+        self,
+        name: str,
+        metadata: pd.DataFrame,
+        features: NDArray[np.floating],
+        distance: NDArray[np.float64] | None,
+    ) -> Level:
+        rows, notes = np.arange(len(metadata)), []
+        if len(rows) > self.most:
+            generator = np.random.default_rng(self.seed)
+            rows = np.sort(generator.choice(len(rows), self.most, replace=False))
+            notes.append(f"{self.most:,} of {len(metadata):,} {name}, drawn with seed {self.seed}.")
+        shown = metadata.iloc[rows].reset_index(drop=True)
+        points, method = lay_out_many(features[rows], seed=self.seed, most=MAX_POINTS)
+        if len(rows) > MAX_POINTS:
+            notes.append(
+                f"{MAX_POINTS:,} of them were laid out by {method}; each other one lies among the "
+                "most similar of these."
+            )
+        columns = metadata_columns(shown)
+        if distance is not None:
+            columns.append(numbers(DISTANCE, distance[rows].tolist()))
+        row_of = {key: row for row, key in enumerate(self.treated.keys)}
+        keys = keys_of(shown)
+        plates = plate_labels(shown) if PLATE in shown else [""] * len(shown)
+        wells = shown[WELL].astype(str).tolist() if WELL in shown else [""] * len(shown)
+        numbered = name == "sites" and SITE in shown
+        ends = [f" site {site}" for site in shown[SITE]] if numbered else [""] * len(shown)
+        return Level(
+            name,
+            scaled(points),
+            method,
+            [
+                f"{' '.join(key).strip()}, {plate} {well}{end}"
+                for key, plate, well, end in zip(keys, plates, wells, ends, strict=True)
+            ],
+            [row_of.get(key, -1) for key in keys],
+            columns,
+            " ".join(notes),
+            shown,
+        )
+
+
+def pending_level(name: str, treated: Treated | None = None) -> dict[str, Any]:
+    """Return what the page knows of a map that it has yet to ask for, as JSON."""
+    known = {"names": [], "of": [], "columns": []} if treated is None else {
+        "names": list(treated.names),
+        "of": list(range(len(treated))),
+        "columns": [column.as_dict() for column in treated.columns],
+    }  # fmt: skip
+    return {"name": name, "pending": True, "x": [], "y": [], "method": "", "note": "", **known}
 
 
 def _with_distance(wells: Wells) -> NDArray[np.float64] | None:
@@ -141,46 +217,8 @@ def _with_distance(wells: Wells) -> NDArray[np.float64] | None:
     return distance if np.isfinite(distance).any() else None
 
 
-def _level(
-    name: str,
-    treated: Treated,
-    metadata: pd.DataFrame,
-    features: NDArray[np.floating],
-    distance: NDArray[np.float64] | None,
-    seed: int,
-) -> Level:
-    rows, note = np.arange(len(metadata)), ""
-    if len(rows) > MAX_POINTS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), MAX_POINTS, replace=False))
-        note = f"{MAX_POINTS:,} of {len(metadata):,} {name}, drawn with seed {seed}."
-    shown = metadata.iloc[rows].reset_index(drop=True)
-    points, method = lay_out(np.asarray(features[rows], dtype=np.float64), seed=seed)
-    columns = metadata_columns(shown)
-    if distance is not None:
-        columns.append(numbers(DISTANCE, distance[rows].tolist()))
-    row_of = {key: row for row, key in enumerate(treated.keys)}
-    keys = keys_of(shown)
-    plates = plate_labels(shown) if PLATE in shown else [""] * len(shown)
-    wells = shown[WELL].astype(str).tolist() if WELL in shown else [""] * len(shown)
-    numbered = name == "sites" and SITE in shown
-    ends = [f" site {site}" for site in shown[SITE]] if numbered else [""] * len(shown)
-    return Level(
-        name,
-        scaled(points),
-        method,
-        [
-            f"{' '.join(key).strip()}, {plate} {well}{end}"
-            for key, plate, well, end in zip(keys, plates, wells, ends, strict=True)
-        ],
-        [row_of.get(key, -1) for key in keys],
-        columns,
-        note,
-        shown,
-    )
-
-
 def explorer_data(
-    levels: Sequence[Level],
+    levels: Sequence[Mapping[str, Any]],
     treated: Treated,
     pictures: Pictures | None,
     styles: Mapping[str, MoaStyle],
@@ -190,7 +228,7 @@ def explorer_data(
     Parameters
     ----------
     levels
-        The maps, treatments first.
+        The maps as JSON, treatments first.
     treated
         The treatments.
     pictures
@@ -210,7 +248,7 @@ def explorer_data(
     return {
         "plot": _plot(),
         "extent": EXTENT,
-        "levels": [level.as_dict() for level in levels],
+        "levels": list(levels),
         "styles": {name: [style.colour, MARKERS[style.marker]] for name, style in styles.items()},
         "neighbours": [
             [[int(row), round(float(cosine), 3)] for row, cosine in zip(*own, strict=True)
@@ -222,6 +260,9 @@ def explorer_data(
             for row, picture in shown.items()
         },
         "plates": plates,
+        "palette": COLOURS,
+        "shapes": list(MARKERS.values()),
+        "ramp": ramp(),
     }  # fmt: skip
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from wsdino.progress import say
 from wsdino.report.treated import nearest_rows
-from wsdino.tables.features import features_of
+from wsdino.tables.features import ROWS_AT_ONCE, features_of
 from wsdino.tables.h5ad import MAP_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 NUM_NEIGHBOURS = 15
 # Of fewer profiles each is a neighbour of more than a third of all, and the graph mostly reflects
@@ -23,6 +24,8 @@ MIN_FOR_UMAP = 3 * NUM_NEIGHBOURS
 MIN_FOR_COLUMNS = 10
 # Of more profiles UMAP finds the neighbours itself, approximately.
 MAX_EXACT = 20_000
+# What isn't laid out itself lies among as many that are.
+NUM_NEAREST = 5
 
 
 def lay_out(
@@ -68,6 +71,54 @@ def lay_out(
         )
         points = umap.fit_transform(features)
     return np.asarray(points, dtype=np.float64), "UMAP"
+
+
+def lay_out_many(
+    features: NDArray[np.floating], *, seed: int, most: int
+) -> tuple[NDArray[np.float64], str]:
+    """Lay out some rows, and every other one at the weighted mean of those most like it.
+
+    Parameters
+    ----------
+    features
+        Float (n, F) without missing values.
+    seed
+        Of UMAP, and of the draw.
+    most
+        Rows that are laid out by :func:`lay_out`; if there are no more, these are all.
+
+    Returns
+    -------
+    tuple
+        As :func:`lay_out`. The weights of the :data:`NUM_NEAREST` rows of largest cosine are what
+        these exceed that of the next by.
+    """
+    drawn = np.arange(len(features))
+    if len(features) > most:
+        drawn = np.sort(np.random.default_rng(seed).choice(len(features), most, replace=False))
+    known, method = lay_out(np.asarray(features[drawn], dtype=np.float64), seed=seed)
+    if len(drawn) == len(features):
+        return known, method
+    points = np.empty((len(features), 2))
+    of_drawn = _unit(features[drawn])
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        cosines = _unit(features[rows]) @ of_drawn.T
+        nearest = np.argpartition(cosines, -NUM_NEAREST - 1, axis=1)[:, -NUM_NEAREST - 1 :]
+        own = np.take_along_axis(cosines, nearest, axis=1).astype(np.float64)
+        # Where all are alike they count alike.
+        weights = own - own.min(axis=1, keepdims=True) + 1e-9
+        points[rows] = np.einsum("ij,ijk->ik", weights, known[nearest])
+        points[rows] /= weights.sum(axis=1, keepdims=True)
+    points[drawn] = known
+    return points, method
+
+
+def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    single = np.asarray(features, dtype=np.float32)
+    lengths = np.linalg.norm(single, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = single / np.where(lengths > 0, lengths, 1)
+    return unit
 
 
 def _neighbours(

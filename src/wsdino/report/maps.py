@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsdino.report.explorer import bokeh_script, explorer_data, place_levels, treatment_level
+from wsdino.report.explorer import Places, bokeh_script, explorer_data, treatment_level
 from wsdino.report.figures import MAX_TIPS, scatter_svg
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
-from wsdino.report.style import COLOURS, MARKERS, ramp
 from wsdino.runrecord import Omitted
 
 if TYPE_CHECKING:
@@ -52,11 +51,9 @@ def treatment_map(
         raise Omitted(f"profiles.parquet has {len(treated)} treated profiles; a map needs two")
     points, method = lay_out(treated.features, seed=seed)
     wrong = [key in treated.wrong for key in treated.keys]
-    levels = [treatment_level(treated, points, method), *place_levels(treated, sites, seed=seed)]
-    data = explorer_data(levels, treated, pictures, styles)
-    data |= {"palette": COLOURS, "shapes": list(MARKERS.values()), "ramp": ramp()}
+    places = Places(treated, sites, seed)
+    levels = [treatment_level(treated, points, method), *map(places.level, places.names)]
     return {
-        "points": levels,
         "svg": scatter_svg(points, treated.moas, treated.names, wrong, styles, method=method),
         "method": method,
         "min_for_umap": MIN_FOR_UMAP,
@@ -67,6 +64,6 @@ def treatment_map(
         "legend": [(moa, treated.moas.count(moa)) for moa in styles if moa in treated.moas],
         "num_unknown": treated.moas.count(None),
         "levels": [level.name for level in levels],
-        "data": data,
+        "data": explorer_data([level.as_dict() for level in levels], treated, pictures, styles),
         "bokeh": bokeh_script(),
     }

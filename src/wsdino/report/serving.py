@@ -180,6 +180,11 @@ class _Neighbours(_Handler):
         )
 
 
+class _Map(_Handler):
+    async def get(self, name: str) -> None:
+        await self.answer_json(lambda: self.screen.map_of(name))
+
+
 class _Find(_Handler):
     async def get(self) -> None:
         await self.answer_json(lambda: self.screen.find(self.argument("text", "")))
@@ -201,7 +206,7 @@ def application(screen: Screen, page: str, guard: Guard) -> Application:
     -------
     tornado.web.Application
         `/`; `/field/SITE` (channels, contrast, low, high, px), a JPEG; `/site/SITE`,
-        `/neighbours/SITE` (num, apart) and `/find` (text), JSON.
+        `/neighbours/SITE` (num, apart), `/map/NAME` and `/find` (text), JSON.
     """
     shared = {"screen": screen, "page": page, "guard": guard}
     routes: list[Any] = [
@@ -209,6 +214,7 @@ def application(screen: Screen, page: str, guard: Guard) -> Application:
         (r"/field/(\d+)", _Field, shared),
         (r"/site/(\d+)", _Site, shared),
         (r"/neighbours/(\d+)", _Neighbours, shared),
+        (r"/map/(\w+)", _Map, shared),
         (r"/find", _Find, shared),
     ]
     return Application(routes, default_handler_class=_Nothing, default_handler_args=shared,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from wsdino.tables.columns import BATCH, COMPOUND, PLATE, SITE, WELL
 from wsdino.tables.features import feature_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from wsdino.report.explorer import Level
     from wsdino.report.images import Fields
 
 # How a field is scaled.
@@ -71,10 +73,20 @@ class Screen:
         An open store.
     sites
         Metadata and normalised features of its sites, or of some, or None.
+    maps
+        Makes the map of each name, when it is first asked for.
     """
 
-    def __init__(self, store: Fields, sites: pd.DataFrame | None) -> None:
+    def __init__(
+        self,
+        store: Fields,
+        sites: pd.DataFrame | None,
+        maps: Mapping[str, Callable[[], Level]] | None = None,
+    ) -> None:
         self.store = store
+        self._maps = maps or {}
+        self._laid_out: dict[str, dict[str, Any]] = {}
+        self._laying_out = Lock()
         self.manifest = store.manifest.reset_index(drop=True)
         self._sites = sites
         self._contrast = lru_cache(maxsize=4096)(self._contrast_of_plate)
@@ -171,6 +183,26 @@ class Screen:
         rows = pd.Series(np.flatnonzero(self.is_control))
         groups = rows.groupby(self.plates[rows], sort=False)
         return {str(plate): tuple(map(int, own.iloc[:2])) for plate, own in groups}
+
+    def map_of(self, name: str) -> dict[str, Any]:
+        """Return a map as JSON, with the row of the manifest of each of its points in `sites`.
+
+        Raises
+        ------
+        InputError
+            If there is no such map.
+        """
+        if name not in self._maps:
+            raise InputError(f"map {name!r}: expected one of {', '.join(self._maps) or 'none'}")
+        # Asked for twice it is laid out once.
+        with self._laying_out:
+            if name not in self._laid_out:
+                level = self._maps[name]()
+                found = level.as_dict()
+                if level.metadata is not None:
+                    found["sites"] = self.rows_of(level.metadata)
+                self._laid_out[name] = found
+            return self._laid_out[name]
 
     def prepare(self) -> None:
         """Do now what the first question would have to wait for."""

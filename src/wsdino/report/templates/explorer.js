@@ -53,24 +53,27 @@ const scale = (each) => {
   return {low, high, colour: (v) => v === null || (each.log && v <= 0) || !known.length ? GREY
     : RAMP[Math.round((RAMP.length - 1) * (span > 0 ? (map(v) - map(low)) / span : 0.5))]};
 };
-const matches = (level, row) => {
+const matching = (level) => {
   const words = state.find.toLowerCase();
-  return level.names[row].toLowerCase().includes(words)
-    || level.columns.some((each) => each.labels && (each.labels[each.codes[row]] || "").toLowerCase().includes(words));
+  level.lower ??= level.names.map((name) => name.toLowerCase());
+  const labelled = level.columns.filter((each) => each.labels)
+    .map((each) => [each.codes, each.labels.map((label) => label.toLowerCase().includes(words))]);
+  return (row) => level.lower[row].includes(words) || labelled.some(([codes, found]) => found[codes[row]]);
 };
 
 const draw = () => {
   const level = levels.get(state.level), each = column(level, state.colour);
+  if (level.pending) return;
   const number = each && each.values ? scale(each) : null;
-  const chosen = new Set(state.select);
-  const size = level.names.length > 1500 ? 7 : level.names.length > 300 ? 9 : 12;
+  const chosen = new Set(state.select), matches = state.find ? matching(level) : () => true;
+  const size = level.names.length > 10000 ? 4 : level.names.length > 1500 ? 7 : level.names.length > 300 ? 9 : 12;
   const found = {x: level.x, y: level.y, colour: [], line: [], shape: [], size: [], alpha: []};
   const visible = [];
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
   level.names.forEach((_, row) => {
     const [colour, shape] = !each ? [PALETTE[0], "circle"]
       : number ? [number.colour(each.values[row]), "circle"] : styleOf(each, each.codes[row]);
-    const isFound = !state.find || chosen.has(row) || matches(level, row);
+    const isFound = chosen.has(row) || matches(row);
     found.colour.push(colour); found.shape.push(shape);
     found.line.push(ink);
     found.size.push(isFound ? size : size * 0.7);
@@ -159,7 +162,7 @@ const details = () => {
     const thumb = picture(`picture-${other}`, "");
     // Too small for a scale bar.
     list.append(make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
-      button(all.names[other], () => { toLevel("treatments"); pick([other]); }),
+      button(all.names[other], async () => { await toLevel("treatments"); pick([other]); }),
       make("span", facts.filter(Boolean).join(", "), {class: "note"})])]));
   }
   box.append(make("h3", "Most similar treatments"), list);
@@ -179,12 +182,12 @@ const pick = (rows) => {
   draw();
   details();
   remember();
-  dispatchEvent(new CustomEvent("explored", {detail: {level: state.level, rows}}));
+  dispatchEvent(new CustomEvent("explored", {detail: {level: state.level, rows, site: rows.length === 1 ? levels.get(state.level).sites?.[rows[0]] : undefined}}));
 };
 const search = () => {
   state.find = $("explorer-find").value.trim();
   const level = levels.get(state.level), box = $("explorer-found");
-  const rows = state.find ? [...level.names.keys()].filter((row) => matches(level, row)) : [];
+  const rows = state.find ? [...level.names.keys()].filter(matching(level)) : [];
   box.replaceChildren();
   $("explorer-count").textContent = state.find ? `${rows.length} found` : "";
   if (rows.length) {
@@ -203,11 +206,30 @@ const toColour = (name) => {
   legend();
   draw();
 };
-const toLevel = (name) => {
+// Where a server has the map it is asked for; what a person asks for meanwhile comes before it.
+let asked = 0;
+const laidOut = async (level) => {
+  const mine = ++asked;
+  if (!level.pending) return true;
+  $("explorer-note").textContent = `Laying out the map of ${level.name} …`;
+  const answer = await fetch(`map/${level.name}`).catch(() => null);
+  if (answer?.ok && level.pending) {
+    Object.assign(level, await answer.json());
+    level.pending = false;
+  }
+  if (mine === asked && level.pending) {
+    $("explorer-note").textContent = `The map of ${level.name} could not be had: ${answer ? (await answer.text()).trim() : "no answer"}`;
+    $("explorer-level").value = state.level;
+  }
+  return mine === asked && !level.pending;
+};
+const toLevel = async (name) => {
   if (name === state.level && view.source.data.x.length) return;
+  const level = levels.get(name), select = $("explorer-colour");
+  if (level.pending && !await laidOut(level)) return;
+  asked += 1;
   state.level = name;
   state.select = [];
-  const level = levels.get(name), select = $("explorer-colour");
   $("explorer-level").value = name;
   select.replaceChildren(...level.columns.map((each) => make("option", each.name, {value: each.name})));
   $("explorer-note").textContent = `${level.method} of ${level.names.length} ${name}. ${level.note}`;
@@ -227,7 +249,7 @@ const reset = () => {
 };
 const table = () => {
   const level = levels.get(state.level);
-  const rows = state.select.length ? state.select : [...level.names.keys()].filter((row) => view.visible.booleans[row]);
+  const rows = state.select.length ? state.select : [...level.names.keys()].filter((row) => view.visible.booleans?.[row]);
   save(`${state.level}.csv`, csv([["name", ...level.columns.map((each) => each.name), "map x", "map y"],
     ...rows.map((row) => [level.names[row], ...level.columns.map((each) => value(each, row)), level.x[row], level.y[row]])]), "text/csv");
 };
@@ -271,7 +293,7 @@ const hover = (event) => {
   card.style.top = `${y + 16 + card.offsetHeight > box.height ? Math.max(0, y - card.offsetHeight - 16) : y + 16}px`;
 };
 
-const start = () => {
+const start = async () => {
   const made = Bokeh.documents.at(-1), named = (name) => made.get_model_by_name(name);
   view = {plot: named("map"), source: named("points"), visible: named("visible"), glyphs: named("glyphs")};
   const tools = ["move", "lasso", "zoom"].map(named);
@@ -312,34 +334,34 @@ const start = () => {
   $("explorer-csv").addEventListener("click", table);
   $("explorer-svg").addEventListener("click", () => save(`map-${state.level}.svg`, vector(), "image/svg+xml"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("explore", (event) => {
-    toLevel("treatments");
+  addEventListener("explore", async (event) => {
+    await toLevel("treatments");
     pick([event.detail]);
     $("treatment_map").scrollIntoView();
   });
-  addEventListener("explore-well", (event) => {
+  addEventListener("explore-well", async (event) => {
     const wells = levels.get("wells");
     const row = wells ? wells.names.findIndex((name) => name.endsWith(event.detail)) : -1;
     if (row < 0) return;
-    toLevel("wells");
+    await toLevel("wells");
     pick([row]);
     $("treatment_map").scrollIntoView();
   });
-  const restore = () => {
+  const restore = async () => {
     const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("map");
     if (!levels.has(name)) return false;
     const level = levels.get(name), rows = (asked.get("select") || "").split(".").filter(Boolean).map(Number);
     $("explorer-find").value = asked.get("find") || "";
     state.colour = asked.get("colour") || "";
     view.source.data = {...view.source.data, x: []};
-    toLevel(name);
-    pick(rows.filter((row) => row in level.names));
+    await toLevel(name);
+    if (!level.pending) pick(rows.filter((row) => row in level.names));
     return true;
   };
   addEventListener("hashchange", restore);
-  if (!restore()) {
+  if (!await restore()) {
     const hash = location.hash;
-    toLevel("treatments");
+    await toLevel("treatments");
     history.replaceState(null, "", hash || location.pathname + location.search);
   }
   document.documentElement.dataset.explorer = "ready";
@@ -356,6 +378,6 @@ const unpacked = async (text) => {
   $("explorer").hidden = false;
   document.documentElement.classList.add("live");
   await Bokeh.embed.embed_item(data.plot, "explorer-plot");
-  start();
+  await start();
 })();
 })();

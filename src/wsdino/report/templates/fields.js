@@ -1,7 +1,6 @@
 (() => {
 "use strict";
 // Fields in full, beside the explorer: what is drawn comes from the server that this page came from.
-const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const $ = (id) => document.getElementById(id);
 const {save, csv, framed} = globalThis.wsdino;
 const channels = [...document.querySelectorAll("[data-field-channel]")];
@@ -78,8 +77,6 @@ $("fields-csv").addEventListener("click", () => save("neighbours.csv", csv([
   ["of", "site", "name", "place", "plate", "mechanism", "cosine"],
   ...listed.map((each) => [shown.name, each.site, each.name, each.place, each.plate, each.moa, each.cosine])]), "text/csv"));
 addEventListener("explored", (event) => {
-  const {level, rows} = event.detail;
-  const site = rows.length === 1 ? data.sites[level][rows[0]] : -1;
-  if (site >= 0) show(site);
+  if (event.detail.site >= 0) show(event.detail.site);
 });
 })();
