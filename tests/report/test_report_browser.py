@@ -423,10 +423,19 @@ def test_nothing_overflows_and_axe_finds_nothing(
     page.wait_for_selector(READY, state="attached")
     page.mouse.click(*move_to(page, 1))
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    # All of it is laid out by then, whether it is near the screen or not.
+    page.wait_for_function("!document.documentElement.classList.contains('loading')")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     found = axe.run(page)
     context.close()
     assert not found.violations_count, found.generate_report()
+
+
+def test_a_link_leads_to_its_section_though_far_ones_are_laid_out_late(page: Page) -> None:
+    link = page.locator("nav a").last
+    link.click()
+    title = page.locator(f"{link.get_attribute('href')} h2").first
+    sync_api.expect(title).to_be_in_viewport()
 
 
 def test_without_scripts_it_still_says_everything(browser: Browser, report: Path) -> None:
@@ -445,5 +454,7 @@ def test_print_shows_all_treatments_and_opens_what_is_closed(page: Page) -> None
     assert page.locator("details:not([open])").count() == 0
     sync_api.expect(page.locator("#explorer")).to_be_hidden()
     sync_api.expect(page.locator("#treatment_map .static").first).to_be_visible()
+    laid_out = "all => all.map((each) => getComputedStyle(each).contentVisibility)"
+    assert set(page.locator("main > section").evaluate_all(laid_out)) == {"visible"}
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() > 0

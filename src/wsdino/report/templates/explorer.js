@@ -365,6 +365,7 @@ const start = async () => {
     history.replaceState(null, "", hash || location.pathname + location.search);
   }
   document.documentElement.dataset.explorer = "ready";
+  dispatchEvent(new Event("at-work"));
 };
 
 const unpacked = async (text) => {

@@ -269,8 +269,14 @@ const reach = () => {
     else box.removeAttribute("tabindex");
   }
 };
-reach();
 addEventListener("resize", reach);
+// All of it is laid out once the explorer is at work, or when somebody does something.
+const whole = () => {
+  document.documentElement.classList.remove("loading");
+  reach();
+};
+addEventListener(document.getElementById("explorer-plot") ? "at-work" : "load", () => (globalThis.requestIdleCallback ?? setTimeout)(whole));
+for (const type of ["pointerdown", "keydown"]) addEventListener(type, whole, {once: true, capture: true});
 
 // A link into a closed part opens it, and what is printed is open.
 const reveal = () => {
