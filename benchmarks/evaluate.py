@@ -2,9 +2,9 @@
 
 Tables of 10^4 to 10^6 wells x 384 features are written as Parquet (float32; 384 wells a plate, 32
 of them controls; 4 wells a treatment, 4 doses a compound), and read, profiled by four of the
-normalisations, and asked for activity after tvn, as the commands do; 10^3 and 10^4 treatments of 150
-mechanisms are matched (NSC, NSCB, not same plate, votes, mAP, consistency, chance). Each is done in
-a process of its own: CPU time, time, and the highest resident memory. `--write` writes
+normalisations, and asked for activity after tvn, as the commands do; 10^3 and 10^4 treatments of
+150 mechanisms are matched (NSC, NSCB, not same plate, votes, mAP, consistency, chance). Each is
+done in a process of its own: CPU time, time, and the highest resident memory. `--write` writes
 `benchmarks/results/evaluate.md`; rows of other sizes and cases that are there stay.
 """
 

@@ -8,6 +8,8 @@ A compound with four doses or more gets Hill's curve: distance = bottom + (top -
 (1 + (EC50 / dose)^slope), with top >= bottom, the EC50 among the doses tested and a slope from 0.5
 to 8. For a given EC50 and slope the rest is linear, so that a grid of both, refined once around its
 best point, finds the least squares, and does so again for each resample of a bootstrap over wells.
+Of curves that fit alike the lowest is taken, and none of which the doses drawn show less than a
+hundredth of its height.
 """
 
 from __future__ import annotations
