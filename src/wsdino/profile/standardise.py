@@ -121,7 +121,7 @@ class EachPlate:
             for part in _plate_moments(table, on_controls=on_controls):
                 constant = np.flatnonzero(part[3][positions] == 0)
                 if len(constant):
-                    plate = table[PLATE].iloc[part[0][0]]
+                    plate = table[PLATE].iloc[part[0]].iloc[0]
                     raise TableError(
                         f"normalisation plate: feature {kept[constant[0]]} is constant on plate "
                         f"{plate}, but was not in the table that was fitted on"

@@ -172,7 +172,7 @@ def _fit_blocks(
     for block in blocks():
         centred = block - mean
         if factor is not None:
-            centred = np.linalg.qr(np.concatenate([factor, centred]), mode="r")
+            centred = np.asarray(np.linalg.qr(np.concatenate([factor, centred]), mode="r"))
         factor = centred
     assert factor is not None
     _, singular, axes = np.linalg.svd(factor, full_matrices=False)

@@ -117,8 +117,7 @@ def lay_out_many(
 def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
     single = np.asarray(features, dtype=np.float32)
     lengths = np.linalg.norm(single, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = single / np.where(lengths > 0, lengths, 1)
-    return unit
+    return (single / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def _neighbours(
