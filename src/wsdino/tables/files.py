@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -104,11 +105,15 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
 
 def _read_parquet(source: Path | io.BytesIO) -> pd.DataFrame:
     """Read Parquet, and give back the memory that reading took."""
-    import pyarrow as pa
-
     table = pd.read_parquet(source)
-    pa.default_memory_pool().release_unused()
+    release_memory()
     return table
+
+
+def release_memory() -> None:
+    """Give back to the system what Arrow keeps of the tables that are gone."""
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.default_memory_pool().release_unused()
 
 
 def column_names(path: Path) -> list[str]:

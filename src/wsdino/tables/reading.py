@@ -11,7 +11,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.tables.columns import CONTROL, PREFIX
-from wsdino.tables.files import read_file
+from wsdino.tables.files import read_file, release_memory
 from wsdino.tables.identity import DEFAULT_CONTROLS
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 from wsdino.tables.suspects import without_labels
@@ -77,6 +77,8 @@ def read_table(
         raise TableError(f"{origin}: the table has no {what}")
     wells = None if platemap is None else read_platemap(platemap, columns=columns)
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
+    del raw
+    release_memory()
     is_flagged = controls is not None or has_values(table, CONTROL)
     table = identify(table, origin=origin, controls=controls)
     if not is_flagged and CONTROL in table and table[CONTROL].any():
