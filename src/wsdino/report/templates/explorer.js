@@ -197,13 +197,16 @@ const search = () => {
   draw();
   remember();
 };
-const toColour = (name) => {
+const setColour = (name) => {
   const level = levels.get(state.level);
   state.colour = column(level, name) ? name : (level.columns[0] || {name: ""}).name;
   state.hidden.clear();
   $("explorer-colour").value = state.colour;
   $("explorer-legend-find").value = "";
   legend();
+};
+const toColour = (name) => {
+  setColour(name);
   draw();
 };
 // Where a server has the map it is asked for; what a person asks for meanwhile comes before it.
@@ -233,7 +236,7 @@ const toLevel = async (name) => {
   $("explorer-level").value = name;
   select.replaceChildren(...level.columns.map((each) => make("option", each.name, {value: each.name})));
   $("explorer-note").textContent = `${level.method} of ${level.names.length} ${name}. ${level.note}`;
-  toColour(state.colour);
+  setColour(state.colour);
   search();
   details();
 };
