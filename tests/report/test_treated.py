@@ -18,7 +18,7 @@ from wsdino.report import pictures as taking
 from wsdino.report.columns import Column, controls_of, metadata_columns, natural
 from wsdino.report.compounds import compounds, dose_rows, dose_svg
 from wsdino.report.compounds import treatments as table_of
-from wsdino.report.explorer import explorer_data, place_levels, scaled, treatment_level
+from wsdino.report.explorer import Places, explorer_data, scaled, treatment_level
 from wsdino.report.pictures import colour_matrix, plate_labels, take_pictures
 from wsdino.report.style import channel_colours, moa_styles
 from wsdino.report.treated import Treated, nearest_rows, treated_of
@@ -223,7 +223,9 @@ def test_dna_tubulin_and_actin_stay_apart_with_colour_vision_deficiencies(kind: 
 
 def test_levels_have_wells_with_their_treatment_and_distance(treated: Treated) -> None:
     sites = make_sites(treated.frame.iloc[:2], num_plates=2, num_controls=2, num_sites=1)
-    (wells,) = place_levels(treated, sites, seed=0)
+    places = Places(treated, sites, seed=0)
+    assert places.names == ["wells"]
+    wells = places.level("wells")
     assert wells.name == "wells"
     assert [row for row in wells.of if row >= 0] == [0, 1, 0, 1]
     assert wells.of.count(-1) == 4
@@ -232,9 +234,9 @@ def test_levels_have_wells_with_their_treatment_and_distance(treated: Treated) -
     distance = next(c for c in wells.columns if c.name == "Distance to controls")
     assert all(value is not None and value > 0 for value in distance.values)
     again = make_sites(treated.frame.iloc[:1], num_plates=1, num_controls=2, num_sites=2)
-    assert [level.name for level in place_levels(treated, again, seed=0)] == ["wells", "sites"]
-    assert place_levels(treated, sites.drop(columns="Metadata_Well"), seed=0) == []
-    assert place_levels(treated, None, seed=0) == []
+    assert Places(treated, again, seed=0).names == ["wells", "sites"]
+    assert Places(treated, sites.drop(columns="Metadata_Well"), seed=0).names == []
+    assert Places(treated, None, seed=0).names == []
 
 
 def test_coordinates_are_whole_numbers_that_keep_their_order() -> None:
@@ -248,7 +250,7 @@ def test_the_page_data_are_the_same_every_time(treated: Treated) -> None:
 
     def made() -> str:
         level = treatment_level(treated, points, "PCA")
-        return json.dumps(explorer_data([level], treated, None, styles))
+        return json.dumps(explorer_data([level.as_dict()], treated, None, styles))
 
     assert made() == made()
     data = json.loads(made())
