@@ -72,7 +72,7 @@ FROM_IMAGENET = [
     # A convolutional network needs no tiles: it sees the whole field as it sees a crop.
     "embed.tile=null",
 ]
-# Fields of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
+# Crops of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
 # compound does to stains identifies it, too.
 PAIRS_FROM_IMAGENET = [
     *FROM_IMAGENET,
@@ -80,9 +80,9 @@ PAIRS_FROM_IMAGENET = [
     "crops.global_views={num_views: 2, size: 96, contrast: 0.3, brightness: 0.2, staining: 1.0}",
     "crops.local_views.num_views=0",
     "train.batch_size=16",
-    "train.learning_rate=0.0003",
 ]
-# The trainings differ in nothing but these; all start from the weights of the preset but one.
+# The trainings differ in nothing but these; all start from the
+# weights of the preset but those whose name says otherwise.
 WS_DINO = ["objective.name=distill", "pairing.label=compound"]
 TRAINED = {
     "classifier": ["objective={name: classify}"],

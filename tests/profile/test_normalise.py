@@ -208,6 +208,8 @@ def test_an_embedding_of_another_tool_keeps_its_own_ratios():
     # But for one factor, which takes nothing from the angles.
     similar = [x @ x.T / np.trace(x @ x.T) for x in (found, expected)]
     np.testing.assert_allclose(*similar, rtol=1e-6, atol=1e-12)
+    note = normalise(table, **options)[1]["note"]
+    assert "40 features are taken for 1 embedding by their names: of one unit" in note
     apart = table.rename(columns=lambda name: name.replace("feature_7", "Area"))
     with_units = features_of(normalise(apart, **options)[0])
     assert not np.allclose(with_units @ with_units.T, found @ found.T, rtol=0.1)

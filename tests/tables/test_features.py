@@ -85,6 +85,7 @@ def test_very_many_columns_of_metadata_are_put_before_features_too() -> None:
         ([f"t{i}" for i in range(2, 42)], [0] * 40),
         (["Area", *(f"a{i}" for i in range(32)), *(f"b{i}" for i in range(32))],
          [0] + [1] * 32 + [2] * 32),
+        (["a", *(f"a{i}" for i in range(32))], [0] + [1] * 32),
         (["table1_emb_DAPI_0", "table1_emb_Actin_0", "table2_Area", "table3_emb_x_1"],
          [1, 1, 0, 2]),
         ([*(f"table2_feature_{i}" for i in range(32)), "table1_emb_x_1"], [1] * 32 + [2]),

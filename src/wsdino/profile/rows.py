@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsdino.tables.columns import CONTROL
-from wsdino.tables.features import plate_keys
+from wsdino.tables.features import ROWS_AT_ONCE, feature_blocks, plate_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -102,3 +102,28 @@ def plate_rows(table: pd.DataFrame) -> list[NDArray[np.intp]]:
     """
     plates = table.groupby(plate_keys(table), sort=False, dropna=False).ngroup().to_numpy()
     return np.split(np.argsort(plates, kind="stable"), np.cumsum(np.bincount(plates))[:-1])
+
+
+def chosen_blocks(table: pd.DataFrame, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    """Go through the features of some rows of a table.
+
+    Parameters
+    ----------
+    table
+        n rows, F features.
+    chosen
+        (n,) which rows.
+
+    Yields
+    ------
+    ndarray
+        (rows, F), :data:`~wsdino.tables.features.ROWS_AT_ONCE` rows or some more, in order.
+    """
+    parts: list[NDArray[np.float64]] = []
+    for rows, block in feature_blocks(table):
+        parts.append(block[chosen[rows]])
+        if sum(map(len, parts)) >= ROWS_AT_ONCE:
+            yield np.concatenate(parts)
+            parts = []
+    if any(map(len, parts)):
+        yield np.concatenate(parts)

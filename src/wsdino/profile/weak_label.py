@@ -213,7 +213,8 @@ def fit_weak_label(
     centre
         Subtract each plate's mean of controls. None: where every plate has controls.
     centre_last
-        Subtract it after whitening. None: where more features vary than there are rows to fit.
+        Subtract it after whitening. None: where more features (of a block, if there are blocks)
+        vary than there are rows to fit.
     softening
         Deviations from which on a feature is compressed; None: not at all.
     blocks

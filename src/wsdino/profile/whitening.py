@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError
 from wsdino.profile.base import Fit
-from wsdino.profile.rows import mean_of_blocks, moments_of_blocks
+from wsdino.profile.rows import chosen_blocks, mean_of_blocks, moments_of_blocks
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
 from wsdino.tables.features import (
@@ -221,7 +222,7 @@ class Whitening:
         names = feature_columns(table)
         fitted = table[CONTROL].to_numpy(bool) if self.on_controls else np.ones(len(table), bool)
         # Controls are few; all rows are read anew each time that they are gone through.
-        held = list(_gathered(table, fitted)) if self.on_controls else None
+        held = list(chosen_blocks(table, fitted)) if self.on_controls else None
         num_components, regularisation = options["num_components"], options["regularisation"]
         groups = channel_groups(names) if options["per_channel"] else {"": list(range(len(names)))}
         state: list[dict[str, Any]] = []
@@ -232,12 +233,19 @@ class Whitening:
             def blocks(
                 own: list[int] = positions, by: NDArray[np.float64] | None = None
             ) -> Iterator[NDArray[np.float64]]:
-                for block in held or _gathered(table, fitted):
+                for block in held or chosen_blocks(table, fitted):
                     yield block[:, own] if by is None else block[:, own] / by
 
             deviation = None
             if not channel:
-                deviation = _units(moments_of_blocks(blocks)[1], [names[at] for at in positions])
+                embeddings = embeddings_among([names[at] for at in positions])
+                deviation = _units(moments_of_blocks(blocks)[1], embeddings)
+                if shared := len(embeddings) - embeddings.count(0):
+                    of = counted(max(embeddings), "embedding")
+                    notes.append(
+                        f"{shared} features are taken for {of} by their names: of one unit, and "
+                        "not divided each by its own deviation"
+                    )
             tvn = _fit_blocks(
                 partial(blocks, by=deviation),
                 num_components=num_components,
@@ -339,25 +347,12 @@ class Whitening:
             raise ValueError(f"its groups {channels!s:.60} aren't each feature once")
 
 
-def _gathered(table: pd.DataFrame, chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
-    """Go through the features of some rows, :data:`ROWS_AT_ONCE` or some more at a time."""
-    parts: list[NDArray[np.float64]] = []
-    for rows, block in feature_blocks(table):
-        parts.append(block[chosen[rows]])
-        if sum(map(len, parts)) >= ROWS_AT_ONCE:
-            yield np.concatenate(parts)
-            parts = []
-    if any(map(len, parts)):
-        yield np.concatenate(parts)
-
-
-def _units(deviation: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
-    """Return what to divide each feature by, given its deviation."""
-    embeddings = np.array(embeddings_among(names))
+def _units(deviation: NDArray[np.float64], embeddings: Sequence[int]) -> NDArray[np.float64]:
+    """Return what to divide each feature by, given its deviation and its embedding."""
     result = np.where(deviation > 0, deviation, 1.0)
     for number in set(embeddings) - {0}:
         # A feature that hardly varies among the controls must not become the loudest.
-        own = embeddings == number
+        own = np.array(embeddings) == number
         mean = float(np.sqrt((deviation[own] ** 2).mean()))
         result[own] = mean if mean > 0 else 1.0
     return result

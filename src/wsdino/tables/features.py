@@ -210,7 +210,7 @@ def embeddings_among(names: Sequence[str]) -> list[int]:
     Parameters
     ----------
     names
-        Of features that aren't `emb_<channel>_<index>`.
+        Of features.
 
     Returns
     -------
@@ -218,24 +218,28 @@ def embeddings_among(names: Sequence[str]) -> list[int]:
         For each feature, the number of its embedding from 1 on; 0: it has a unit of its own.
         Features of an embedding are those of one table among several that were joined
         (`table2_emb_DAPI_0`), and at least :data:`LEAST_NUMBERED` that are numbered through from 0
-        or 1 on, as other tools call them (`feature_0`, `feature_1`, ...).
+        or 1 on, as other tools call theirs (`feature_0`, `feature_1`, ...) and we those of a
+        channel.
     """
-    stems: list[str] = []
-    numbers: dict[str, set[int]] = {}
+    kinds: list[tuple[str, str] | None] = []
+    numbers: dict[tuple[str, str], set[int]] = {}
     for name in names:
-        joined, numbered = _JOINED_EMBEDDING.match(name), _NUMBERED.match(name)
-        # No name has a line break before its table's number.
-        stems.append(f"\n{joined['table']}" if joined else numbered["stem"] if numbered else name)
-        if numbered and not joined:
-            numbers.setdefault(numbered["stem"], set()).add(int(numbered["number"]))
-    through = {
-        stem
-        for stem, own in numbers.items()
-        if len(own) >= LEAST_NUMBERED and min(own) <= 1 and max(own) - min(own) + 1 == len(own)
+        if joined := _JOINED_EMBEDDING.match(name):
+            kinds.append(("joined", joined["table"]))
+        elif numbered := _NUMBERED.match(name):
+            kind = ("numbered", numbered["stem"])
+            kinds.append(kind)
+            numbers.setdefault(kind, set()).add(int(numbered["number"]))
+        else:
+            kinds.append(None)
+    alone = {
+        kind
+        for kind, own in numbers.items()
+        if len(own) < LEAST_NUMBERED or min(own) > 1 or max(own) - min(own) + 1 > len(own)
     }
-    shared = [stem for stem in dict.fromkeys(stems) if stem in through or stem.startswith("\n")]
-    number = {stem: index for index, stem in enumerate(shared, start=1)}
-    return [number.get(stem, 0) for stem in stems]
+    shared = [kind for kind in dict.fromkeys(kinds) if kind and kind not in alone]
+    number = {kind: index for index, kind in enumerate(shared, start=1)}
+    return [number.get(kind, 0) if kind else 0 for kind in kinds]
 
 
 def plate_keys(table: pd.DataFrame) -> list[str]:
