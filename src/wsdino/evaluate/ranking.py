@@ -10,9 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Comparisons of labels in memory at once.
-_CELLS_AT_ONCE = 4_000_000
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -36,18 +33,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Each row's candidates, the most similar first; see :func:`rank`.
+    """Where each row has its candidates, the most similar first; see :func:`rank`.
 
     Attributes
     ----------
-    order
-        (n, n) rows, those that are no candidates at the end.
-    is_candidate
-        (n, n) bool: whether the row at that rank is a candidate.
+    place
+        (n, n + 1) int32: how many candidates of row i come before row j, and n if j is no
+        candidate; the last column, n throughout, stands for no row.
     """
 
-    order: NDArray[np.intp]
-    is_candidate: NDArray[np.bool_]
+    place: NDArray[np.int32]
 
     def scores(self, labels: NDArray[np.int32]) -> Scores:
         """Score labellings; the rule on queries and gallery is applied to each anew.
@@ -61,39 +56,37 @@ class Ranking:
         -------
         Scores
         """
-        at_once = max(1, _CELLS_AT_ONCE // self.order.size)
-        parts = [
-            self._scores(labels[start : start + at_once])
-            for start in range(0, len(labels), at_once)
-        ]
-        return Scores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        found = [self._scores(labelling) for labelling in labels]
+        queries, accuracy, precision = (list(column) for column in zip(*found, strict=True))
+        return Scores(np.array(queries), np.array(accuracy), np.array(precision))
 
-    def _scores(
-        self, labels: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        num, n = labels.shape
-        right, counted = self._right_and_counted(labels)
-        is_query = right.any(axis=2)
-        num_queries = is_query.sum(axis=1)
-        first = np.broadcast_to(counted, right.shape).argmax(axis=2)
-        hit = np.take_along_axis(right, first[:, :, None], axis=2)[:, :, 0]
-        rows, precisions = _precisions(right, counted)
-        sums = np.bincount(rows // n, weights=precisions, minlength=num)
-        divisor = np.maximum(num_queries, 1)
-        return num_queries, (hit & is_query).sum(axis=1) / divisor, sums / divisor
+    def _scores(self, labels: NDArray[np.int32]) -> tuple[int, float, float]:
+        # Only places of the right ones are looked at: as many as a label has rows, not n.
+        same = _rows_of_each(labels)[labels]
+        places = np.sort(np.take_along_axis(self.place, same, axis=1), axis=1)
+        is_right = places < len(labels)
+        is_query = is_right[:, 0]
+        if not is_query.any():
+            return 0, 0.0, 0.0
+        has_query = np.zeros(labels.max() + 1, dtype=bool)
+        has_query[labels[is_query]] = True
+        places = (
+            places[is_query] - self._before(places, np.flatnonzero(~has_query[labels]))[is_query]
+        )
+        shares = np.arange(1, places.shape[1] + 1) / (places + 1)
+        is_right = is_right[is_query]
+        precisions = np.where(is_right, shares, 0.0).sum(axis=1) / is_right.sum(axis=1)
+        return len(places), float((places[:, 0] == 0).mean()), float(precisions.mean())
 
-    def _right_and_counted(
-        self, labels: NDArray[np.int32]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return (P, n, n) at each rank: a candidate of the same label; one in the gallery."""
-        right = (labels[:, self.order] == labels[:, :, None]) & self.is_candidate
-        labelling, query = np.nonzero(right.any(axis=2))
-        has_query = np.zeros((len(labels), labels.max(initial=0) + 1), dtype=bool)
-        has_query[labelling, labels[labelling, query]] = True
-        in_gallery = np.take_along_axis(has_query, labels, axis=1)
-        if in_gallery.all():
-            return right, self.is_candidate[None]
-        return right, in_gallery[:, self.order] & self.is_candidate
+    def _before(self, places: NDArray[np.int32], left: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Count, for (n, m) places, the rows before each that have left the gallery."""
+        if not len(left):
+            return np.zeros(places.shape, dtype=np.intp)
+        n = len(places)
+        # Row after row on one axis, so that one search finds them all.
+        offset = np.arange(n)[:, None] * (n + 1)
+        gone = np.sort(self.place[:, left], axis=1) + offset
+        return np.searchsorted(gone.ravel(), places + offset) - np.arange(n)[:, None] * len(left)
 
 
 def rank(similarity: NDArray[np.float64], admissible: NDArray[np.bool_]) -> Ranking:
@@ -110,21 +103,20 @@ def rank(similarity: NDArray[np.float64], admissible: NDArray[np.bool_]) -> Rank
     -------
     Ranking
     """
+    n = len(similarity)
     order = np.where(admissible, -similarity, np.inf).argsort(axis=1, kind="stable")
-    return Ranking(order, np.take_along_axis(admissible, order, axis=1))
+    place = np.full((n, n + 1), n, dtype=np.int32)
+    np.put_along_axis(place, order, np.arange(n, dtype=np.int32)[None], axis=1)
+    place[:, :n][~admissible] = n
+    return Ranking(place)
 
 
-def _precisions(
-    right: NDArray[np.bool_], counted: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the flat (P, n) positions of the queries and the average precision of each."""
-    n = right.shape[1]
-    ranks = np.broadcast_to(counted.cumsum(axis=2, dtype=np.int32), right.shape)
-    labelling, query, place = np.nonzero(right)
-    row = labelling * n + query
-    # Right ones come row by row in order of rank: the k-th of its row has k right ones down to it.
-    rows, start, count = np.unique(row, return_index=True, return_counts=True)
-    down_to = np.arange(len(row)) - np.repeat(start, count) + 1
-    shares = down_to / ranks[labelling, query, place]
-    sums = np.add.reduceat(shares, start) if len(row) else np.zeros(0)
-    return rows, sums / count
+def _rows_of_each(labels: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Rows of each label (labels, most), filled up with the number of rows."""
+    n, counts = len(labels), np.bincount(labels)
+    order = np.argsort(labels, kind="stable")
+    start = np.cumsum(counts) - counts
+    rows = np.full((len(counts), counts.max(initial=0)), n, dtype=np.intp)
+    of_sorted = labels[order]
+    rows[of_sorted, np.arange(n) - start[of_sorted]] = order
+    return rows
