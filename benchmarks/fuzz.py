@@ -5,7 +5,8 @@ doubled, moved or cut off; in JSON, XML, YAML and CSV also other values in place
 and nodes (huge, negative, NaN, empty, nested thousands deep, of another type); in gzip and zip also
 damage of what is packed, packed again with right checksums. An input is determined by the seed, the
 parser and its number: `--only PARSER --first NUMBER --inputs 1` makes it again, and shows what it
-raises.
+raises. Parsers take turns. With `--state FILE` counts are kept there, and another call goes on
+with the numbers that come next, after those that failed before; delete it to begin anew.
 
 Counted are inputs that were read, that were refused by a wsdino error, and failures: any other
 exception, a process that died, reading that took more than 10 s or more than 2 GB. Exits with 1 if
@@ -39,10 +40,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fuzz_parsers import PARSERS, Parser
+from wsdino.atomic import writing
 
 RESULT = Path(__file__).parent / "results" / "fuzz.md"
 KINDS = ("read", "refused", "failures")
 LIMIT_S, LIMIT_KIB = 10.0, 2 * 2**20
+TURN = 1_000  # inputs of a parser before the next one's turn
 TEXT = {".json", ".jsonl", ".yaml", ".csv", ".txt", ".tsv", ".xml", ".htd", ".jdce", ".mlf", ".ome"}
 TEXT |= {".mrf", ".mes", ".zattrs", ".zarray", ".zgroup"}
 WORDS = (
@@ -280,6 +283,26 @@ class Tally:
             self.counts["failures"] += 1
             self.failures.setdefault(found, []).append(number)
 
+    def join(self, other: Tally) -> None:
+        """Count what another has counted, too."""
+        self.counts += other.counts
+        for what, numbers in other.failures.items():
+            self.failures.setdefault(what, []).extend(numbers)
+        self.seconds += other.seconds
+
+    def failed(self) -> list[int]:
+        """Return the numbers of the inputs that failed."""
+        return sorted(number for numbers in self.failures.values() for number in numbers)
+
+    def forget(self, number: int) -> None:
+        """Take an input that failed back."""
+        for what, numbers in list(self.failures.items()):
+            if number in numbers:
+                numbers.remove(number)
+                self.counts["failures"] -= 1
+            if not numbers:
+                del self.failures[what]
+
 
 def run(parser: Parser, *, seed: int, first: int, num: int, seconds: float) -> Tally:
     """Read inputs in a process that may hang or die, until their number or the time is up."""
@@ -363,14 +386,67 @@ def table(tallies: dict[str, Tally], seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def campaign(
+    chosen: list[Parser], *, seed: int, first: int, num: int, seconds: float, state: Path | None
+) -> dict[str, Tally]:
+    """Let the parsers take turns until each has read its number of inputs, or the time is up."""
+    tallies = read_state(state, seed, first) if state else {}
+    start = time.monotonic()
+
+    def left() -> float:
+        return seconds - (time.monotonic() - start)
+
+    def turn(one: Parser, number: int, many: int) -> None:
+        tally = run(one, seed=seed, first=number, num=many, seconds=left())
+        tallies[one.name].join(tally)
+        if tally.failures:
+            print(one.name, tally.failures, file=sys.stderr, flush=True)
+        if state:
+            write_state(state, seed, first, tallies)
+
+    for one in chosen:
+        for number in tallies.setdefault(one.name, Tally()).failed():
+            if left() > 0:
+                tallies[one.name].forget(number)
+                turn(one, number, 1)
+    while left() > 0:
+        one = min(chosen, key=lambda each: tallies[each.name].counts.total())
+        done = tallies[one.name].counts.total()
+        if done >= num:
+            break
+        turn(one, first + done, min(TURN, num - done))
+    return {one.name: tallies[one.name] for one in chosen}
+
+
+def read_state(path: Path, seed: int, first: int) -> dict[str, Tally]:
+    """Read what earlier calls have counted."""
+    if not path.exists():
+        return {}
+    state = json.loads(path.read_text())
+    if (state["seed"], state["first"]) != (seed, first):
+        raise SystemExit(f"{path}: is of --seed {state['seed']} --first {state['first']}")
+    return {
+        name: Tally(Counter(each["counts"]), each["failures"], each["seconds"])
+        for name, each in state["parsers"].items()
+    }
+
+
+def write_state(path: Path, seed: int, first: int, tallies: dict[str, Tally]) -> None:
+    """Keep what has been counted."""
+    parsers = {name: vars(tally) for name, tally in tallies.items()}
+    with writing(path) as part:
+        part.write_text(json.dumps({"seed": seed, "first": first, "parsers": parsers}, indent=1))
+
+
 def main() -> None:
     """Damage and read, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=100, help="of each parser")
-    parser.add_argument("--seconds", type=float, default=1e9, help="of each parser, at most")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of all parsers, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="parsers")
+    parser.add_argument("--state", type=Path, help="counts of calls so far; goes on from there")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     chosen = [one for one in PARSERS if not options.only or one.name in options.only]
@@ -388,13 +464,14 @@ def main() -> None:
         "wsdino.screen.ingest",
     ):
         importlib.import_module(module)
-    tallies: dict[str, Tally] = {}
-    for one in chosen:
-        tallies[one.name] = run(
-            one, seed=options.seed, first=options.first, num=options.inputs, seconds=options.seconds
-        )
-        found = tallies[one.name]
-        print(f"{one.name}: {dict(found.counts)}", found.failures, file=sys.stderr, flush=True)
+    tallies = campaign(
+        chosen,
+        seed=options.seed,
+        first=options.first,
+        num=options.inputs,
+        seconds=options.seconds,
+        state=options.state,
+    )
     text = table(tallies, options.seed)
     print(text)
     if options.write:
