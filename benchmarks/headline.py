@@ -73,10 +73,13 @@ FROM_IMAGENET = [
     "embed.tile=null",
 ]
 # Crops of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
-# compound does to stains identifies it, too.
+# compound does to stains identifies it, too. A teacher whose momentum rises to one would keep
+# much of the start in a run of 200 steps.
 PAIRS_FROM_IMAGENET = [
     *FROM_IMAGENET,
-    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2, teacher_momentum: 0.98}",
+    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2}",
+    "objective.teacher_momentum=0.98",
+    "objective.final_teacher_momentum=0.98",
     "crops.global_views={num_views: 2, size: 96, contrast: 0.3, brightness: 0.2, staining: 1.0}",
     "crops.local_views.num_views=0",
     "train.batch_size=16",
@@ -104,8 +107,9 @@ TRAINED = {
 # Made of the tables of other rows, as `profile.with` joins them.
 TOGETHER = {
     "starter and classical": ("starter, frozen", "classical statistics"),
-    "ours: starter and ImageNet": ("starter, frozen", "ImageNet, frozen"),
+    "starter and ImageNet": ("starter, frozen", "ImageNet, frozen"),
     "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
+    "ours: starter and pairs": ("starter, frozen", "pairs from ImageNet"),
 }
 
 
@@ -194,10 +198,12 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     path = cell.path(given.out)
     keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
     asked = {key: str(getattr(given, key)) for key in keys}
+    if cell.row in TRAINED:
+        asked["row"] = " ".join(TRAINED[cell.row])
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
         before = json.loads(record.read_text())["asked"]
-        if {key: before.get(key) for key in keys} != asked:
+        if {key: before.get(key) for key in asked} != asked:
             raise SystemExit(f"{path}: was made with other settings; give another --out")
         return read_table(path)
     found: dict[str, Any] = {"asked": asked}

@@ -71,6 +71,23 @@ def test_controls_are_named_else_flagged_else_dmso(capsys: pytest.CaptureFixture
     assert named["Metadata_Control"].tolist() == [False, False, True, False]
 
 
+def test_flagged_controls_of_several_compounds_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = table(
+        Compound=["DMSO", "AMG900", "dmso", "x"], pert_type=["control", "control", "control", "trt"]
+    )
+    assert read_table(given)["Metadata_Control"].tolist() == [True, True, True, False]
+    advice = (
+        "2 compounds are flagged as negative controls (AMG900, DMSO); if some are positive ones, "
+        "name the negative one by --control"
+    )
+    assert advice in capsys.readouterr().err
+    found = read_table(given, controls=["DMSO"])
+    assert found["Metadata_Control"].tolist() == [True, False, True, False]
+    assert "flagged" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("column", "values", "micromolar"),
     [

@@ -291,7 +291,23 @@ def with_controls(
     table = table.assign(**{CONTROL: is_control})
     if MOA in table:
         table[MOA] = table[MOA].where(~is_control, None)
-    return _one_name_for_each_control(table, is_control, origin) if COMPOUND in table else table
+    if COMPOUND not in table:
+        return table
+    table = _one_name_for_each_control(table, is_control, origin)
+    if controls is None:
+        _report_several(table, is_control, origin)
+    return table
+
+
+def _report_several(table: pd.DataFrame, is_control: NDArray[np.bool_], origin: str) -> None:
+    """Report flagged controls of several compounds: a column may flag positive ones as well."""
+    names = sorted(table.loc[is_control, COMPOUND].dropna().astype(str).unique())
+    if len(names) > 1:
+        some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        say(
+            f"{origin}: {len(names)} compounds are flagged as negative controls ({some}); if some "
+            "are positive ones, name the negative one by --control"
+        )
 
 
 def _one_name_for_each_control(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 
 from wsdino.train.objectives.base import STRICT, Objective, StudentOptions, two_views
+from wsdino.train.options import Fraction, Positive  # noqa: TC001 pydantic reads it
 
 if TYPE_CHECKING:
     from wsdino.train.objectives.base import Parts, TrainingObjective
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
 class Options(StudentOptions):
-    """Pairs have no options beyond those of head, student and teacher."""
+    """Options of head, student and teacher, with defaults of their own."""
 
     name: Literal["pairs"] = "pairs"
+    head_batch_norm: bool = True
+    student_temp: Positive = 0.2
+    # The same throughout: rising to 1 it keeps much of the start in a run of some hundred steps.
+    teacher_momentum: Fraction = 0.98
+    final_teacher_momentum: Fraction = 0.98
 
 
 def _build(options: Options, parts: Parts) -> TrainingObjective:
