@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wsdino.environment import environment
 from wsdino.evaluate.evidence import activity
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NASTY = '<b>&"$x$'
 MOAS = ("Actin disruptors", "Eg5 inhibitors", "Protein <i>synthesis</i>")
@@ -88,6 +88,7 @@ def treatments(
     return pd.DataFrame(rows)
 
 
+@cache
 def activity_results() -> dict[str, Any]:
     """Activity of twelve wells on two plates, four of them controls, and a curve."""
     rows = [
@@ -253,6 +254,28 @@ def make_run(
     num_doses: int = 1,
 ) -> Path:
     """Write a run folder with everything that a report reads."""
+    made = _files_of_run(num_per_moa, moas, num_steps, num_doses)
+    for name, content in made.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(content)
+    return run
+
+
+@cache
+def _files_of_run(
+    num_per_moa: int, moas: tuple[str, ...], num_steps: int, num_doses: int
+) -> dict[str, bytes]:
+    """The files of a run by their names; evaluating takes long, and many tests want the same."""
+    with TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        _write_run(run, num_per_moa, moas, num_steps, num_doses)
+        files = [path for path in run.rglob("*") if path.is_file()]
+        return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+def _write_run(
+    run: Path, num_per_moa: int, moas: tuple[str, ...], num_steps: int, num_doses: int
+) -> None:
     frame = treatments(num_per_moa, moas, num_doses=num_doses)
     rng = np.random.default_rng(1)
     codes = frame["Metadata_MoA"].astype("category").cat.codes.to_numpy()
@@ -279,7 +302,6 @@ def make_run(
     (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
     made = environment(seed=7, device="cpu") | {"command": ["wsdino", "run", "a $1.yaml"]}
     (run / "environment.json").write_text(json.dumps(made))
-    return run
 
 
 def make_store() -> MemoryStore:

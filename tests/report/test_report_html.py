@@ -96,6 +96,12 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report on `run` as it is made, without a store."""
+    return Page(write_report(make_run(tmp_path_factory.mktemp("plain") / "my run", num_steps=0)))
+
+
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The report on a complete run, for tests that only look at it."""
     run = make_run(tmp_path_factory.mktemp("complete") / "my run")
@@ -104,14 +110,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(write_report(run, **options))
 
 
-def test_a_report_tells_what_looks_wrong_in_the_screen(page: Page, run: Path) -> None:
+def test_a_report_tells_what_looks_wrong_in_the_screen(page: Page, plain: Page, run: Path) -> None:
     assert "swapped: plate P7: DAPI looks like Actin & so on" in page.text
     assert "labels off by a well: replicates agree better after a shift" in page.text
     assert "Nothing looks wrong." not in page.text
     clean = Page(write_report(run, warnings=[]))
     assert "Nothing looks wrong." in clean.text
-    unchecked = Page(write_report(run))
-    assert "there is no store to check" in unchecked.text
+    assert "there is no store to check" in plain.text
 
 
 def test_a_complete_report_has_every_section(page: Page) -> None:
@@ -162,9 +167,9 @@ def test_names_are_escaped_everywhere(page: Page) -> None:
     assert any(NASTY in values.get("alt", "") for tag, values in page.tags if tag == "img")
 
 
-def test_headline_gives_numbers_intervals_and_method(run: Path) -> None:
+def test_headline_gives_numbers_intervals_and_method(run: Path, plain: Page) -> None:
     results = json.loads((run / "results.json").read_text())
-    text = Page(write_report(run)).text
+    text = plain.text
     low, high = results["nsc_ci"]
     assert f"{100 * results['nsc']:.1f} %" in text
     assert f"{results['nsc_correct']}/{results['nsc_total']}" in text
@@ -212,10 +217,9 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("measure", ["nsc", "nscb"])
-def test_confusion_matrix_holds_the_counts(run: Path, measure: str) -> None:
+def test_confusion_matrix_holds_the_counts(run: Path, plain: Page, measure: str) -> None:
     confusion = json.loads((run / "results.json").read_text())["confusion"]
-    source = Page(write_report(run)).source
-    found = re.search(rf'id="confusion-{measure}">(.*?)</script>', source)
+    found = re.search(rf'id="confusion-{measure}">(.*?)</script>', plain.source)
     assert found
     head, *rows = json.loads(found[1])
     labels = sorted(MOAS)
@@ -225,9 +229,9 @@ def test_confusion_matrix_holds_the_counts(run: Path, measure: str) -> None:
     ]
 
 
-def test_right_answers_are_counted_by_mechanism(run: Path) -> None:
+def test_right_answers_are_counted_by_mechanism(run: Path, plain: Page) -> None:
     results = json.loads((run / "results.json").read_text())
-    shown = [row for table in Page(write_report(run)).tables.values() for row in table]
+    shown = [row for table in plain.tables.values() for row in table]
     for index, label in enumerate(sorted(MOAS)):
         right = []
         for measure in ("nsc", "nscb"):
@@ -238,9 +242,9 @@ def test_right_answers_are_counted_by_mechanism(run: Path) -> None:
         assert results["confusion"]["nsc"][index][index] == int(right[0].split("/")[0])
 
 
-def test_wrong_neighbours_and_left_out_queries_are_named(run: Path) -> None:
+def test_wrong_neighbours_and_left_out_queries_are_named(run: Path, plain: Page) -> None:
     results = json.loads((run / "results.json").read_text())
-    tables = [row for table in Page(write_report(run)).tables.values() for row in table]
+    tables = [row for table in plain.tables.values() for row in table]
     wrong = [n for n in results["nsc_neighbours"] + results["nscb_neighbours"] if not n["correct"]]
     assert wrong
     for entry in wrong:
@@ -251,7 +255,7 @@ def test_wrong_neighbours_and_left_out_queries_are_named(run: Path) -> None:
             entry["neighbour_moa"],
             f"{entry['similarity']:.3f}",
         ] in tables
-    assert "NSC: none; every treatment was a query." in Page(write_report(run)).text
+    assert "NSC: none; every treatment was a query." in plain.text
     (row,) = [row for row in tables if row[-1].startswith("no treatment of the same mechanism")]
     assert all(q["compound"] in row[1] for q in results["left_out"]["nscb"])
 
@@ -282,8 +286,8 @@ def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Pat
     assert "drug-200" not in page.source
 
 
-def test_results_of_another_version_are_said_to_be(run: Path) -> None:
-    assert "has schema" not in Page(write_report(run)).text
+def test_results_of_another_version_are_said_to_be(run: Path, plain: Page) -> None:
+    assert "has schema" not in plain.text
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps(results | {"schema": 1}))
     assert "results.json has schema 1, and this version writes 2" in Page(write_report(run)).text
@@ -331,11 +335,10 @@ def test_partial_results_are_no_crash(tmp_path: Path, results: dict[str, Any]) -
     assert Page(write_report(tmp_path)).open == []
 
 
-def test_few_treatments_are_shown_by_principal_components(run: Path) -> None:
-    page = Page(write_report(run))
-    assert "too few for UMAP" in page.text
-    assert page.source.count('<g id="map-tip-') == 9
-    assert "PCA of 9 treatments" in page.source
+def test_few_treatments_are_shown_by_principal_components(plain: Page) -> None:
+    assert "too few for UMAP" in plain.text
+    assert plain.source.count('<g id="map-tip-') == 9
+    assert "PCA of 9 treatments" in plain.source
 
 
 def test_collapse_is_said_in_words(tmp_path: Path) -> None:
@@ -362,9 +365,11 @@ def test_mechanisms_keep_their_colour_over_tables_map_and_fields(page: Page) -> 
     assert all(colour in marks for found in colours.values() for colour in found)
 
 
-def test_example_fields_and_attention_follow_what_is_asked(run: Path, store: MemoryStore) -> None:
+def test_example_fields_and_attention_follow_what_is_asked(
+    tmp_path: Path, store: MemoryStore
+) -> None:
     def num_pictures(**options: Any) -> int:
-        page = Page(write_report(run, store=store, **options))
+        page = Page(write_report(tmp_path, store=store, **options))
         # Those of treatments and controls have ids.
         return sum(tag == "img" and "id" not in values for tag, values in page.tags)
 
@@ -388,19 +393,18 @@ def test_coverage_says_where_partners_come_from(page: Page) -> None:
     assert ["another plate", "72", "0.75", "-"] in [r for t in page.tables.values() for r in t]
 
 
-def test_command_is_the_noted_one(run: Path) -> None:
-    assert "wsdino run 'a $1.yaml'" in Page(write_report(run)).text
+def test_command_is_the_noted_one(run: Path, plain: Page) -> None:
+    assert "wsdino run 'a $1.yaml'" in plain.text
     (run / "environment.json").write_text("{}")
     assert "wsdino run 'my run/config.yaml'" in Page(write_report(run)).text
 
 
-def test_it_says_which_version_made_the_run_and_which_reports_on_it(run: Path) -> None:
+def test_it_says_which_version_made_the_run_and_which_reports_on_it(run: Path, plain: Page) -> None:
     ours = metadata.version("wsdino")
-    page = Page(write_report(run))
-    assert f"With wsdino {ours} and the same config and data" in page.text
-    assert f"Written by wsdino {ours}." in page.text
+    assert f"With wsdino {ours} and the same config and data" in plain.text
+    assert f"Written by wsdino {ours}." in plain.text
     assert ["versions.torch", metadata.version("torch")] in [
-        row for table in page.tables.values() for row in table
+        row for table in plain.tables.values() for row in table
     ]
     record = json.loads((run / "environment.json").read_text())
     record["versions"]["wsdino"] = "0.0.7"
@@ -516,8 +520,8 @@ def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
     assert "weak_label" in text
 
 
-def test_the_methods_paragraph_says_what_was_recorded_and_no_more(run: Path) -> None:
-    text = Page(write_report(run)).text
+def test_the_methods_paragraph_says_what_was_recorded_and_no_more(run: Path, plain: Page) -> None:
+    text = plain.text
     assert f"learnt with wsdino {metadata.version('wsdino')} by self-distillation" in text
     assert "Features were normalised by tvn, fitted on controls (330 rows)" in text
     assert "p values from 500 random rankings" in text

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -350,6 +350,7 @@ def _renumbered(item: dict[str, Any]) -> dict[str, Any]:
     return renumbered
 
 
+@cache
 def bokeh_script() -> str:
     """Return Bokeh's own script for a page, which unpacks it: gzip, in base64."""
     from bokeh.resources import Resources

@@ -7,7 +7,7 @@ import re
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +268,7 @@ def _remove_others(folder: Path, names: set[str]) -> None:
         folder.rmdir()
 
 
+@cache
 def templates() -> Environment:
     """Return the environment with the report's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -129,7 +129,9 @@ def linear_stops(name: str, num: int = 9) -> list[str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps[name](n / (num - 1))) for n in range(num)]
+    # Each look-up of a map is a copy of it.
+    colour_map = colormaps[name]
+    return [to_hex(colour_map(n / (num - 1))) for n in range(num)]
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
