@@ -16,7 +16,7 @@ import tifffile
 import torch
 import yaml
 
-from helpers_run import TINY, finish, start, write_tiny_config
+from helpers_run import TINY, call, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.config import load_config
 from wsdino.embed.embed import embed_store
@@ -276,20 +276,20 @@ def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Cal
 def test_a_run_may_take_the_features_of_a_baseline_together_with_its_own(
     place: Path, finished: Path
 ) -> None:
-    settings = ["baselines.names=[classical]", "profile.normalise=weak_label"]
-    given = [*settings, "profile.num_components=null", "profile.with=[classical]"]
+    settings = ["baselines.names=[untrained]", "profile.normalise=weak_label"]
+    given = [*settings, "profile.num_components=null", "profile.with=[untrained]"]
     before = (finished / "embeddings.parquet").stat().st_mtime_ns
     results = run(load(place, *given), finished)
-    names = ["the model", "classical"]
-    tables = [finished / "embeddings.parquet", *finished.glob("baselines/classical/emb*.parquet")]
+    names = ["the model", "untrained"]
+    tables = [finished / "embeddings.parquet", *finished.glob("baselines/untrained/emb*.parquet")]
     table = join_tables([read_table(path) for path in tables], names=names)
     expected = make_profiles(table, normalisation="weak_label")
     profiles = read_table(finished / "profiles.parquet")
     np.testing.assert_allclose(features_of(profiles), features_of(expected), rtol=1e-4, atol=1e-5)
-    note = "weak labels (compound) were used; features of the model and classical together; "
+    note = "weak labels (compound) were used; features of the model and untrained together; "
     assert results["normalisation"]["note"].startswith(note)
     assert results["held_out"] == held_out_of(table, normalisation="weak_label")
-    alone = results["baselines"]["classical"]["normalisation"]["note"]
+    alone = results["baselines"]["untrained"]["normalisation"]["note"]
     assert alone.startswith("weak labels (compound) were used; whitened by")
     # The recorded config says so, and nothing is embedded or made anew.
     assert (finished / "embeddings.parquet").stat().st_mtime_ns == before
@@ -321,13 +321,13 @@ def test_further_normalisations_are_judged_on_the_same_embeddings(
 ) -> None:
     before = json.loads((finished / "results.json").read_text())
     assert before["beside"] == {}
-    changed, _ = again("evaluate.beside=[weak_label]", "baselines.names=[classical]")
+    changed, _ = again("evaluate.beside=[weak_label]", "baselines.names=[untrained]")
     assert "profiles.parquet" not in changed
     results = json.loads((finished / "results.json").read_text())
     assert results["nsc_neighbours"] == before["nsc_neighbours"]
     for folder, found in (
         (finished, results),
-        (finished / "baselines" / "classical", results["baselines"]["classical"]),
+        (finished / "baselines" / "untrained", results["baselines"]["untrained"]),
     ):
         expected = evaluate_sites(
             read_table(folder / "embeddings.parquet"),
@@ -480,7 +480,12 @@ def test_what_a_killed_process_left_is_swept(finished: Path, again: Callable) ->
     assert not list(finished.rglob(".partial-*"))
 
 
-def test_another_command_on_the_run_is_told_to_wait(place: Path, tmp_path: Path) -> None:
+def test_another_command_on_the_run_is_told_to_wait(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     screen = copied_screen(place, tmp_path)
     sections = {"train": {**TINY["train"], "epochs": 300}, "baselines": {"names": []}}
     config = write_tiny_config(tmp_path / "long.yaml", **sections)
@@ -491,16 +496,19 @@ def test_another_command_on_the_run_is_told_to_wait(place: Path, tmp_path: Path)
         assert first.poll() is None, finish(first)
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    status, out, err = finish(start(*command))
-    assert (status, out) == (2, "")
-    assert err.startswith(f"wsdino: {tmp_path / 'run'}: process {first.pid} on ")
-    assert err.count("\n") == 1
+    capfd.readouterr()
+    for verb in ("train", "run"):
+        assert call(monkeypatch, verb, *command[1:]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.startswith(f"wsdino: {tmp_path / 'run'}: process {first.pid} on ")
+        assert "is writing there" in err
+        assert err.count("\n") == 1
     first.send_signal(signal.SIGKILL)
     finish(first)
-    third = start("run", config, *command[2:], "--set", "train.epochs=300")
-    time.sleep(3)
-    third.send_signal(signal.SIGTERM)
-    assert "is writing there" not in finish(third)[2]
+    assert not (tmp_path / "run" / "model").exists()
+    assert call(monkeypatch, *command, "--set", "train.epochs=1") == 0
+    assert (tmp_path / "run" / "model").exists()
 
 
 def test_a_run_folder_may_be_moved(tmp_path: Path, finished: Path) -> None:
@@ -646,7 +654,9 @@ def test_a_stage_follows_its_sources(tmp_path: Path) -> None:
     assert make() == 2
 
 
-def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
+def test_terminated_in_training_it_goes_on_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     sections = {"train": {**TINY["train"], "epochs": 100}, "baselines": {"names": []}}
     config = write_tiny_config(tmp_path / "long.yaml", **sections)
     # In one week no mechanism has two compounds: NSC is not defined, and that is no error.
@@ -667,9 +677,8 @@ def test_terminated_in_training_it_goes_on_to_the_end(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
 
-    status, _, err = finish(start(*command, tmp_path / "run"))
-    assert status == 0, err
-    assert "resuming from step " in err
+    assert call(monkeypatch, *command, tmp_path / "run") == 0
+    assert "resuming from step " in capfd.readouterr().err
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
     assert (tmp_path / "run" / "report.html").is_file()

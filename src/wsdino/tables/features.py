@@ -119,10 +119,15 @@ def _held(table: pd.DataFrame, names: list[str], dtype: type) -> NDArray[Any] | 
     """Return the matrix of a table that holds its features row by row, read-only; else None."""
     if len(table) < 2 or not names or not (table.dtypes[names] == dtype).all():
         return None
-    columns = [table[name].to_numpy() for name in names]
-    first, step = columns[0], np.dtype(dtype).itemsize
+    first, step = table[names[0]].to_numpy(), np.dtype(dtype).itemsize
+    if first.strides != (len(names) * step,):
+        return None
+    # Each column that is taken of a table gets a deep copy of its attributes.
+    bare = table.copy(deep=False)
+    bare.attrs = {}
+    columns = [bare[name].to_numpy() for name in names]
     places = [column.__array_interface__["data"][0] for column in columns]
-    if any(column.strides != (len(names) * step,) for column in columns):
+    if any(column.strides != first.strides for column in columns):
         return None
     if np.any(np.diff(places) != step):
         return None
