@@ -17,8 +17,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers_job import start_job
-from helpers_run import TINY, finish, start, write_tiny_config
+from helpers_run import TINY, write_tiny_config
 from helpers_screen import write_bbbc021_folder
+from wsdino.embed.embed import embed_store
+from wsdino.model.model import load_model
+from wsdino.screen.ingest import ingest
+from wsdino.screen.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +36,7 @@ RESUMES = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a screen, its store, and two configs without baselines."""
     folder = tmp_path_factory.mktemp("jobs")
-    screen = write_bbbc021_folder(folder / "screen", num_sites=1)
-    assert finish(start("ingest", screen, "--out", folder / "store"))[0] == 0
+    ingest(write_bbbc021_folder(folder / "screen", num_sites=1), folder / "store")
     where = {"store": str(folder / "store")}
     write_tiny_config(folder / "tiny.yaml", screen=where, baselines={"names": []})
     write_tiny_config(
@@ -79,14 +82,8 @@ def test_two_processes_do_every_stage_and_one_speaks(place: Path, tmp_path: Path
     }
     assert not list(run.rglob("*.part*"))
     # One process embeds the same with the same model.
-    status, _, err = finish(
-        start("embed", run, place / "store", "--out", tmp_path / "e.parquet", "--batch-size", 5)
-    )
-    assert status == 0, err
-    ours, theirs = (
-        pd.read_parquet(p) for p in (tmp_path / "e.parquet", run / "embeddings.parquet")
-    )
-    pd.testing.assert_frame_equal(ours, theirs, atol=1e-5)
+    one = embed_store(load_model(run / "model"), open_store(place / "store"), batch_size=5)
+    pd.testing.assert_frame_equal(one, pd.read_parquet(run / "embeddings.parquet"), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,13 @@ from wsdino.errors import ConfigError, TableError
 from wsdino.evaluate.held_out import held_out_of
 from wsdino.model.model import load_model
 from wsdino.profile.methods import AGGREGATIONS, NORMALISATIONS
+from wsdino.screen.readers import READERS
 from wsdino.screen.store import open_store
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsdino.profile.fitted import Fitted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,11 +139,47 @@ readers.READERS = (Reader("a slide with slide.toml", recognises, read), *readers
 """
 
 
+def plain(out: str) -> str:
+    """What was printed, without frames and line breaks."""
+    return re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]", " ", out))
+
+
 def outside(*arguments: object, entries: str = OURS) -> tuple[int, str, str]:
-    """The command line of somebody with entries of their own."""
+    """The command line of somebody with entries of their own, as a process."""
     code = f"{entries}\nfrom wsdino.cli.main import main\nmain()\n"
     status, out, err = finish(start(*arguments, code=code))
-    return status, re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]", " ", out)), err
+    return status, plain(out), err
+
+
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same entries in this process, all but the choices that the help pages name."""
+    monkeypatch.setattr("wsdino.profile.methods.NORMALISATIONS", NORMALISATIONS)
+    monkeypatch.setattr("wsdino.baselines.BASELINES", BASELINES)
+    exec(OURS, {"__name__": "outside"})
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of somebody's own in this process."""
+    monkeypatch.setattr("wsdino.screen.readers.READERS", READERS)
+    exec(READER, {"__name__": "outside"})
+
+
+@pytest.fixture
+def inside(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def go(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = call(monkeypatch, *arguments)
+        captured = capfd.readouterr()
+        return status, plain(captured.out), captured.err
+
+    return go
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +190,16 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("within")
+def test_choices_and_help_name_it(
+    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
+) -> None:
     for command in ("profile", "evaluate"):
         status, out, _ = outside(command, "--help")
         assert status == 0
         assert re.search(r"none\s?\|\s?within\s?\]", out)
         assert "metadata column (weak_label, within)." in out
-    status, _, err = outside("evaluate", sites, "--from-sites", "--normalise", "withn")
+    status, _, err = inside("evaluate", sites, "--from-sites", "--normalise", "withn")
     assert status == 2
     assert "'withn', did you mean within?; expected one of tvn, " in err
     assert ", none, within" in err
@@ -165,13 +207,16 @@ def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
     table = pd.read_csv(sites)
     table[~table["Metadata_Control"]].to_csv(tmp_path / "treated.csv", index=False)
     options = ["--from-sites", "--normalise", "tvn"]
-    status, _, err = outside("evaluate", tmp_path / "treated.csv", *options)
+    status, _, err = inside("evaluate", tmp_path / "treated.csv", *options)
     assert "use one of whiten_all, weak_label, plate, standardise_all, none, within" in err
     assert status == 2
 
 
-def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
-    status, out, err = outside(
+@pytest.mark.usefixtures("within")
+def test_results_say_that_labels_were_used(
+    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, out, err = inside(
         *("evaluate", sites, "--from-sites", "--normalise", "within", "--label", "treatment"),
         *("--aggregate", "mean", "--json", tmp_path / "results.json"),
     )
@@ -193,7 +238,7 @@ def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
         f"over compounds, mean of 5 seeds): {numbers}"
     ) in said
     assert f"left out of the fit {100 * found['nsc']:.1f} % - {found['map']:.3f}" in said
-    status, _, err = outside(
+    status, _, err = inside(
         "evaluate", sites, "--from-sites", "--normalise", "within", "--label", "Shape"
     )
     assert status == 2
@@ -201,43 +246,38 @@ def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
 
 
 def test_an_option_without_effect_is_refused(
-    sites: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
 ) -> None:
-    def ours(*arguments: object) -> tuple[int, str, str]:
-        return call(monkeypatch, *arguments), *capsys.readouterr()
-
     for ask, options, named in (
         (
             outside,
             ("--normalise", "within", "--num-components", 3),
             "num_components 3 has no effect",
         ),
-        (ours, ("--normalise", "plate", "--regularisation", 0.0), "which takes no options"),
-        (ours, ("--label", "compound"), "label 'compound' has no effect with normalisation tvn"),
+        (inside, ("--normalise", "plate", "--regularisation", 0.0), "which takes no options"),
+        (inside, ("--label", "compound"), "label 'compound' has no effect with normalisation tvn"),
     ):
         status, _, err = ask("profile", sites, *options, "--out", tmp_path / "p.parquet")
         assert (status, err.count("\n")) == (2, 1)
         assert named in err
         assert not (tmp_path / "p.parquet").exists()
     profiles = tmp_path / "p.csv"
-    assert ours("profile", sites, "--out", profiles)[0] == 0
-    status, _, err = ours("evaluate", profiles, "--num-components", 3)
+    assert inside("profile", sites, "--out", profiles)[0] == 0
+    status, _, err = inside("evaluate", profiles, "--num-components", 3)
     assert status == 2
     assert "--num-components 3: has no effect on treatment profiles" in err
 
 
-def test_a_run_has_both(tmp_path: Path) -> None:
-    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1)
+@pytest.mark.usefixtures("within")
+def test_a_run_has_both(tmp_path: Path, inside: Callable[..., tuple[int, str, str]]) -> None:
+    screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1, num_plates=1)
     config = write_tiny_config(
         tmp_path / "tiny.yaml",
         profile={"normalise": "within"},
         baselines={"names": ["brightness", "shipped"]},
     )
     run, source = tmp_path / "run", f"screen.source={screen}"
-    status, out, err = outside("run", config, "--out", run, "--set", source)
+    status, out, err = inside("run", config, "--out", run, "--set", source)
     assert status == 0, err
     results = json.loads((run / "results.json").read_text())
     assert list(results["baselines"]) == ["brightness", "shipped"]
@@ -277,11 +317,14 @@ def slide(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_reader_from_outside(slide: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("reader")
+def test_a_reader_from_outside(
+    slide: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
+) -> None:
     status, out, _ = outside("ingest", "--help", entries=READER)
     assert status == 0
     assert "The screen: a slide with slide.toml; a folder with" in out
-    status, out, err = outside("ingest", slide, "--out", tmp_path / "store", entries=READER)
+    status, out, err = inside("ingest", slide, "--out", tmp_path / "store")
     assert status == 0, err
     assert "2 sites of 16 x 24 px uint16, channels DNA, Actin; 2 compounds, 1 plate," in out
     store = open_store(tmp_path / "store")
@@ -293,22 +336,14 @@ def test_a_reader_from_outside(slide: Path, tmp_path: Path) -> None:
     assert [store[site][:, 0, 0].tolist() for site in range(2)] == [[1000, 1001], [2000, 2001]]
     # What its table lacks is checked as for ours, and its name stands in the errors.
     (slide / "pictures" / "B031.tif").unlink()
-    status, _, err = outside("ingest", slide, "--out", tmp_path / "other", entries=READER)
+    status, _, err = inside("ingest", slide, "--out", tmp_path / "other")
     assert (status, err.count("\n")) == (2, 2)
     assert "B031.tif (channel Actin, plate S 1, well B03, site 1) does not exist" in err
     assert not (tmp_path / "other").exists()
     (slide / "slide.toml").unlink()
-    status, _, err = outside("ingest", slide, "--out", tmp_path / "other", entries=READER)
+    status, _, err = inside("ingest", slide, "--out", tmp_path / "other")
     assert (status, err.count("\n")) == (2, 1)
     assert "this folder is not a screen; a screen is a slide with slide.toml; a folder with" in err
-
-
-@pytest.fixture
-def within(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same entries in this process."""
-    monkeypatch.setattr("wsdino.profile.methods.NORMALISATIONS", NORMALISATIONS)
-    monkeypatch.setattr("wsdino.baselines.BASELINES", BASELINES)
-    exec(OURS, {"__name__": "outside"})
 
 
 @pytest.mark.usefixtures("within")

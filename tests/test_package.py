@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,15 +19,21 @@ import pytest
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.extras import DISTRIBUTIONS, extras, install_line
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 REPO = Path(__file__).resolve().parents[1]
 BUILD = """
 import sys
 from hatchling.build import build_sdist, build_wheel
 print((build_wheel if sys.argv[1] == "wheel" else build_sdist)(sys.argv[2]))
 """
-# Python in which the modules of an extra can't be imported.
+# Python in which the modules of an extra can't be imported; runs several commands.
 WITHOUT = """
+import json
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -34,7 +42,16 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 from wsdino.cli.main import main
-main()
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["wsdino", *words]
+    status, out, err = 0, StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
 """
 OF_IMAGES = {
     "PIL",
@@ -115,12 +132,15 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def without_extras(*arguments: object) -> tuple[int, str, str]:
+def without_extras(*commands: Sequence[object]) -> list[tuple[int, str, str]]:
+    """Status, output and error output of commands, one after the other in one process."""
     code = WITHOUT.format(modules=OF_EXTRAS)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
+    words = json.dumps([list(map(str, command)) for command in commands])
+    done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ended = [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    assert len(ended) == len(commands)
+    return ended
 
 
 def test_the_extra_for_images_has_these_modules() -> None:
@@ -130,7 +150,7 @@ def test_the_extra_for_images_has_these_modules() -> None:
 
 
 def test_tables_need_no_extra(sites: Path, tmp_path: Path) -> None:
-    for arguments in (
+    commands = (
         ("profile", sites, "--out", tmp_path / "profiles.csv"),
         ("evaluate", sites, "--from-sites", "--normalise", "weak_label"),
         ("evaluate", tmp_path / "profiles.csv"),
@@ -141,35 +161,31 @@ def test_tables_need_no_extra(sites: Path, tmp_path: Path) -> None:
         ("presets",),
         ("config", "paper"),
         ("config", "default", "--set", "objective.name=spc", "--explain"),
-    ):
-        status, out, err = without_extras(*arguments)
-        assert status == 0, (arguments, err)
+    )
+    for command, (status, out, err) in zip(commands, without_extras(*commands), strict=True):
+        assert status == 0, (command, err)
         assert out
 
 
-@pytest.mark.parametrize(
-    ("extra", "arguments"),
-    [
-        ("images", ("simulate", "--out", "SCREEN")),
-        ("images", ("inspect", "SITES")),
-        ("images", ("ingest", "SITES", "--out", "STORE")),
-        ("images", ("embed", "starter", "STORE", "--out", "OUT.csv")),
-        ("images", ("run", "cpu", "--set", "screen.source=SITES", "--out", "RUN")),
-        ("anndata", ("profile", "SITES", "--out", "OUT.h5ad")),
-        ("umap", ("profile", "SITES", "--map", "--out", "OUT.csv")),
-    ],
-    ids=lambda each: each[0] if isinstance(each, tuple) else each,
-)
-def test_what_needs_an_extra_says_how_to_get_it(
-    extra: str, arguments: tuple[str, ...], sites: Path, tmp_path: Path
-) -> None:
-    paths = {name: tmp_path / name for name in ("SCREEN", "STORE", "RUN", "OUT.csv", "OUT.h5ad")}
-    words = [paths.get(each, each) for each in arguments]
-    words = [str(each).replace("SITES", str(sites)) for each in words]
-    status, out, err = without_extras(*words)
-    assert (status, out) == (2, "")
-    assert err.splitlines()[-1].endswith(f"is not installed: pip install 'wsdino[{extra}]'")
-    assert not [path for path in paths.values() if path.exists()]
+def test_what_needs_an_extra_says_how_to_get_it(sites: Path, tmp_path: Path) -> None:
+    screen, store, run, table, anndata = (
+        tmp_path / name for name in ("screen", "store", "run", "out.csv", "out.h5ad")
+    )
+    wanted = (
+        ("images", ("simulate", "--out", screen)),
+        ("images", ("inspect", sites)),
+        ("images", ("ingest", sites, "--out", store)),
+        ("images", ("embed", "starter", store, "--out", table)),
+        ("images", ("run", "cpu", "--set", f"screen.source={sites}", "--out", run)),
+        ("anndata", ("profile", sites, "--out", anndata)),
+        ("umap", ("profile", sites, "--map", "--out", table)),
+    )
+    ended = without_extras(*(command for _, command in wanted))
+    for (extra, command), (status, out, err) in zip(wanted, ended, strict=True):
+        assert (status, out) == (2, ""), command
+        line = err.splitlines()[-1]
+        assert line.endswith(f"is not installed: pip install 'wsdino[{extra}]'"), command
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_of_no_extra_has_no_line() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers_run import finish, start
+from helpers_run import call, finish, start
 from helpers_screen import write_bbbc021_folder
 from wsdino.embed import embed
 from wsdino.embed.embed import embed_store, write_embeddings
@@ -227,7 +227,12 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[model.feature_names], one_by_one(model, store), atol=1e-5)
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_table(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     command = (
         "import wsdino.embed.embed as e; e.PART_SIZE = 3\nfrom wsdino.cli.main import main; main()"
     )
@@ -243,9 +248,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(place: Path, tmp_path
     finish(process)
     assert not out.exists()
     before = len(part_files(parts))
-    status, _, err = finish(start(*arguments, out, code=command), timeout_s=250)
-    assert status == 0, err
-    assert f"embed: {before} of 24 parts are already there" in err
+    monkeypatch.setattr(embed, "PART_SIZE", 3)
+    assert call(monkeypatch, *arguments, out) == 0
+    assert f"embed: {before} of 24 parts are already there" in capfd.readouterr().err
     store = open_store(place / "store")
     pd.testing.assert_frame_equal(
         pd.read_parquet(out), embed_store(model_of(store), store, batch_size=1), atol=1e-6
