@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 
 from wsdino.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 # Plain types: a test that changes a value writes it as in a YAML file.
 TINY = {
@@ -50,6 +51,18 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def ended(*arguments: object) -> tuple[int, str, str]:
+    """Run the command line in this process; return what :func:`finish` would."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+    ):
+        patch.setenv("COLUMNS", "80")
+        status = call(patch, *arguments)
+    return status, out.getvalue(), err.getvalue()
 
 
 def start(

@@ -89,7 +89,11 @@ def test_two_processes_do_every_stage_and_one_speaks(place: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "tiny.yaml", "--set", "train.epoch=3", "--out", "x"], "did you mean epochs?"),
+        pytest.param(
+            ["train", "tiny.yaml", "--set", "train.epoch=3", "--out", "x"],
+            "did you mean epochs?",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["train", "tiny.yaml", "--outt", "x"], "No such option", marks=pytest.mark.slow
         ),

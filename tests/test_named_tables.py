@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from helpers_run import call, finish, start, write_tiny_config
+from helpers_run import ended, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import synthetic_design, with_features
 from wsdino.baselines import BASELINES, Baseline, Training
@@ -30,8 +30,6 @@ from wsdino.screen.store import open_store
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wsdino.profile.fitted import Fitted
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,20 +164,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(READER, {"__name__": "outside"})
 
 
-@pytest.fixture
-def inside(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def go(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        status = call(monkeypatch, *arguments)
-        captured = capfd.readouterr()
-        return status, plain(captured.out), captured.err
-
-    return go
+def inside(*arguments: object) -> tuple[int, str, str]:
+    """The command line in this process, with entries that a fixture puts there."""
+    status, out, err = ended(*arguments)
+    return status, plain(out), err
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +179,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("within")
-def test_choices_and_help_name_it(
-    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_choices_and_help_name_it(sites: Path, tmp_path: Path) -> None:
     for command in ("profile", "evaluate"):
         status, out, _ = outside(command, "--help")
         assert status == 0
@@ -213,9 +199,7 @@ def test_choices_and_help_name_it(
 
 
 @pytest.mark.usefixtures("within")
-def test_results_say_that_labels_were_used(
-    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
     status, out, err = inside(
         *("evaluate", sites, "--from-sites", "--normalise", "within", "--label", "treatment"),
         *("--aggregate", "mean", "--json", tmp_path / "results.json"),
@@ -245,9 +229,7 @@ def test_results_say_that_labels_were_used(
     assert "needs the column Metadata_Shape for label 'Shape'" in err
 
 
-def test_an_option_without_effect_is_refused(
-    sites: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_an_option_without_effect_is_refused(sites: Path, tmp_path: Path) -> None:
     for ask, options, named in (
         (
             outside,
@@ -269,7 +251,7 @@ def test_an_option_without_effect_is_refused(
 
 
 @pytest.mark.usefixtures("within")
-def test_a_run_has_both(tmp_path: Path, inside: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_run_has_both(tmp_path: Path) -> None:
     screen = write_bbbc021_folder(tmp_path / "screen", num_sites=1, num_plates=1)
     config = write_tiny_config(
         tmp_path / "tiny.yaml",
@@ -318,9 +300,7 @@ def slide(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("reader")
-def test_a_reader_from_outside(
-    slide: Path, tmp_path: Path, inside: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_a_reader_from_outside(slide: Path, tmp_path: Path) -> None:
     status, out, _ = outside("ingest", "--help", entries=READER)
     assert status == 0
     assert "The screen: a slide with slide.toml; a folder with" in out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -17,10 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers_run import finish, start
+from helpers_run import ended, finish, start
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
-from wsdino.cli.main import main
 from wsdino.config import load_config, preset_names, preset_text
 from wsdino.device import num_cpus
 from wsdino.embed.classical import classical_table
@@ -33,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def wsdino(*arguments: object) -> str:
-    status, out, err = finish(start(*arguments))
+    status, out, err = ended(*arguments)
     assert status == 0, err
     return out
 
 
 def refused(*arguments: object) -> str:
-    status, out, err = finish(start(*arguments))
+    status, out, err = ended(*arguments)
     assert (status, out) == (2, "")
     return err.splitlines()[-1]
 
@@ -162,16 +159,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
     ],
 )
-def test_a_misspelt_name_has_a_suggestion(
-    line: str, meant: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_misspelt_name_has_a_suggestion(line: str, meant: str, places: dict[str, Path]) -> None:
     words = [re.sub("|".join(places), lambda m: str(places[m[0]]), word) for word in line.split()]
-    monkeypatch.setattr(sys, "argv", ["wsdino", *words])
-    said = io.StringIO()
-    with redirect_stderr(said), redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert meant in " ".join(re.sub("[│╭╰─╮╯]", " ", said.getvalue()).split())
+    status, _, err = ended(*words)
+    assert status == 2
+    assert meant in " ".join(re.sub("[│╭╰─╮╯]", " ", err).split())
 
 
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
