@@ -105,9 +105,8 @@ def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
 
 def test_gzip_that_grows_without_bound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.csv.gz"
-    with gzip.open(path, "wb", compresslevel=9) as file:
-        for _ in range(300):
-            file.write(bytes(2**20))
+    # Parts of a gzip file are one after the other in what it unpacks to.
+    path.write_bytes(gzip.compress(bytes(2**20)) * 300)
     with pytest.raises(TableError, match=r"unpack to .* or more, which no table or image does"):
         read_table(path)
 

@@ -140,7 +140,7 @@ def image_of(manifest: pd.DataFrame, row: int, channel: str) -> np.ndarray:
 def test_the_chain_on_small_fields_says_what_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plates = write_bbbc021_folder(tmp_path / "plates", size=(128, 160), num_sites=1)
+    plates = write_bbbc021_folder(tmp_path / "plates", size=(128, 160), num_sites=1, num_plates=1)
     source = ("--set", f"screen.source={plates}")
     crops = {
         "crops.global_views": "{size: 32}",

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,9 +193,15 @@ def summary(kind: type) -> str:
 
 def schema_of(kind: type) -> dict[str, Any]:
     """Return the JSON schema of each option of a section, by its field."""
-    properties = TypeAdapter(kind).json_schema(by_alias=False).get("properties", {})
+    properties = _schema(kind).get("properties", {})
     assert isinstance(properties, dict)
     return properties
+
+
+# It takes longer than all else here, and is asked for several times for each option.
+@cache
+def _schema(kind: type) -> dict[str, Any]:
+    return TypeAdapter(kind).json_schema(by_alias=False)
 
 
 def alias(kind: type, name: str) -> str:
@@ -228,7 +235,7 @@ def type_of(kind: type, name: str) -> str:
 
 def _type(schema: dict[str, Any], kind: type) -> str:
     if "$ref" in schema:
-        whole = TypeAdapter(kind).json_schema(by_alias=False)["$defs"]
+        whole = _schema(kind)["$defs"]
         return _type(whole[schema["$ref"].rpartition("/")[2]], kind)
     if "anyOf" in schema:
         return " or ".join(_type(each, kind) for each in schema["anyOf"])
@@ -285,6 +292,7 @@ def _documented(kind: type) -> dict[str, str]:
     return found
 
 
+@cache
 def _commented(kind: type) -> dict[str, str]:
     """Read the comment above each field; fields right below one another share it."""
     found: dict[str, str] = {}

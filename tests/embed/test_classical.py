@@ -100,11 +100,9 @@ def test_a_table_has_the_store_s_metadata(tmp_path, workers, capsys):
     assert "classical statistics" in capsys.readouterr().err
 
 
-def test_real_fields_are_told_apart(real_data, tmp_path):
-    folder = real_data / "bbbc021_fields_256"
-    store = ingest(folder, tmp_path / "store")
-    assert len(store) == 660
-    table = classical_table(store)
+def test_real_fields_are_told_apart(real_data, real_statistics):
+    folder, table = real_data / "bbbc021_fields_256", real_statistics
+    assert len(table) == 660
     results = evaluate_sites(table, normalisation="whiten_all", num_permutations=0)
     assert (results["nsc_total"], results["nscb_total"]) == (55, 49)
     assert results["nsc_correct"] >= 51

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from helpers_tables import synthetic_design, with_features
-from wsdino.embed.classical import classical_table
 from wsdino.errors import TableError
 from wsdino.evaluate.held_out import held_out_of
 from wsdino.evaluate.results import evaluate_sites
@@ -16,7 +15,6 @@ from wsdino.profile.fitted import load_normalisation
 from wsdino.profile.labels import label_names
 from wsdino.profile.normalise import fit_normalisation, normalise
 from wsdino.profile.weak_label import fit_weak_label
-from wsdino.screen.ingest import ingest
 from wsdino.tables.features import feature_columns, features_of
 
 
@@ -199,12 +197,9 @@ def test_held_out_numbers_are_those_of_fits_without_the_compounds(table):
 
 
 def test_the_real_fields_are_solved_by_classical_statistics_whitened_by_weak_label(
-    real_data, tmp_path
+    real_statistics,
 ):
-    store = ingest(real_data / "bbbc021_fields_256", tmp_path / "store")
-    results = evaluate_sites(
-        classical_table(store, workers=2), normalisation="weak_label", num_permutations=0
-    )
+    results = evaluate_sites(real_statistics, normalisation="weak_label", num_permutations=0)
     assert (results["nsc_correct"], results["nsc_total"]) == (55, 55)
     assert (results["nscb_correct"], results["nscb_total"]) == (49, 49)
     assert results["map"] > 0.99

@@ -348,7 +348,7 @@ def write_long_table(folder: Path, *, num_rows: int) -> Path:
 
 
 def test_a_killed_ingest_goes_on_where_it_stopped(tmp_path, capsys):
-    source, out = write_long_table(tmp_path, num_rows=300), tmp_path / "store"
+    source, out = write_long_table(tmp_path, num_rows=150), tmp_path / "store"
     call = f"ingest({str(source)!r}, {str(out)!r}, workers=1)"
     command = [sys.executable, "-c", f"from wsdino.screen.ingest import ingest; {call}"]
     killed = 0
@@ -364,15 +364,15 @@ def test_a_killed_ingest_goes_on_where_it_stopped(tmp_path, capsys):
     before = chunk_times(out)
     statistics = np.load(out / "statistics.npy")
     done = np.flatnonzero(np.isfinite(statistics).all(axis=(1, 2)))
-    assert 50 < len(done) < 300
+    assert 50 < len(done) < 150
     store = ingest(source, out)
-    assert "ingest: 300/300" in capsys.readouterr().err
+    assert "ingest: 150/150" in capsys.readouterr().err
     after = chunk_times(out)
     assert all(after[f"c.{i}.0.0.0"] == before[f"c.{i}.0.0.0"] for i in done)
     assert not list((out / "images.zarr").glob("*.partial"))
     whole = ingest(source, tmp_path / "whole")
-    assert len(store) == len(whole) == 300
-    np.testing.assert_array_equal(store.read(range(300)), whole.read(range(300)))
+    assert len(store) == len(whole) == 150
+    np.testing.assert_array_equal(store.read(range(150)), whole.read(range(150)))
     for name in whole.statistics:
         np.testing.assert_array_equal(store.statistics[name], whole.statistics[name])
 
@@ -391,8 +391,8 @@ def test_a_kill_between_pixels_and_statistics_is_no_loss(source, tmp_path):
     assert np.isfinite(store.statistics["p50"]).all()
 
 
-def test_real_fields(real_data, tmp_path):
-    store = ingest(real_data / "bbbc021_fields_256", tmp_path / "store")
+def test_real_fields(real_store):
+    store = real_store
     assert len(store) == 660
     assert store.field_shape == (256, 256)
     assert store.dtype == np.uint8

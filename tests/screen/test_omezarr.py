@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsdino.screen.store import Store
+
 CHANNELS = ("DAPI", "Tubulin", "Actin")
 METADATA = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
 
@@ -34,6 +36,12 @@ METADATA = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The screen as TIFFs, not to be changed."""
     return write_bbbc021_folder(tmp_path_factory.mktemp("ome") / "screen", size=(48, 64))
+
+
+@pytest.fixture(scope="module")
+def theirs(screen: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store that the TIFFs become."""
+    return ingest(screen, tmp_path_factory.mktemp("theirs") / "store")
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +77,10 @@ def spoiled(plates: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("version", "axes"), [("0.4", "tczyx"), ("0.5", "tczyx"), ("0.5", "cyx")])
 def test_plates_become_the_store_that_the_tiffs_become(
-    tmp_path: Path, screen: Path, manifest: pd.DataFrame, version: str, axes: str
+    tmp_path: Path, theirs: Store, manifest: pd.DataFrame, version: str, axes: str
 ) -> None:
     folder = write_plates(tmp_path, manifest, version, axes=axes)
     ours = ingest(folder, tmp_path / "store", platemap=folder / "design.csv")
-    theirs = ingest(screen, tmp_path / "theirs")
     assert ours.channels == theirs.channels == CHANNELS
     order = [store.manifest.sort_values(METADATA).index.to_numpy() for store in (ours, theirs)]
     np.testing.assert_array_equal(ours.read(order[0]), theirs.read(order[1]))

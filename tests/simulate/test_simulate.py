@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from helpers_run import ended
 from wsdino.errors import InputError, ManifestError, OutputError
 from wsdino.screen.manifest import read_manifest
 from wsdino.simulate import Difficulty, layout_table, simulate
@@ -144,7 +145,7 @@ def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch)
     (
         tmp_path / "killed" / next(iter(pixels(whole))).parent / ".partial-0123456789ab-half.tif"
     ).touch()
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    simulate(tmp_path / "killed", layout=tiny_layout, size=128, seed=3, workers=1)
     assert pixels(tmp_path / "killed") == pixels(whole)
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv", "spec.json", "truth.parquet"):
         assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()
@@ -237,25 +238,20 @@ def test_a_layout_names_no_place_outside(tiny_layout, tmp_path, column, name):
 
 
 def test_command_line(tiny_layout, tmp_path):
-    command = [sys.executable, "-m", "wsdino", "simulate", "--layout", str(tiny_layout),
-               "--size", "32", "--workers", "1", "--sites", "1", "--zoom", "0.5"]  # fmt: skip
-    settings = ["--difficulty", "effect=0.5", "--difficulty", "hard", "--difficulty", "edge=0"]
-    subprocess.run(
-        [*command, *settings, "--out", str(tmp_path / "out")], check=True, capture_output=True
-    )
+    command = ("simulate", "--layout", tiny_layout, "--size", 32, "--workers", 1, "--sites", 1,
+               "--zoom", 0.5)  # fmt: skip
+    settings = ("--difficulty", "effect=0.5", "--difficulty", "hard", "--difficulty", "edge=0")
+    assert ended(*command, *settings, "--out", tmp_path / "out")[0] == 0
     spec = json.loads((tmp_path / "out" / "spec.json").read_text())
     assert (spec["num_sites"], spec["zoom"], spec["size"]) == (8, 0.5, 32)
     hard = Difficulty.of(["hard"])
     assert spec["difficulty"] == asdict(replace(hard, effect=0.5, edge=0.0))
-    wrong = subprocess.run(
-        [*command, "--difficulty", "efect=1", "--out", str(tmp_path / "no")],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith(
+    status, _, err = ended(*command, "--difficulty", "efect=1", "--out", tmp_path / "no")
+    assert status == 2
+    assert err.startswith(
         "wsdino: difficulty 'efect=1': no such parameter, did you mean effect?; give one of "
     )
-    assert wrong.stderr.count("\n") == 1
+    assert err.count("\n") == 1
     assert not (tmp_path / "no").exists()
 
 
