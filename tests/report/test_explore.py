@@ -8,9 +8,8 @@ import http.client
 import io
 import json
 import re
-import shutil
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,10 +28,9 @@ from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 NUM_FEATURES = 20
 
@@ -319,29 +317,20 @@ def at_work(sites: tuple[Path, pd.DataFrame]) -> Iterator[Served]:
 
 
 @pytest.fixture
-def page(at_work: Served) -> Iterator[Page]:
+def page(at_work: Served, browser: Browser) -> Iterator[Page]:
     """The page; fails on anything in the console, and on any request to another host."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
     own, trouble = f"http://127.0.0.1:{at_work.port}/", []
-    driver: AbstractContextManager[Any] = sync_api.sync_playwright()
-    with driver as made:
-        browser = made.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on(
-            "console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None
-        )
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((own, "data:", "blob:")) else trouble.append(r.url),
-        )
-        page.goto(own)
-        page.wait_for_selector(READY, state="attached")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((own, "data:", "blob:")) else trouble.append(r.url),
+    )
+    page.goto(own)
+    page.wait_for_selector(READY, state="attached")
+    yield page
+    page.close()
     assert not trouble
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -45,17 +44,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sites = make_sites(profiles.iloc[:3], num_plates=2, num_controls=1, num_sites=1)
     store = make_screen(make_sites(profiles, num_plates=2))
     return write_report(run, store=store, model=MeanModel(), sites=sites, attention_sites=[0])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as driver:
-        with_browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield with_browser
-        with_browser.close()
 
 
 @contextmanager

@@ -61,9 +61,10 @@ def test_of_many_rows_some_are_laid_out_and_the_others_among_them() -> None:
     assert lay_out_many(features[:30], seed=2, most=30)[0].shape == (30, 2)
 
 
-def test_importing_the_report_loads_no_plotting() -> None:
+def test_importing_evaluation_and_report_loads_neither_plotting_nor_torch() -> None:
     code = (
         "import sys, wsdino.report.html, wsdino.report.terminal, wsdino.report.attention;"
+        "import wsdino.evaluate.results, wsdino.embed.classical;"
         "print(sorted({'matplotlib', 'umap', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

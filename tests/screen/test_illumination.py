@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsdino.screen.store import Store
+
 
 def lamp_of(height: int, width: int, *, centre: tuple[float, float], fall: float) -> np.ndarray:
     """A lamp off the middle of the field, with a mean of 1."""
@@ -85,6 +87,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def smooth(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The corrected store of these plates, not to be changed."""
+    out = tmp_path_factory.mktemp("smooth") / "store"
+    return ingest(planted / "manifest.csv", out, illumination="smooth")
+
+
 def planted_lamp(plate: str, channel: str) -> np.ndarray:
     centre, fall, _, _ = PLANTED[channel]
     lamp = lamp_of(256, 320, centre=centre, fall=fall)
@@ -96,10 +105,9 @@ def unevenness(values: np.ndarray) -> float:
     return float(values.std() / values.mean())
 
 
-def test_planted_lamps_are_taken_out(planted: Path, tmp_path: Path) -> None:
-    ingest(planted / "manifest.csv", tmp_path / "store", illumination="smooth")
+def test_planted_lamps_are_taken_out(smooth: Store) -> None:
     for plate in ("P1", "P2"):
-        folder = tmp_path / "store" / "illumination" / "one" / plate
+        folder = smooth.path / "illumination" / "one" / plate
         record = json.loads((folder / "functions.json").read_text())
         assert (record["method"], record["num_sites"]) == ("smooth", 60)
         for channel, (_, _, offset, _) in PLANTED.items():
@@ -115,12 +123,11 @@ def test_planted_lamps_are_taken_out(planted: Path, tmp_path: Path) -> None:
                 assert unevenness(left) < 0.02
 
 
-def test_a_store_holds_the_corrected_pixels(planted: Path, tmp_path: Path) -> None:
-    store = ingest(planted / "manifest.csv", tmp_path / "store", illumination="smooth")
-    manifest = read_manifest(planted / "manifest.csv")
+def test_a_store_holds_the_corrected_pixels(planted: Path, smooth: Store, tmp_path: Path) -> None:
+    store, manifest = smooth, read_manifest(planted / "manifest.csv")
     row = 77
     plate = manifest["Metadata_Plate"][row]
-    folder = tmp_path / "store" / "illumination" / "one" / plate
+    folder = store.path / "illumination" / "one" / plate
     record = json.loads((folder / "functions.json").read_text())["channels"]
     for index, channel in enumerate(PLANTED):
         raw = tifffile.imread(planted / manifest[f"FileName_{channel}"][row]).astype(float)
@@ -443,10 +450,11 @@ def test_a_function_of_no_channel_is_said(
         ingest(edited(table, urls), tmp_path / "other")
 
 
-def test_a_stopped_ingest_goes_on_plate_by_plate(planted: Path, tmp_path: Path) -> None:
-    screen, out = tmp_path / "screen", tmp_path / "store"
+def test_a_stopped_ingest_goes_on_plate_by_plate(
+    planted: Path, smooth: Store, tmp_path: Path
+) -> None:
+    screen, out, whole = tmp_path / "screen", tmp_path / "store", smooth
     shutil.copytree(planted, screen)
-    whole = ingest(screen / "manifest.csv", tmp_path / "whole", illumination="smooth")
     damaged = screen / "P2_7_DAPI.tif"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:1000])
