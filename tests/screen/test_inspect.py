@@ -85,7 +85,7 @@ def test_partners_for_each_possible_weak_label(found: dict[str, Any]) -> None:
 def test_size_and_cost(found: dict[str, Any]) -> None:
     assert found["store_bytes"] == 71 * 3 * 64 * 96 * 2
     rows = {row["preset"]: row for row in found["presets"]}
-    assert set(rows) == {"cpu", "default", "demo", "paper"}
+    assert set(rows) == {"cpu", "default", "demo", "imagenet", "paper"}
     assert "a crop of 224 px does not fit fields" in rows["default"]["unfit"]
     cpu = rows["cpu"]
     # 100 epochs of the model and 60 of its classifier; 55 sites to train on.
