@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from wsdino.config import load_config
+from wsdino.train.objectives import OBJECTIVES
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
     path for folder in ("benchmarks", "pretraining") for path in (ROOT / folder).glob("*.py")
@@ -34,3 +37,23 @@ def is_module(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:
         return False
+
+
+def test_every_training_of_the_headline_is_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    trained = import_module("headline").TRAINED
+    configs = {row: load_config("demo", settings) for row, settings in trained.items()}
+    assert {config.objective.name for config in configs.values()} == {
+        objective.name for objective in OBJECTIVES
+    }
+    # The preset is what was measured.
+    preset = load_config("imagenet")
+    measured = load_config(
+        "demo", ["train.epochs=11", "train.learning_rate=0.0003", *trained["pairs from ImageNet"]]
+    )
+    for section in ("model", "input", "pairing", "train", "objective"):
+        assert getattr(preset, section) == getattr(measured, section)
+    assert preset.crops.global_views == measured.crops.global_views
+    assert preset.architecture.backbone == measured.architecture.backbone
+    assert preset.architecture.expects == measured.architecture.expects
+    assert preset.embed.tile == measured.embed.tile
