@@ -27,6 +27,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 def module_of(mode: str = "shared", **change: bool) -> Pairs:
     torch.manual_seed(0)
     spec = ModelSpec(("a", "b", "c"), mode=mode, architecture=TINY)
+    change = {"head_batch_norm": False} | change
     options = Options(head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.5, **change)
     student, teacher = (initial_networks(spec, seed=seed) for seed in (0, 1))
     return Pairs(student, teacher, options=options, epochs=2)
@@ -54,7 +55,9 @@ def test_logits_are_cosines_to_the_like_first_and_to_images_of_other_labels() ->
 
 def test_the_head_sees_the_channels_of_one_image_together() -> None:
     torch.manual_seed(0)
-    head = TogetherHead(4, 3, Options(head_hidden_dim=16, head_bottleneck_dim=8))
+    # Without batch normalisation, through which images see each other.
+    options = Options(head_hidden_dim=16, head_bottleneck_dim=8, head_batch_norm=False)
+    head = TogetherHead(4, 3, options)
     features = torch.randn(2, 6 * 3, 4)
     (found,) = head(features)
     assert found.shape == (2, 6, 8)
