@@ -80,6 +80,15 @@ def test_planes_and_time_points_must_be_chosen(stacks: Path) -> None:
     assert found["Metadata_Site"].tolist() == [1, 2]
 
 
+def test_an_image_of_several_plates_is_refused(stacks: Path) -> None:
+    table = pd.read_csv(stacks)
+    table["Metadata_Plate"] = table["Metadata_Plate"].where(table.index != 3, '["P", "Q"]')
+    table.to_csv(stacks, index=False)
+    expected = r"Metadata_Plate is \['P', 'Q'\] in data row 4; an image has one, written as plain"
+    with pytest.raises(TableError, match=expected):
+        read_manifest(stacks, selection=Selection(z="2", time="0"))
+
+
 def test_the_maximum_of_all_planes(stacks: Path, tmp_path: Path) -> None:
     selection = Selection(z="max", time=0)
     store = ingest(stacks, tmp_path / "store", selection=selection)

@@ -16,6 +16,7 @@ from wsdino.screen.pixel_sizes import require_pixel_size, with_pixel_sizes
 from wsdino.screen.readers import RawTable, read_raw
 from wsdino.screen.selection import Selection
 from wsdino.tables.columns import COMPOUND, PREFIX
+from wsdino.tables.lists import require_single
 from wsdino.tables.manifest import channels_of, validate_manifest
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 
@@ -154,6 +155,7 @@ def read_rows(
             f"(--platemap: a table with {COMPOUND} and so on for each Metadata_Plate and "
             f"Metadata_Well), or name the column (--column {COMPOUND}=NAME)"
         )
+    require_single(table, origin=origin)
     table = selected(table, selection, origin=origin)
     table, absent = find_files(table, raw.folder, origin=origin, check_files=check_files)
     reasons: dict[int, str] = {}

@@ -35,6 +35,23 @@ def holds_lists(values: Iterable[object]) -> bool:
     return any(is_list(value) for value in values)
 
 
+def require_single(table: pd.DataFrame, *, origin: str) -> None:
+    """Refuse cells with several plates or batches, where each row is an image.
+
+    Raises
+    ------
+    TableError
+        Names the column and the first such row.
+    """
+    for name in LIST_COLUMNS:
+        if name in table and holds_lists(table[name]):
+            row = next(i for i, value in enumerate(table[name]) if is_list(value))
+            raise TableError(
+                f"{origin}: {name} is {table[name].iloc[row]} in data row {row + 1}; an image "
+                "has one, written as plain text"
+            )
+
+
 def labels_of(value: Any) -> list[str | None]:
     """Labels of a cell: those of a list, a single one, or none if it is missing."""
     if is_list(value):
