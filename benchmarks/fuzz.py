@@ -396,8 +396,10 @@ def campaign(
     def left() -> float:
         return seconds - (time.monotonic() - start)
 
-    def turn(one: Parser, number: int, many: int) -> None:
+    def turn(one: Parser, number: int, many: int, *, again: bool = False) -> None:
         tally = run(one, seed=seed, first=number, num=many, seconds=left())
+        if again and tally.counts:
+            tallies[one.name].forget(number)
         tallies[one.name].join(tally)
         if tally.failures:
             print(one.name, tally.failures, file=sys.stderr, flush=True)
@@ -407,8 +409,7 @@ def campaign(
     for one in chosen:
         for number in tallies.setdefault(one.name, Tally()).failed():
             if left() > 0:
-                tallies[one.name].forget(number)
-                turn(one, number, 1)
+                turn(one, number, 1, again=True)
     while left() > 0:
         one = min(chosen, key=lambda each: tallies[each.name].counts.total())
         done = tallies[one.name].counts.total()

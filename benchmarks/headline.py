@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--slice", help="K/N: make every N-th cell from the K-th on, and no table")
     parser.add_argument("--table", action="store_true", help="only the table, of what is finished")
     given = parser.parse_args()
+    if given.against not in rows_of(None):
+        parser.error(f"--against {given.against!r}: use one of {', '.join(rows_of(None))}")
     cells = [
         Cell(screen, row, seed)
         for seed in given.seeds
@@ -186,9 +188,14 @@ FEATURES: dict[str, Callable[[Store, int], pd.DataFrame]] = {
 }
 
 
+def settings_of(row: str) -> list[str]:
+    """Return the settings of the trainings that a row depends on, if any."""
+    return [each for part in TOGETHER.get(row, (row,)) for each in TRAINED.get(part, ())]
+
+
 def is_trained(row: str) -> bool:
     """Whether a row depends on a training."""
-    return row in TRAINED or any(part in TRAINED for part in TOGETHER.get(row, ()))
+    return bool(settings_of(row))
 
 
 def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
@@ -196,8 +203,8 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     path = cell.path(given.out)
     keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
     asked = {key: str(getattr(given, key)) for key in keys}
-    if cell.row in TRAINED:
-        asked["row"] = " ".join(TRAINED[cell.row])
+    if is_trained(cell.row):
+        asked["row"] = " ".join(settings_of(cell.row))
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
         before = json.loads(record.read_text())["asked"]

@@ -27,7 +27,7 @@ def campaign(name: str, *options: object) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_damaged_bytes_are_refused_in_a_line() -> None:
-    out = campaign("fuzz.py", "--inputs", 60, "--seconds", 40, "--seed", 1)
+    out = campaign("fuzz.py", "--inputs", 60, "--seconds", 1200, "--seed", 1)
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")][1:]
     counts = {row[0].strip("| "): int(row[1].replace(",", "")) for row in rows}
     assert len(counts) > 30

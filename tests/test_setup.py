@@ -69,6 +69,10 @@ def test_an_explained_config_is_the_preset_and_explains_all_of_it(
     options = [key for key, _ in options_of(everything, config.model_dump())]
     assert len(whys) == len(options)
     assert whys.count("# Why: --set train.log_every=7.") == 1
+    values = dict(options_of(everything, config.model_dump()))
+    for key, reason in zip(options, whys, strict=True):
+        if reason.startswith("# Why: as "):
+            assert values[key] == values[reason.removeprefix("# Why: as ").rstrip(".")]
     # Where a preset has a value of its own, it says why.
     reasons = comments_of(preset_text(preset))
     own = dict(options_of(parse_yaml(preset_text(preset), preset), config.model_dump()))

@@ -107,6 +107,7 @@ def _field(kind: type, name: str) -> str:
 def _reasons(source: str, settings: list[str], config: Config) -> Any:
     """Return a function from the key of an option to why it has its value."""
     everything = config.model_dump()
+    values = dict(options_of(everything, everything))
     path, preset = Path(source), config.preset
     found = {
         key: f"{text.rstrip('.')} (preset {preset})"
@@ -129,8 +130,10 @@ def _reasons(source: str, settings: list[str], config: Config) -> Any:
             return found[key]
         if key in in_preset:
             return f"the preset {preset} has it"
-        if section:
-            return f"as {SAME_AS[section]}.{key.removeprefix(section)[1:]}"
+        same = f"{SAME_AS[section]}.{key.removeprefix(section)[1:]}" if section else ""
+        # Another objective than self-distillation has values of its own, or no such option.
+        if same in values and values[same] == values[key]:
+            return f"as {same}"
         return "the default"
 
     return why

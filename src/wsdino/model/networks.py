@@ -62,7 +62,7 @@ class ChannelNetworks(nn.Module):
         self.networks = nn.ModuleList(build(num) for num in inputs)
         self.units: Units = units or InputUnits()
         if not any(hasattr(network, "patch_embed") for network in self.networks):
-            # The channels of a pixel side by side: convolutions are faster so on CPUs and GPUs.
+            # The channels of a pixel side by side: convolutions are faster so.
             self.to(memory_format=torch.channels_last)
         self.train()
 

@@ -306,7 +306,7 @@ def _report_several(table: pd.DataFrame, is_control: NDArray[np.bool_], origin: 
         some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         say(
             f"{origin}: {len(names)} compounds are flagged as negative controls ({some}); if some "
-            "are positive ones, name the negative one by --control"
+            "are positive ones, name the negative one (--control, in a config screen.controls)"
         )
 
 

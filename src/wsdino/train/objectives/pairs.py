@@ -20,7 +20,8 @@ class Options(StudentOptions):
     name: Literal["pairs"] = "pairs"
     head_batch_norm: bool = True
     student_temp: Positive = 0.2
-    # The same throughout: rising to 1 it keeps much of the start in a run of some hundred steps.
+    # Momentum of the teacher's moving average, cosine from the first to the second: the same
+    # throughout, since one that rises to 1 keeps much of the start in a run of some hundred steps.
     teacher_momentum: Fraction = 0.98
     final_teacher_momentum: Fraction = 0.98
 
