@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 OUT ?= demo_run
 
 AUDIT := .venv-audit
+# A process a core, each of one thread.
+IN_PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test lint slow docs audit oldest plain clean
 
@@ -15,7 +17,7 @@ demo: $(INSTALLED)  ## the whole chain on a simulated screen
 
 test: lint  ## style, types and the fast tests
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PARALLEL)
 
 lint: $(INSTALLED)
 	@echo "== style"
@@ -55,13 +57,13 @@ oldest:  ## the fast tests with the oldest dependencies that pyproject.toml allo
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) -c '$(LOWEST)' > .venv-oldest/lowest.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/lowest.txt --editable '.[dev]'
-	.venv-oldest/bin/pytest
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest $(IN_PARALLEL)
 
 plain:  ## the fast tests without the smaller extras; what needs one skips
 	$(PYTHON) -m venv .venv-plain
 	.venv-plain/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[anndata,images]' pytest \
-		pytest-timeout hypothesis copairs
-	.venv-plain/bin/pytest
+		pytest-timeout pytest-xdist hypothesis copairs
+	OMP_NUM_THREADS=1 .venv-plain/bin/pytest $(IN_PARALLEL)
 
 clean:
 	rm -rf $(VENV) $(AUDIT) .venv-oldest .venv-plain demo_run .mypy_cache .ruff_cache .pytest_cache
