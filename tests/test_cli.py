@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 import wsdino
-from helpers_run import call, finish, start, write_tiny_config
+from helpers_run import call, finish, start, start_anew, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import profile_table, synthetic_design, with_features
 from wsdino.evaluate.results import evaluate_sites
@@ -868,10 +868,10 @@ def test_debug_shows_where(tmp_path: Path, wsdino_: Callable[..., Outcome]) -> N
 
 def test_as_a_process(tmp_path: Path) -> None:
     treatments().to_csv(tmp_path / "p.csv", index=False)
-    status, out, err = finish(start("evaluate", tmp_path / "p.csv"))
+    status, out, err = finish(start_anew("evaluate", tmp_path / "p.csv"))
     assert (status, err) == (0, "")
     assert "4/4 = 100.0 %" in out
-    status, out, err = finish(start("evaluate", tmp_path / "no.csv"))
+    status, out, err = finish(start_anew("evaluate", tmp_path / "no.csv"))
     assert (status, out) == (2, "")
     assert err.startswith(f"wsdino: {tmp_path / 'no.csv'}: no such file")
     assert err.count("\n") == 1
