@@ -92,7 +92,9 @@ def start_anew(*arguments: object, code: str | None = None) -> subprocess.Popen[
     )
 
 
-def finish(process: Forked | subprocess.Popen[str], *, timeout_s: float = 250) -> tuple[int, str, str]:
+def finish(
+    process: Forked | subprocess.Popen[str], *, timeout_s: float = 250
+) -> tuple[int, str, str]:
     """Wait for a process; return its exit status, output and error output."""
     try:
         out, err = process.communicate(timeout=timeout_s)

@@ -120,7 +120,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 def test_a_mistake_on_both_ranks_is_said_once(place: Path, tmp_path: Path) -> None:
-    """The ranks alone, each with its own exit status, which torchrun hides; it holds their store."""
+    """The ranks without torchrun, which hides their statuses; the test holds their store."""
     held = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = {
         "WORLD_SIZE": "2",
