@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
 
     from wsdino.screen.store import Store
@@ -30,17 +34,39 @@ def real_data() -> Path:
     return folder
 
 
+@contextmanager
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that all processes of pytest-xdist share; one at a time is in here."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    (root / name).mkdir(exist_ok=True)
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root / name
+
+
 @pytest.fixture(scope="session")
 def real_store(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of the real BBBC021 fields, not to be changed."""
     from wsdino.screen.ingest import ingest
+    from wsdino.screen.store import open_store
 
-    return ingest(real_data / "bbbc021_fields_256", tmp_path_factory.mktemp("real") / "store")
+    fields = real_data / "bbbc021_fields_256"
+    with shared_folder(tmp_path_factory, "real_store") as folder:
+        path = folder / "store"
+        return open_store(path) if path.exists() else ingest(fields, path)
 
 
 @pytest.fixture(scope="session")
-def real_statistics(real_store: Store) -> pd.DataFrame:
+def real_statistics(real_store: Store, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Classical statistics of the real BBBC021 fields."""
+    import pandas as pd
+
     from wsdino.embed.classical import classical_table
 
-    return classical_table(real_store, workers=2)
+    with shared_folder(tmp_path_factory, "real_statistics") as folder:
+        path = folder / "table.pickle"
+        if not path.exists():
+            classical_table(real_store, workers=2).to_pickle(path)
+        return pd.read_pickle(path)

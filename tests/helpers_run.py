@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from helpers_fork import FIXED, fork
 from wsdino.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from helpers_fork import Forked
+
+COMMAND = "from wsdino.cli.main import main; main()"
 # Plain types: a test that changes a value writes it as in a YAML file.
 TINY = {
     "preset": "cpu",
@@ -66,33 +70,35 @@ def ended(*arguments: object) -> tuple[int, str, str]:
 
 
 def start(
-    *arguments: object,
-    code: str | None = None,
-    variables: dict[str, str] | None = None,
-    **options: object,
-) -> subprocess.Popen[str]:
+    *arguments: object, code: str = COMMAND, variables: dict[str, str] | None = None
+) -> Forked:
     """Start the command line as a process of its own, one thread, both streams piped.
 
-    `code` is run instead of the module; `variables` are further environment variables.
+    `code` is run instead of it; `variables` are further environment variables. The process is a
+    fork of one that has imported everything.
     """
+    return fork(code, list(map(str, arguments)), variables or {})
+
+
+def start_anew(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
+    """Start it as people do, in a Python of its own, for what only that shows; seconds of CPU."""
     program = ["-c", code] if code else ["-m", "wsdino"]
-    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
-        env=os.environ | fixed | (variables or {}),
+        env=os.environ | FIXED,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
-def finish(process: subprocess.Popen[str], *, timeout_s: float = 250) -> tuple[int, str, str]:
+def finish(
+    process: Forked | subprocess.Popen[str], *, timeout_s: float = 250
+) -> tuple[int, str, str]:
     """Wait for a process; return its exit status, output and error output."""
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
         raise
     return process.returncode, out, err

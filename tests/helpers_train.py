@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from helpers_fork import FORKS
 from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.screen.store import Store, open_store
 from wsdino.train.objectives import OBJECTIVES, distill
@@ -131,14 +131,11 @@ def start_training(
 
     One thread, so that results are bit for bit the same; `variables` are environment variables.
     """
-    # The server imports once; each training is a fork of it that nobody has used before.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "torch.utils.tensorboard", "wsdino.train.train"])
     out.mkdir(parents=True, exist_ok=True)
     number = len(list(out.glob("*.log")))
     log = out / f"{number}.log"
     log.touch()
-    process = context.Process(target=_train_in_process, args=(store, out, changes, variables, log))
+    process = FORKS.Process(target=_train_in_process, args=(store, out, changes, variables, log))
     process.start()
     return TrainingProcess(process, log)
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from torch.distributed import TCPStore
 
 from helpers_job import start_job
-from helpers_run import TINY, write_tiny_config
+from helpers_run import TINY, finish, start, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from wsdino.embed.embed import embed_store
 from wsdino.model.model import load_model
@@ -97,9 +98,10 @@ def test_two_processes_do_every_stage_and_one_speaks(place: Path, tmp_path: Path
         pytest.param(
             ["train", "tiny.yaml", "--outt", "x"], "No such option", marks=pytest.mark.slow
         ),
-        (
+        pytest.param(
             ["train", "tiny.yaml", "--set", "train.batch_size=9", "--out", "x"],
             "train.batch_size 9: not a multiple of the 2 parts",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["option", "usage", "on all ranks"],
@@ -114,6 +116,31 @@ def test_a_mistake_is_one_line_and_status_2(
     assert len(job.said) == 1, job.output
     assert message in job.said[0]
     assert "exitcode  : 2" in job.output
+    assert not (tmp_path / "x" / "model").exists()
+
+
+def test_a_mistake_on_both_ranks_is_said_once(place: Path, tmp_path: Path) -> None:
+    """The ranks without torchrun, which hides their statuses; the test holds their store."""
+    held = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(held.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    setting = "train.batch_size=9"
+    ranks = [
+        start(
+            *("train", place / "tiny.yaml", "--set", setting, "--out", tmp_path / "x"),
+            variables=meeting | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    ends = [finish(rank) for rank in ranks]
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    lines = "".join(err for _, _, err in ends).splitlines()
+    (said,) = (line for line in lines if line.startswith("wsdino: "))
+    assert "train.batch_size 9: not a multiple of the 2 parts" in said
     assert not (tmp_path / "x" / "model").exists()
 
 

@@ -23,6 +23,8 @@ from wsdino.lock import one_writer, one_writer_of_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from helpers_fork import Forked
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -33,15 +35,14 @@ with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
 """
 
 
-def hold(path: Path, kind: str = "one_writer", **variables: str) -> subprocess.Popen[str]:
+def hold(path: Path, kind: str = "one_writer", **variables: str) -> Forked:
     """Start a process that holds a lock until it is killed."""
     process = start(kind, path, code=HOLD, variables=variables)
-    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Forked) -> None:
     process.send_signal(signal.SIGKILL)
     finish(process)
 
@@ -219,6 +220,34 @@ def test_two_simulations_at_once_and_a_killed_one(tmp_path: Path) -> None:
     status, _, err = ended(*command[:-1], 1)
     assert status == 0, err
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+ORPHANED = """
+import multiprocessing
+import os
+import time
+from wsdino.stopping import end_with_parent
+
+def work():
+    parent = os.getppid()
+    print("up", flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    end_with_parent()
+    time.sleep(120)
+
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+"""
+
+
+def test_a_worker_whose_parent_is_killed_while_it_starts_ends_too() -> None:
+    parent = start(code=ORPHANED)
+    assert parent.stdout.readline() == "up\n"
+    parent.send_signal(signal.SIGKILL)
+    # Its output ends with the last process that has it.
+    assert finish(parent, timeout_s=60) == (-signal.SIGKILL, "", "")
 
 
 def children_of(pid: int) -> list[int]:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from helpers_run import ended, finish, start, write_tiny_config
+from helpers_run import ended, finish, start_anew, write_tiny_config
 from helpers_screen import write_bbbc021_folder
 from helpers_tables import synthetic_design, with_features
 from wsdino.baselines import BASELINES, Baseline, Training
@@ -145,7 +145,7 @@ def plain(out: str) -> str:
 def outside(*arguments: object, entries: str = OURS) -> tuple[int, str, str]:
     """The command line of somebody with entries of their own, as a process."""
     code = f"{entries}\nfrom wsdino.cli.main import main\nmain()\n"
-    status, out, err = finish(start(*arguments, code=code))
+    status, out, err = finish(start_anew(*arguments, code=code))
     return status, plain(out), err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -23,7 +24,9 @@ def end_with_parent() -> None:
 
     A pool's initializer: without it, workers would finish their queue and wait forever.
     """
-    parent = os.getppid()
+    # Not its number as it is now: the parent may have been killed while this process started.
+    started_by = multiprocessing.parent_process()
+    parent = os.getppid() if started_by is None else started_by.pid
 
     def watch() -> None:
         while os.getppid() == parent:

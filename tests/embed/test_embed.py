@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers_job import meeting_of_two
 from helpers_run import call, finish, start
 from helpers_screen import write_bbbc021_folder
 from wsdino.embed import embed
@@ -202,13 +202,10 @@ def test_what_can_t_be_is_refused_before_work(store: Store, tmp_path: Path) -> N
 
 def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
     """Real processes, over gloo, with parts of ten sites."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = (
         "import wsdino.embed.embed as e; e.PART_SIZE = 10\nfrom wsdino.cli.main import main; main()"
     )
-    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    job = meeting_of_two()
     arguments = ("embed", place / "model", place / "store", "--out", tmp_path / "two.parquet")
     ranks = [
         start(

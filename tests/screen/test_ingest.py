@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from helpers_run import finish, start
 from helpers_screen import chunk_path, write_bbbc021_folder
 from wsdino.errors import ImageError, InputError, OutputError, StoreError, TableError
 from wsdino.screen.check.stored import warnings_of
@@ -350,14 +349,15 @@ def write_long_table(folder: Path, *, num_rows: int) -> Path:
 def test_a_killed_ingest_goes_on_where_it_stopped(tmp_path, capsys):
     source, out = write_long_table(tmp_path, num_rows=150), tmp_path / "store"
     call = f"ingest({str(source)!r}, {str(out)!r}, workers=1)"
-    command = [sys.executable, "-c", f"from wsdino.screen.ingest import ingest; {call}"]
+    code = f"from wsdino.screen.ingest import ingest; {call}"
     killed = 0
     for stop_at in (20, 60):
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and len(chunk_times(out)) < stop_at:
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
+        process = start(code=code)
+        while process.poll() is None and len(chunk_times(out)) < stop_at:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        status, _, _ = finish(process)
+        killed += status == -signal.SIGKILL
         with pytest.raises(StoreError, match="isn't finished"):
             open_store(out)
     assert killed == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +9,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from helpers_run import ended
 from wsdino.config import load_config
 from wsdino.errors import ConfigError, InputError, TableError
 from wsdino.screen.images import Planes, read_site
@@ -183,28 +182,23 @@ def test_channels_are_chosen_renamed_and_ordered(stacks: Path, tmp_path: Path) -
             read(*channels)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wsdino", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_line_and_a_config_choose_alike(stacks: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     chosen = ("--channel", "DNA=OrigDNA", "--channel", "Mito", "--z", "max", "--time", "1")
-    done = run("ingest", stacks, "--out", out, *chosen)
-    assert done.returncode == 0, done.stderr
-    assert "2 sites of 4 x 6 px uint16, channels DNA, Mito;" in done.stdout
+    status, said, err = ended("ingest", stacks, "--out", out, *chosen)
+    assert status == 0, err
+    assert "2 sites of 4 x 6 px uint16, channels DNA, Mito;" in said
     assert open_store(out).read([0, 1])[:, :, 0, 0].tolist() == [[113, 2113], [213, 2213]]
-    done = run("ingest", stacks, "--out", tmp_path / "other", "--z", "top")
-    assert done.returncode == 2
-    assert "--z 'top': give the number of a plane, or max" in done.stderr
+    status, _, err = ended("ingest", stacks, "--out", tmp_path / "other", "--z", "top")
+    assert status == 2
+    assert "--z 'top': give the number of a plane, or max" in err
     pattern = r"z(?P<z>\d)/c(?P<channel>\d)s(?P<site>\d)t(?P<time>\d)(?P<well>)\.tif"
     wells = tmp_path / "wells.csv"
     pd.DataFrame({"Metadata_Well": ["A1"], "Metadata_Compound": ["x"]}).to_csv(wells, index=False)
-    done = run(
+    status, _, _ = ended(
         "ingest", tmp_path, "--out", tmp_path / "o", "--platemap", wells, "--pattern", pattern
     )
-    assert done.returncode == 2
+    assert status == 2
     config = load_config(
         "cpu",
         [

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from helpers_run import ended
+from helpers_run import COMMAND, ended, finish, start
 from wsdino.errors import InputError, ManifestError, OutputError
 from wsdino.screen.manifest import read_manifest
 from wsdino.simulate import Difficulty, layout_table, simulate
@@ -128,19 +128,19 @@ def test_resumes_what_is_missing_and_keeps_the_rest(tiny_layout, tmp_path):
 
 def test_killed_runs_go_on_to_the_same_files(tiny_layout, tmp_path, monkeypatch):
     arguments = ["--layout", tiny_layout, "--size", 128, "--seed", 3, "--workers", 2]
-    command = [sys.executable, "-m", "wsdino", "simulate", "--out", tmp_path / "killed", *arguments]
     monkeypatch.setattr("wsdino.simulate.write.CHUNK", 1)
     whole = simulate(tmp_path / "whole", layout=tiny_layout, size=128, seed=3, workers=1)
-    process = subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True
+    process = start(
+        *("simulate", "--out", tmp_path / "killed", *arguments),
+        code=f"import os; os.setsid(); {COMMAND}",
     )
     deadline = time.monotonic() + 250
     while not list(tmp_path.glob("killed/**/*.tif")):
-        assert process.poll() is None
+        assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    finish(process)
     assert not (tmp_path / "killed" / "BBBC021_v1_image.csv").exists()
     (
         tmp_path / "killed" / next(iter(pixels(whole))).parent / ".partial-0123456789ab-half.tif"

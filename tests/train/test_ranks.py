@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from helpers_job import meeting_of_two
+from helpers_run import finish, start
 from helpers_train import options_of, read_records, start_training
 from wsdino.model.spec import Architecture
 from wsdino.train.checkpoint import load_newest
@@ -94,14 +92,6 @@ NUM_STEPS = 7
 # What is the same for all images of a batch is taken away in the head, so that the gradient of what
 # adds it is rounding, which Adam makes as large as any other.
 SWALLOWED = ("networks.0.norm.bias", "networks.1.norm.bias", "mlp.0.bias", "mlp.3.bias")
-
-
-def meeting_of_two() -> dict[str, str]:
-    """Environment in which two processes find each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +184,8 @@ sys.exit(found != "found")
 def test_whoever_holds_the_store_leaves_last() -> None:
     meeting = meeting_of_two()
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", LAGGING],
-            env=os.environ | meeting | {"RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(code=LAGGING, variables=meeting | {"RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
-    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in ranks]
-    assert [status for _, status in ends] == [0, 0], ends
+    ends = [finish(process, timeout_s=120) for process in ranks]
+    assert [status for status, _, _ in ends] == [0, 0], ends
