@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 
 from helpers_layouts import write_lif
+from helpers_nd2 import write_nd2
 from wsdino.errors import ImageError, InputError, TableError
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
 from wsdino.screen.selection import Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PIXELS = np.random.default_rng(0).integers(1, 60_000, (6, 3, 20, 24)).astype(np.uint16)
@@ -145,11 +147,19 @@ def test_what_bioio_reads_says_how_to_install_it(tmp_path: Path, suffix: str) ->
         )
 
 
-def test_lif_files_whose_positions_are_named_by_wells(tmp_path: Path) -> None:
-    pytest.importorskip("bioio_lif")
+@pytest.mark.parametrize(
+    ("needs", "name", "write"),
+    [("bioio_lif", "scan.lif", write_lif), ("bioio_nd2", "scan.nd2", write_nd2)],
+    ids=["LIF", "ND2"],
+)
+def test_files_whose_positions_are_named_by_wells(
+    tmp_path: Path, needs: str, name: str, write: Callable[..., None]
+) -> None:
+    pytest.importorskip(needs)
     pixels = np.random.default_rng(1).integers(1, 60_000, (3, 3, 2, 6, 8)).astype(np.uint16)
-    path = tmp_path / "scan.lif"
-    write_lif(path, dict(zip(("B04", "Well C05", "p3-B04"), pixels, strict=True)), ("Red", "Far"))
+    path = tmp_path / name
+    positions = dict(zip(("B04", "Well C05", "p3-B04"), pixels, strict=True))
+    write(path, positions, ("Red", "Far"))
     wells = pd.DataFrame({"Metadata_Well": ["B04", "C05"], "Metadata_Compound": ["x", "DMSO"]})
     with pytest.raises(ImageError, match="has 3 z planes, counted from 0; choose by --z 0"):
         ingest(path, tmp_path / "store", platemap=wells)
@@ -162,7 +172,7 @@ def test_lif_files_whose_positions_are_named_by_wells(tmp_path: Path) -> None:
     assert store.manifest["Metadata_Site"].tolist() == [1, 2, 1]
     assert store.manifest["Metadata_PixelSize"].tolist() == [0.5] * 3
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"scan.lif: "):
+    with pytest.raises(InputError, match=f"{name}: "):
         read_manifest(path, platemap=wells)
 
 
