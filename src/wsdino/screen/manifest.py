@@ -168,8 +168,10 @@ def read_rows(
     manifest = with_pixel_sizes(manifest, pixel_size, origin=origin)
     left_out = manifest.loc[sorted(reasons)]
     left_out = left_out[[name for name in left_out if str(name).startswith(PREFIX)]]
+    if len(left_out):
+        manifest = manifest.drop(index=left_out.index).reset_index(drop=True)
     return Rows(
-        manifest.drop(index=left_out.index).reset_index(drop=True),
+        manifest,
         left_out.assign(**{REASON: [reasons[row] for row in left_out.index]}),
         tuple(absent),
     )

@@ -71,11 +71,12 @@ def with_pixel_sizes(manifest: pd.DataFrame, given: float | None, *, origin: str
             )
         return _with(manifest, missing.fillna(given))
     # An acquisition has one magnification.
-    for _, rows in manifest[sizes.isna()].groupby([BATCH, PLATE], sort=False):
-        plane = Planes(rows.iloc[:1])[0][0]
+    unknown = manifest.loc[sizes.isna(), [BATCH, PLATE]]
+    for rows in unknown.groupby([BATCH, PLATE], sort=False).groups.values():
+        plane = Planes(manifest.loc[rows[:1]])[0][0]
         found = pixel_size_of(plane.path)
         if found is not None:
-            sizes[rows.index] = found
+            sizes[rows] = found
     if sizes.isna().all():
         return manifest.drop(columns=PIXEL_SIZE, errors="ignore")
     return _with(manifest, sizes)

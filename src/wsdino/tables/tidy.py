@@ -276,7 +276,8 @@ def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
                 )
         if copies and not has_values(table, ours):
             table = table.assign(**{ours: table[copies[0]]})
-        table = table.drop(columns=copies)
+        # Without any, dropping them would only copy a large table.
+        table = table.drop(columns=copies) if copies else table
     return table
 
 
