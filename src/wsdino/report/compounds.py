@@ -16,7 +16,7 @@ from wsdino.tables.columns import CONCENTRATION
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsdino.report.pictures import Pictures
+    from wsdino.report.pictures import Picture, Pictures
     from wsdino.runrecord import RunRecord
 
 # Rows of the page itself; its script shows all.
@@ -106,6 +106,8 @@ def compounds(
         ]
         if pictures
         else [],
+        "others": _wells_of(pictures, -1),
+        "has_wells": bool(pictures and pictures.of_well),
         "channels": list(pictures.channels) if pictures and pictures.has_planes else [],
         "legend": list(pictures.channels) if pictures else [],
         "window_px": pictures.window_px if pictures else 0,
@@ -135,10 +137,17 @@ def _dose_facts(
         "name": treated.names[row],
         "facts": "; ".join(facts),
         "picture": picture,
+        "wells": _wells_of(pictures, row),
         "control": f"control-{plates.index(picture.plate)}"
         if picture and picture.plate in plates
         else "",
     }
+
+
+def _wells_of(pictures: Pictures | None, row: int) -> list[tuple[str, Picture]]:
+    """Return the further wells of a treatment with the ids of their pictures; -1: of controls."""
+    every = pictures.of_well.values() if pictures else ()
+    return [(f"well-{n}", picture) for n, picture in enumerate(every) if picture.row == row]
 
 
 def dose_svg(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.evaluate.confounders import cells_of
 from wsdino.evaluate.doses import distances_to_controls
 from wsdino.evaluate.wells import wells_of
 from wsdino.report.columns import controls_of
@@ -171,7 +172,7 @@ def _distances(sites: pd.DataFrame | None) -> list[Measured]:
 
 
 def _of_store(store: Fields | None) -> list[Measured]:
-    """Return quality measures in the manifest, else the mean intensity of each channel."""
+    """Return cell density and quality measures, else the mean intensity of each channel."""
     if store is None or not {PLATE, WELL} <= set(store.manifest):
         return []
     manifest = store.manifest.reset_index(drop=True)
@@ -183,6 +184,8 @@ def _of_store(store: Fields | None) -> list[Measured]:
     means = getattr(store, "statistics", {}).get("mean")
     if not values and means is not None:
         values = {f"Mean intensity, {name}": means[:, n] for n, name in enumerate(store.channels)}
+    if (density := cells_of(manifest)) is not None:
+        values = {"Cell density": density, **values}
     found = (_measured(name, manifest, own) for name, own in values.items())
     return [measure for measure in found if measure]
 
