@@ -68,6 +68,8 @@ def headline(record: RunRecord) -> dict[str, Any]:
         }
         for measure in MEASURES
     ]
+    # What nothing was matched for has no number, and no treatments either.
+    is_matched = any(is_number(results.get(key)) for key in KEYS)
     notes = results.get("notes")
     said = [str(note) for note in notes] if isinstance(notes, list) else []
     if results.get("schema") not in (None, SCHEMA):
@@ -77,9 +79,9 @@ def headline(record: RunRecord) -> dict[str, Any]:
         )
     warnings = results.get("warnings")
     return {
-        "cards": cards,
+        "cards": cards if is_matched else [],
         "warnings": [str(each) for each in warnings] if isinstance(warnings, list) else [],
-        "method": _method(results),
+        "method": _method(results, is_matched=is_matched),
         "notes": said,
     }
 
@@ -118,7 +120,7 @@ def _comparison(record: RunRecord, measure: Measure) -> str:
     return f"{said}: {difference:+.1f} points, paired 95 % interval {low:+.1f} to {high:+.1f}"
 
 
-def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, str]]:
     """Describe how the profiles were made, as terms and texts."""
     rows = []
     normalisation = results.get("normalisation")
@@ -138,8 +140,13 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(("Weak labels", held_out))
     elif normalisation:
         rows.append(("Normalisation", str(normalisation)))
+    if results.get("aggregation") is not None:
+        how = str(results["aggregation"])
+        known = {entry.name: entry.help for entry in methods.AGGREGATIONS}
+        rows.append(("Aggregation", f"{how}: {known[how]}" if how in known else how))
+    if not is_matched:
+        return rows
     for key, term in (
-        ("aggregation", "Aggregation"),
         ("multi_batch", "Treatments in several batches"),
         ("num_treatments", "Treatments"),
     ):
@@ -284,6 +291,8 @@ def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -
         tables.append({"name": name, "rows": lines, "num_wrong": len(wrong), "num": len(rows)})
     if not tables:
         raise Omitted("results.json lists no neighbours")
+    if not any(table["num"] for table in tables):
+        raise Omitted("nothing was matched by mechanism")
     return {"tables": tables}
 
 
