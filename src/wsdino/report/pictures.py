@@ -166,7 +166,8 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     -------
     Pictures
         Of each treatment the first field on a plate with controls, else the first one, and of
-        each other well its first one, where there are at most :data:`MAX_WELLS`. A plate's
+        each other well its first one, where there are at most :data:`MAX_WELLS` and all fit into
+        the page. A plate's
         contrast is that of its controls, for each channel between two percentiles of a few fields.
 
     Raises
@@ -216,6 +217,10 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     )
     num = len(chosen) + len(of_well)
     uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, num, folder)
+    if beside and of_well:
+        # Further wells are worth no picture that would then lie beside the page.
+        ordered = [key for key in ordered if key[0] != "well"]
+        uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, len(chosen), folder)
     pictures = {key: Picture(uris[key], *places[key]) for key in uris}
     colours = map(hex_colour, channel_colours(store.channels))
     return Pictures(
