@@ -286,15 +286,16 @@ def test_every_figure_has_its_svg_and_its_csv(dosed: Page) -> None:
     figures = page.locator("main figure:has(svg), .stage, .plates, svg.dose").evaluate_all(
         "all => all.map((each) => each.dataset.name ?? each.className.baseVal ?? each.className)"
     )
-    assert {"confusion-nsc", "comparison", "training-1", "stage", "plates", "dose"} <= {*figures}
+    assert {"confusion-nsc", "forest", "training-1", "stage", "plates", "dose"} <= {*figures}
     names = {name.removeprefix("SVG of ") for name in labels(page, "SVG of ")}
     tables = {name.removeprefix("CSV of ") for name in labels(page, "CSV of ")}
     assert names - {"map"} <= tables
+    assert "comparison" in tables
     for figure in page.locator("main figure[data-name]").all():
         assert figure.get_attribute("data-name") in names
     # One of each kind: a browser asks before a page saves more than ten files.
     kinds = {name.partition("-")[0]: name for name in sorted(names - {"map"}, reverse=True)}
-    assert {"comparison", "confusion", "dose", "training"} <= kinds.keys()
+    assert {"forest", "confusion", "dose", "training"} <= kinds.keys()
     for name in kinds.values():
         drawn = content_of(page, page.get_by_label(f"SVG of {name}", exact=True))
         assert "<path" in drawn or "<image" in drawn

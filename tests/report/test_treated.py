@@ -122,7 +122,8 @@ def test_a_plate_has_one_contrast_that_of_its_controls(treated: Treated) -> None
     store.images[0, 1] = 500
     store.images[1] = 2000
     found = take_pictures(treated, store)
-    assert set(found.of_plate) == {"P/1"}
+    # Those of the other plate are beside its wells.
+    assert set(found.of_plate) == {"P/1", "P/2"}
     assert set(found.of_treatment) == set(range(9))
     half = _planes(found.of_treatment[0].uri)
     assert half[..., 1].mean() == pytest.approx(128, abs=3)

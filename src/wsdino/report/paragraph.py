@@ -12,7 +12,8 @@ from wsdino.profile.methods import AGGREGATIONS
 from wsdino.report.words import is_number, number
 from wsdino.runrecord import Omitted, RunRecord
 from wsdino.settings import parse_yaml
-from wsdino.train.objectives import DISTILL, OBJECTIVES
+from wsdino.train.objectives import OBJECTIVES
+from wsdino.train.objectives.distill import DISTILL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

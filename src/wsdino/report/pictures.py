@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from wsdino.report.attention import site_place
@@ -27,6 +26,7 @@ from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, PLATE, WELL
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from wsdino.report.treated import Treated
@@ -272,12 +272,14 @@ def choose_fields(
 
 def _other_wells(manifest: pd.DataFrame, wells: Sequence[str], shown: set[int]) -> dict[str, int]:
     """Choose the first site of each well that isn't shown yet; none where there are many wells."""
-    sites = pd.Series(range(len(wells)), index=wells)[manifest[COMPOUND].notna().to_numpy()]
-    first = sites[~sites.index.duplicated() & (sites.index != "")]
+    first: dict[str, int] = {}
+    for site, (well, is_known) in enumerate(zip(wells, manifest[COMPOUND].notna(), strict=True)):
+        if well and is_known:
+            first.setdefault(well, site)
     if len(first) > MAX_WELLS:
         return {}
     known = {wells[site] for site in shown}
-    return {str(well): int(site) for well, site in first.items() if well not in known}
+    return {well: site for well, site in first.items() if well not in known}
 
 
 def _first_fields(

@@ -171,7 +171,8 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
     if sites is not None and COMPOUND in sites and (density := cells_of(sites)) is not None:
         index = pd.MultiIndex.from_tuples(keys_of(sites))
         of_key = pd.Series(density, index=index).groupby(level=[0, 1]).mean().to_dict()
-        frame = frame.assign(**{DENSITY: [of_key.get(key) for key in keys_of(frame)]})
+        found = [of_key.get(key, np.nan) for key in keys_of(frame)]
+        frame = frame.assign(**{DENSITY: np.array(found, dtype=np.float64)})
     return Treated(frame, np.asarray(features, dtype=np.float64), rows, wrong)
 
 
