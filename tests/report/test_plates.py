@@ -102,10 +102,22 @@ def test_an_even_light_has_an_edge_like_its_centre() -> None:
     )
 
 
-def test_without_wells_at_the_edge_nothing_is_said_of_it() -> None:
+def test_where_outer_wells_are_empty_the_edge_is_that_of_the_wells_in_use() -> None:
     table = whole_plates()
     inner = table[table["row"].between(1, 6) & table["column"].between(1, 10)]
-    assert edge_effect(Measured("x", inner), (8, 12))["text"].startswith("no well at the edge")
+    found = edge_effect(Measured("x", inner), (8, 12))
+    assert found["text"].startswith("no edge effect seen (4 control wells at the edge of the wells")
+    outer = inner["row"].isin([1, 6]) | inner["column"].isin([1, 10])
+    found = edge_effect(Measured("x", inner.assign(value=inner["value"] - 3.0 * outer)), (8, 12))
+    assert found["is_seen"]
+    assert found["text"].startswith("edge effect: at the edge of the wells in use lower by")
+
+
+def test_of_few_wells_nothing_is_said_of_the_edge() -> None:
+    table = whole_plates(num=1)
+    few = table[table["row"].between(3, 4) & table["column"].between(3, 6)]
+    text = edge_effect(Measured("x", few), (8, 12))["text"]
+    assert text == "8 of 8 wells at the edge of the wells in use, so an edge effect can't be told"
 
 
 @pytest.mark.parametrize(

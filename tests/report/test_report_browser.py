@@ -145,6 +145,24 @@ def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page
     sync_api.expect(title).not_to_have_text("Eg5 i-1 0.3 µM")
 
 
+def test_a_well_has_its_own_field_and_a_treatment_its_replicates(page: Page) -> None:
+    details = page.locator("#explorer-details")
+    click_on(page, 1, "Actin-1 0.3 µM")
+    replicates = details.locator("ul.neighbours li")
+    assert replicates.count() == 2
+    assert replicates.locator("img").count() == 2
+    replicates.nth(1).locator("button").click()
+    sync_api.expect(details.locator("h3").first).to_have_text("Actin-1 0.3 µM, P/2 C02")
+    sync_api.expect(page.locator("#explorer-level")).to_have_value("wells")
+    captions = details.locator(".pair figcaption").all_inner_texts()
+    assert captions == ["P/2 C02 site 1", "controls, plate P/2"]
+    own = details.locator(".pair img").first.get_attribute("src")
+    strip = page.locator("details.compound img[alt='Field of Actin-1 0.3 µM, P/2 C02 site 1']")
+    assert strip.get_attribute("src") == own
+    details.get_by_role("button", name="Show them on the map of wells").click()
+    sync_api.expect(details.locator("h3").first).to_have_text("2 selected")
+
+
 def test_what_the_lasso_encloses_is_what_the_csv_has(page: Page) -> None:
     page.click("[data-tool=lasso]")
     x, y = move_to(page, 3)
@@ -268,15 +286,16 @@ def test_every_figure_has_its_svg_and_its_csv(dosed: Page) -> None:
     figures = page.locator("main figure:has(svg), .stage, .plates, svg.dose").evaluate_all(
         "all => all.map((each) => each.dataset.name ?? each.className.baseVal ?? each.className)"
     )
-    assert {"confusion-nsc", "comparison", "training-1", "stage", "plates", "dose"} <= {*figures}
+    assert {"confusion-nsc", "forest", "training-1", "stage", "plates", "dose"} <= {*figures}
     names = {name.removeprefix("SVG of ") for name in labels(page, "SVG of ")}
     tables = {name.removeprefix("CSV of ") for name in labels(page, "CSV of ")}
     assert names - {"map"} <= tables
+    assert "comparison" in tables
     for figure in page.locator("main figure[data-name]").all():
         assert figure.get_attribute("data-name") in names
     # One of each kind: a browser asks before a page saves more than ten files.
     kinds = {name.partition("-")[0]: name for name in sorted(names - {"map"}, reverse=True)}
-    assert {"comparison", "confusion", "dose", "training"} <= kinds.keys()
+    assert {"forest", "confusion", "dose", "training"} <= kinds.keys()
     for name in kinds.values():
         drawn = content_of(page, page.get_by_label(f"SVG of {name}", exact=True))
         assert "<path" in drawn or "<image" in drawn

@@ -28,6 +28,7 @@ from wsdino.evaluate.results import evaluate_sites, write_results
 from wsdino.profile.methods import find_normalisation
 from wsdino.report import pictures
 from wsdino.report.html import SECTIONS, write_report
+from wsdino.report.lights import paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +188,7 @@ def test_headline_gives_numbers_intervals_and_method(run: Path, plain: Page) -> 
     assert "chance 0.234 (p = 0.001)" in text
     assert "treatments: 9 in NSC, 6 in NSCB, 9 in mAP" in text
     assert "a note about <this>" in text
-    assert "batch 41.2 % (chance 10.0 %) - - - - - 72" in text
+    assert "batch 10.0 % - 41.2 % - - - - - 72" in text
     assert "num controls 6" in text
 
 
@@ -209,8 +210,17 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
     assert f"{results['nsc_correct']}/{results['nsc_total']}" in page.text
     assert f"chance {100 * results['nsc_null']['mean']:.1f} %" in page.text
     leakage = results["leakage"]["plate"]
-    assert f"plate {100 * leakage['accuracy']:.1f} %" in page.text
+    shares = [leakage["chance"], leakage["before"]["accuracy"], leakage["accuracy"]]
+    assert f"plate {' '.join(f'{100 * share:.1f} %' for share in shares)}" in page.text
     assert "further_numbers" in page.ids
+    three, five = results["nearest_k"]["nsc"]
+    assert f"({three['correct']}/{three['total']})" in page.text
+    assert f"({five['any']}/{five['total']})" in page.text
+    assert f"not same compound and plate {100 * results['nscp']:.1f} %" in page.text
+    (consistent,) = results["consistency"]
+    for row in consistent["labels"]:
+        assert f"{row['label']} " in page.text
+        assert f"{row['corrected_p_value']:.2g}" in page.text
     assert "num controls" in page.text
     assert "leakage:" not in page.text
     assert "map per moa" not in page.text
@@ -518,6 +528,55 @@ def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
     assert "81.2 %" in text
     assert "left out of the fit 12.5 %" in text
     assert "weak_label" in text
+
+
+def test_baselines_are_compared_in_pairs(run: Path, plain: Page) -> None:
+    results = json.loads((run / "results.json").read_text())
+    best = max(results["baselines"], key=lambda name: results["baselines"][name]["nsc"])
+    paired = paired_difference(results, results["baselines"][best])
+    assert paired is not None
+    difference, low, high = (100 * part for part in paired)
+    assert f"{difference:+.1f} points, paired 95 % interval {low:+.1f} to {high:+.1f}" in plain.text
+    assert "overlap;" not in plain.text
+
+
+def test_without_mechanisms_there_are_no_empty_scores(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    for key in ("nsc", "nscb", "map", "baselines", "confusion"):
+        results.pop(key)
+    results |= {"num_treatments": 0, "nsc_neighbours": [], "nscb_neighbours": []}
+    results |= {"nsc_total": 0, "nscb_total": 0, "map_total": 0}
+    (run / "results.json").write_text(json.dumps(results))
+    page = Page(write_report(run))
+    assert "Nothing was matched by mechanism; activity needs none." in page.text
+    assert "Treatments 0" not in page.text
+    assert "not same compound and batch" not in page.text
+    assert "Wrong neighbours nothing was matched by mechanism" in page.text
+
+
+@pytest.mark.parametrize(
+    ("label", "config", "said"),
+    [
+        (
+            "compound",
+            "",
+            "by self-distillation (DINO, arXiv 2104.14294) with compound as the weak ",
+        ),
+        ("none", "", "by self-distillation (DINO, arXiv 2104.14294) without weak labels, on 96 "),
+        (
+            "compound",
+            "objective: {name: classify}\nmodel: {weights: /home/me/starter}\n",
+            "objective classify (cross-entropy on the weak label) with compound as the weak label",
+        ),
+    ],
+)
+def test_the_methods_paragraph_names_what_was_trained(
+    label: str, config: str, said: str, run: Path
+) -> None:
+    coverage = json.loads((run / "coverage.json").read_text())
+    (run / "coverage.json").write_text(json.dumps(coverage | {"label": label}))
+    (run / "config.yaml").write_text(config or "seed: 7\n")
+    assert said in Page(write_report(run)).text
 
 
 def test_the_methods_paragraph_says_what_was_recorded_and_no_more(run: Path, plain: Page) -> None:

@@ -19,7 +19,7 @@ from wsdino.report.columns import Column, controls_of, metadata_columns, natural
 from wsdino.report.compounds import compounds, dose_rows, dose_svg
 from wsdino.report.compounds import treatments as table_of
 from wsdino.report.explorer import Places, explorer_data, scaled, treatment_level
-from wsdino.report.pictures import colour_matrix, plate_labels, take_pictures
+from wsdino.report.pictures import colour_matrix, plate_labels, take_pictures, well_labels
 from wsdino.report.style import channel_colours, moa_styles
 from wsdino.report.treated import Treated, nearest_rows, treated_of
 from wsdino.runrecord import Omitted, RunRecord, read_run
@@ -122,7 +122,8 @@ def test_a_plate_has_one_contrast_that_of_its_controls(treated: Treated) -> None
     store.images[0, 1] = 500
     store.images[1] = 2000
     found = take_pictures(treated, store)
-    assert set(found.of_plate) == {"P/1"}
+    # Those of the other plate are beside its wells.
+    assert set(found.of_plate) == {"P/1", "P/2"}
     assert set(found.of_treatment) == set(range(9))
     half = _planes(found.of_treatment[0].uri)
     assert half[..., 1].mean() == pytest.approx(128, abs=3)
@@ -290,3 +291,43 @@ def test_a_compound_has_its_doses_in_order(treated: Treated, record: RunRecord) 
         [100.0, 5.0, 5.5, 5.0, 6.123],
     ]
     assert dose_rows(own, [6], None) == [[0.1, 7.0, None, None, None]]
+
+
+def test_density_and_quality_are_means_over_the_sites_of_wells_and_treatments(
+    record: RunRecord,
+) -> None:
+    assert record.profiles is not None
+    sites = make_sites(record.profiles, num_sites=2)
+    rng = np.random.default_rng(3)
+    sites["Metadata_QC_Foreground_DAPI"] = rng.random(len(sites))
+    sites["Metadata_QC_Focus_DAPI"] = rng.random(len(sites))
+    treated = treated_of(record, sites)
+    (density,) = [column for column in treated.columns if column.name == "Cell density"]
+    for compound, found in zip(treated.frame["Metadata_Compound"], density.values, strict=True):
+        own = sites[sites["Metadata_Compound"] == compound]
+        assert found == pytest.approx(own["Metadata_QC_Foreground_DAPI"].mean())
+    level = Places(treated, sites, 0).level("wells")
+    columns = {column.name: column.values for column in level.columns}
+    keys = ["Metadata_Plate", "Metadata_Well"]
+    for name, source in (("Cell density", "Foreground"), ("QC Focus DAPI", "Focus")):
+        means = sites.groupby(keys)[f"Metadata_QC_{source}_DAPI"].mean()
+        of_well = {f"{plate} {well}": value for (plate, well), value in means.items()}
+        assert columns[name] == pytest.approx([of_well[well] for well in level.wells])
+
+
+def test_every_other_well_has_a_picture_where_there_are_few(
+    record: RunRecord, treated: Treated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert record.profiles is not None
+    store = make_screen(make_sites(record.profiles, num_sites=2))
+    found = take_pictures(treated, store)
+    shown = [*found.of_treatment.values(), *found.of_plate.values(), *found.of_well.values()]
+    wells = well_labels(store.manifest)
+    assert sorted(picture.well for picture in shown) == sorted(set(wells))
+    for well, picture in found.of_well.items():
+        row = store.manifest.iloc[wells.index(well)]
+        assert picture.place == f"{row['Metadata_Plate']} {row['Metadata_Well']} site 1"
+        names = [*treated.frame["Metadata_Compound"], "DMSO"]
+        assert names[picture.row] == row["Metadata_Compound"]
+    monkeypatch.setattr(taking, "MAX_WELLS", len(set(wells)) - 1)
+    assert take_pictures(treated, store).of_well == {}

@@ -153,6 +153,8 @@ def compare_activity(
     for table in (first, second):
         renamed = table.rename(columns=columns)
         renamed["average_precision"] = renamed["mean_average_precision"]
+        # A file has doses as text.
+        renamed["concentration"] = pd.to_numeric(renamed["concentration"])
         tested = renamed["p_value"].notna()
         renamed["correct"] = renamed["is_active"].astype(bool)
         tables.append(renamed[tested])

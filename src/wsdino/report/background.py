@@ -9,7 +9,7 @@ from wsdino.report.figures import curve_rows, curve_svg
 from wsdino.report.sections import MAX_ROWS
 from wsdino.report.style import series_colours
 from wsdino.report.verdict import collapse_verdict
-from wsdino.report.words import DASH, display_name, number
+from wsdino.report.words import DASH, display_name, interval, is_number, number, percent
 from wsdino.runrecord import Omitted, RunRecord
 from wsdino.screen.check.table import CHECKS
 
@@ -48,6 +48,15 @@ _SHOWN = {
     "held_out",
     "notes",
     "warnings",
+    "nearest_k",
+    "beside",
+    *(f"nscp{end}" for end in ("", "_correct", "_total", "_ci", "_neighbours")),
+}
+# Keys of the results that match queries with their neighbours, and in words.
+_WAYS = {
+    "nsc": "not same compound (NSC)",
+    "nscb": "not same compound and batch (NSCB)",
+    "nscp": "not same compound and plate",
 }
 
 
@@ -109,14 +118,38 @@ def coverage(record: RunRecord) -> dict[str, Any]:
 
 
 def further_numbers(record: RunRecord) -> dict[str, Any]:
-    """Show the remaining results, so that every measurement appears."""
+    """Show other ways to match, by several neighbours too, and what no other section has."""
+    votes = record.results.get("nearest_k")
+    votes = votes if isinstance(votes, dict) else {}
+    ways = [
+        (name, _ways(record.results, key, votes.get(key) or []))
+        for key, name in _WAYS.items()
+        if record.results.get(f"{key}_total")
+    ]
+    sizes = dict.fromkeys(row["k"] for rows in votes.values() for row in rows or [])
     rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
     rows = [
         (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)
     ]
-    if not rows:
+    if not rows and not ways:
         raise Omitted("results.json holds no further numbers")
-    return {"rows": rows[:MAX_ROWS]}
+    heads = [head for k in sizes for head in (f"vote of {k}", f"any of {k}")]
+    return {"heads": ["nearest", "95 % CI", *heads], "ways": ways, "rows": rows[:MAX_ROWS]}
+
+
+def _ways(results: Mapping[str, Any], key: str, votes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write one way to match: its nearest neighbours, their interval, and votes of several."""
+
+    def share(right: Any, total: Any) -> str:
+        known = is_number(right) and is_number(total) and total > 0
+        return f"{percent(right / total)} ({right}/{total})" if known else DASH
+
+    pair = interval(results, key)
+    between = f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]" if pair else DASH
+    found = [share(results.get(f"{key}_correct"), results.get(f"{key}_total")), between]
+    for row in votes:
+        found += [share(row.get(name), row.get("total")) for name in ("correct", "any")]
+    return found
 
 
 def environment(record: RunRecord) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from wsdino.errors import ConfigError
 from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
+from wsdino.report.paragraph import recorded_config, starting_weights
 from wsdino.report.words import display_name, held_out_text, normalisation_text
-from wsdino.settings import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +53,7 @@ def model_card(
     """
     from wsdino.model.published import find_published
 
-    config = _config(record)
+    config = recorded_config(record)
     facts = [*_model_facts(spec, num_features), *_training_facts(record, config)]
     if normaliser:
         facts.append(("normalisation beside it", normalisation_text(normaliser)))
@@ -110,12 +108,6 @@ def _front_matter(published: PublishedModel | None) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
-def _config(record: RunRecord) -> dict[str, Any]:
-    with suppress(ConfigError):
-        return parse_yaml(record.config, "config.yaml")
-    return {}
-
-
 def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
     network, scaling = spec.architecture, spec.scaling
     shape = network.backbone
@@ -148,7 +140,10 @@ def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequen
     if goal and pairing:
         label = pairing.get("label")
         facts.append(
-            ("trained by", f"{goal.get('name')}, weak label {label}, from {_start(config)}")
+            (
+                "trained by",
+                f"{goal.get('name')}, weak label {label}, from {starting_weights(config)}",
+            )
         )
     metrics = record.metrics.get("run")
     if metrics is not None and {"step", "samples"} <= set(metrics):
@@ -164,15 +159,6 @@ def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequen
     if "seed" in record.environment:
         facts.append(("seed", str(record.environment["seed"])))
     return facts
-
-
-def _start(config: Mapping[str, Any]) -> str:
-    """Name the weights that training started from; without folders, which are private."""
-    weights = (config.get("model") or {}).get("weights")
-    if weights is None:
-        return "random weights"
-    names = weights.values() if isinstance(weights, dict) else [weights]
-    return ", ".join(Path(name).name for name in names)
 
 
 def _screen(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.evaluate.confounders import DENSITY
 from wsdino.report.words import DASH, number
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA, PLATE, PREFIX, WELL
 from wsdino.tables.lists import labels_of
@@ -30,6 +31,7 @@ _OURS = {
     PLATE: "Plate",
     WELL: "Well",
     CONTROL: "Control",
+    DENSITY: "Cell density",
 }
 _MAX_LISTED = 3
 

@@ -16,7 +16,7 @@ from wsdino.tables.columns import CONCENTRATION
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wsdino.report.pictures import Pictures
+    from wsdino.report.pictures import Picture, Pictures
     from wsdino.runrecord import RunRecord
 
 # Rows of the page itself; its script shows all.
@@ -106,6 +106,8 @@ def compounds(
         ]
         if pictures
         else [],
+        "others": _wells_of(pictures, plates, -1),
+        "has_wells": bool(pictures and pictures.of_well),
         "channels": list(pictures.channels) if pictures and pictures.has_planes else [],
         "legend": list(pictures.channels) if pictures else [],
         "window_px": pictures.window_px if pictures else 0,
@@ -135,10 +137,29 @@ def _dose_facts(
         "name": treated.names[row],
         "facts": "; ".join(facts),
         "picture": picture,
-        "control": f"control-{plates.index(picture.plate)}"
-        if picture and picture.plate in plates
-        else "",
+        "wells": _wells_of(pictures, plates, row),
+        "control": _control_of(picture, plates),
     }
+
+
+def _wells_of(
+    pictures: Pictures | None, plates: Sequence[str], row: int
+) -> list[tuple[str, Picture, str]]:
+    """Return the further wells of a treatment; -1: of controls.
+
+    Each with the id of its picture, and that of the controls of its plate, which may be empty.
+    """
+    every = pictures.of_well.values() if pictures else ()
+    return [
+        (f"well-{n}", picture, _control_of(picture, plates))
+        for n, picture in enumerate(every)
+        if picture.row == row
+    ]
+
+
+def _control_of(picture: Picture | None, plates: Sequence[str]) -> str:
+    """Return the id of the picture of controls on the same plate; empty where there is none."""
+    return f"control-{plates.index(picture.plate)}" if picture and picture.plate in plates else ""
 
 
 def dose_svg(

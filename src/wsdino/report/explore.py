@@ -10,7 +10,6 @@ from wsdino.errors import InputError
 from wsdino.report.attention import site_place
 from wsdino.report.explorer import (
     Places,
-    bokeh_script,
     explorer_data,
     pending_level,
     treatment_level,
@@ -19,6 +18,7 @@ from wsdino.report.html import SECTIONS, templates
 from wsdino.report.images import STRETCH_PERCENTILES
 from wsdino.report.layout import lay_out
 from wsdino.report.pictures import MAX_PX, Picture, Pictures, choose_fields
+from wsdino.report.plot import bokeh_script
 from wsdino.report.style import channel_colours, hex_colour, moa_styles
 from wsdino.report.treated import moas_of, treated_of
 from wsdino.report.viewing import Screen
@@ -68,7 +68,7 @@ def explore_page(
     """
     record = read_run(run)
     try:
-        treated = treated_of(record)
+        treated = treated_of(record, sites)
     except Omitted as reason:
         raise InputError(f"{run}: can't be explored: {reason}") from reason
     if len(treated) < 2:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsdino.errors import TableError
+from wsdino.evaluate.confounders import DENSITY, cells_of
 from wsdino.evaluate.doses import distances_to_controls
 from wsdino.evaluate.wells import Wells, wells_of
 from wsdino.report.columns import Column, metadata_columns, numbers
 from wsdino.report.layout import lay_out_many
-from wsdino.report.pictures import plate_labels
+from wsdino.report.pictures import plate_labels, well_labels
+from wsdino.report.plot import map_plot
 from wsdino.report.style import COLOURS, MARKERS, ramp
 from wsdino.report.treated import keys_of
-from wsdino.tables.columns import COMPOUND, PLATE, SITE, WELL
-from wsdino.tables.features import features_of, metadata_of
+from wsdino.tables.columns import COMPOUND, PLATE, QUALITY, SITE, TREATMENT, WELL
+from wsdino.tables.features import features_of, metadata_of, plate_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from wsdino.report.pictures import Pictures
+    from wsdino.report.pictures import Picture, Pictures
     from wsdino.report.style import MoaStyle
     from wsdino.report.treated import Treated
 
@@ -59,6 +58,8 @@ class Level:
         What points are coloured by and searched in.
     note
         Which are shown, where not all are.
+    wells
+        Label of each one's well (:func:`wsdino.report.pictures.well_labels`); empty for treatments.
     metadata
         Of each point, for what is looked up about it; None for treatments.
     """
@@ -70,6 +71,7 @@ class Level:
     of: Sequence[int]
     columns: Sequence[Column]
     note: str = ""
+    wells: Sequence[str] = ()
     metadata: pd.DataFrame | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,13 +140,15 @@ class Places:
         """Make the map of one of :attr:`names`."""
         assert self._wells is not None
         assert self.sites is not None
-        if name == "wells":
-            distance = _with_distance(self._wells)
-            return self._level(name, self._wells.metadata, self._wells.features, distance)
         known = self.sites
         if self._num_known < len(known):
             known = known[known[COMPOUND].notna()]
-        return self._level(name, metadata_of(known), features_of(known, dtype=None), None)
+        measured = _with_density(metadata_of(known))
+        if name == "wells":
+            metadata = _averaged(measured, self._wells.metadata)
+            distance = _with_distance(self._wells)
+            return self._level(name, metadata, self._wells.features, distance)
+        return self._level(name, measured, features_of(known, dtype=None), None)
 
     @cached_property
     def _wells(self) -> Wells | None:
@@ -198,6 +202,7 @@ class Places:
             [row_of.get(key, -1) for key in keys],
             columns,
             " ".join(notes),
+            well_labels(shown),
             shown,
         )
 
@@ -212,9 +217,48 @@ def pending_level(name: str, treated: Treated | None = None) -> dict[str, Any]:
     return {"name": name, "pending": True, "x": [], "y": [], "method": "", "note": "", **known}
 
 
+def _with_density(sites: pd.DataFrame) -> pd.DataFrame:
+    """Add each row's number of cells, or how much of its field is foreground, if known."""
+    density = cells_of(sites)
+    return sites if density is None else sites.assign(**{DENSITY: density})
+
+
+def _averaged(sites: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """Put into the metadata of wells, that of their first sites, the means of what is measured."""
+    names = [
+        str(name)
+        for name in sites.select_dtypes(include="number")
+        if name == DENSITY or str(name).startswith(QUALITY)
+    ]
+    keys = [*plate_keys(sites), WELL, *TREATMENT]
+    # In order of first appearance, as the wells are.
+    means = sites.groupby(keys, sort=False, dropna=False)[names].mean()
+    return wells.assign(**{name: means[name].to_numpy() for name in names})
+
+
 def _with_distance(wells: Wells) -> NDArray[np.float64] | None:
     distance, _ = distances_to_controls(wells)
     return distance if np.isfinite(distance).any() else None
+
+
+def with_fields(level: Level, pictures: Pictures | None) -> dict[str, Any]:
+    """Return a map as JSON for the page, with the picture of each point's own well.
+
+    Its `fields` are the ids of elements of the page, null where the well has no picture.
+    """
+    found = level.as_dict()
+    if pictures is None or not pictures.of_well:
+        return found
+    id_of = {well: id_ for id_, _, well in _fields(pictures)}
+    return found | {"fields": [id_of.get(well) for well in level.wells]}
+
+
+def _fields(pictures: Pictures) -> list[tuple[str, Picture, str]]:
+    """List the pictures of the page with their ids, the same as in its compounds, and wells."""
+    found = [(f"well-{n}", picture) for n, picture in enumerate(pictures.of_well.values())]
+    found += [(f"control-{n}", picture) for n, picture in enumerate(pictures.of_plate.values())]
+    found += [(f"picture-{row}", picture) for row, picture in pictures.of_treatment.items()]
+    return [(id_, picture, picture.well) for id_, picture in found]
 
 
 def explorer_data(
@@ -232,7 +276,8 @@ def explorer_data(
     treated
         The treatments.
     pictures
-        Their pictures; the page has them as elements `picture-<row>` and `control-<number>`.
+        Their pictures; the page has them as elements `picture-<row>`, `control-<number>` and
+        `well-<number>`.
     styles
         Colour and shape by mechanism.
 
@@ -246,7 +291,7 @@ def explorer_data(
     number_of = {plate: number for number, plate in enumerate(plates)}
     shown = pictures.of_treatment if pictures else {}
     return {
-        "plot": _plot(),
+        "plot": map_plot(EXTENT),
         "extent": EXTENT,
         "levels": list(levels),
         "styles": {name: [style.colour, MARKERS[style.marker]] for name, style in styles.items()},
@@ -259,101 +304,12 @@ def explorer_data(
             str(row): [picture.place, number_of.get(picture.plate, -1)]
             for row, picture in shown.items()
         },
+        "fields": {
+            id_: [picture.place, number_of.get(picture.plate, -1)]
+            for id_, picture, _ in (_fields(pictures) if pictures and pictures.of_well else [])
+        },
         "plates": plates,
         "palette": COLOURS,
         "shapes": list(MARKERS.values()),
         "ramp": ramp(),
     }  # fmt: skip
-
-
-def _plot() -> dict[str, Any]:
-    """Make an empty plot; the page's script fills it, and sets the colours of the page."""
-    from bokeh.core.types import ID
-    from bokeh.embed import json_item
-    from bokeh.models import (
-        BooleanFilter,
-        BoxZoomTool,
-        CDSView,
-        ColumnDataSource,
-        HoverTool,
-        LassoSelectTool,
-        PanTool,
-        Range1d,
-        TapTool,
-    )
-    from bokeh.plotting import figure
-
-    names = ("x", "y", "colour", "line", "shape", "size", "alpha")
-    source = ColumnDataSource({name: [] for name in names}, name="points")
-    margin = EXTENT // 25
-    plot = figure(
-        name="map",
-        sizing_mode="stretch_width",
-        height=560,
-        tools="",
-        toolbar_location=None,
-        x_range=Range1d(start=-margin, end=EXTENT + margin),
-        y_range=Range1d(start=-margin, end=EXTENT + margin),
-        background_fill_color=None,
-        border_fill_color=None,
-        outline_line_color="#8a939c",
-        outline_line_alpha=0.5,
-        min_border=2,
-    )
-    plot.axis.visible = False
-    plot.grid.visible = False
-    glyphs = plot.scatter(
-        "x",
-        "y",
-        source=source,
-        view=CDSView(filter=BooleanFilter(name="visible")),
-        name="glyphs",
-        fill_color="colour",
-        line_color="line",
-        marker="shape",
-        size="size",
-        alpha="alpha",
-    )
-    glyphs.selection_glyph = glyphs.glyph.clone()
-    glyphs.selection_glyph.line_width = 3
-    glyphs.nonselection_glyph = None
-    glyphs.muted_glyph = None
-    plot.add_tools(
-        PanTool(name="move"),
-        LassoSelectTool(name="lasso", continuous=False),
-        BoxZoomTool(name="zoom"),
-        TapTool(mode="replace"),
-        HoverTool(name="hover", tooltips=None),
-    )
-    item = json_item(plot, ID("explorer-plot"))
-    found: dict[str, Any] = json.loads(json.dumps(item))
-    return _renumbered(found)
-
-
-def _renumbered(item: dict[str, Any]) -> dict[str, Any]:
-    """Give the models of a Bokeh item numbers from 1, instead of the process's next ones."""
-    known: dict[str, str] = {}
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, list):
-            return [walk(each) for each in value]
-        if not isinstance(value, dict):
-            return value
-        return {
-            key: known.setdefault(each, f"p{len(known) + 1}")
-            if key in ("id", "root_id") and isinstance(each, str)
-            else walk(each)
-            for key, each in value.items()
-        }
-
-    renumbered: dict[str, Any] = walk(item)
-    return renumbered
-
-
-@cache
-def bokeh_script() -> str:
-    """Return Bokeh's own script for a page, which unpacks it: gzip, in base64."""
-    from bokeh.resources import Resources
-
-    (script, *_) = Resources(mode="inline", components=["bokeh"], minified=True).js_raw
-    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode("ascii")

@@ -74,7 +74,7 @@ class Shown:
     @cached_property
     def treated(self) -> Treated:
         """The treatments; raises :class:`~wsdino.runrecord.Omitted` if there are none."""
-        return treated_of(self.record)
+        return treated_of(self.record, self.sites)
 
     @cached_property
     def treated_or_none(self) -> Treated | None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsdino.report.explorer import Places, bokeh_script, explorer_data, treatment_level
+from wsdino.report.explorer import (
+    Places,
+    explorer_data,
+    treatment_level,
+    with_fields,
+)
 from wsdino.report.figures import MAX_TIPS, scatter_svg
 from wsdino.report.layout import MIN_FOR_UMAP, lay_out
+from wsdino.report.plot import bokeh_script
 from wsdino.runrecord import Omitted
 
 if TYPE_CHECKING:
@@ -64,6 +70,8 @@ def treatment_map(
         "legend": [(moa, treated.moas.count(moa)) for moa in styles if moa in treated.moas],
         "num_unknown": treated.moas.count(None),
         "levels": [level.name for level in levels],
-        "data": explorer_data([level.as_dict() for level in levels], treated, pictures, styles),
+        "data": explorer_data(
+            [with_fields(level, pictures) for level in levels], treated, pictures, styles
+        ),
         "bokeh": bokeh_script(),
     }

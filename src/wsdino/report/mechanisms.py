@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsdino.report.sections import MATCHED
-from wsdino.report.words import DASH, decimal
+from wsdino.report.words import DASH, decimal, is_number, number
 from wsdino.runrecord import Omitted, RunRecord
+from wsdino.tables.columns import MOA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,8 @@ _SMALL, _LABEL_PX = 12, 6.2
 MAX_NUMBERED = 30
 # Shades of a cell: shares of a row are drawn in so many steps, each of them one path.
 NUM_SHADES = 5
-MAX_PAIRS = 100
+# Of the labels of a column of targets, the most consistent.
+MAX_LABELS = 100
 
 
 def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
     order = similarity_order(labels, treated, next(iter(counts.values())))
     precision = record.results.get("map_per_moa")
     precision = precision if isinstance(precision, dict) else {}
+    consistent = _consistency(record)
     return {
         "names": list(counts),
         "per_moa": [
@@ -65,9 +68,15 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
                 label,
                 [_right(own, at) for own in counts.values()],
                 decimal(precision.get(label)),
+                number(consistent.get(MOA, {}).get(label), 2),
                 _taken_for(labels, next(iter(counts.values())), at),
             )
             for at, label in enumerate(labels)
+        ],
+        "targets": [
+            (column, [(label, number(q, 2)) for label, q in own.items()][:MAX_LABELS], len(own))
+            for column, own in consistent.items()
+            if column != MOA
         ],
         "matrices": [
             {
@@ -78,6 +87,18 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
             for name, own in counts.items()
         ],
     }
+
+
+def _consistency(record: RunRecord) -> dict[str, dict[str, float]]:
+    """Return the q value of each label by column, the lowest first."""
+    found: dict[str, dict[str, float]] = {}
+    for own in record.results.get("consistency") or []:
+        rows = [row for row in own.get("labels") or [] if is_number(row.get("corrected_p_value"))]
+        rows.sort(key=lambda row: float(row["corrected_p_value"]))
+        found[str(own.get("column"))] = {
+            str(row.get("label")): float(row["corrected_p_value"]) for row in rows
+        }
+    return found
 
 
 def similarity_order(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsdino.errors import ConfigError
 from wsdino.evaluate.measures import BY_KEY
+from wsdino.profile.methods import AGGREGATIONS
 from wsdino.report.words import is_number, number
 from wsdino.runrecord import Omitted, RunRecord
+from wsdino.settings import parse_yaml
+from wsdino.train.objectives import OBJECTIVES
+from wsdino.train.objectives.distill import DISTILL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# The weak label (pairing.label) that is none.
+UNLABELLED = "none"
 
 
 def methods_paragraph(record: RunRecord) -> dict[str, Any]:
@@ -37,18 +47,43 @@ def methods_paragraph(record: RunRecord) -> dict[str, Any]:
     return {"text": " ".join(part for part in parts if part)}
 
 
+def recorded_config(record: RunRecord) -> dict[str, Any]:
+    """Return the config of a run; empty where it has none, or a damaged one."""
+    with suppress(ConfigError):
+        return parse_yaml(record.config, "config.yaml")
+    return {}
+
+
+def starting_weights(config: Mapping[str, Any]) -> str:
+    """Name the weights that training started from; without folders, which are private."""
+    weights = (config.get("model") or {}).get("weights")
+    if weights is None:
+        return "random weights"
+    names = weights.values() if isinstance(weights, dict) else [weights]
+    return ", ".join(Path(name).name for name in names)
+
+
 def _network(record: RunRecord) -> str:
     version = (record.environment.get("versions") or {}).get("wsdino")
     made = f"wsdino {version}" if version else "wsdino"
     label, sites = record.coverage.get("label"), record.coverage.get("num_sites")
-    if label and is_number(sites):
-        labels = number(record.coverage.get("num_labels"))
-        return (
-            f"Embeddings of whole fields were learnt with {made} by self-distillation (DINO, "
-            f"arXiv 2104.14294) with {label} as the weak label (WS-DINO, arXiv 2209.07819), on "
-            f"{number(sites)} fields of {labels} labels."
-        )
-    return f"Embeddings of whole fields were made with {made}."
+    if not label or not is_number(sites):
+        return f"Embeddings of whole fields were made with {made}."
+    config = recorded_config(record)
+    name = (config.get("objective") or {}).get("name")
+    start = f", starting from {starting_weights(config)}" if "model" in config else ""
+    labels = number(record.coverage.get("num_labels"))
+    on, used = f"on {number(sites)} fields", f"with {label} as the weak label"
+    if label != UNLABELLED:
+        on += f" of {labels} labels"
+    if name in (None, DISTILL.name):
+        how = "by self-distillation (DINO, arXiv 2104.14294)"
+        used += " (WS-DINO, arXiv 2209.07819)"
+    else:
+        known = {each.name: each.help for each in OBJECTIVES}
+        how = f"by the objective {name} ({known.get(name, 'of another version')})"
+    used = "without weak labels" if label == UNLABELLED else used
+    return f"Embeddings of whole fields were learnt with {made} {how} {used}, {on}{start}."
 
 
 def _profiles(results: Mapping[str, Any]) -> str:
@@ -59,7 +94,9 @@ def _profiles(results: Mapping[str, Any]) -> str:
     rows = f" ({number(made['num_fitted'])} rows)" if made.get("num_fitted") else ""
     text = f"Features were normalised by {made['method']}{fitted}{rows}"
     if results.get("aggregation"):
-        text += f" and aggregated to treatments ({results['aggregation']})"
+        named = {each.name: each.help for each in AGGREGATIONS}
+        how = str(results["aggregation"])
+        text += f" and aggregated to treatments ({named.get(how, how)})"
     return f"{text}."
 
 

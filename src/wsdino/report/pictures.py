@@ -21,7 +21,7 @@ from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import keys_of
 from wsdino.runrecord import Omitted
-from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, PLATE
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, PLATE, WELL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # size at which cells can still be told apart. Those that don't fit then lie beside the page.
 BASE_BYTES, BYTES_PER_TREATMENT, MANY = 4_000_000, 1_400, 500
 MAX_TREATMENTS = 5_000
+# Every well has a picture where there are no more of them.
+MAX_WELLS = 500
 MAX_PX, MIN_PX = 224, 96
 QUALITY = 75
 FIELDS_FOR_CONTRAST = 3
@@ -55,12 +57,18 @@ class Picture:
         The plate's label, key of :attr:`Pictures.of_plate`.
     bar
         Scale bar, where the width of a pixel is known.
+    well
+        Label of the well (:func:`well_labels`); empty where wells aren't known.
+    row
+        Treatment, a row of :class:`wsdino.report.treated.Treated`; -1 for controls and others.
     """
 
     uri: str
     place: str
     plate: str
     bar: ScaleBar | None = None
+    well: str = ""
+    row: int = -1
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Pictures:
         By row of :class:`wsdino.report.treated.Treated`.
     of_plate
         A control's field by plate's label.
+    of_well
+        By :func:`well_labels`; of small screens the wells that the others don't show, else empty.
     channels
         Name and colour (hexadecimal) of each channel, in the order of the planes.
     has_planes
@@ -90,6 +100,7 @@ class Pictures:
     has_planes: bool
     window_px: int
     shown_px: int
+    of_well: Mapping[str, Picture] = field(default_factory=dict)
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
@@ -109,6 +120,13 @@ def plate_labels(frame: pd.DataFrame) -> list[str]:
         f"{plate} ({batch})" if again else plate
         for plate, batch, again in zip(plates, batches, plates.map(repeated), strict=True)
     ]
+
+
+def well_labels(frame: pd.DataFrame) -> list[str]:
+    """Name the well of each row, with its plate; empty where wells aren't known."""
+    if not {PLATE, WELL} <= set(frame):
+        return [""] * len(frame)
+    return [f"{plate} {well}" for plate, well in zip(plate_labels(frame), frame[WELL], strict=True)]
 
 
 def colour_matrix(pictures: Pictures | None) -> str:
@@ -147,7 +165,9 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     Returns
     -------
     Pictures
-        Of each treatment the first field on a plate with controls, else the first one. A plate's
+        Of each treatment the first field on a plate with controls, else the first one, and of
+        each other well its first one, where there are at most :data:`MAX_WELLS` and all fit into
+        the page. A plate's
         contrast is that of its controls, for each channel between two percentiles of a few fields.
 
     Raises
@@ -160,12 +180,16 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     manifest = store.manifest.reset_index(drop=True)
     chosen, of_plate = choose_fields(manifest, treated)
     plates = np.array(plate_labels(manifest), dtype=object)
+    wells = well_labels(manifest)
+    row_of = {key: row for row, key in enumerate(treated.keys)}
+    rows = [row_of.get(key, -1) for key in keys_of(manifest)]
+    of_well = _other_wells(manifest, wells, {*chosen.values(), *of_plate.values()})
     is_control = controls_of(manifest)
     frames: dict[tuple[str, object], Image.Image] = {}
-    places: dict[tuple[str, object], tuple[str, str, ScaleBar | None]] = {}
+    places: dict[tuple[str, object], tuple[str, str, ScaleBar | None, str, int]] = {}
     window_px = middle(np.asarray(store[next(iter(chosen.values()))])).shape[2]
     sizes = store.pixel_sizes
-    for plate in dict.fromkeys(plates[list(chosen.values())]):
+    for plate in dict.fromkeys(plates[[*chosen.values(), *of_well.values()]]):
         own = np.flatnonzero(plates == plate)
         controls = own[is_control[own]]
         low, high = contrast_of(store, controls if len(controls) else own)
@@ -174,21 +198,35 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
         ]
         if plate in of_plate:
             sites.append((("plate", plate), of_plate[plate]))
+        sites += [(("well", well), site) for well, site in of_well.items() if plates[site] == plate]
         for key, site in sites:
             frames[key] = _image(store, site, low, high)
             bar = scale_bar(sizes[site], window_px)
-            places[key] = (site_place(manifest.iloc[site]), str(plate), bar)
+            place = site_place(manifest.iloc[site])
+            places[key] = (place, str(plate), bar, wells[site], rows[site])
     # In the page rather those of controls, which all others are laid beside, and of the active.
     ranks = {row: rank for rank, row in enumerate(treated.by_activity)}
+    last = len(ranks)
     ordered = sorted(
-        frames, key=lambda key: ranks[int(str(key[1]))] if key[0] == "treatment" else -1
+        frames,
+        key=lambda key: (
+            ranks[int(str(key[1]))]
+            if key[0] == "treatment"
+            else {"plate": -1, "well": last}[key[0]]
+        ),
     )
-    uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, len(chosen), folder)
+    num = len(chosen) + len(of_well)
+    uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, num, folder)
+    if beside and of_well:
+        # Further wells are worth no picture that would then lie beside the page.
+        ordered = [key for key in ordered if key[0] != "well"]
+        uris, shown_px, beside = _placed({key: frames[key] for key in ordered}, len(chosen), folder)
     pictures = {key: Picture(uris[key], *places[key]) for key in uris}
     colours = map(hex_colour, channel_colours(store.channels))
     return Pictures(
         of_treatment={int(str(k)): p for (kind, k), p in pictures.items() if kind == "treatment"},
         of_plate={str(k): p for (kind, k), p in pictures.items() if kind == "plate"},
+        of_well={str(k): p for (kind, k), p in pictures.items() if kind == "well"},
         channels=list(zip(store.channels, colours, strict=True)),
         has_planes=len(store.channels) <= MAX_PLANES,
         window_px=window_px,
@@ -230,6 +268,18 @@ def choose_fields(
         raise Omitted("the store has none of the treatments in profiles.parquet")
     rows = np.flatnonzero(is_control)[::-1]
     return chosen, {str(plates[row]): int(row) for row in rows}
+
+
+def _other_wells(manifest: pd.DataFrame, wells: Sequence[str], shown: set[int]) -> dict[str, int]:
+    """Choose the first site of each well that isn't shown yet; none where there are many wells."""
+    first: dict[str, int] = {}
+    for site, (well, is_known) in enumerate(zip(wells, manifest[COMPOUND].notna(), strict=True)):
+        if well and is_known:
+            first.setdefault(well, site)
+    if len(first) > MAX_WELLS:
+        return {}
+    known = {wells[site] for site in shown}
+    return {well: site for well, site in first.items() if well not in known}
 
 
 def _first_fields(

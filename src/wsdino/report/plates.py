@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.evaluate.confounders import cells_of
 from wsdino.evaluate.doses import distances_to_controls
 from wsdino.evaluate.wells import wells_of
 from wsdino.report.columns import controls_of
@@ -171,7 +172,7 @@ def _distances(sites: pd.DataFrame | None) -> list[Measured]:
 
 
 def _of_store(store: Fields | None) -> list[Measured]:
-    """Return quality measures in the manifest, else the mean intensity of each channel."""
+    """Return cell density and quality measures, else the mean intensity of each channel."""
     if store is None or not {PLATE, WELL} <= set(store.manifest):
         return []
     manifest = store.manifest.reset_index(drop=True)
@@ -183,6 +184,8 @@ def _of_store(store: Fields | None) -> list[Measured]:
     means = getattr(store, "statistics", {}).get("mean")
     if not values and means is not None:
         values = {f"Mean intensity, {name}": means[:, n] for n, name in enumerate(store.channels)}
+    if (density := cells_of(manifest)) is not None:
+        values = {"Cell density": density, **values}
     found = (_measured(name, manifest, own) for name, own in values.items())
     return [measure for measure in found if measure]
 
@@ -201,9 +204,10 @@ def plate_format(tables: Sequence[pd.DataFrame]) -> tuple[int, int]:
 def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
     """Compare wells at the plate's edge with those inside.
 
-    Values are taken relative to the median of their plate, of controls alone where enough of these
-    lie at the edge and inside, else of all wells, which mixes in what was put there; Mann and
-    Whitney's test.
+    Where no well lies at the plate's edge, that of the wells in use is compared, on all plates the
+    same one. Values are taken relative to the median of their plate, of controls alone where enough
+    of these lie at the edge and inside, else of all wells, which mixes in what was put there; Mann
+    and Whitney's test.
 
     Parameters
     ----------
@@ -220,15 +224,21 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
     from scipy.stats import mannwhitneyu
 
     table = measure.table
-    is_edge = table["row"].isin([0, shape[0] - 1]) | table["column"].isin([0, shape[1] - 1])
+    where = "at the edge"
+    is_edge = _is_outermost(table, (0, shape[0] - 1), (0, shape[1] - 1))
+    if not is_edge.any():
+        # Outer wells are often left empty; then those that come next are the edge.
+        where = "at the edge of the wells in use"
+        used = [(int(table[side].min()), int(table[side].max())) for side in ("row", "column")]
+        is_edge = _is_outermost(table, *used)
     who = "control wells"
     chosen = table["is_control"]
     if min((chosen & is_edge).sum(), (chosen & ~is_edge).sum()) < MIN_WELLS:
         who, chosen = "wells, whatever they got", pd.Series(data=True, index=table.index)
     edge, inside = (table[chosen & side] for side in (is_edge, ~is_edge))
     if min(len(edge), len(inside)) < MIN_WELLS:
-        few = "no well" if not len(edge) else f"{len(edge)} of {len(table)} wells"
-        return {"text": f"{few} at the edge, so an edge effect can't be told", "is_seen": False}
+        few = f"{len(edge)} of {int(chosen.sum())} wells {where}"
+        return {"text": f"{few}, so an edge effect can't be told", "is_seen": False}
     centre = table[chosen].groupby("plate")["value"].median()
     parts = [
         (own["value"] - own["plate"].map(centre)).to_numpy(dtype=np.float64)
@@ -238,7 +248,7 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
     medians = [float(np.median(own)) for own in parts]
     order = "higher" if medians[0] > medians[1] else "lower"
     is_seen = p_value < SIGNIFICANT and medians[0] != medians[1]
-    what = f"{len(edge)} {who} at the edge, {len(inside)} inside"
+    what = f"{len(edge)} {who} {where}, {len(inside)} inside"
     if not is_seen:
         return {
             "text": f"no edge effect seen ({what}; p = {number(p_value, 2)})",
@@ -246,10 +256,16 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
         }
     change = number(abs(medians[0] - medians[1]))
     return {
-        "text": f"edge effect: at the edge {order} by {change} in the median ({what}; "
+        "text": f"edge effect: {where} {order} by {change} in the median ({what}; "
         f"p = {number(p_value, 2)})",
         "is_seen": True,
     }
+
+
+def _is_outermost(
+    table: pd.DataFrame, rows: tuple[int, int], columns: tuple[int, int]
+) -> pd.Series[bool]:
+    return table["row"].isin(rows) | table["column"].isin(columns)
 
 
 def plate_svg(

@@ -12,6 +12,7 @@ from wsdino.evaluate.measures import MEASURES, Measure
 from wsdino.evaluate.results import SCHEMA
 from wsdino.profile import methods
 from wsdino.report.figures import forest_svg
+from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
     DASH,
     beside_results,
@@ -38,6 +39,16 @@ MATCHED = {measure.key: measure.name for measure in MEASURES if measure.is_share
 MAX_ROWS = 200
 MAX_NAMES = 50
 KEYS = [measure.key for measure in MEASURES]
+_LEAKAGE = (
+    "Neighbour, by chance",
+    "Neighbour, before",
+    "Neighbour, normalised",
+    "Lift, before",
+    "Lift, normalised",
+    "Probe, by chance",
+    "Probe, before",
+    "Probe, normalised",
+)
 
 
 def headline(record: RunRecord) -> dict[str, Any]:
@@ -57,6 +68,8 @@ def headline(record: RunRecord) -> dict[str, Any]:
         }
         for measure in MEASURES
     ]
+    # What nothing was matched for has no number, and no treatments either.
+    is_matched = any(is_number(results.get(key)) for key in KEYS)
     notes = results.get("notes")
     said = [str(note) for note in notes] if isinstance(notes, list) else []
     if results.get("schema") not in (None, SCHEMA):
@@ -66,9 +79,9 @@ def headline(record: RunRecord) -> dict[str, Any]:
         )
     warnings = results.get("warnings")
     return {
-        "cards": cards,
+        "cards": cards if is_matched else [],
         "warnings": [str(each) for each in warnings] if isinstance(warnings, list) else [],
-        "method": _method(results),
+        "method": _method(results, is_matched=is_matched),
         "notes": said,
     }
 
@@ -99,13 +112,15 @@ def _comparison(record: RunRecord, measure: Measure) -> str:
     value = theirs[best][key]
     order = "above" if mine > value else "below" if mine < value else "level with"
     text = measure_text(theirs[best], key)
-    pair, other = interval(record.results, key), interval(theirs[best], key)
-    overlap = pair and other and max(pair[0], other[0]) <= min(pair[1], other[1])
-    doubt = "; the intervals overlap" if overlap and order != "level with" else ""
-    return f"{order} the best baseline, {display_name(best)} ({text}){doubt}"
+    said = f"{order} the best baseline, {display_name(best)} ({text})"
+    paired = paired_difference(record.results, theirs[best], measure=key)
+    if paired is None:
+        return said
+    difference, low, high = (100 * part for part in paired)
+    return f"{said}: {difference:+.1f} points, paired 95 % interval {low:+.1f} to {high:+.1f}"
 
 
-def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, str]]:
     """Describe how the profiles were made, as terms and texts."""
     rows = []
     normalisation = results.get("normalisation")
@@ -125,8 +140,13 @@ def _method(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(("Weak labels", held_out))
     elif normalisation:
         rows.append(("Normalisation", str(normalisation)))
+    if results.get("aggregation") is not None:
+        how = str(results["aggregation"])
+        known = {entry.name: entry.help for entry in methods.AGGREGATIONS}
+        rows.append(("Aggregation", f"{how}: {known[how]}" if how in known else how))
+    if not is_matched:
+        return rows
     for key, term in (
-        ("aggregation", "Aggregation"),
         ("multi_batch", "Treatments in several batches"),
         ("num_treatments", "Treatments"),
     ):
@@ -153,9 +173,26 @@ def comparison(record: RunRecord) -> dict[str, Any]:
         "rows": rows,
         "measures": [measure.name for measure in MEASURES],
         "forest": forest_svg(everyone),
+        "forest_rows": _forest_rows(everyone),
         "num_baselines": len(record.baselines),
         "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in KEYS),
     }
+
+
+def _forest_rows(everyone: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    """Return what the forest plot draws: a row for each point, with its interval."""
+    rows: list[list[Any]] = [["profiles from", "measure", "value", "lower end", "upper end"]]
+    for name, own in everyone.items():
+        for measure in MEASURES:
+            if is_number(own.get(measure.key)):
+                ends = interval(own, measure.key) or (None, None)
+                rows.append([display_name(name), measure.name, own[measure.key], *ends])
+    for measure in MEASURES:
+        null = next(iter(everyone.values())).get(f"{measure.key}_null")
+        if isinstance(null, dict) and is_number(null.get("p95")):
+            name = "shuffled mechanisms, 95th percentile"
+            rows.append([name, measure.name, null["p95"], None, None])
+    return rows
 
 
 def _rows(name: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -197,7 +234,7 @@ def leakage(record: RunRecord) -> dict[str, Any]:
     rows = [
         {
             "label": str(label),
-            "cells": [*_shares(values), *_shares(values.get("before") or {})],
+            "cells": _before_and_after(values) + _before_and_after(values, key="probe"),
             "num_wells": number(values.get("num_wells"))
             + (f" (of {values['sample']})" if values.get("sample") else ""),
         }
@@ -206,23 +243,15 @@ def leakage(record: RunRecord) -> dict[str, Any]:
     ]
     if not rows:
         raise Omitted("results.json doesn't have batch and plate leakage")
-    return {"rows": rows, "warnings": leakage_sentences(found)}
+    return {"heads": _LEAKAGE, "rows": rows, "warnings": leakage_sentences(found)}
 
 
-def _shares(values: Mapping[str, Any]) -> list[str]:
-    """Write what neighbours share and a probe tells, each with chance: found, lift, probe."""
-    probe = values.get("probe") or {}
-    return [
-        _beside_chance(values),
-        number(values.get("lift"), 2),
-        _beside_chance(probe),
-    ]
-
-
-def _beside_chance(values: Mapping[str, Any]) -> str:
-    if not is_number(values.get("accuracy")):
-        return DASH
-    return f"{percent(values['accuracy'])} (chance {percent(values.get('chance'))})"
+def _before_and_after(values: Mapping[str, Any], key: str = "") -> list[str]:
+    """Write what neighbours share, with its lift, or a probe tells: chance, before and after."""
+    both = [values.get("before") or {}, values]
+    own = [(each.get(key) or {}) if key else each for each in both]
+    cells = [percent(own[1].get("chance")), *(percent(each.get("accuracy")) for each in own)]
+    return cells if key else [*cells, *(number(each.get("lift"), 2) for each in own)]
 
 
 def _neighbour(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -262,6 +291,8 @@ def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -
         tables.append({"name": name, "rows": lines, "num_wrong": len(wrong), "num": len(rows)})
     if not tables:
         raise Omitted("results.json lists no neighbours")
+    if not any(table["num"] for table in tables):
+        raise Omitted("nothing was matched by mechanism")
     return {"tables": tables}
 
 

@@ -265,9 +265,12 @@ def _how(results: Mapping[str, Any]) -> list[str]:
     made, num_in = results["normalisation"], results.get("gallery", {})
     sizes = {m.name: f"{num_in[m.key]} treatments" for m in MEASURES if m.key in num_in}
     intervals = {m.name: m.interval for m in MEASURES if results.get(m.key) is not None}
+    profiles = f"{normalisation_text(made)}; aggregation {results['aggregation']}"
+    if not any(results.get(m.key) is not None for m in MEASURES):
+        return [profiles]
     profiles = (
-        f"{results['num_treatments']} treatments; {normalisation_text(made)}; aggregation "
-        f"{results['aggregation']}; treatments in several batches: {results['multi_batch']}"
+        f"{results['num_treatments']} treatments; {profiles}; treatments in several batches: "
+        f"{results['multi_batch']}"
     )
     lines = [profiles]
     for term, named in (("gallery", sizes), ("95 % CI", intervals)):

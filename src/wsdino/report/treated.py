@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import InputError
+from wsdino.evaluate.confounders import DENSITY, cells_of
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
 from wsdino.report.words import concentration, is_number
 from wsdino.runrecord import Omitted, RunRecord
@@ -123,13 +124,15 @@ class Treated:
         return [Column(NEAREST, names), numbers(NEAREST_COSINE, cosines[:, 0].tolist())]
 
 
-def treated_of(record: RunRecord) -> Treated:
+def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
     """Gather the treatments of a run.
 
     Parameters
     ----------
     record
         Contents of the run folder.
+    sites
+        Metadata of the screen's sites, for the density of cells, or None.
 
     Returns
     -------
@@ -165,6 +168,11 @@ def treated_of(record: RunRecord) -> Treated:
         if row.get("correct") is False
     )
     rows = tuple(known.get(key, {}) for key in keys_of(frame))
+    if sites is not None and COMPOUND in sites and (density := cells_of(sites)) is not None:
+        index = pd.MultiIndex.from_tuples(keys_of(sites))
+        of_key = pd.Series(density, index=index).groupby(level=[0, 1]).mean().to_dict()
+        found = [of_key.get(key, np.nan) for key in keys_of(frame)]
+        frame = frame.assign(**{DENSITY: np.array(found, dtype=np.float64)})
     return Treated(frame, np.asarray(features, dtype=np.float64), rows, wrong)
 
 

@@ -122,12 +122,35 @@ const picture = (id, alt) => {
   if (!data.sources) return copied(id, alt);
   return data.sources[id] ? framed(make("img", "", {src: data.sources[id], alt}), data.bars[id]) : null;
 };
-const pair = (row) => {
-  const [place, plate] = data.pictures[row] || [];
+const pair = (level, row) => {
+  const treatment = level.of[row], site = level.name === "treatments" ? undefined : level.sites?.[row];
+  // A server has a picture of every field, a page those of some wells, or of treatments alone.
+  if (data.sources && site >= 0) return [make("figure", make("img", "", {src: `field/${site}?px=224`, alt: `Field of ${level.names[row]}`}))];
+  const id = level.fields?.[row], [place, plate] = (id ? data.fields[id] : data.pictures[treatment]) || [];
   if (place === undefined) return [];
-  const own = make("figure", [picture(`picture-${row}`, `Field of ${levels.get("treatments").names[row]}`), make("figcaption", place)]);
+  const isOwn = id || level.name === "treatments";
+  const own = make("figure", [picture(id || `picture-${treatment}`, `Field of ${level.names[row]}`),
+    make("figcaption", isOwn ? place : `${place}, which stands for the treatment`)]);
   const control = plate < 0 ? null : picture(`control-${plate}`, `Field of controls on plate ${data.plates[plate]}`);
   return control ? [own, make("figure", [control, make("figcaption", `controls, plate ${data.plates[plate]}`)])] : [own];
+};
+
+// The wells of a treatment, with their fields where the page has them.
+const replicates = (treatment) => {
+  const wells = levels.get("wells"), name = levels.get("treatments").names[treatment];
+  const of = () => [...wells.of.keys()].filter((row) => wells.of[row] === treatment);
+  if (!wells) return [];
+  const show = async (rows) => { await toLevel("wells"); if (state.level === "wells") pick(rows()); };
+  const head = [make("h3", "Replicates"), button("Show them on the map of wells", () => show(of), {class: "link"})];
+  if (wells.pending) return head;
+  const distance = column(wells, "Distance to controls");
+  const list = of().slice(0, MAX_LISTED).map((row) => {
+    const thumb = wells.fields?.[row] ? picture(wells.fields[row], "") : null;
+    return make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
+      button(wells.names[row].slice(name.length + 2), () => show(() => [row])),
+      make("span", distance ? `distance to controls ${text(distance, row)}` : "", {class: "note"})])]);
+  });
+  return [...head, make("ul", list, {class: "neighbours"})];
 };
 
 const details = () => {
@@ -148,12 +171,13 @@ const details = () => {
   }
   const [row] = rows, treatment = level.of[row];
   box.append(make("h3", level.names[row]));
-  const fields = treatment >= 0 ? pair(treatment) : [];
+  const fields = pair(level, row);
   if (fields.length) box.append(make("div", fields, {class: "pair"}));
   const facts = make("dl", "", {class: "facts"});
   for (const each of level.columns) facts.append(make("dt", each.name), make("dd", text(each, row)));
   box.append(facts);
   if (treatment < 0) return;
+  box.append(...replicates(treatment));
   const all = levels.get("treatments"), moa = column(all, "Mechanism"), plates = column(all, "Plate");
   const list = make("ol", "", {class: "neighbours"});
   for (const [other, cosine] of data.neighbours[treatment]) {
@@ -287,7 +311,7 @@ const hover = (event) => {
     const each = column(level, state.colour), moa = column(level, "Mechanism");
     const facts = [moa, each].filter((c, n, all) => c && all.indexOf(c) === n && c.name !== "Compound");
     card.replaceChildren(make("strong", level.names[row]), ...facts.map((c) => make("span", `${c.name}: ${text(c, row)}`)),
-      make("div", level.of[row] >= 0 ? pair(level.of[row]) : [], {class: "pair"}));
+      make("div", pair(level, row), {class: "pair"}));
   }
   const box = $("explorer-stage").getBoundingClientRect();
   const x = event.clientX - box.left, y = event.clientY - box.top;
