@@ -106,6 +106,26 @@ write_text(Path({str(tmp_path / "f")!r}), "x" * 5000)
     assert (tmp_path / "f").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    "write", ["numpy.save(buffer, pixels)", "tifffile.imwrite(buffer, pixels, metadata=None)"]
+)
+def test_an_array_that_does_not_fit(tmp_path: Path, write: str) -> None:
+    """Its last bytes would lie in a buffer of C's, and NumPy does not look what became of it."""
+    code = f"""
+import resource
+from pathlib import Path
+import numpy, tifffile
+from wsdino.atomic import writing_buffered
+pixels = numpy.ones((32, 32), numpy.uint16)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+with writing_buffered(Path({str(tmp_path / "f")!r})) as buffer:
+    {write}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"OutputError: {tmp_path / 'f'}: can't be written: File too large" in done.stderr
+    assert names(tmp_path) == set()
+
+
 @pytest.mark.parametrize("in_the_way", ["folder", "file"])
 def test_what_is_in_the_way_is_one_line(tmp_path: Path, in_the_way: str) -> None:
     path = tmp_path / "f" if in_the_way == "folder" else tmp_path / "f" / "g"

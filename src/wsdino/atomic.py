@@ -7,6 +7,7 @@ holds its lock (:mod:`wsdino.lock`), removes them.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 from contextlib import contextmanager, suppress
@@ -64,6 +65,30 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_buffered(path: Path) -> Iterator[io.BytesIO]:
+    """Yield a buffer whose content replaces `path` when the block ends.
+
+    For writers that hand arrays to NumPy (`numpy.save`, tifffile): into a file NumPy writes through
+    buffers of C's, and where the last of them doesn't fit on the disk it says nothing, so that the
+    file would be cut off and pass for a whole one.
+
+    Parameters
+    ----------
+    path
+        As for :func:`writing`.
+
+    Raises
+    ------
+    OutputError
+        As for :func:`writing`.
+    """
+    with writing(path) as partial:
+        buffer = io.BytesIO()
+        yield buffer
+        partial.write_bytes(buffer.getbuffer())
 
 
 @contextmanager

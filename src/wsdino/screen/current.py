@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsdino.atomic import writing
+from wsdino.atomic import writing_buffered
 from wsdino.errors import StoreError
 from wsdino.outside import reading
 from wsdino.progress import say
@@ -76,8 +76,8 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
                 start[: len(found)] = found[: len(start)]
         except StoreError:
             say(f"{path}: damaged; its sites are read again")
-    with writing(path) as partial, partial.open("wb") as file:
-        np.save(file, start)
+    with writing_buffered(path) as buffer:
+        np.save(buffer, start)
     return np.lib.format.open_memmap(path, mode="r+")
 
 

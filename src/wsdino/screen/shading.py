@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict
 
-from wsdino.atomic import write_text, writing
+from wsdino.atomic import write_text, writing_buffered
 from wsdino.errors import StoreError
 from wsdino.outside import read_json, reading
 from wsdino.progress import Meter, say
@@ -295,8 +295,8 @@ def _write(
         channels, estimate.functions, estimate.offsets, strict=True
     ):
         path = folder / f"{files[channel]}.npy"
-        with writing(path) as partial, partial.open("wb") as file:
-            np.save(file, function)
+        with writing_buffered(path) as buffer:
+            np.save(buffer, function)
         digest = digest_of(path.read_bytes())
         found[channel] = {"file": path.name, "offset": offset, "digest": digest}
     write_text(folder / RECORD, json.dumps(about | {"channels": found}, indent=1) + "\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.atomic import writing
+from wsdino.atomic import writing_buffered
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
 from wsdino.lock import one_writer
@@ -223,10 +223,9 @@ class Store:
         with (
             suppress(OutputError),
             one_writer(self.path),
-            writing(self.path / RECORDS) as partial,
-            partial.open("wb") as file,
+            writing_buffered(self.path / RECORDS) as buffer,
         ):
-            np.save(file, records)
+            np.save(buffer, records)
 
     @cached_property
     def _known(self) -> np.ndarray[Any, np.dtype[np.uint32]] | None:

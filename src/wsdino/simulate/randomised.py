@@ -16,7 +16,7 @@ import pandas as pd
 import tifffile
 from scipy.ndimage import zoom as resample
 
-from wsdino.atomic import sweep, writing
+from wsdino.atomic import sweep, writing, writing_buffered
 from wsdino.device import num_cpus
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
@@ -316,8 +316,8 @@ def _write_screen(
             if all(path.exists() for path in paths):
                 continue
             for path, image in zip(paths, render_randomised(screen, site), strict=True):
-                with writing(path) as partial:
-                    tifffile.imwrite(partial, image, photometric="minisblack", metadata=None)
+                with writing_buffered(path) as buffer:
+                    tifffile.imwrite(buffer, image, photometric="minisblack", metadata=None)
         tables += rows.values()
     return pd.concat(tables)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import tifffile
 
-from wsdino.atomic import sweep, visible, write_text, writing
+from wsdino.atomic import sweep, visible, write_text, writing, writing_buffered
 from wsdino.device import num_cpus
 from wsdino.errors import InputError, OutputError
 from wsdino.lock import one_writer
@@ -215,10 +215,10 @@ def _render_chunk(chunk: list[Job], seed: int, shape: tuple[int, int], zoom: flo
     for site, files in chunk:
         image = render(site, seed=seed, size=size, zoom=zoom)[:, top : top + height]
         for plane, file in zip(image, files, strict=True):
-            with writing(file) as partial:
+            with writing_buffered(file) as buffer:
                 # uncompressed: the noise leaves deflate a fifth to save, at five times the cost
                 tifffile.imwrite(
-                    partial,
+                    buffer,
                     plane,
                     photometric="minisblack",
                     metadata=None,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict
 
-from wsdino.atomic import write_text, writing
+from wsdino.atomic import write_text, writing, writing_buffered
 from wsdino.device import num_cpus
 from wsdino.errors import OutputError, StoreError
 from wsdino.lock import one_writer
@@ -179,10 +179,9 @@ def measures_of(store: Store) -> NDArray[Any]:
         with (
             suppress(OutputError),
             one_writer(store.path),
-            writing(store.path / MEASURES) as partial,
-            partial.open("wb") as file,
+            writing_buffered(store.path / MEASURES) as buffer,
         ):
-            np.save(file, found)
+            np.save(buffer, found)
     return found
 
 
