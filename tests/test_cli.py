@@ -727,15 +727,21 @@ def test_the_commands_one_by_one(
     assert written.status == 0
 
 
-def test_the_real_wells_give_the_published_floor(
-    real_data: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
-) -> None:
+@pytest.fixture
+def real_wells(real_data: Path, tmp_path: Path) -> Path:
+    """CellProfiler's table of BBBC021; its plate map is put into `tmp_path`."""
     folder = real_data / "bbbc021_profiles"
     for suffix in ("image.csv.gz", "moa.csv"):
         shutil.copy(folder / f"BBBC021_v1_{suffix}", tmp_path)
+    return folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz"
+
+
+def test_the_real_wells_give_the_published_floor(
+    real_wells: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+) -> None:
     done = wsdino_(
         "evaluate",
-        folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz",
+        real_wells,
         "--from-sites",
         *("--platemap", tmp_path, "--normalise", "plate_controls", "--aggregate", "mean"),
         *("--json", tmp_path / "results.json"),
@@ -749,14 +755,12 @@ def test_the_real_wells_give_the_published_floor(
 
 
 def test_the_real_wells_gain_from_weak_labels(
-    real_data: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+    real_wells: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
 ) -> None:
-    folder, out = real_data / "bbbc021_profiles", tmp_path / "profiles.csv"
-    for suffix in ("image.csv.gz", "moa.csv"):
-        shutil.copy(folder / f"BBBC021_v1_{suffix}", tmp_path)
+    out = tmp_path / "profiles.csv"
     done = wsdino_(
         "profile",
-        folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz",
+        real_wells,
         *("--platemap", tmp_path, "--normalise", "weak_label", "--out", out),
     )
     assert done.status == 0, done.err
@@ -771,14 +775,11 @@ def test_the_real_wells_gain_from_weak_labels(
 
 @pytest.mark.slow
 def test_the_real_wells_gain_from_weak_labels_of_other_compounds(
-    real_data: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
+    real_wells: Path, tmp_path: Path, wsdino_: Callable[..., Outcome]
 ) -> None:
-    folder = real_data / "bbbc021_profiles"
-    for suffix in ("image.csv.gz", "moa.csv"):
-        shutil.copy(folder / f"BBBC021_v1_{suffix}", tmp_path)
     done = wsdino_(
         "evaluate",
-        folder / "ljosa_jbiomolscreen_2013_per_well_mean.csv.gz",
+        real_wells,
         *("--from-sites", "--platemap", tmp_path, "--normalise", "weak_label"),
         *("--json", tmp_path / "results.json"),
     )

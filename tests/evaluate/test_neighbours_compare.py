@@ -90,17 +90,19 @@ def test_activity_is_compared_where_both_were_tested() -> None:
     first = pd.DataFrame(
         {
             "Metadata_Compound": list("abcd"),
-            "Metadata_Concentration": np.nan,
+            "Metadata_Concentration": [5.0, 5.0, 0.3, np.nan],
             "mean_average_precision": [0.2, 0.9, 0.9, np.nan],
             "p_value": [0.5, 0.01, 0.01, np.nan],
             "is_active": [False, True, True, False],
         }
     )
-    second = first.assign(is_active=[True, False, True, True])
+    # Doses of a file are text.
+    doses = ["5", "5.0", "0.3", None]
+    second = first.assign(is_active=[True, False, True, True], Metadata_Concentration=doses)
     found = compare_activity(first, second)
     assert found["total"] == 3
-    assert [row["compound"] for row in found["gained"]] == ["a"]
-    assert [row["compound"] for row in found["lost"]] == ["b"]
+    for name, compound in (("gained", "a"), ("lost", "b")):
+        assert [(row["compound"], row["concentration"]) for row in found[name]] == [(compound, 5)]
     assert found["p_value"] == 1
 
 

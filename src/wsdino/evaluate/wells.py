@@ -165,13 +165,18 @@ def wells_of(table: pd.DataFrame, *, purpose: str = "activity") -> Wells:
     names = feature_columns(table)
     features = features_of(table, dtype=None)
     metadata = table.drop(columns=names)
-    keys = [*plate_keys(table), WELL, *TREATMENT]
-    codes = np.asarray(metadata.groupby(keys, sort=False, dropna=False).ngroup(), dtype=np.intp)
+    groups = metadata.groupby(well_keys(table), sort=False, dropna=False)
+    codes = np.asarray(groups.ngroup(), dtype=np.intp)
     num_wells = int(codes.max()) + 1
     if num_wells < len(codes):
         features = _means(features, codes, num_wells)
         metadata = metadata.take(np.unique(codes, return_index=True)[1])
     return Wells(metadata.reset_index(drop=True), features, int((~known).sum()))
+
+
+def well_keys(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell wells apart: two treatments in one are two wells."""
+    return [*plate_keys(table), WELL, *TREATMENT]
 
 
 def groups_of(codes: NDArray[np.intp], rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:

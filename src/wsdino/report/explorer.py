@@ -11,15 +11,15 @@ import numpy as np
 from wsdino.errors import TableError
 from wsdino.evaluate.confounders import DENSITY, cells_of
 from wsdino.evaluate.doses import distances_to_controls
-from wsdino.evaluate.wells import Wells, wells_of
+from wsdino.evaluate.wells import Wells, well_keys, wells_of
 from wsdino.report.columns import Column, metadata_columns, numbers
 from wsdino.report.layout import lay_out_many
 from wsdino.report.pictures import plate_labels, well_labels
 from wsdino.report.plot import map_plot
 from wsdino.report.style import COLOURS, MARKERS, ramp
 from wsdino.report.treated import keys_of
-from wsdino.tables.columns import COMPOUND, PLATE, QUALITY, SITE, TREATMENT, WELL
-from wsdino.tables.features import features_of, metadata_of, plate_keys
+from wsdino.tables.columns import COMPOUND, PLATE, QUALITY, SITE, WELL
+from wsdino.tables.features import features_of, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -230,9 +230,8 @@ def _averaged(sites: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
         for name in sites.select_dtypes(include="number")
         if name == DENSITY or str(name).startswith(QUALITY)
     ]
-    keys = [*plate_keys(sites), WELL, *TREATMENT]
     # In order of first appearance, as the wells are.
-    means = sites.groupby(keys, sort=False, dropna=False)[names].mean()
+    means = sites.groupby(well_keys(sites), sort=False, dropna=False)[names].mean()
     return wells.assign(**{name: means[name].to_numpy() for name in names})
 
 

@@ -60,7 +60,7 @@ class Picture:
     well
         Label of the well (:func:`well_labels`); empty where wells aren't known.
     row
-        Treatment, a row of :class:`wsdino.report.treated.Treated`; -1 for controls and others.
+        Treatment, a row of :class:`wsdino.report.treated.Treated`; -1 for controls.
     """
 
     uri: str
@@ -166,9 +166,9 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     -------
     Pictures
         Of each treatment the first field on a plate with controls, else the first one, and of
-        each other well its first one, where there are at most :data:`MAX_WELLS` and all fit into
-        the page. A plate's
-        contrast is that of its controls, for each channel between two percentiles of a few fields.
+        each other well of them and of controls its first one, where there are at most
+        :data:`MAX_WELLS` and all fit into the page. A plate's contrast is that of its controls, for
+        each channel between two percentiles of a few fields.
 
     Raises
     ------
@@ -183,8 +183,10 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     wells = well_labels(manifest)
     row_of = {key: row for row, key in enumerate(treated.keys)}
     rows = [row_of.get(key, -1) for key in keys_of(manifest)]
-    of_well = _other_wells(manifest, wells, {*chosen.values(), *of_plate.values()})
     is_control = controls_of(manifest)
+    # What isn't in the profiles is neither a treatment here nor a control.
+    is_shown = is_control | (np.array(rows) >= 0)
+    of_well = _other_wells(wells, is_shown, {*chosen.values(), *of_plate.values()})
     frames: dict[tuple[str, object], Image.Image] = {}
     places: dict[tuple[str, object], tuple[str, str, ScaleBar | None, str, int]] = {}
     window_px = middle(np.asarray(store[next(iter(chosen.values()))])).shape[2]
@@ -270,11 +272,13 @@ def choose_fields(
     return chosen, {str(plates[row]): int(row) for row in rows}
 
 
-def _other_wells(manifest: pd.DataFrame, wells: Sequence[str], shown: set[int]) -> dict[str, int]:
+def _other_wells(
+    wells: Sequence[str], is_shown: NDArray[np.bool_], shown: set[int]
+) -> dict[str, int]:
     """Choose the first site of each well that isn't shown yet; none where there are many wells."""
     first: dict[str, int] = {}
-    for site, (well, is_known) in enumerate(zip(wells, manifest[COMPOUND].notna(), strict=True)):
-        if well and is_known:
+    for site in np.flatnonzero(is_shown).tolist():
+        if well := wells[site]:
             first.setdefault(well, site)
     if len(first) > MAX_WELLS:
         return {}
