@@ -329,5 +329,12 @@ def test_every_other_well_has_a_picture_where_there_are_few(
         assert picture.place == f"{row['Metadata_Plate']} {row['Metadata_Well']} site 1"
         names = [*treated.frame["Metadata_Compound"], "DMSO"]
         assert names[picture.row] == row["Metadata_Compound"]
+    # A treatment that isn't in the profiles is not a control for that.
+    fewer = Treated(treated.frame[1:], treated.features[1:], treated.rows[1:], frozenset())
+    places = {picture.place for picture in take_pictures(fewer, store).of_well.values()}
+    left_out = store.manifest["Metadata_Compound"] == treated.frame["Metadata_Compound"].iloc[0]
+    assert places
+    for row in store.manifest[left_out].to_dict("records"):
+        assert f"{row['Metadata_Plate']} {row['Metadata_Well']} site 1" not in places
     monkeypatch.setattr(taking, "MAX_WELLS", len(set(wells)) - 1)
     assert take_pictures(treated, store).of_well == {}
