@@ -18,6 +18,7 @@ from wsdino.errors import ModelError, StoreError
 from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
 from wsdino.model.spec import Architecture, ModelSpec
+from wsdino.screen.check.stored import measures_of
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import open_store
 from wsdino.train.checkpoint import PARTS, checkpoints, load_newest, save_checkpoint
@@ -74,11 +75,34 @@ def shorter_manifest(store: Path) -> None:
 
 def truncated_statistics(store: Path) -> None:
     path = store / "statistics.npy"
-    path.write_bytes(path.read_bytes()[:-10])
+    path.write_bytes(path.read_bytes()[:-22])
 
 
 def no_statistics(store: Path) -> None:
     (store / "statistics.npy").unlink()
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    """Flip a bit of a file's byte; a negative place counts from the end."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def another_statistic(store: Path) -> None:
+    """Flip a bit of the 99th percentile of a site's first channel, far from the header's."""
+    path = store / "statistics.npy"
+    before = np.load(path)
+    flip(path, 128 + 4 * (3 * 15 + 4) + 1)
+    assert (np.load(path) != before).sum() == 1
+
+
+def another_label(store: Path) -> None:
+    """Flip a bit of a compound's name, in a page that isn't compressed."""
+    path = store / "manifest.parquet"
+    pd.read_parquet(path).to_parquet(path, compression=None, write_page_checksum=True)
+    flip(path, path.read_bytes().index(b"compound D1") + 10)
+    assert "compound D0" in set(pd.read_parquet(path)["Metadata_Compound"])
 
 
 def read_all(path: Path) -> None:
@@ -99,6 +123,8 @@ def read_all(path: Path) -> None:
         shorter_manifest,
         truncated_statistics,
         no_statistics,
+        another_statistic,
+        another_label,
     ],
 )
 def test_ingesting_a_damaged_store_again_mends_it(
@@ -115,6 +141,20 @@ def test_ingesting_a_damaged_store_again_mends_it(
     np.testing.assert_array_equal(store.statistics["p99"], whole.statistics["p99"])
     names = [name for name in whole.manifest if not name.startswith("PathName")]
     pd.testing.assert_frame_equal(store.manifest[names], whole.manifest[names])
+
+
+def test_a_damaged_measure_is_taken_again(
+    made: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, path = measures_of(open_store(made / "store")), place / "store" / "measures.npy"
+    flip(path, 1000)
+    assert np.load(path).tobytes() != whole.tobytes()
+    assert measures_of(open_store(place / "store")).tobytes() == whole.tobytes()
+    assert "measures.npy: damaged: it differs from what was written; the store's pixels are" in (
+        capsys.readouterr().err
+    )
+    # It was written anew, with a checksum of its own.
+    assert path.read_bytes() == (made / "store" / "measures.npy").read_bytes()
 
 
 @pytest.mark.parametrize("key", ["channels", "provenance", "complete"])

@@ -28,6 +28,7 @@ from wsdino.screen.records import (
     remote_states,
     set_state,
 )
+from wsdino.screen.sealed import require_intact
 from wsdino.screen.shards import PixelFiles, pixel_files
 from wsdino.screen.store import STATISTIC_NAMES, STATISTICS
 
@@ -67,6 +68,7 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
         mode = "r+" if os.access(path, os.W_OK) else "c"
         try:
             with reading(path, StoreError):
+                require_intact(path)
                 # Opened for writing, a file that was cut off would be filled up with zeros.
                 np.lib.format.open_memmap(path, mode="r")
                 found = np.lib.format.open_memmap(path, mode=mode)
@@ -75,7 +77,7 @@ def _open_array(path: Path, start: np.ndarray[Any, np.dtype[Any]]) -> np.memmap[
             if (found.shape[1:], found.dtype) == (start.shape[1:], start.dtype):
                 start[: len(found)] = found[: len(start)]
         except StoreError:
-            say(f"{path}: damaged; its sites are read again")
+            say(f"{path}: damaged; it is made anew")
     with writing_buffered(path) as buffer:
         np.save(buffer, start)
     return np.lib.format.open_memmap(path, mode="r+")

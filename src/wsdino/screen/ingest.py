@@ -31,12 +31,14 @@ from wsdino.screen.illumination import DEFAULT
 from wsdino.screen.images import Plane, Planes, describe, read_site
 from wsdino.screen.left_out import say_left_out, without_left_out, write_left_out
 from wsdino.screen.manifest import Missing, Rows, channels_of, read_rows, read_wells
-from wsdino.screen.measures import DIGEST, OF_NEW_STORES, digest_named
+from wsdino.screen.measures import DIGEST, MEASURES, OF_NEW_STORES, digest_named
 from wsdino.screen.records import STATE, set_state
 from wsdino.screen.relabel import say_changes, update_metadata, write_manifest
 from wsdino.screen.same_sites import fingerprint, in_store_order, stored_manifest
+from wsdino.screen.sealed import seal, unseal
 from wsdino.screen.shading import effective, known_shadings, prepare_shadings
 from wsdino.screen.shards import COMPRESSOR, num_sites_per_file, pixel_files
+from wsdino.screen.store import STATISTICS
 from wsdino.tables.manifest import KEY
 
 if TYPE_CHECKING:
@@ -335,6 +337,8 @@ def _write_sites(
     statistics, records = open_statistics(out, images), open_records(out, images)
     sites = sites_to_do(out, images, planes, shadings)
     measures = open_measures(out, images)
+    for name in (STATISTICS, MEASURES) if len(sites) else ():
+        unseal(out / name)
     statistics[sites] = np.nan
     scale = correction_of(images.attrs).scale
     # Workers elsewhere have other working directories.
@@ -377,3 +381,5 @@ def _write_sites(
     records.flush()
     measures.flush()
     statistics.flush()
+    for name in (STATISTICS, MEASURES):
+        seal(out / name)

@@ -14,6 +14,7 @@ from wsdino.screen.check.stored import quality_columns
 from wsdino.screen.store import MANIFEST
 from wsdino.tables.columns import PIXEL_SIZE, PREFIX
 from wsdino.tables.manifest import channels_of
+from wsdino.tables.parquet import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def write_manifest(out: Path, manifest: pd.DataFrame) -> None:
     """Write a store's manifest."""
     with writing(out / MANIFEST) as partial:
-        manifest.to_parquet(partial, index=False)
+        write_parquet(manifest, partial)
 
 
 def update_metadata(out: Path, manifest: pd.DataFrame) -> None:
@@ -40,7 +41,7 @@ def update_metadata(out: Path, manifest: pd.DataFrame) -> None:
     if not (out / MANIFEST).is_file():
         write_manifest(out, manifest)
         return
-    stored = pd.read_parquet(out / MANIFEST)
+    stored = read_parquet(out / MANIFEST)
     if PIXEL_SIZE in stored and PIXEL_SIZE not in manifest:
         # It may have been read from the images, which may be gone.
         manifest = manifest.assign(**{PIXEL_SIZE: stored[PIXEL_SIZE]})
@@ -64,7 +65,7 @@ def say_changes(out: Path, manifest: pd.DataFrame) -> None:
     """
     try:
         with reading(out / MANIFEST, StoreError):
-            stored = pd.read_parquet(out / MANIFEST)
+            stored = read_parquet(out / MANIFEST)
     except StoreError:
         return  # missing or damaged: there is nothing to compare with
     measured = set(quality_columns(channels_of(stored)))

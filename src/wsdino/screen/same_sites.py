@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from wsdino.errors import OutputError, StoreError
 from wsdino.outside import reading
@@ -16,10 +15,12 @@ from wsdino.screen.correction import correction_of
 from wsdino.screen.planes import Planes
 from wsdino.screen.store import MANIFEST
 from wsdino.tables.manifest import KEY, channels_of, given_functions
+from wsdino.tables.parquet import read_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     import zarr
 
     from wsdino.screen.correction import Correction
@@ -138,7 +139,7 @@ def _refuse_lost(out: Path, stored: pd.DataFrame, is_lost: list[bool]) -> None:
 def stored_manifest(out: Path, images: zarr.Array[Any]) -> pd.DataFrame | None:
     """Read a store's manifest; None if it is missing, damaged or that of other sites."""
     with suppress(StoreError), reading(out / MANIFEST, StoreError):
-        stored = pd.read_parquet(out / MANIFEST)
+        stored = read_parquet(out / MANIFEST)
         if len(stored) == images.shape[0]:
             return stored
     return None

@@ -7,6 +7,7 @@ a shard anew for each site that is written to it, and reads what is missing as z
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from zarr.codecs import BloscCodec
 from wsdino.atomic import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import zarr
@@ -123,6 +124,8 @@ class PixelFiles:
     def write(self, file: int, frames: Iterable[tuple[int, bytes]]) -> Path:
         """Write a file whole; sites that it held before, and that aren't given, are copied.
 
+        They are in ascending order, whatever is written when.
+
         Parameters
         ----------
         file
@@ -142,21 +145,27 @@ class PixelFiles:
                 out.write(frame)
                 return path
             index = np.full((self.sites_per_file, 2), _ABSENT, "<u8")
-
-            def add(site: int, frame: bytes) -> None:
+            for site, frame in self._merged(file, frames):
                 index[site % self.sites_per_file] = out.tell(), len(frame)
                 out.write(frame)
-
-            for site, frame in frames:
-                add(site, frame)
-            for place in np.flatnonzero(index[:, 0] == _ABSENT).tolist():
-                site = file * self.sites_per_file + place
-                if (known := self._known_frame(site)) is not None:
-                    add(site, known)
             content = index.tobytes()
             out.write(content + google_crc32c.value(content).to_bytes(_CHECKSUM, "little"))
         self._indices.pop(file, None)
         return path
+
+    def _merged(
+        self, file: int, frames: Iterable[tuple[int, bytes]]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield what is given of a file, and between it what the file on disk has."""
+        first = file * self.sites_per_file
+        end = first + self.sites_per_file
+        for given, frame in itertools.chain(frames, [(end, b"")]):
+            for site in range(first, given):
+                if (known := self._known_frame(site)) is not None:
+                    yield site, known
+            if given < end:
+                yield given, frame
+            first = given + 1
 
     def _known_frame(self, site: int) -> bytes | None:
         """Return a site as the file on disk has it; None if that lacks it or is damaged."""

@@ -12,7 +12,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from wsdino.atomic import writing_buffered
 from wsdino.device import num_cpus
@@ -29,13 +28,16 @@ from wsdino.screen.records import (
     record_type,
     set_state,
 )
+from wsdino.screen.sealed import load_sealed
 from wsdino.screen.shards import pixel_files
 from wsdino.tables.columns import PIXEL_SIZE
 from wsdino.tables.keep import rows_to_keep
+from wsdino.tables.parquet import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     import zarr
 
 MANIFEST, STATISTICS = "manifest.parquet", "statistics.npy"
@@ -137,7 +139,7 @@ class Store:
     def manifest(self) -> pd.DataFrame:
         """The manifest; row i is site i."""
         with _undamaged(self.path / MANIFEST):
-            manifest = pd.read_parquet(self.path / MANIFEST)
+            manifest = read_parquet(self.path / MANIFEST)
         return manifest if self.rows is None else manifest.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
@@ -145,7 +147,7 @@ class Store:
         """Intensity statistics: mean, std, p01, p50 and p99, each float32 (N, C)."""
         shape = (*self.whole.shape[:2], len(STATISTIC_NAMES))
         with _undamaged(self.path / STATISTICS):
-            table = np.load(self.path / STATISTICS)
+            table = load_sealed(self.path / STATISTICS)
             if (table.shape, table.dtype) != (shape, np.float32):
                 raise ValueError(f"{table.dtype} {table.shape} instead of float32 {shape}")
         table = table if self.rows is None else table[self.rows]

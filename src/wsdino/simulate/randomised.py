@@ -21,6 +21,7 @@ from wsdino.device import num_cpus
 from wsdino.errors import InputError
 from wsdino.lock import one_writer
 from wsdino.progress import Meter
+from wsdino.tables.parquet import write_parquet
 
 from .cells import draw, seed_cells
 from .difficulty import Difficulty
@@ -295,7 +296,7 @@ def _write_screens(
             meter.advance()
     path = folder / MANIFEST
     with writing(path) as partial:
-        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
+        write_parquet(pd.concat(tables, ignore_index=True), partial)
     return path
 
 

@@ -18,6 +18,7 @@ from wsdino.lock import one_writer
 from wsdino.outside import read_json
 from wsdino.progress import Meter
 from wsdino.screen.bbbc021 import IMAGE_TABLE, MOA_TABLE
+from wsdino.tables.parquet import write_parquet
 
 from .difficulty import DEFAULT, Difficulty
 from .layouts import CHANNELS, layout_table, treatments_of
@@ -137,7 +138,7 @@ def _write(
         parent.mkdir(parents=True, exist_ok=True)
     _render_all(jobs, len(table), seed, shape, zoom, workers)
     with writing(folder / TRUTH) as partial:
-        truth_table(table, described).to_parquet(partial, index=False)
+        write_parquet(truth_table(table, described), partial)
     with writing(folder / MOA_TABLE) as partial:
         treatments_of(table).to_csv(partial, index=False)
     with writing(folder / IMAGE_TABLE) as partial:

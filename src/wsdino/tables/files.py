@@ -22,6 +22,7 @@ from wsdino.remote import is_remote, local_copy, named
 from wsdino.tables.columns import FILE_COLUMN, TEXT, is_text, our_column
 from wsdino.tables.h5ad import SUFFIX as H5AD
 from wsdino.tables.h5ad import read_anndata
+from wsdino.tables.parquet import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -90,10 +91,10 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         if not path.name.lower().endswith((".parquet", ".gz")) and _is_plain(file):
             return _read_csv(file, path, text)
         if path.name.lower().endswith(".parquet"):
-            return _read_parquet(file)
+            return _read_lean(file)
         data = file.read_bytes()
         if data[:4] == _PARQUET:
-            return _read_parquet(io.BytesIO(data))
+            return _read_lean(io.BytesIO(data))
         if path.name.lower().endswith(".gz") or data[:2] == _GZIP:
             data = unzipped(data)
         if data[:4] == _ZIP:
@@ -103,9 +104,9 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         return _read_csv(_plain(_decoded(data, path)), path, text)
 
 
-def _read_parquet(source: Path | io.BytesIO) -> pd.DataFrame:
+def _read_lean(source: Path | io.BytesIO) -> pd.DataFrame:
     """Read Parquet, and give back the memory that reading took."""
-    table = pd.read_parquet(source)
+    table = read_parquet(source)
     release_memory()
     return table
 

@@ -12,6 +12,7 @@ from wsdino.tables.features import feature_columns, metadata_of
 from wsdino.tables.files import suffix_of
 from wsdino.tables.h5ad import SUFFIX, write_anndata
 from wsdino.tables.lists import with_json
+from wsdino.tables.parquet import write_parquet
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
@@ -49,6 +50,6 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     ordered.attrs = table.attrs
     with writing(path) as partial:
         if suffix == ".parquet":
-            ordered.to_parquet(partial, index=False)
+            write_parquet(ordered, partial)
         else:
             with_json(ordered).to_csv(partial, index=False)

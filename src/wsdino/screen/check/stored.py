@@ -28,8 +28,10 @@ from wsdino.screen.measures import (
     site_measures,
     unmeasured,
 )
+from wsdino.screen.sealed import load_sealed, save_sealed
 from wsdino.screen.store import MANIFEST, Store, open_store
 from wsdino.tables.columns import QUALITY
+from wsdino.tables.parquet import write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +84,7 @@ def checked(path: Path) -> Store:
         with_quality = _with_quality(store, measures)
         if not with_quality.equals(store.manifest):
             with writing(path / MANIFEST) as partial:
-                with_quality.to_parquet(partial, index=False)
+                write_parquet(with_quality, partial)
             store = open_store(path)
         record = {
             "made_from": _digest(store, measures),
@@ -159,12 +161,21 @@ def evidence_of(
 
 
 def measures_of(store: Store) -> NDArray[Any]:
-    """Return the (N,) measures of a store; sites that were never measured are read, and noted."""
+    """Return the (N,) measures of a store; sites that were never measured are read, and noted.
+
+    So are all of them where their file is damaged: as stored, since saturated pixels of images that
+    were corrected show only in those.
+    """
+    path = store.path / MEASURES
     found = no_measures(len(store), len(store.channels))
-    with suppress(StoreError), reading(store.path / MEASURES, StoreError):
-        stored = np.load(store.path / MEASURES)
+    try:
+        with reading(path, StoreError, "damaged"):
+            stored = load_sealed(path)
         if (stored.shape, stored.dtype) == (found.shape, found.dtype):
             found = stored
+    except StoreError as error:
+        if path.is_file():
+            say(f"{error}; the store's pixels are measured again")
     missing = unmeasured(found).tolist()
     digest = digest_named(store.attributes)
 
@@ -179,9 +190,9 @@ def measures_of(store: Store) -> NDArray[Any]:
         with (
             suppress(OutputError),
             one_writer(store.path),
-            writing_buffered(store.path / MEASURES) as buffer,
+            writing_buffered(path) as buffer,
         ):
-            np.save(buffer, found)
+            save_sealed(buffer, found)
     return found
 
 
