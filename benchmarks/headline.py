@@ -76,14 +76,17 @@ FROM_IMAGENET = [
 # Crops of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
 # compound does to stains identifies it, too. A teacher whose momentum rises to one would keep
 # much of the start in a run of 200 steps.
-PAIRS_FROM_IMAGENET = [
+STAINED_FROM_IMAGENET = [
     *FROM_IMAGENET,
-    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2}",
-    "objective.teacher_momentum=0.98",
-    "objective.final_teacher_momentum=0.98",
     "crops.global_views={num_views: 2, size: 96, contrast: 0.3, brightness: 0.2, staining: 1.0}",
     "crops.local_views.num_views=0",
     "train.batch_size=16",
+]
+FROM_TEACHER = ["objective.teacher_momentum=0.98", "objective.final_teacher_momentum=0.98"]
+PAIRS_FROM_IMAGENET = [
+    *STAINED_FROM_IMAGENET,
+    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2}",
+    *FROM_TEACHER,
 ]
 # The trainings differ in nothing but these; all start from the
 # weights of the preset but those whose name says otherwise.
@@ -98,6 +101,12 @@ TRAINED = {
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
+    "classifier from ImageNet": [*STAINED_FROM_IMAGENET, "objective={name: classify}"],
+    "profiles from ImageNet": [
+        *STAINED_FROM_IMAGENET,
+        "objective={name: profiles, head_batch_norm: true}",
+        *FROM_TEACHER,
+    ],
     "pairs from ImageNet": [*PAIRS_FROM_IMAGENET, "pairing.partner_from=plate"],
     "pairs from ImageNet, no label": [*PAIRS_FROM_IMAGENET, "pairing.label=none"],
 }
@@ -107,6 +116,7 @@ TOGETHER = {
     "starter and ImageNet": (STARTER, "ImageNet, frozen"),
     "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
     "ours: starter and pairs": (STARTER, "pairs from ImageNet"),
+    "ours: starter and profiles": (STARTER, "profiles from ImageNet"),
 }
 
 

@@ -16,15 +16,10 @@ if TYPE_CHECKING:
 SECTIONS = ("seed", "model", "architecture", "input", "objective", "pairing", "crops", "train")
 # The run's own training has no differences.
 OWN = Training()
+# How fields are tiled when they are embedded.
+TILES = ("tile", "tile_grid", "tile_summary")
 # Keys that describe a model, see `model_spec`.
-MODEL_KEYS = (
-    "model.mode",
-    "architecture",
-    "input",
-    "embed.tile",
-    "embed.tile_grid",
-    "embed.tile_summary",
-)
+MODEL_KEYS = ("model.mode", "architecture", "input", *(f"embed.{key}" for key in TILES))
 
 
 def trainings(config: Config) -> list[Training]:
@@ -53,8 +48,11 @@ def training_options(config: Config, training: Training = OWN) -> dict[str, Any]
     own = training_config(config, training)
     options = {key: plain(getattr(own, key)) for key in SECTIONS}
     options |= {"architecture": own.architecture.identity(), "train": fixed_options(own.train)}
-    if not objective_of(own.objective).takes_local_views:
+    kind = objective_of(own.objective)
+    if not kind.takes_local_views:
         del options["crops"]["local_views"]
+    if kind.uses_profiles:
+        options["embed"] = {key: getattr(own.embed, key) for key in TILES}
     return options
 
 

@@ -23,6 +23,7 @@ from wsdino.train.objectives import (
     distill,
     distill_classify,
     pairs,
+    profiles,
     spc,
 )
 from wsdino.train.options import Optimisation, WeakPositives
@@ -77,6 +78,7 @@ WARMING = {
 CENTERED = {"objective": {"targets": "center"}}
 OF_CONTRAST = {"objective": {"name": "contrast"}}
 OF_SPC = {"objective": {"name": "spc"}}
+OF_PROFILES = {"objective": {"name": "profiles"}}
 OF_PAIRS = {"objective": {"name": "pairs"}}
 OF_BOTH = {"objective": {"name": "distill_classify"}}
 
@@ -160,6 +162,15 @@ CASES: dict[str, dict[str, Case]] = {
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_PAIRS),
         "koleo_weight": Case(0.1, kinds_of_record, OF_PAIRS),
     },
+    "profiles": {
+        "name": Case("distill", kinds_of_record, OF_PROFILES),
+        "head_hidden_dim": Case(32, losses, OF_PROFILES),
+        "head_bottleneck_dim": Case(2, losses, OF_PROFILES),
+        "head_batch_norm": Case(value=True, base=OF_PROFILES),
+        "teacher_momentum": Case(0.5, column("embedding_std"), OF_PROFILES),
+        "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_PROFILES),
+        "koleo_weight": Case(0.1, kinds_of_record, OF_PROFILES),
+    },
     "spc": {
         "name": Case("distill", kinds_of_record, OF_SPC),
         "head_hidden_dim": Case(32, losses, OF_SPC),
@@ -207,6 +218,7 @@ SECTIONS = {
     "distill": distill.Options,
     "contrast": contrast.Options,
     "pairs": pairs.Options,
+    "profiles": profiles.Options,
     "spc": spc.Options,
     "distill_classify": distill_classify.Options,
     "classify": classify.Options,

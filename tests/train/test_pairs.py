@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from helpers_train import TINY
 from wsdino.model.spec import ModelSpec
-from wsdino.train.learners.pairs import Pairs, TogetherHead, pair_logits
+from wsdino.train.head import TogetherHead
+from wsdino.train.learners.pairs import Pairs, pair_logits
 from wsdino.train.objectives.pairs import Options
 from wsdino.train.train import initial_networks
 
@@ -56,8 +57,7 @@ def test_logits_are_cosines_to_the_like_first_and_to_images_of_other_labels() ->
 def test_the_head_sees_the_channels_of_one_image_together() -> None:
     torch.manual_seed(0)
     # Without batch normalisation, through which images see each other.
-    options = Options(head_hidden_dim=16, head_bottleneck_dim=8, head_batch_norm=False)
-    head = TogetherHead(4, 3, options)
+    head = TogetherHead(4, 3, hidden_dim=16, bottleneck_dim=8, batch_norm=False)
     features = torch.randn(2, 6 * 3, 4)
     (found,) = head(features)
     assert found.shape == (2, 6, 8)

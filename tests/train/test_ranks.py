@@ -65,6 +65,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "objective": {"name": "pairs"},
         "weak_positives": {"partner_global_views": 1},
     },
+    "profiles, accumulated": {
+        "optimisation": GENTLE | {"accumulate": 2},
+        "objective": {"name": "profiles"},
+    },
     "spc": {"optimisation": GENTLE, "objective": SPC},
     "spc, accumulated": {"optimisation": GENTLE | {"accumulate": 2}, "objective": SPC},
     "distillation and labels, accumulated": {

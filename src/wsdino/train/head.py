@@ -87,6 +87,41 @@ class ProjectionHead(nn.Module):
         return (functional.normalize(self.mlp(features).float(), dim=-1),)
 
 
+class TogetherHead(ProjectionHead):
+    """A projection head that sees all channels of an image at once.
+
+    Parameters
+    ----------
+    dim
+        Length of the backbone's features.
+    num_inputs
+        Inputs of an image: its channels in mode ``shared``, else one.
+    hidden_dim, bottleneck_dim, batch_norm
+        See :class:`ProjectionHead`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_inputs: int,
+        *,
+        hidden_dim: int,
+        bottleneck_dim: int,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__(
+            dim * num_inputs,
+            hidden_dim=hidden_dim,
+            bottleneck_dim=bottleneck_dim,
+            batch_norm=batch_norm,
+        )
+        self.num_inputs = num_inputs
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Project features (V, B * C, D), image by image, to (V, B, bottleneck): a tuple."""
+        return super().forward(features.unflatten(-2, (-1, self.num_inputs)).flatten(-2))
+
+
 class DINOHead(ProjectionHead):
     """A projection head and a layer of prototypes that only count by their direction.
 

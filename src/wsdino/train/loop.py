@@ -188,8 +188,8 @@ class Trainer:
         return stopping > 0, due > 0
 
     def _is_logged(self, done: int, record: Metrics) -> bool:
-        regular = done % self.options.log_every == 0 or done == self.total_steps
-        return regular or not record["applied"]
+        regular = done % self.options.log_every == 0
+        return regular or done == self.total_steps or not record["applied"]
 
     def _log(self, record: Metrics, plan: StepPlan, journal: Journal | None) -> None:
         """Complete and write a record; report a collapse."""
@@ -202,8 +202,7 @@ class Trainer:
             return
         journal.write(record)
         lasting = [past.get("plate_clustering") or 0.0 for past in journal.records[-LASTING:]]
-        found = name_collapse(record | {"plate_clustering": min(lasting)})
-        if found:
+        if found := name_collapse(record | {"plate_clustering": min(lasting)}):
             kind, now = found.split(":", maxsplit=1)[0], len(journal.records)
             if now - self._last_named.get(kind, -FORGOTTEN) >= FORGOTTEN:
                 say(f"warning: step {record['step']:.0f}: {found}")
@@ -342,6 +341,7 @@ class Trainer:
         self._require_agreement(self.fingerprint, "options, weak labels or another version")
         self._require_agreement(str(state and state["step"]), "checkpoints")
         if state is None:
+            self.objective.begin()
             return 0, []
         if state["fingerprint"] != self.fingerprint:
             raise self._other_training(state["fingerprint"])
@@ -358,8 +358,8 @@ class Trainer:
             folder = RunPaths(self.folder).checkpoints
             what = "images" if "images" in differ else "plates, wells or batches of the images"
             return ConfigError(
-                f"{self.folder}: its checkpoints were trained on other {what} than those now in "
-                f"the store; give another output folder, or delete {folder} to train again"
+                f"{self.folder}: its checkpoints were trained on other {what} than those now in the "
+                f"store; give another output folder, or delete {folder} to train again"
             )
         return ConfigError(
             f"{self.folder}: its checkpoints were trained with other options or weak labels, or by "

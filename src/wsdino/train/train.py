@@ -14,11 +14,14 @@ import pandas as pd
 import torch
 
 from wsdino import job
+from wsdino.embed.embed import embed_store
 from wsdino.errors import ConfigError
 from wsdino.model.building import build_networks
 from wsdino.model.model import Model
 from wsdino.model.tiles import tile_sides
 from wsdino.model.upload import numbered
+from wsdino.profile.label_profiles import label_profiles as profiles_of_labels
+from wsdino.progress import say
 from wsdino.runfolder import RunPaths
 from wsdino.train.fields import Fields
 from wsdino.train.labels import WeakLabels, weak_labels
@@ -34,6 +37,8 @@ from wsdino.train.views import require_fit
 from wsdino.train.watch import PlateWatch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from wsdino.model.networks import ChannelNetworks
     from wsdino.model.spec import ModelSpec
     from wsdino.screen.store import Store
@@ -306,6 +311,14 @@ def train(
     )
     student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
     require_whole_patches(student, views, tiles=tile_sides(spec.tile, spec.tile_grid))
+    codes = wanted.labels.codes
+
+    def label_profiles(num_components: int) -> NDArray[np.float32]:
+        say("embedding the screen by the network at the start, for the profiles of its labels")
+        # On a CPU many fields at once only wait for memory.
+        table = embed_store(Model(spec, student, device=device), store, batch_size=4)
+        return profiles_of_labels(table, codes, num_components=num_components)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         module = kind.build(
@@ -315,11 +328,13 @@ def train(
                 teacher=lambda: initial_networks(spec, seed=seed),
                 num_labels=len(wanted.labels.names),
                 epochs=optimisation.epochs,
+                label_profiles=label_profiles,
             ),
         )
+    # Tiles are how a trained network looks at fields; training sees crops, but may aim at profiles.
+    unseen = () if kind.uses_profiles else ("tile", "tile_grid", "tile_summary")
     options = {
-        # Tiles are how a trained network looks at fields; training sees crops.
-        "spec": {key: value for key, value in asdict(spec).items() if not key.startswith("tile")}
+        "spec": {key: value for key, value in asdict(spec).items() if key not in unseen}
         | {"architecture": spec.architecture.identity()},
         "optimisation": fixed_options(optimisation),
         "objective": asdict(objective),
@@ -327,7 +342,7 @@ def train(
         "views": [asdict(view) for view in views],
         "weights": str(weights),
         "seed": seed,
-        "labels": hashlib.sha256(wanted.labels.codes.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(codes.tobytes()).hexdigest(),
         "images": store.pixels_digest,
         "places": _places_digest(store.manifest),
     }
@@ -335,7 +350,7 @@ def train(
         module,
         planner=planner,
         fields=Fields(store, scaling=spec.scaling, device=device, residency=optimisation.residency),
-        label_codes=torch.from_numpy(wanted.labels.codes).to(device),
+        label_codes=torch.from_numpy(codes).to(device),
         watch=plate_watch(store.manifest, wanted.labels, weak_positives),
         clip=spec.scaling.clip,
         options=optimisation,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsdino.model.networks import ChannelNetworks
-    from wsdino.train.objectives.base import Measured, Metrics, StudentOptions
+    from wsdino.train.objectives.base import Measured, Metrics, TeacherOptions
 
 # A graph break is an error instead of being silently slow; shapes never change.
 COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
@@ -91,7 +91,7 @@ class StudentTeacher(nn.Module):
         teacher: ChannelNetworks,
         *,
         heads: Sequence[ProjectionHead],
-        options: StudentOptions,
+        options: TeacherOptions,
         epochs: float,
     ) -> None:
         super().__init__()
@@ -106,6 +106,9 @@ class StudentTeacher(nn.Module):
         self._momentum = options.teacher_momentum
         # The teacher's features of the last batch, (V, N, D) of each network.
         self._features: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Nothing more is needed."""
 
     def compile_parts(self) -> None:
         """Compile student and teacher."""
@@ -159,7 +162,7 @@ class StudentTeacher(nn.Module):
         return self.teacher.networks
 
 
-def projection_head(options: StudentOptions, dim: int) -> ProjectionHead:
+def projection_head(options: TeacherOptions, dim: int) -> ProjectionHead:
     """Build a head without prototypes for features of a length."""
     return ProjectionHead(
         dim,

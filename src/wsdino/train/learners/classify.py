@@ -37,6 +37,9 @@ class Classification(nn.Module):
         self.trainable = HeadedNetworks(networks, heads)
         self._last: list[Tensor] = []
 
+    def begin(self) -> None:
+        """Nothing more is needed."""
+
     def compile_parts(self) -> None:
         """Compile the networks."""
         self.trainable.compile(**COMPILED)

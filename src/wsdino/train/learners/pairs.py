@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsdino.job import gather
-from wsdino.train.head import ProjectionHead
+from wsdino.train.head import TogetherHead
 from wsdino.train.learners.base import StudentTeacher, spread_and_rank
 
 if TYPE_CHECKING:
@@ -21,33 +21,6 @@ if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
     from wsdino.train.objectives.base import Measured, Metrics
     from wsdino.train.objectives.pairs import Options
-
-
-class TogetherHead(ProjectionHead):
-    """A projection head that sees all channels of an image at once.
-
-    Parameters
-    ----------
-    dim
-        Length of the backbone's features.
-    num_inputs
-        Inputs of an image: its channels in mode ``shared``, else one.
-    options
-        Widths, and batch normalisation.
-    """
-
-    def __init__(self, dim: int, num_inputs: int, options: Options) -> None:
-        super().__init__(
-            dim * num_inputs,
-            hidden_dim=options.head_hidden_dim,
-            bottleneck_dim=options.head_bottleneck_dim,
-            batch_norm=options.head_batch_norm,
-        )
-        self.num_inputs = num_inputs
-
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Project features (V, B * C, D), image by image, to (V, B, bottleneck): a tuple."""
-        return super().forward(features.unflatten(-2, (-1, self.num_inputs)).flatten(-2))
 
 
 class Pairs(StudentTeacher):
@@ -78,8 +51,16 @@ class Pairs(StudentTeacher):
         options: Options,
         epochs: float,
     ) -> None:
-        inputs = student.views_per_image
-        heads = [TogetherHead(student.dim, inputs, options) for _ in student.networks]
+        heads = [
+            TogetherHead(
+                student.dim,
+                student.views_per_image,
+                hidden_dim=options.head_hidden_dim,
+                bottleneck_dim=options.head_bottleneck_dim,
+                batch_norm=options.head_batch_norm,
+            )
+            for _ in student.networks
+        ]
         super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
         self.options = options
         # The teacher's images of all processes, (images, V, D) of each network, and their labels.

@@ -16,6 +16,7 @@ from wsdino.train.objectives.contrast import CONTRAST
 from wsdino.train.objectives.distill import DISTILL
 from wsdino.train.objectives.distill_classify import DISTILL_CLASSIFY
 from wsdino.train.objectives.pairs import PAIRS
+from wsdino.train.objectives.profiles import PROFILES
 from wsdino.train.objectives.spc import SPC_OBJECTIVE
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 OBJECTIVES: tuple[Objective, ...] = (
     DISTILL,
     DISTILL_CLASSIFY,
+    PROFILES,
     PAIRS,
     SPC_OBJECTIVE,
     CONTRAST,

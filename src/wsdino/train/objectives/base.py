@@ -14,6 +14,8 @@ from wsdino.train.options import Fraction, NonNegative, Positive  # noqa: TC001 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from wsdino.model.networks import ChannelNetworks
@@ -36,21 +38,27 @@ class Options:
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
-class StudentOptions(Options):
-    """Options of every objective in which a student follows a teacher."""
+class TeacherOptions(Options):
+    """Options of every objective whose teacher follows a student, and embeds in the end."""
 
     # Widths of the projection head's MLP and of the vector that it gives.
     head_hidden_dim: Count = 512
     head_bottleneck_dim: Count = 128
     # Batch normalisation in the head: unsticks a small network that starts from scratch.
     head_batch_norm: bool = False
-    # Temperature of the student.
-    student_temp: Positive = 0.1
     # Momentum of the teacher's moving average, cosine from the first to the second.
     teacher_momentum: Fraction = 0.996
     final_teacher_momentum: Fraction = 1.0
     # Weight of wsdino.train.loss.koleo_loss of each global view; 0: not used.
     koleo_weight: NonNegative = 0.0
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class StudentOptions(TeacherOptions):
+    """Options of every objective in which a student must choose among candidates."""
+
+    # Temperature of the student.
+    student_temp: Positive = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,16 @@ class Parts:
         Number of weak labels.
     epochs
         Length of the run, for schedules.
+    label_profiles
+        Embeds the screen by the networks as they are at the start, and returns the profile of each
+        weak label in so many components, (num_labels, components) float32 of unit length.
     """
 
     student: ChannelNetworks
     teacher: Callable[[], ChannelNetworks]
     num_labels: int
     epochs: float
+    label_profiles: Callable[[int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,9 @@ class Objective:
         Whether views may come from partners; otherwise each comes from the anchor.
     takes_local_views
         Whether it uses local views; otherwise only global ones.
+    uses_profiles
+        Whether it needs :attr:`Parts.label_profiles`, so that how fields are tiled when they are
+        embedded matters to training.
     requires
         Raises :class:`~wsdino.errors.ConfigError` if its options don't fit what it is
         :class:`Given`.
@@ -143,6 +158,7 @@ class Objective:
     needs_label: bool
     takes_partners: bool
     takes_local_views: bool
+    uses_profiles: bool = False
     requires: Callable[[Any, Given], None] = nothing_more
 
     @property
@@ -168,6 +184,9 @@ class TrainingObjective(Protocol):
     """The interface of an objective, which is also a module, to the training loop."""
 
     trainable: HeadedNetworks
+
+    def begin(self) -> None:
+        """Make ready for the first step of a run that isn't resumed."""
 
     def compile_parts(self) -> None:
         """Compile, in place, what a step computes; names in the state stay as they are."""
