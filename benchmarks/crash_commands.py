@@ -33,12 +33,16 @@ class Command:
         Copied from `given` into `work` first.
     every
         Of how many rounds of trials it takes part in one.
+    images
+        Suffix of the images that it makes, if it makes any: whatever an instrument writes has no
+        checksum, and these are no better.
     """
 
     name: str
     arguments: tuple[str, ...]
     given: tuple[str, ...] = ()
     every: int = 1
+    images: str = ""
 
 
 _RUN = ("../given/tiny.yaml", "--set", "screen.source=../given/screen")
@@ -46,7 +50,9 @@ _STORE = ("../given/run", "../given/run/store")
 _SITES, _PROFILES = "../given/run/embeddings.parquet", "../given/run/profiles.parquet"
 COMMANDS = (
     Command(
-        "simulate", ("simulate", "--out", "out", "--size", "32", "--sites", "1", "--workers", "2")
+        "simulate",
+        ("simulate", "--out", "out", "--size", "32", "--sites", "1", "--workers", "2"),
+        images=".tif",
     ),
     Command("download", ("download", "bbbc021", "--out", "out", "--source", ARCHIVES)),
     Command(
@@ -55,6 +61,7 @@ COMMANDS = (
             *("download", "cpg0000-jump-pilot", "--plate", "BR00116991", "--sites", "1"),
             *("--out", "out", "--source", GALLERY),
         ),
+        images=".tiff",
     ),
     Command("ingest", ("ingest", "../given/screen", "--out", "out", "--workers", "2")),
     Command(
