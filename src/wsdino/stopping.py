@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ STOPPED = "stopped by a signal; finished work is kept"
 
 
 PARENT_LOOK_S = 0.5
+AGAIN_S = 0.01
 
 
 def end_with_parent() -> None:
@@ -51,7 +54,21 @@ def signal_received() -> bool:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise :class:`Stopped` when a signal is received."""
+    """Raise :class:`Stopped` when a signal is received.
+
+    Compiled code that calls back into Python may have no way to pass an exception on, and drops
+    it; then it is raised once more, a moment later.
+    """
+    dropped_before = sys.unraisablehook
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, Stopped):
+            # Not here, where it would be dropped as well.
+            again = threading.Timer(AGAIN_S, _thread.interrupt_main, [signal.SIGTERM])
+            again.daemon = True
+            again.start()
+        else:
+            dropped_before(what)
 
     def stop(_number: int, _frame: object) -> NoReturn:
         _State.signal_received = True
@@ -60,8 +77,10 @@ def stoppable() -> Iterator[None]:
     _State.signal_received = False
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, stop) for number in signals]
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = dropped_before
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
