@@ -104,8 +104,9 @@ TRAINED = {
     "classifier from ImageNet": [*STAINED_FROM_IMAGENET, "objective={name: classify}"],
     "profiles from ImageNet": [
         *STAINED_FROM_IMAGENET,
-        "objective={name: profiles, head_batch_norm: true}",
+        "objective={name: profiles, head_batch_norm: true, koleo_weight: 0}",
         *FROM_TEACHER,
+        "train.batch_statistics=true",
     ],
     "pairs from ImageNet": [*PAIRS_FROM_IMAGENET, "pairing.partner_from=plate"],
     "pairs from ImageNet, no label": [*PAIRS_FROM_IMAGENET, "pairing.label=none"],

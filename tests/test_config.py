@@ -403,6 +403,8 @@ def test_a_warm_up_longer_than_the_run_is_refused(name: str) -> None:
 
 # An option, settings with which it has no effect, what the error says, and what gives it one.
 IN_VAIN = (
+    ("train.batch_statistics=true", [], "architecture.backbone vit",
+     ["architecture.backbone=resnet18"]),
     ("objective.center_momentum=0.5", [], "objective.targets sinkhorn",
      ["objective.targets=center"]),
     ("objective.warmup_teacher_temp=0.5", [], "objective.teacher_temp_warmup_epochs 0.0",

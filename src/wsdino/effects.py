@@ -117,6 +117,12 @@ EFFECTS: tuple[Effect, ...] = (
         advice="choose a vision transformer",
     ),
     Effect(
+        keys=("train.batch_statistics",),
+        given="architecture.backbone",
+        when=lambda config: not is_vision_transformer(config.architecture.backbone),
+        advice="choose a convolutional network",
+    ),
+    Effect(
         keys=_under("input", "low", "high"),
         given="input.method",
         when=lambda config: config.input.method == "fixed",

@@ -298,3 +298,25 @@ def test_a_table_that_names_places_outside_is_refused(published: Path, tmp_path:
         with pytest.raises(InputError, match="lies outside the folder"):
             download_bbbc021(tmp_path / "out", source=server.address)
         server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["BBBC021_v1_moa.csv", "BBBC021_v1_image.csv"])
+def test_a_table_that_is_damaged_later_is_fetched_again(
+    server: Server,
+    published: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    out, plates = tmp_path / "out", PLATES[:1]
+    download_bbbc021(out, plates=plates, source=server.address)
+    before = (out / name).read_bytes()
+    for table in (out / ".download" / name, out / name):
+        data = bytearray(table.read_bytes())
+        data[data.index(b"compound")] ^= 1
+        table.write_bytes(data)
+    download_bbbc021(out, plates=plates, source=server.address)
+    assert (out / name).read_bytes() == before
+    assert (out / ".download" / name).read_bytes() == (published / name).read_bytes()
+    assert f"{name}: differs from what was downloaded" in capsys.readouterr().err
+    assert len(server.asked_for(name)) == 2

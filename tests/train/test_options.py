@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from helpers_train import DEFAULTS, TINY, make_store, options_of, read_records
 from wsdino.errors import TrainingError
 from wsdino.model.precision import uses_bfloat16
+from wsdino.model.spec import Architecture
 from wsdino.train.checkpoint import checkpoints
 from wsdino.train.learners.base import HeadedNetworks
 from wsdino.train.objectives import (
@@ -78,6 +79,12 @@ WARMING = {
 CENTERED = {"objective": {"targets": "center"}}
 OF_CONTRAST = {"objective": {"name": "contrast"}}
 OF_SPC = {"objective": {"name": "spc"}}
+CONVOLUTIONAL = {
+    "spec": replace(
+        DEFAULTS["spec"],
+        architecture=Architecture(backbone="test_efficientnet", image_size=24, expects="imagenet"),
+    )
+}
 OF_PROFILES = {"objective": {"name": "profiles"}}
 OF_PAIRS = {"objective": {"name": "pairs"}}
 OF_BOTH = {"objective": {"name": "distill_classify"}}
@@ -115,6 +122,7 @@ CASES: dict[str, dict[str, Case]] = {
         "final_weight_decay": Case(0.4, column("weight_decay")),
         "clip_gradient": Case(1e-4),
         "drop_path": Case(0.9, base={"spec": DEFAULTS["spec"]}),
+        "batch_statistics": Case(value=True, base=CONVOLUTIONAL),
         "precision": Case("bfloat16"),
         "compile": Case(
             value=True, shows=lambda seen: seen["graphs"], base=WHOLE_PATHS, same_weights=True

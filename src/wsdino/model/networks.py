@@ -61,18 +61,28 @@ class ChannelNetworks(nn.Module):
         inputs = {"per_channel": [1] * len(channels), "shared": [1], "joint": [len(channels)]}[mode]
         self.networks = nn.ModuleList(build(num) for num in inputs)
         self.units: Units = units or InputUnits()
+        # Whether batch normalisation goes by the batch at hand while the networks train.
+        self.learns_statistics = False
         if not any(hasattr(network, "patch_embed") for network in self.networks):
             # The channels of a pixel side by side: convolutions are faster so.
             self.to(memory_format=torch.channels_last)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but the layers that keep running statistics."""
+        """Set the mode, of layers that keep running statistics only if they are to learn them."""
         super().train(mode)
-        for module in self.networks.modules():
-            if getattr(module, "running_var", None) is not None:
+        if not self.learns_statistics:
+            for module in self.with_statistics():
                 module.eval()
         return self
+
+    def with_statistics(self) -> list[nn.Module]:
+        """Return the layers that keep running statistics: those of batch normalisation."""
+        return [
+            module
+            for module in self.networks.modules()
+            if getattr(module, "running_var", None) is not None
+        ]
 
     @property
     def views_per_image(self) -> int:

@@ -5,6 +5,7 @@ Source: https://bbbc.broadinstitute.org/BBBC021 (tables, and one ZIP archive per
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import zipfile
 from contextlib import AbstractContextManager, contextmanager
@@ -105,8 +106,7 @@ def downloading(out: Path, dataset: str) -> Iterator[Path]:
 def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
     hidden = out / UNFINISHED
     for name in (IMAGE_TABLE, MOA_TABLE):
-        if not (hidden / name).is_file():
-            fetch(f"{source}/{name}", hidden / name, advice=ADVICE)
+        _fetch_table(f"{source}/{name}", hidden / name)
     with writing(out / MOA_TABLE) as partial:
         shutil.copyfile(hidden / MOA_TABLE, partial)
     table = read_file(hidden / IMAGE_TABLE)
@@ -122,6 +122,21 @@ def _download(out: Path, plates: Sequence[str] | None, source: str) -> None:
     for plate in wanted:
         _fetch_plate(plate, out, folders[plate], source)
         _list_finished(table, out, folders)
+
+
+def _fetch_table(url: str, path: Path) -> None:
+    """Fetch a table, unless it is there as it was fetched: a flipped bit may be another label."""
+    note = path.with_name(f"{path.name}.sha256")
+    if path.is_file() and note.is_file() and note.read_text().strip() != _digest(path):
+        say(f"warning: {path}: differs from what was downloaded; downloading it again")
+        path.unlink()
+    if not path.is_file():
+        fetch(url, path, advice=ADVICE)
+    write_text(note, _digest(path) + "\n")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _folders(table: pd.DataFrame, path: Path) -> dict[str, dict[Path, str]]:

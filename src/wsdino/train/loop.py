@@ -24,7 +24,7 @@ from wsdino.runfolder import RunPaths
 from wsdino.train.checkpoint import load_newest, save_checkpoint
 from wsdino.train.collapse import name_collapse
 from wsdino.train.journal import Journal, note_of, summary_of
-from wsdino.train.optimiser import adamw, clip_gradients, set_schedule, step_if_finite
+from wsdino.train.optimiser import adamw, clip_gradients, restorer, set_schedule, step_if_finite
 from wsdino.train.prefetch import Prefetch
 from wsdino.train.reading import Reading
 from wsdino.train.schedules import cosine
@@ -261,6 +261,7 @@ class Trainer:
             **self.objective.before_step(epoch),
         }
         self._seed_torch(step)
+        undo = restorer(self.objective.trainable)
         labels = self.label_codes[send(plan.anchors, self.device)]
         with autocast(self.device, enabled=self.bfloat16):
             targets = self.objective.target(views, labels)
@@ -277,8 +278,7 @@ class Trainer:
         values = reading.result()
         record |= dict(zip([*measured, "grad_norm"], values, strict=True))
         finite = all(map(math.isfinite, values))
-        if finite:
-            self.objective.after_step()
+        (self.objective.after_step if finite else undo)()
         self.optimiser.zero_grad(set_to_none=True)
         record["applied"] = float(finite)
         return record

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 def adamw(module: nn.Module) -> torch.optim.AdamW:
@@ -48,6 +48,20 @@ def step_if_finite(optimiser: torch.optim.Optimizer, numbers: Tensor) -> None:
     optimiser.found_inf = (~numbers.isfinite().all()).float()  # type: ignore[attr-defined]
     optimiser.step()
     del optimiser.found_inf  # type: ignore[attr-defined]
+
+
+def restorer(module: nn.Module) -> Callable[[], None]:
+    """Remember a module's buffers, running statistics among them; what is returned restores them.
+
+    A forward pass changes them before it is known whether its step is skipped.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+    def restore() -> None:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+    return restore
 
 
 def clip_gradients(networks: Iterable[Iterable[Tensor]], max_norm: float | None) -> Tensor:

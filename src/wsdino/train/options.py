@@ -49,6 +49,10 @@ class Optimisation:
         Largest gradient norm of one network, None for no clipping.
     drop_path
         Stochastic depth of the student.
+    batch_statistics
+        Whether batch normalisation of a convolutional network goes by the batch at hand, or part of
+        it, and learns new running statistics; otherwise it keeps those it came with. Only in a
+        single process.
     precision
         ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU and on a CPU with AMX.
     compile
@@ -82,6 +86,7 @@ class Optimisation:
     final_weight_decay: NonNegative = 0.04
     clip_gradient: Positive | None = 3.0
     drop_path: Fraction = 0.1
+    batch_statistics: bool = False
     precision: Precision = "auto"
     compile: bool = False
     residency: Residency = "auto"

@@ -244,6 +244,21 @@ def require_whole_patches(
         networks.require_whole_patches(side, option="embed.tile")
 
 
+def _require_statistics(networks: ChannelNetworks, options: Optimisation) -> None:
+    """Refuse to learn statistics where there are none, or where processes would differ in them."""
+    if not options.batch_statistics:
+        return
+    if job.world_size() > 1:
+        raise ConfigError(
+            "train.batch_statistics true: works in a single process, and this job has "
+            f"{job.world_size()}; start it without torchrun, or set false"
+        )
+    if not networks.with_statistics():
+        raise ConfigError(
+            "train.batch_statistics true: this network has no batch normalisation; set false"
+        )
+
+
 def train(
     store: Store,
     folder: Path,
@@ -311,6 +326,8 @@ def train(
     )
     student = initial_networks(spec, seed=seed, drop_path=optimisation.drop_path, weights=weights)
     require_whole_patches(student, views, tiles=tile_sides(spec.tile, spec.tile_grid))
+    _require_statistics(student, optimisation)
+    student.learns_statistics = optimisation.batch_statistics
     codes = wanted.labels.codes
 
     def label_profiles(num_components: int) -> NDArray[np.float32]:
