@@ -145,6 +145,31 @@ def test_a_click_gives_fields_facts_and_neighbours_and_the_address_keeps_it(page
     sync_api.expect(title).not_to_have_text("Eg5 i-1 0.3 µM")
 
 
+def test_fields_and_neighbours_come_before_facts_which_stay_as_they_were_left(page: Page) -> None:
+    click_on(page, 4, "Eg5 i-1 0.3 µM")
+    details = page.locator("#explorer-details")
+    brief, facts = details.locator("p.note").first, details.locator(".facts")
+    q, distance = (
+        details.locator(f"dt:text-is('{name}') + dd").text_content()
+        for name in ("q value", "Distance to controls")
+    )
+    assert (
+        brief.inner_text()
+        == f"Eg5 inhibitors, active, q value {q}, Distance to controls {distance}"
+    )
+    sync_api.expect(facts).to_be_hidden()
+    # Without scrolling: the field, and the first neighbours.
+    box, third = (each.bounding_box() for each in (details, details.locator("ol li").nth(2)))
+    assert box
+    assert third
+    assert third["y"] + third["height"] < box["y"] + box["height"]
+    details.locator("summary").click()
+    sync_api.expect(facts).to_be_visible()
+    details.locator("ol button").first.click()
+    sync_api.expect(details.locator("h3").first).not_to_have_text("Eg5 i-1 0.3 µM")
+    sync_api.expect(facts).to_be_visible()
+
+
 def test_a_well_has_its_own_field_and_a_treatment_its_replicates(page: Page) -> None:
     details = page.locator("#explorer-details")
     click_on(page, 1, "Actin-1 0.3 µM")

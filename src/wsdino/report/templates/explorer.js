@@ -3,9 +3,10 @@
 const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const $ = (id) => document.getElementById(id);
 const GREY = "#8a939c", MAX_LISTED = 50, MAX_FOUND = 20;
+const BRIEF = ["Mechanism", "Active", "q value", "Distance to controls"];
 const PALETTE = data.palette, SHAPES = data.shapes, RAMP = data.ramp;
 const levels = new Map(data.levels.map((level) => [level.name, level]));
-const state = {level: "treatments", colour: "", find: "", select: [], hidden: new Set()};
+const state = {level: "treatments", colour: "", find: "", select: [], hidden: new Set(), isUnfolded: false};
 let view = null;
 
 // Small helpers.
@@ -153,12 +154,29 @@ const replicates = (treatment) => {
   return [...head, make("ul", list, {class: "neighbours"})];
 };
 
+// The treatments most like one, and the way to all of its compound's doses.
+const similar = (treatment) => {
+  const all = levels.get("treatments"), moa = column(all, "Mechanism"), plates = column(all, "Plate");
+  const list = data.neighbours[treatment].map(([other, cosine]) => {
+    const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
+    const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
+    const thumb = picture(`picture-${other}`, "");
+    // Too small for a scale bar.
+    return make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
+      button(all.names[other], async () => { await toLevel("treatments"); pick([other]); }),
+      make("span", facts.filter(Boolean).join(", "), {class: "note"})])]);
+  });
+  const place = document.querySelector(`details[data-rows~="${treatment}"]`);
+  return [make("h3", "Most similar treatments"), make("ol", list, {class: "neighbours"}),
+    ...(place ? [make("p", make("a", "All doses of the compound", {href: `#${place.id}`}))] : [])];
+};
+
 const details = () => {
   const level = levels.get(state.level), box = $("explorer-details"), rows = state.select;
   box.replaceChildren();
   $("explorer-csv").textContent = rows.length ? `CSV of the ${rows.length} selected` : "CSV of all shown";
   if (!rows.length) {
-    box.append(make("p", "Click a point, draw a lasso, or search; the fields, all that is known and the nearest neighbours appear here.", {class: "note"}));
+    box.append(make("p", "Click a point, draw a lasso, or search; the fields, the nearest neighbours and all that is known appear here.", {class: "note"}));
     return;
   }
   if (rows.length > 1) {
@@ -171,27 +189,18 @@ const details = () => {
   }
   const [row] = rows, treatment = level.of[row];
   box.append(make("h3", level.names[row]));
+  // What it does, looks like and resembles; all else is folded, and stays as it was left.
+  const brief = BRIEF.map((name) => column(level, name)).filter((each) => each && text(each, row) !== "–");
+  if (brief.length) box.append(make("p", brief.map((each) => `${each.labels ? "" : `${each.name} `}${text(each, row)}`).join(", "), {class: "note"}));
   const fields = pair(level, row);
   if (fields.length) box.append(make("div", fields, {class: "pair"}));
+  if (treatment >= 0) box.append(...similar(treatment), ...replicates(treatment));
   const facts = make("dl", "", {class: "facts"});
   for (const each of level.columns) facts.append(make("dt", each.name), make("dd", text(each, row)));
-  box.append(facts);
-  if (treatment < 0) return;
-  box.append(...replicates(treatment));
-  const all = levels.get("treatments"), moa = column(all, "Mechanism"), plates = column(all, "Plate");
-  const list = make("ol", "", {class: "neighbours"});
-  for (const [other, cosine] of data.neighbours[treatment]) {
-    const plate = plates ? text(plates, other) : data.plates[(data.pictures[other] || [])[1]];
-    const facts = [moa ? text(moa, other) : "", plate ? `plate ${plate}` : "", `cosine ${cosine.toFixed(3)}`];
-    const thumb = picture(`picture-${other}`, "");
-    // Too small for a scale bar.
-    list.append(make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
-      button(all.names[other], async () => { await toLevel("treatments"); pick([other]); }),
-      make("span", facts.filter(Boolean).join(", "), {class: "note"})])]));
-  }
-  box.append(make("h3", "Most similar treatments"), list);
-  const place = document.querySelector(`details[data-rows~="${treatment}"]`);
-  if (place) box.append(make("p", make("a", "All doses of the compound", {href: `#${place.id}`})));
+  const fold = make("details", [make("summary", "All that is known"), facts]);
+  fold.open = state.isUnfolded;
+  fold.addEventListener("toggle", () => { state.isUnfolded = fold.open; });
+  box.append(fold);
 };
 
 // What a person does.
