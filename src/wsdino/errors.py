@@ -72,6 +72,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
+# Options that are advised, and the keys of a run's config that say the same.
+CONFIG_KEYS = {
+    "--acquisition": "screen.acquisition",
+    "--channel": "screen.channels",
+    "--column": "screen.columns",
+    "--control": "screen.controls",
+    "--keep": "screen.keep",
+    "--num-components": "profile.num_components",
+    "--pattern": "screen.pattern",
+    "--platemap": "screen.platemap",
+    "--time": "screen.time",
+    "--z": "screen.z",
+}
+
+
+def option(text: str) -> str:
+    """Write an option for a message that those of `wsdino run` read, too, who give none.
+
+    `--z 0 or --z max` becomes `--z 0 or --z max (in a config screen.z)`.
+    """
+    return f"{text} (in a config {CONFIG_KEYS[text.split(maxsplit=1)[0]]})"
+
+
 class Named(Protocol):
     """An entry of a named table."""
 

@@ -49,7 +49,7 @@ def test_every_version_from_every_place(
 def test_planes_and_time_points(tmp_path: Path) -> None:
     folder = write_harmony(tmp_path / "m", 5, planes=3, times=2)
     with pytest.raises(
-        TableError, match=r"3 z planes \(1, 2, 3\); choose one, as --z 1, or the max"
+        TableError, match=r"3 z planes \(1, 2, 3\); choose one, as --z 1 or, for the max"
     ):
         read_manifest(folder, platemap=WELLS)
     with pytest.raises(TableError, match=r"2 time points \(0, 1\); choose one, as --time 0"):

@@ -307,7 +307,8 @@ def test_acquisitions_are_said_and_one_is_chosen(
             # Labels of segmentation are no sites.
             write_image(plate / well / str(i) / "labels" / "nuclei", pixels[:1], "czyx")
     with pytest.raises(
-        TableError, match=r"2 acquisitions \(0, 1\); choose one, as --acquisition 0$"
+        TableError,
+        match=r"2 acquisitions \(0, 1\); choose one, as --acquisition 0 \(in a config .*\)$",
     ):
         read_manifest(plate, platemap=B3_C3)
     assert "are of acquisitions 0 (cycle one), 1 (unnamed)" in capsys.readouterr().err
@@ -320,7 +321,9 @@ def test_acquisitions_are_said_and_one_is_chosen(
             [w + f + start + c for c in range(len(channels))] for w in (0, 1000) for f in (0, 100)
         ]
         assert store.manifest["Metadata_Site"].tolist() == [0, 1, 0, 1]
-    with pytest.raises(TableError, match="--acquisition 2: there are only 0, 1"):
+    with pytest.raises(
+        TableError, match=r"--acquisition 2 \(in a config screen.acquisition\): there are only 0, 1"
+    ):
         read_manifest(plate, platemap=B3_C3, selection=Selection(acquisition="2"))
 
 

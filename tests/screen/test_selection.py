@@ -64,12 +64,18 @@ def test_planes_and_time_points_must_be_chosen(stacks: Path) -> None:
     for selection, line in (
         (
             None,
-            r"sites have 3 z planes \(1, 2, 3\); choose one, as --z 1, or the maximum of all by",
+            r"sites have 3 z planes \(1, 2, 3\); choose one, as --z 1 or, for the maximum of all",
         ),
-        (Selection(z=2), r"sites have 2 time points \(0, 1\); choose one, as --time 0$"),
-        (Selection(z=4, time=0), r"--z 4: there are only 1, 2, 3"),
-        (Selection(z=1, time=2), r"--time 2: there are only 0, 1"),
-        (Selection(z=1, time=0, acquisition="1"), "--acquisition 1: .* tell acquisitions apart"),
+        (
+            Selection(z=2),
+            r"sites have 2 time points \(0, 1\); choose one, as --time 0 \(.*\)$",
+        ),
+        (Selection(z=4, time=0), r"--z 4 \(.*\): there are only 1, 2, 3"),
+        (Selection(z=1, time=2), r"--time 2 \(.*\): there are only 0, 1"),
+        (
+            Selection(z=1, time=0, acquisition="1"),
+            r"--acquisition 1 \(.*\): .* tell acquisitions apart",
+        ),
     ):
         with pytest.raises(TableError, match=line) as caught:
             read_manifest(stacks, selection=selection)
@@ -173,8 +179,11 @@ def test_channels_are_chosen_renamed_and_ordered(stacks: Path, tmp_path: Path) -
             ("DNA=Golgi",),
             "no channel Golgi; there are OrigDNA, OrigER, Mito",
         ),
-        (("A=Mito", "B=Mito"), "--channel 'B=Mito': Mito was named before"),
-        (("A=Mito", "A=ER"), "--channel 'A=ER': A was named before"),
+        (
+            ("A=Mito", "B=Mito"),
+            r"--channel 'B=Mito' \(in a config screen.channels\): Mito was named before",
+        ),
+        (("A=Mito", "A=ER"), r"--channel 'A=ER' \(.*\): A was named before"),
         (("=Mito",), "use the form NAME, or NEW=NAME"),
         (("A=",), "use the form NAME, or NEW=NAME"),
     ):

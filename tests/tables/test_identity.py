@@ -80,7 +80,7 @@ def test_flagged_controls_of_several_compounds_are_named(
     assert read_table(given)["Metadata_Control"].tolist() == [True, True, True, False]
     advice = (
         "2 compounds are flagged as negative controls (AMG900, DMSO); if some are positive ones, "
-        "name the negative one (--control, in a config screen.controls)"
+        "name the negative one by --control NAME (in a config screen.controls)"
     )
     assert advice in capsys.readouterr().err
     found = read_table(given, controls=["DMSO"])

@@ -17,7 +17,7 @@ from wsdino import job
 from wsdino.atomic import sweep, write_error, write_text
 from wsdino.device import require_memory
 from wsdino.embed.parts import TablePart, merge_parts
-from wsdino.errors import ModelError
+from wsdino.errors import ModelError, option
 from wsdino.lock import one_writer_of_file
 from wsdino.model.upload import upload
 from wsdino.progress import Meter, say
@@ -198,7 +198,7 @@ def _require_finite(block: NDArray[np.float32], store: Store, rows: NDArray[np.i
         raise ModelError(
             f"{store.path}: the model's embedding of site {row} (plate {site['Metadata_Plate']}, "
             f"well {site['Metadata_Well']}, site {site['Metadata_Site']}) is NaN or infinite; look "
-            "at its images, leave it out with --keep, or use another model"
+            f"at its images, leave it out by {option('--keep CONDITION')}, or use another model"
         )
 
 

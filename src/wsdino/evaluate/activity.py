@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from wsdino.errors import option
 from wsdino.evaluate.precision import (
     average_precisions,
     false_discovery_rates,
@@ -220,7 +221,7 @@ def why_not(table: pd.DataFrame, wells: Wells, *, fdr: float = FDR) -> list[str]
     if not wells.is_control.any():
         notes.append(
             "activity is not defined: no well is a negative control (Metadata_Control); name one "
-            "with --control"
+            f"by {option('--control NAME')}"
         )
         return notes
     single = table["num_wells"] < 2

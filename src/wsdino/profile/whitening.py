@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.counting import counted
-from wsdino.errors import TableError
+from wsdino.errors import TableError, option
 from wsdino.profile.base import Fit
 from wsdino.profile.rows import chosen_blocks, mean_of_blocks, moments_of_blocks
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
@@ -298,8 +298,8 @@ class Whitening:
         if not self.on_controls:
             return (
                 f"{few}: so few rows become nearly equally far from each other, whatever their "
-                "treatments; use weak_label or plate, or --num-components with far fewer than "
-                "there are rows."
+                "treatments; use weak_label or plate, or far fewer components than there are rows: "
+                f"{option('--num-components NUMBER')}."
             )
         if keeps_all:
             return (

@@ -100,7 +100,8 @@ def _phenotype(record: RunRecord) -> Light:
             "Not measured",
             _sentence(reason),
             "Activity compares replicates of a treatment with negative controls on the same plate: "
-            "mark the controls in Metadata_Control, and evaluate again.",
+            "mark these in Metadata_Control or name them (screen.controls in the config), and run "
+            "again into another folder.",
         )
     rate = f"{100 * found['fdr']:g} %" if is_number(found.get("fdr")) else "the chosen level"
     sentence = (
@@ -284,7 +285,8 @@ def _technical(record: RunRecord) -> Light:
             "Not measured",
             "results.json doesn't say how much of batch and plate is in the profiles; that takes "
             f"several of them, and wells.{note}",
-            "Give Metadata_Plate and Metadata_Batch, and evaluate from sites.",
+            "Give Metadata_Plate and Metadata_Batch, in the screen's table or a plate map "
+            "(screen.platemap in the config), and run again into another folder.",
         )
     levels = {label: leakage_level(values) for label, values in measured.items()}
     level = next((each for each in ("bad", "warning") if each in levels.values()), "good")
@@ -317,7 +319,8 @@ def _technical(record: RunRecord) -> Light:
         shared_beyond_chance(told),
         sentence,
         "Trust neighbours from another batch (NSCB) more than those of the same one; colour the "
-        "map by batch, plate and density, and try another normalisation, such as one per plate.",
+        "map by batch, plate and density, and try another normalisation, such as one per plate "
+        "(profile.normalise: plate in the config).",
     )
 
 

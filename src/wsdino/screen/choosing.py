@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsdino.counting import counted
-from wsdino.errors import InputError, TableError, did_you_mean
+from wsdino.errors import InputError, TableError, did_you_mean, option
 from wsdino.progress import say
 from wsdino.screen.selection import MAX
 from wsdino.tables.columns import (
@@ -127,17 +127,19 @@ def _along(
     known = sorted(set(values.dropna()), key=_natural)
     if wanted is None:
         some = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-        maximum = f", or the maximum of all by --{dimension.field} {MAX}"
+        maximum = f" or, for the maximum of all, --{dimension.field} {MAX}"
+        advice = f"--{dimension.field} {known[0]}{maximum if dimension.projects else ''}"
         raise TableError(
             f"{origin}: sites have {len(known)} {dimension.name} ({some}); choose one, as "
-            f"--{dimension.field} {known[0]}{maximum if dimension.projects else ''}"
+            f"{option(advice)}"
         )
     if wanted == MAX and dimension.projects:
         return _projected(table, column, origin)
     chosen = values == str(wanted)
     if not chosen.any():
         raise TableError(
-            f"{origin}: --{dimension.field} {wanted}: there are only {', '.join(known)}"
+            f"{origin}: {option(f'--{dimension.field} {wanted}')}: there are only "
+            f"{', '.join(known)}"
         )
     places = _place(table)
     num_lost = len(table[places].drop_duplicates()) - len(
@@ -192,8 +194,8 @@ def _in_files(
     """Note what is to be taken of each file."""
     if dimension.in_file is None:
         raise TableError(
-            f"{origin}: --{dimension.field} {wanted}: this screen doesn't tell {dimension.name} "
-            "apart"
+            f"{origin}: {option(f'--{dimension.field} {wanted}')}: this screen doesn't tell "
+            f"{dimension.name} apart"
         )
     return table.assign(
         **{f"{dimension.in_file}_{channel}": str(wanted) for channel in channels_of(table)}
@@ -247,12 +249,13 @@ def _with_channels(table: pd.DataFrame, settings: Sequence[str], origin: str) ->
     renamed: dict[str, str] = {}
     for setting in settings:
         new, equals, old = (part.strip() for part in setting.partition("="))
+        asked = option(f"--channel {setting!r}")
         if not new or (equals and not old):
-            raise InputError(f"--channel {setting!r}: use the form NAME, or NEW=NAME to rename it")
+            raise InputError(f"{asked}: use the form NAME, or NEW=NAME to rename it")
         old = _channel(old or new, known, setting, origin)
         if new in renamed.values() or old in renamed:
             raise InputError(
-                f"--channel {setting!r}: {new if new in renamed.values() else old} was named "
+                f"{asked}: {new if new in renamed.values() else old} was named "
                 "before; name each channel once"
             )
         renamed[old] = new
@@ -288,6 +291,6 @@ def _channel(name: str, known: Sequence[str], setting: str, origin: str) -> str:
         if len(found) == 1:
             return found[0]
     raise TableError(
-        f"{origin}: --channel {setting!r}: no channel {name}{did_you_mean(name, known)}; there are "
-        f"{', '.join(known)}"
+        f"{origin}: {option(f'--channel {setting!r}')}: no channel {name}"
+        f"{did_you_mean(name, known)}; there are {', '.join(known)}"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from wsdino.device import require_memory
-from wsdino.errors import ImageError, InputError, WsdinoError
+from wsdino.errors import ImageError, InputError, WsdinoError, option
 from wsdino.outside import reading
 from wsdino.screen.correction import corrected
 from wsdino.screen.images import Plane, describe, read_site, require_alike
@@ -128,7 +128,7 @@ def threads_for(site_bytes: int, num_threads: int) -> int:
     require_memory(
         f"converting {num} sites of {site_bytes / 1e9:.2f} GB at a time",
         MEMORY_PER_BYTE * num * site_bytes,
-        advice="leave channels out (--channel), or use a machine with more",
+        advice=f"choose fewer channels by {option('--channel NAME')}, or use a machine with more",
     )
     return num
 

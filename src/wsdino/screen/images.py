@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from wsdino.errors import ImageError
+from wsdino.errors import ImageError, option
 from wsdino.outside import reading
 from wsdino.remote import is_remote, local_copy, named
 from wsdino.screen.formats import (
@@ -242,7 +242,9 @@ def _along(axis: str, size: int, wanted: int | str | None, path: Path) -> slice:
         return slice(None)
     name, advice = _CHOICES[axis]
     if wanted is None and size > 1:
-        raise ImageError(f"{path}: the image has {size} {name}, counted from 0; choose by {advice}")
+        raise ImageError(
+            f"{path}: the image has {size} {name}, counted from 0; choose by {option(advice)}"
+        )
     index = int(wanted or 0)
     if index >= size:
         raise ImageError(

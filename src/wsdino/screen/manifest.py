@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import pandas as pd
 
-from wsdino.errors import InputError, TableError, did_you_mean
+from wsdino.errors import InputError, TableError, did_you_mean, option
 from wsdino.remote import shown
 from wsdino.screen import bbbc021
 from wsdino.screen.choosing import selected
@@ -147,13 +147,14 @@ def read_rows(
     if COMPOUND not in table and wells is not None:
         raise TableError(
             f"{wells.origin}: no column {COMPOUND}; it has {', '.join(wells.columns)}; to read it "
-            f"from a column with another name, use --column {COMPOUND}=NAME"
+            f"from a column with another name, use {option(f'--column {COMPOUND}=NAME')}"
         )
     if COMPOUND not in table:
         raise TableError(
-            f"{origin}: doesn't say which well received which compound; give a plate map "
-            f"(--platemap: a table with {COMPOUND} and so on for each Metadata_Plate and "
-            f"Metadata_Well), or name the column (--column {COMPOUND}=NAME)"
+            f"{origin}: doesn't say which well received which compound; give a plate map by "
+            f"{option('--platemap FILE')}, a table with {COMPOUND} and so on for each "
+            f"Metadata_Plate and Metadata_Well, or name the column by "
+            f"{option(f'--column {COMPOUND}=NAME')}"
         )
     require_single(table, origin=origin)
     table = selected(table, selection, origin=origin)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, option
 from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.remote import absolute, is_remote, named, shown
@@ -160,7 +160,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir()
 
 
-ANY_FOLDER = "any folder of images, with a --pattern of their names"
+ANY_FOLDER = "any folder of images, with a pattern of their names"
 
 
 def _say_others(path: Path, reader: Reader, others: Sequence[Reader]) -> None:
@@ -175,7 +175,7 @@ def _say_others(path: Path, reader: Reader, others: Sequence[Reader]) -> None:
 
 def accepted() -> str:
     """List the supported formats."""
-    return "; ".join([*(reader.name for reader in READERS), ANY_FOLDER])
+    return "; ".join([*(reader.name for reader in READERS), f"{ANY_FOLDER}, {option('--pattern')}"])
 
 
 def read_raw(path: Path, *, text: Collection[str] = (), pattern: str | None = None) -> RawTable:

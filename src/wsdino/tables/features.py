@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, option
 from wsdino.tables.columns import (
     BATCH,
     PLATE,
@@ -198,7 +198,8 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], *, purpose: str) 
         has = ", ".join(metadata_of(table).columns) or "no metadata"
         msg = (
             f"{purpose} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; the table "
-            f"has {has}; a plate map can be joined by plate and well (--platemap)"
+            f"has {has}; a plate map can be joined by plate and well: "
+            f"{option('--platemap FILE')}"
         )
         raise TableError(msg)
 

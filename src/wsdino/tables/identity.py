@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.counting import counted
-from wsdino.errors import TableError, did_you_mean
+from wsdino.errors import TableError, did_you_mean, option
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -306,7 +306,7 @@ def _report_several(table: pd.DataFrame, is_control: NDArray[np.bool_], origin: 
         some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         say(
             f"{origin}: {len(names)} compounds are flagged as negative controls ({some}); if some "
-            "are positive ones, name the negative one (--control, in a config screen.controls)"
+            f"are positive ones, name the negative one by {option('--control NAME')}"
         )
 
 

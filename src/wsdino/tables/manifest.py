@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import TableError
+from wsdino.errors import TableError, option
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -173,7 +173,7 @@ def _require_columns(manifest: pd.DataFrame, origin: str) -> list[str]:
         if column not in manifest:
             raise TableError(
                 f"{origin}: no column {column}; {has}; to read it from a column with another name, "
-                f"use --column {column}=NAME"
+                f"use {option(f'--column {column}=NAME')}"
             )
     channels = channels_of(manifest)
     if not channels:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from wsdino.counting import counted
-from wsdino.errors import TableError
+from wsdino.errors import TableError, option
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -113,7 +113,8 @@ def read_platemap(
     if WELL not in wells and (PLATE not in wells or COMPOUND in wells):
         raise TableError(
             f"{origin}: no column {WELL}; it has {', '.join(map(str, raw.columns))}; a plate map "
-            "has one row per well; name the column of wells with --column Metadata_Well=NAME"
+            "has one row per well; name the column of wells by "
+            f"{option('--column Metadata_Well=NAME')}"
         )
     return PlateMap(wells, origin, tuple(map(str, raw.columns)), source.by_batch)
 

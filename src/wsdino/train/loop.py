@@ -359,11 +359,11 @@ class Trainer:
             what = "images" if "images" in differ else "plates, wells or batches of the images"
             return ConfigError(
                 f"{self.folder}: its checkpoints were trained on other {what} than those in the "
-                f"store now; give another output folder, or delete {folder} to train again"
+                f"store now; give --out another folder, or delete {folder} to train again"
             )
         return ConfigError(
             f"{self.folder}: its checkpoints were trained with other options or weak labels, or by "
-            "an earlier version; use the options of its config.yaml, or another output folder"
+            "an earlier version; use the options of its config.yaml, or give --out another folder"
         )
 
     def _require_agreement(self, found: str, what: str) -> None:

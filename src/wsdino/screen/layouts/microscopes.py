@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import InputError, TableError
+from wsdino.errors import InputError, TableError, option
 from wsdino.remote import copying, is_remote, shown
 from wsdino.screen.formats import MICROSCOPES, which_image
 from wsdino.screen.layouts.listing import CHANNEL, as_sites, unique_names
@@ -70,7 +70,7 @@ def read(path: Path, text: Collection[str]) -> RawTable:
             if well is None:
                 raise TableError(
                     f"{file}: neither its name nor that of its position {scene!r} names a well; "
-                    "give a --pattern of the files' names, with (?P<well>...)"
+                    f"give {option('--pattern')} of the files' names, with (?P<well>...)"
                 )
             place = {
                 PLATE: file.parent.name if _well_of(file.stem) == well else file.stem,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wsdino.errors import InputError, TableError
+from wsdino.errors import InputError, TableError, option
 from wsdino.progress import say
 from wsdino.remote import absolute, is_remote, shown
 from wsdino.screen.choosing import ACQUISITION, TIME, Z
@@ -60,7 +60,9 @@ def read_names(folder: Path, pattern: str) -> RawTable:
         It isn't a folder, or no image's name matches.
     """
     if not folder.is_dir() and not is_remote(folder):
-        raise TableError(f"{shown(folder)}: not a folder; --pattern is for folders of images")
+        raise TableError(
+            f"{shown(folder)}: not a folder; {option('--pattern')} is for folders of images"
+        )
     expression = _compiled(pattern)
     suffixes = tuple(suffix for known in FORMATS for suffix in known.suffixes)
     paths = [
@@ -80,13 +82,13 @@ def read_names(folder: Path, pattern: str) -> RawTable:
         require_listed(folder)
         found = f"{len(paths)} images, such as {others[0]}" if others else "no images"
         raise TableError(
-            f"{shown(folder)}: --pattern {pattern!r} matches none of the names of {found}; it must "
-            "match the whole path below the folder"
+            f"{shown(folder)}: {option(f'--pattern {pattern!r}')} matches none of the names of "
+            f"{found}; it must match the whole path below the folder"
         )
     if others:
         say(
-            f"{shown(folder)}: {len(others)} of {len(paths)} images don't match --pattern and are "
-            f"left out, such as {others[0]}"
+            f"{shown(folder)}: {len(others)} of {len(paths)} images don't match the pattern and "
+            f"are left out, such as {others[0]}"
         )
     images = pd.DataFrame([row for one in rows for row in _within(one)])
     channels = list(dict.fromkeys(images[CHANNEL]))
@@ -99,13 +101,15 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--pattern {pattern!r}: not a regular expression: {error}") from error
+        raise InputError(
+            f"{option(f'--pattern {pattern!r}')}: not a regular expression: {error}"
+        ) from error
     groups = set(expression.groupindex)
     if "well" not in groups and not {"row", "column"} <= groups:
         has = ", ".join(sorted(groups)) or "none"
         raise InputError(
-            f"--pattern {pattern!r}: its named groups are {has}; one must be (?P<well>...), or two "
-            "row and column"
+            f"{option(f'--pattern {pattern!r}')}: its named groups are {has}; one must be "
+            "(?P<well>...), or two row and column"
         )
     return expression
 
