@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -281,6 +282,75 @@ def test_a_well_of_a_heat_map_is_shown_in_the_explorer(page: Page) -> None:
     sync_api.expect(title).to_have_text(f"{NASTY} 0.1 µM, P/2 B02")
 
 
+def test_wells_of_a_heat_map_are_reached_named_and_opened_by_keyboard(page: Page) -> None:
+    # One stop for Tab in each measure that is open, whatever the number of wells.
+    well = page.locator("#plates .well")
+    sync_api.expect(well).to_have_count(1)
+    stops = "all => all.filter((each) => each.tabIndex >= 0).length"
+    assert page.locator("#plates .plates *").evaluate_all(stops) == 1
+    page.locator("#plates summary").first.focus()
+    page.keyboard.press("Tab")
+    sync_api.expect(well).to_be_focused()
+    shown = page.locator("#plates .said").first
+    values = dict(means(page))
+    for key, place, name in (
+        ("ArrowRight", "P/1 B03", "Eg5 i-1 0.3 µM"),
+        ("ArrowDown", "P/1 C03", "Eg5 i-2 0.9 µM"),
+        ("PageDown", "P/2 C03", "Eg5 i-2 0.9 µM"),
+        ("End", "P/2 E04", "DMSO 0 µM"),
+        ("ArrowRight", "P/2 E04", "DMSO 0 µM"),
+        ("ArrowUp", "P/2 D04", "DMSO 0 µM"),
+        ("ArrowLeft", "P/2 D03", "Prote-0 0.1 µM"),
+        ("PageUp", "P/1 D03", "Prote-0 0.1 µM"),
+        ("Home", "P/1 B02", f"{NASTY} 0.1 µM"),
+        ("PageDown", "P/2 B02", f"{NASTY} 0.1 µM"),
+    ):
+        page.keyboard.press(key)
+        sync_api.expect(well).to_be_focused()
+        said = well.get_attribute("aria-label")
+        measure, _, value = said.rpartition(" ")
+        assert measure == f"{place}, {name}: Mean intensity, DAPI"
+        assert float(value) == pytest.approx(values[place], rel=0.005)
+        assert shown.inner_text() == said
+    # It lies over its well: B02 of a plate with 8 rows and 12 columns.
+    place_in_wells = """each => {
+      const rect = (one) => one.getBoundingClientRect();
+      const [well, plate] = [rect(each), rect(each.previousElementSibling)];
+      const px = plate.width / 12;
+      return [(well.x - plate.x) / px, (well.y - plate.y) / px, well.width / px, well.height / px];
+    }"""
+    assert well.evaluate(place_in_wells) == pytest.approx([1, 1, 1, 1], abs=0.05)
+    page.keyboard.press("Enter")
+    title = page.locator("#explorer-details h3").first
+    sync_api.expect(title).to_have_text(f"{NASTY} 0.1 µM, P/2 B02")
+    sync_api.expect(page.locator("#explorer-details")).to_be_focused()
+
+
+def means(page: Page) -> Iterator[tuple[str, float]]:
+    """Place and value of each well of the first measure, as the page has them."""
+    wells, own = (
+        json.loads(page.locator(name).first.text_content() or "")
+        for name in ("#plates-wells", "#plates details .figure-data")
+    )
+    for plate, well, value in zip(wells["plate"], wells["well"], own["values"], strict=True):
+        if value is not None:
+            yield f"{wells['plates'][plate]} {well}", value
+
+
+def test_a_map_shows_nothing_of_the_one_before(page: Page) -> None:
+    page.select_option("#explorer-level", "wells")
+    sync_api.expect(page.locator("#explorer-note")).to_contain_text("wells")
+    page.wait_for_timeout(300)
+    stage = page.locator("#explorer-plot")
+    first = stage.screenshot()
+    page.click("#explorer-in")
+    page.wait_for_timeout(300)
+    assert stage.screenshot() != first
+    page.click("#explorer-reset")
+    page.wait_for_timeout(300)
+    assert stage.screenshot() == first
+
+
 def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
     with page.expect_download() as download:
         page.click("button[aria-label='SVG of confusion-nsc']")
@@ -394,11 +464,14 @@ def test_a_measure_of_wells_is_saved_plate_by_plate(dosed: Page) -> None:
     button = page.get_by_label("CSV of plates-distance-to-controls", exact=True)
     button.locator("xpath=ancestor::details").evaluate("each => { each.open = true; }")
     head, *rows = csv.reader(content_of(page, button).splitlines())
-    assert head == ["plate", "well", "Distance to controls"]
-    assert [row[:2] for row in rows] == [
-        [plate, well] for plate in ("P/1", "P/2") for well in ("B02", "C02", "D02", "E02")
+    assert head == ["plate", "well", "treatment", "Distance to controls"]
+    treated = [f"{NASTY} 0.1 µM", f"{NASTY} 0.3 µM", "DMSO 0 µM", "DMSO 0 µM"]
+    assert [row[:3] for row in rows] == [
+        [plate, well, name]
+        for plate in ("P/1", "P/2")
+        for well, name in zip(("B02", "C02", "D02", "E02"), treated, strict=True)
     ]
-    assert all(float(row[2]) > 0 for row in rows)
+    assert all(float(row[3]) > 0 for row in rows)
 
 
 def bar_px(picture: Locator) -> float:

@@ -17,6 +17,7 @@ from wsdino.evaluate.wells import wells_of
 from wsdino.report.columns import controls_of
 from wsdino.report.illumination import illumination
 from wsdino.report.pictures import plate_labels
+from wsdino.report.treated import treatment_names
 from wsdino.report.words import number
 from wsdino.runrecord import Omitted
 from wsdino.tables.columns import PLATE, QUALITY, WELL
@@ -48,7 +49,8 @@ class Measured:
     name
         Its heading.
     table
-        `plate` (label), `row` and `column` (from 0), `value`, `is_control`; a row for each well.
+        `plate` (label), `row` and `column` (from 0), `value`, `is_control`, `treatment` (as
+        displayed; empty: not known); a row for each well.
     """
 
     name: str
@@ -77,8 +79,12 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
             "Metadata_Well)"
         )
     shape = plate_format([measure.table for measure in measures])
-    places = pd.concat([m.table[_PLACE] for m in measures]).drop_duplicates(ignore_index=True)
+    places = pd.concat([m.table[[*_PLACE, "treatment"]] for m in measures]).drop_duplicates(_PLACE)
+    # By plate in order of first appearance, and within as one reads.
+    order = np.lexsort([places["column"], places["row"], pd.factorize(places["plate"])[0]])
+    places = places.iloc[order].reset_index(drop=True)
     codes, named_plates = pd.factorize(places["plate"])
+    treatment, treatments = pd.factorize(places["treatment"])
     shown = []
     for measure in measures:
         low, high = np.percentile(measure.table["value"], [2, 98])
@@ -108,6 +114,8 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
             "plates": named_plates.tolist(),
             "plate": codes.tolist(),
             "well": list(map(_well_name, places["row"], places["column"])),
+            "treatments": treatments.tolist(),
+            "treatment": treatment.tolist(),
         },
         "illumination": illumination(store),
     }
@@ -135,7 +143,7 @@ def _well_name(row: int, column: int) -> str:
 
 def _values_at(table: pd.DataFrame, places: pd.DataFrame) -> list[float | None]:
     """Return the value in each of the wells, to five digits; None where there is none."""
-    found = places.merge(table, on=_PLACE, how="left")["value"]
+    found = places[_PLACE].merge(table, on=_PLACE, how="left")["value"]
     return [None if np.isnan(value) else float(f"{value:.5g}") for value in found]
 
 
@@ -149,12 +157,15 @@ def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> M
             "column": columns,
             "value": np.asarray(values, dtype=np.float64),
             "is_control": controls_of(frame),
+            "treatment": treatment_names(frame),
         }
     )[known & np.isfinite(values)]
     if table.empty:
         return None
     wells = table.groupby(_PLACE, sort=False, as_index=False).agg(
-        value=("value", "mean"), is_control=("is_control", "first")
+        value=("value", "mean"),
+        is_control=("is_control", "first"),
+        treatment=("treatment", "first"),
     )
     return Measured(name, wells)
 

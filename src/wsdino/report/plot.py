@@ -50,8 +50,8 @@ def map_plot(extent: int) -> dict[str, Any]:
         y_range=Range1d(start=-margin, end=extent + margin),
         background_fill_color=None,
         border_fill_color=None,
-        outline_line_color="#8a939c",
-        outline_line_alpha=0.5,
+        # The page draws it: Bokeh's own strokes the last point of what was shown before, too.
+        outline_line_color=None,
         min_border=2,
     )
     plot.axis.visible = False

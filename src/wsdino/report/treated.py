@@ -73,7 +73,7 @@ class Treated:
     @cached_property
     def names(self) -> list[str]:
         """Name of each."""
-        return [" ".join(key).strip() for key in self.keys]
+        return treatment_names(self.frame)
 
     @cached_property
     def moas(self) -> list[str | None]:
@@ -180,6 +180,15 @@ def keys_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return compound and dose of each row of a table, as displayed."""
     doses = frame[CONCENTRATION] if CONCENTRATION in frame else [None] * len(frame)
     return [treatment_key(*pair) for pair in zip(frame[COMPOUND], doses, strict=True)]
+
+
+def treatment_names(frame: pd.DataFrame) -> list[str]:
+    """Return the name of each row's treatment, as displayed; empty where the table doesn't say."""
+    if COMPOUND not in frame:
+        return [""] * len(frame)
+    known = frame[COMPOUND].notna()
+    names = (" ".join(key).strip() for key in keys_of(frame))
+    return [name if is_known else "" for name, is_known in zip(names, known, strict=True)]
 
 
 def moas_of(frame: pd.DataFrame) -> list[str | None]:

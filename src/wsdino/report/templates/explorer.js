@@ -370,18 +370,27 @@ const start = async () => {
   $("explorer-csv").addEventListener("click", table);
   $("explorer-svg").addEventListener("click", () => save(`map-${state.level}.svg`, vector(), "image/svg+xml"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("explore", async (event) => {
-    await toLevel("treatments");
-    pick([event.detail]);
-    $("treatment_map").scrollIntoView();
-  });
-  addEventListener("explore-well", async (event) => {
-    const wells = levels.get("wells");
-    const row = wells ? wells.names.findIndex((name) => name.endsWith(event.detail)) : -1;
-    if (row < 0) return;
-    await toLevel("wells");
+  // What was asked for elsewhere on the page; the keyboard goes along.
+  const show = (row) => {
     pick([row]);
     $("treatment_map").scrollIntoView();
+    $("explorer-details").focus({preventScroll: true});
+  };
+  addEventListener("explore", async (event) => {
+    await toLevel("treatments");
+    show(event.detail);
+  });
+  addEventListener("explore-well", async (event) => {
+    const {place, treatment} = event.detail;
+    const at = (name, is) => levels.get(name)?.names.findIndex(is) ?? -1;
+    const well = () => at("wells", (name) => name.endsWith(`, ${place}`));
+    if (levels.get("wells")?.pending || well() >= 0) await toLevel("wells");
+    if (well() >= 0) return show(well());
+    // Of very many wells the map has some; its treatment stands for one that it hasn't.
+    const row = at("treatments", (name) => name === treatment);
+    if (row < 0) return;
+    await toLevel("treatments");
+    show(row);
   });
   const restore = async () => {
     const asked = new URLSearchParams(location.hash.slice(1)), name = asked.get("map");

@@ -231,23 +231,18 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   offer(figure, options);
 }
 // Measures of wells have their values alone; which wells these are stands there once.
+const wells = () => JSON.parse(document.getElementById("plates-wells").textContent);
 const rowsOf = (data) => {
   const own = JSON.parse(data.textContent);
   if (Array.isArray(own)) return own;
-  const {plates, plate, well} = JSON.parse(document.getElementById("plates-wells").textContent);
-  return [["plate", "well", own.name], ...own.values.map((value, n) => [plates[plate[n]], well[n], value]).filter((row) => row[2] !== null)];
+  const {plates, plate, well, treatment, treatments} = wells();
+  return [["plate", "well", "treatment", own.name], ...own.values.map((value, n) => [plates[plate[n]], well[n], treatments[treatment[n]], value]).filter((row) => row[3] !== null)];
 };
 for (const data of document.querySelectorAll(".figure-data[data-name]")) {
   const {name} = data.dataset;
   offer(data, [["SVG", name, () => save(`${name}.svg`, sheet(data.parentElement), "image/svg+xml")],
     ["CSV", name, () => save(`${name}.csv`, csv(rowsOf(data)), "text/csv")]]);
 }
-for (const svg of document.querySelectorAll("svg.plate")) svg.addEventListener("click", (event) => {
-  const box = svg.getBoundingClientRect(), [, , width] = svg.getAttribute("viewBox").split(" ").map(Number);
-  const [column, row] = [event.clientX - box.left, event.clientY - box.top].map((px) => Math.floor(px * width / box.width));
-  const letters = (row >= 26 ? String.fromCharCode(64 + Math.floor(row / 26)) : "") + String.fromCharCode(65 + row % 26);
-  dispatchEvent(new CustomEvent("explore-well", {detail: `, ${svg.dataset.plate} ${letters}${String(column + 1).padStart(2, "0")}`}));
-});
 for (const table of document.querySelectorAll("table[data-name]")) {
   const {name} = table.dataset;
   offer(table.closest(".scroll"), [["CSV", name, () => save(`${name}.csv`, csv(table.id === "treatments-table" && long
