@@ -20,7 +20,7 @@ from wsdino.report.attention import (
     save_attention,
     site_title,
 )
-from wsdino.report.attentive import site_maps
+from wsdino.report.attentive import on_foreground, site_maps
 from wsdino.report.images import composite
 
 if TYPE_CHECKING:
@@ -157,6 +157,24 @@ def test_colours_lie_between_quantiles_and_say_what_these_are() -> None:
     assert (flat[:25] == flat[0]).all()
     assert (flat[75:] == flat[99]).all()
     assert len({tuple(colour) for colour in flat.tolist()}) > 40
+
+
+def test_attention_on_foreground_is_counted_by_pixels() -> None:
+    image = np.random.default_rng(0).integers(90, 110, (2, 48, 64)).astype(np.uint16)
+    # A quarter of one patch of eight pixels in the first channel, all of two in the other.
+    image[0, 8:16:, 8:10] = 3000
+    image[1, 24:32, 32:48] = 3000
+    maps = np.full((2, 6, 8), 1.0, np.float32)
+    maps[:, 1, 1] = 9
+    shares = on_foreground(maps / maps[0].sum(), image, ("DAPI", "Actin"), "DAPI")
+    assert shares == pytest.approx((0.25 * 9 / (47 + 9), 0.25 / 48))
+    together = on_foreground(maps / maps[0].sum(), image, ("DAPI", "Actin"), "joint")
+    assert together == pytest.approx(((0.25 * 9 + 2) / (47 + 9), 2.25 / 48))
+    even = on_foreground(np.ones((1, 6, 8)), image, ("DAPI", "Actin"), "Actin")
+    assert even == pytest.approx((2 / 48, 2 / 48))
+    assert on_foreground(maps, np.full((1, 48, 64), 7, np.uint16), ("DAPI",), "DAPI") is None
+    noise = np.random.default_rng(0).integers(90, 110, (1, 48, 64)).astype(np.uint16)
+    assert on_foreground(maps, noise, ("DAPI",), "DAPI") is None
 
 
 def test_cells_show_through_where_attention_is_low() -> None:

@@ -17,6 +17,8 @@ from generated_run import NASTY, MeanModel, make_run, make_screen, make_sites
 from PIL import Image
 
 from wsdino.report import pictures
+from wsdino.report.attentive import site_maps, site_patches
+from wsdino.report.components import principal_components
 from wsdino.report.html import write_report
 
 if TYPE_CHECKING:
@@ -396,6 +398,55 @@ def test_every_figure_has_its_svg_and_its_csv(dosed: Page) -> None:
         assert "<path" in drawn or "<image" in drawn
         assert "var(" not in drawn
         ET.fromstring(drawn)
+
+
+def test_maps_of_patches_are_saved_as_they_were_computed(page: Page, report: Path) -> None:
+    store = make_screen(make_sites(pd.read_parquet(report.parent / "profiles.parquet")))
+    model = MeanModel()
+    maps = site_maps(model, store, 0)
+    head, *rows = csv.reader(content_of(page, page.get_by_label("CSV of attention-0")).splitlines())
+    assert head == ["network", "head", "row", "column", "attention, 1 is even"]
+    frame = pd.DataFrame(rows, columns=head)
+    assert len(frame) == maps.shape[0] * (maps.shape[1] + 1) * 6 * 8
+    for number, name in enumerate(model.network_names):
+        expected = [maps[number].mean(axis=0), *maps[number]]
+        for label, own in zip(("mean", "1", "2"), expected, strict=True):
+            is_own = (frame["network"] == name) & (frame["head"] == label)
+            found = frame[is_own].iloc[:, 4].to_numpy(dtype=float).reshape(6, 8)
+            np.testing.assert_allclose(found, own / own.mean(), rtol=1e-3, atol=1e-3)
+    head, *rows = csv.reader(content_of(page, page.get_by_label("CSV of components")).splitlines())
+    assert head == ["network", "field", "row", "column", *(f"component {n}" for n in (1, 2, 3))]
+    frame = pd.DataFrame(rows, columns=head)
+    scores = principal_components([site_patches(model, store, 0)[1]]).scores[0]
+    own = frame[frame["network"] == "Tubulin"].iloc[:, 4:].to_numpy(dtype=float)
+    np.testing.assert_allclose(own, scores.reshape(-1, 3), rtol=1e-3, atol=1e-3 * scores.max())
+    # Each row has the field, the mean and two heads; each picture of components has its field.
+    for name, num in (("attention-0", 3 * 4), ("components", 3 * 2)):
+        drawn = ET.fromstring(content_of(page, page.get_by_label(f"SVG of {name}", exact=True)))
+        images = list(drawn.iter("{http://www.w3.org/2000/svg}image"))
+        assert len(images) == num
+        assert all(image.get("href").startswith("data:image/jpeg;base64,") for image in images)
+        words = " ".join(text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text"))
+        # The scale bar, as on the page.
+        assert "10 µm" in words
+    pairs = page.locator("#attention .two")
+    for pair in pairs.all():
+        field, components = (pair.locator("img").nth(n).bounding_box() for n in (0, 1))
+        assert field["y"] == components["y"]
+        assert 0 < components["x"] - field["x"] - field["width"] < 10
+
+
+def test_example_fields_are_saved_with_what_they_show(page: Page) -> None:
+    head, *rows = csv.reader(
+        content_of(page, page.get_by_label("CSV of example-fields")).splitlines()
+    )
+    assert head == ["shown as", "treatment", "place", "row of the store"]
+    assert rows[0] == ["Negative control", "DMSO 0 µM", "P/1 C04 site 1", "9"]
+    drawn = ET.fromstring(content_of(page, page.get_by_label("SVG of example-fields")))
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}image"))) == len(rows)
+    for row in rows:
+        assert set(row[:3]) <= {*words}
 
 
 def labels(page: Page, start: str) -> list[str]:

@@ -387,8 +387,8 @@ def test_example_fields_and_attention_follow_what_is_asked(
     assert num_pictures(num_example_fields=2) == 8
     assert num_pictures(num_example_fields=0) == 0
     model = MeanModel()
-    assert num_pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * (4 + 1)
-    assert num_pictures(num_example_fields=0, model=model) == 3 * 3 * (4 + 1)
+    assert num_pictures(num_example_fields=0, model=model, attention_sites=[5]) == 3 * (4 + 2)
+    assert num_pictures(num_example_fields=0, model=model) == 3 * 3 * (4 + 2)
 
 
 def test_a_model_for_other_channels_costs_its_section_only(run: Path, store: MemoryStore) -> None:

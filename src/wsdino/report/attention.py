@@ -115,10 +115,9 @@ def attention_panels(
             f"attention: maps of {height} by {width} patches for a field of {image.shape[1]} by "
             f"{image.shape[2]} px; expected at most one patch per pixel"
         )
-    image = image[:, : height * patch, : width * patch]
     rows = []
     for name, heads in zip(network_names, maps, strict=True):
-        field = _background(image, channels, name)
+        field = field_picture(image, (height, width), channels, name)
         shares, ends = _scaled(heads.mean(axis=0), quantiles)
         weight = OVERLAY_SHARE * _in_pixels(shares, patch)[..., None]
         overlay = (1 - weight) * field + weight * _in_pixels(_coloured(shares), patch)
@@ -313,7 +312,29 @@ def _saved(figure: Figure, path: Path, dpi: int) -> Path:
     return path
 
 
-def _background(image: np.ndarray, channels: Sequence[str], network: str) -> np.ndarray:
+def field_picture(
+    image: np.ndarray, grid: tuple[int, ...], channels: Sequence[str], network: str
+) -> np.ndarray:
+    """Draw what a network sees of a field.
+
+    Parameters
+    ----------
+    image
+        Any real dtype (C, H, W).
+    grid
+        Rows and columns of patches; what these don't fill is cut off.
+    channels
+        The C channel names.
+    network
+        A channel's name, for that channel in grey; any other for the composite.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (h * patch, w * patch, 3).
+    """
+    patch = min(image.shape[1] // grid[0], image.shape[2] // grid[1])
+    image = image[:, : grid[0] * patch, : grid[1] * patch]
     if network not in channels:
         return composite(image, channels)
     grey = stretch(image[[list(channels).index(network)]])[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from wsdino.errors import InputError
+from wsdino.screen.measures import foreground_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +60,45 @@ def site_patches(model: Attentive, store: Fields, site: int) -> np.ndarray:
     Parameters and errors are those of :func:`site_maps`.
     """
     return _of_site(model.patches, model, store, site)
+
+
+def on_foreground(
+    maps: np.ndarray, image: np.ndarray, channels: Sequence[str], network: str
+) -> tuple[float, float] | None:
+    """Measure how much of a network's attention lies on foreground.
+
+    Parameters
+    ----------
+    maps
+        Float (heads, h, w), as :func:`site_maps` returns them for each network.
+    image
+        The field (C, H, W), uint8 or uint16.
+    channels
+        The C channel names.
+    network
+        Its foreground is that of the channel of this name, else what is foreground in any; see
+        :func:`wsdino.screen.measures.foreground_of`.
+
+    Returns
+    -------
+    tuple or None
+        Share of the attention, mean over heads, and of the area; None where nothing is foreground.
+    """
+    height, width = maps.shape[1:]
+    patch = min(image.shape[1] // height, image.shape[2] // width)
+    planes = [list(channels).index(network)] if network in channels else range(len(channels))
+    small = np.any([foreground_mask(image[plane]) for plane in planes], axis=0)
+    # A pixel of four each; the last row and column of an odd field repeat those before.
+    mask = np.pad(
+        small.repeat(2, axis=0).repeat(2, axis=1),
+        [(0, side % 2) for side in image.shape[1:]],
+        "edge",
+    )[: height * patch, : width * patch]
+    shares = mask.reshape(height, patch, width, patch).mean(axis=(1, 3))
+    if not shares.any():
+        return None
+    mean = maps.mean(axis=0, dtype=np.float64)
+    return float((mean * shares).sum() / mean.sum()), float(shares.mean())
 
 
 def _of_site(compute: Callable[..., Any], model: Attentive, store: Fields, site: int) -> np.ndarray:

@@ -13,12 +13,13 @@ from wsdino.report.attention import (
     COLOURS,
     QUANTILES,
     attention_panels,
+    field_picture,
     site_place,
     site_title,
     site_treatment,
 )
-from wsdino.report.attentive import Attentive, site_maps, site_patches
-from wsdino.report.components import principal_components
+from wsdino.report.attentive import Attentive, on_foreground, site_maps, site_patches
+from wsdino.report.components import NUM, principal_components
 from wsdino.report.images import (
     JPEG_QUALITY,
     THUMBNAIL_PX,
@@ -27,6 +28,7 @@ from wsdino.report.images import (
     data_uri,
     example_sites,
     middle,
+    packed_map,
     uris_within,
 )
 from wsdino.report.scale_bar import ScaleBar, scale_bar
@@ -75,7 +77,8 @@ def example_fields(
         px=(LEAST_PX, THUMBNAIL_PX),
         quality=JPEG_QUALITY,
     )
-    cards = []
+    cards: list[dict[str, Any]] = []
+    rows_of_csv: list[list[Any]] = [["shown as", "treatment", "place", "row of the store"]]
     for (name, style, rows), sites in zip(groups, chosen, strict=True):
         pictures = [
             (
@@ -86,10 +89,15 @@ def example_fields(
             )
             for site in sites
         ]
+        rows_of_csv += [
+            [name, treatment, place, site]
+            for site, (_, treatment, place, _) in zip(sites, pictures, strict=True)
+        ]
         cards.append({"name": name, "style": style, "pictures": pictures, "num": len(rows)})
     return {
         "cards": cards,
         "channels": _channel_legend(store.channels),
+        "data": rows_of_csv,
         "num_hidden": len(present) - len(present[:MAX_MOAS]),
     }
 
@@ -124,23 +132,35 @@ def attention(
     }
 
 
-def _components_of(store: Fields, model: Attentive, sites: Sequence[int]) -> list[dict[str, Any]]:
-    """Show the first principal components of patches, each network's fitted to all sites."""
+def _components_of(store: Fields, model: Attentive, sites: Sequence[int]) -> dict[str, Any]:
+    """Show the first principal components of patches, each network's fitted to all sites.
+
+    Each picture stands beside its field, cut as that is for attention.
+    """
     patches = [site_patches(model, store, site) for site in sites]
-    shown = []
+    titles = [site_title(store.manifest.iloc[site]) for site in sites]
+    shown, maps = [], []
     for number, name in enumerate(model.network_names):
         found = principal_components([features[number] for features in patches])
         pictures = [
             {
-                "title": site_title(store.manifest.iloc[site]),
+                "title": title,
+                "field": data_uri(
+                    field_picture(np.asarray(store[site]), colours.shape, store.channels, name)
+                ),
                 "uri": data_uri(_enlarged(colours)),
                 "bar": _bar_of(store, site, colours.shape),
             }
-            for site, colours in zip(sites, found.colours(), strict=True)
+            for site, title, colours in zip(sites, titles, found.colours(), strict=True)
         ]
         shares = ", ".join(f"{100 * share:.0f}" for share in found.shares)
         shown.append({"name": name, "shares": shares, "pictures": pictures})
-    return shown
+        maps += [
+            packed_map([name, title], np.moveaxis(scores, 2, 0))
+            for title, scores in zip(titles, found.scores, strict=True)
+        ]
+    heads = ["network", "field", "row", "column", *(f"component {n + 1}" for n in range(NUM))]
+    return {"networks": shown, "data": {"heads": heads, "maps": maps}}
 
 
 def _enlarged(colours: np.ndarray) -> np.ndarray:
@@ -157,14 +177,33 @@ def _bar_of(store: Fields, site: int, grid: tuple[int, ...]) -> ScaleBar | None:
 
 
 def _attention_of(store: Fields, model: Attentive, site: int) -> dict[str, Any]:
-    maps = site_maps(model, store, site)
-    rows = attention_panels(
-        np.asarray(store[site]), maps, channels=store.channels, network_names=model.network_names
-    )
+    maps, image = site_maps(model, store, site), np.asarray(store[site])
+    rows = attention_panels(image, maps, channels=store.channels, network_names=model.network_names)
+    shown = []
+    for name, panels, heads in zip(model.network_names, rows, maps, strict=True):
+        pictures = [(p.caption, data_uri(p.picture, max_px=200)) for p in panels]
+        shown.append(
+            {
+                "network": name,
+                "pictures": pictures,
+                "foreground": on_foreground(heads, image, store.channels, name),
+            }
+        )
     return {
+        "site": site,
         "title": site_title(store.manifest.iloc[site]),
-        "rows": [[(p.caption, data_uri(p.picture, max_px=200)) for p in row] for row in rows],
+        "rows": shown,
         "bar": scale_bar(store.pixel_sizes[site], rows[0][0].picture.shape[1]),
+        "data": {
+            "heads": ["network", "head", "row", "column", "attention, 1 is even"],
+            "maps": [
+                packed_map([name, label], [head / (head.mean() or 1.0)])
+                for name, heads in zip(model.network_names, maps, strict=True)
+                for label, head in zip(
+                    ["mean", *range(1, len(heads) + 1)], [heads.mean(axis=0), *heads], strict=True
+                )
+            ],
+        },
     }
 
 

@@ -156,6 +156,32 @@ def as_uri(content: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
 
 
+def packed_map(labels: Sequence[Any], planes: Sequence[np.ndarray] | np.ndarray) -> dict[str, Any]:
+    """Write maps of patches for the page's CSV, each value in two bytes.
+
+    Parameters
+    ----------
+    labels
+        What stands before each value of a row.
+    planes
+        Real (h, w) each, all of one shape.
+
+    Returns
+    -------
+    dict
+        `labels`, `rows`, `columns` and `planes`, each with `low`, `high` and `data`: in base64,
+        little-endian, 0 is low and 65,535 high.
+    """
+    shown = []
+    for plane in planes:
+        low, high = float(plane.min()), float(plane.max())
+        shares = (plane - low) / (high - low) if high > low else np.zeros(plane.shape)
+        content = np.rint(65_535 * shares).astype("<u2").tobytes()
+        shown.append({"low": low, "high": high, "data": base64.b64encode(content).decode("ascii")})
+    rows, columns = planes[0].shape
+    return {"labels": [*labels], "rows": rows, "columns": columns, "planes": shown}
+
+
 def uris_within(
     frames: Mapping[K, Image.Image],
     allowed: int,

@@ -81,7 +81,9 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
     shape = plate_format([measure.table for measure in measures])
     places = pd.concat([m.table[[*_PLACE, "treatment"]] for m in measures]).drop_duplicates(_PLACE)
     # By plate in order of first appearance, and within as one reads.
-    order = np.lexsort([places["column"], places["row"], pd.factorize(places["plate"])[0]])
+    order = np.lexsort(
+        [places["column"].to_numpy(), places["row"].to_numpy(), pd.factorize(places["plate"])[0]]
+    )
     places = places.iloc[order].reset_index(drop=True)
     codes, named_plates = pd.factorize(places["plate"])
     treatment, treatments = pd.factorize(places["treatment"])

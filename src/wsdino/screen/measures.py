@@ -169,18 +169,39 @@ def foreground_of(field: np.ndarray[Any, np.dtype[Any]]) -> tuple[float, float]:
         Share, 0 to 1, and mean length in px of the chords that rows and columns cut out of the
         foreground; both 0 if all pixels are equal.
     """
-    from wsdino.screen.passes import average_fours, chords_above
+    from wsdino.screen.passes import chords_above
 
-    height, width = (length // 2 for length in field.shape)
-    if not height * width:
-        return 0.0, 0.0
-    small = np.empty((height, width), field.dtype)
-    average_fours(np.ascontiguousarray(field), small)
-    threshold = _otsu(histogram(small))
+    small, threshold = _thresholded(field)
     if threshold is None:
         return 0.0, 0.0
     num, ends = chords_above(small, field.dtype.type(threshold))
     return num / small.size, 2 * (2 * num / ends)
+
+
+def foreground_mask(field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return what is foreground, as :func:`foreground_of` has it: (H // 2, W // 2).
+
+    Nothing is where all pixels are equal or hardly related to those beside them, as camera noise.
+    """
+    small, threshold = _thresholded(field)
+    is_noise = relatedness_of(_middle(field).astype(np.float32)) < NOISE
+    bound = np.inf if threshold is None or is_noise else threshold
+    mask: np.ndarray[Any, np.dtype[np.bool_]] = small > bound
+    return mask
+
+
+def _thresholded(
+    field: np.ndarray[Any, np.dtype[Any]],
+) -> tuple[np.ndarray[Any, np.dtype[Any]], int | None]:
+    """Average 2 x 2 pixels of a field, and return its threshold, None if there is none."""
+    from wsdino.screen.passes import average_fours
+
+    height, width = (length // 2 for length in field.shape)
+    small = np.empty((height, width), field.dtype)
+    if not small.size:
+        return small, None
+    average_fours(np.ascontiguousarray(field), small)
+    return small, _otsu(histogram(small))
 
 
 def _otsu(counts: np.ndarray[Any, np.dtype[np.intp]]) -> int | None:

@@ -184,11 +184,13 @@ const drawing = (svg, place = {}) => {
   const ofPage = getComputedStyle(document.documentElement);
   return new XMLSerializer().serializeToString(copy).replace(/var\((--[\w-]+)\)/g, (_, name) => ofPage.getPropertyValue(name).trim());
 };
-// Several small figures, drawings or pictures, as one, with their captions and scale.
-const sheet = (part) => {
-  const figures = [...part.querySelectorAll(".plates figure")], side = 160, gap = 20;
-  const across = Math.min(4, figures.length), parts = [];
+// Several small figures, drawings or pictures, as one, with their captions, scale and scale bars.
+const lines = (words, most) => words.split("\n").flatMap((line) => line.match(new RegExp(`.{1,${most}}(?=\\s|$)|\\S+`, "g")) ?? []);
+const sheet = (part, across = 4) => {
+  const figures = [...part.querySelectorAll("figure")], side = 160, gap = 20, parts = [];
+  across = Math.min(across, figures.length);
   let [y, tallest] = [gap + 14, 0];
+  if (part.dataset.title) parts.push(`<text x="${gap}" y="20" font-size="13" font-weight="bold">${plain(part.dataset.title)}</text>`);
   const scale = part.querySelector(".scale");
   if (scale) {
     const steps = [...scale.querySelectorAll("i")], [low, high] = [...scale.querySelectorAll("span")].map((each) => plain(each.textContent));
@@ -197,14 +199,20 @@ const sheet = (part) => {
   }
   figures.forEach((figure, n) => {
     const svg = figure.querySelector("svg"), image = figure.querySelector("img"), x = gap + n % across * (side + gap);
-    if (n && n % across === 0) [y, tallest] = [y + tallest + 30, 0];
+    if (n && n % across === 0) [y, tallest] = [y + tallest + 10, 0];
     const [width, height] = svg ? svg.getAttribute("viewBox").split(" ").slice(2).map(Number) : [image.naturalWidth, image.naturalHeight];
-    const place = {x, y, width: side, height: side * height / width};
-    tallest = Math.max(tallest, place.height);
+    const place = {x, y, width: side, height: side * height / width}, bar = image?.closest("[data-bar]");
     parts.push(svg ? drawing(svg, place) : `<image x="${x}" y="${y}" width="${side}" height="${place.height}" href="${image.src}"/>`);
-    parts.push(`<text x="${x}" y="${y + place.height + 12}">${plain(figure.querySelector("figcaption").textContent)}</text>`);
+    if (bar) {
+      const long = side * parseFloat(bar.style.getPropertyValue("--bar")) / 100, [right, bottom] = [x + side - 5, y + place.height - 5];
+      parts.push(`<path d="M${right - long} ${bottom}h${long}" stroke="#000" stroke-width="4"/><path d="M${right - long} ${bottom}h${long}" stroke="#fff" stroke-width="2.5"/>`,
+        `<text x="${right}" y="${bottom - 5}" text-anchor="end" fill="#fff" stroke="#000" stroke-width="2" paint-order="stroke">${plain(bar.dataset.bar)}</text>`);
+    }
+    const words = lines([figure.dataset.of, figure.querySelector("figcaption").innerText].filter(Boolean).join("\n"), 28);
+    words.forEach((line, at) => parts.push(`<text x="${x}" y="${y + place.height + 12 * (at + 1)}">${plain(line.trim())}</text>`));
+    tallest = Math.max(tallest, place.height + 12 * words.length + 4);
   });
-  const [width, height] = [gap + across * (side + gap), y + tallest + 30];
+  const [width, height] = [gap + across * (side + gap), y + tallest + 10];
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="10">${parts.join("")}</svg>`;
 };
 const offer = (after, options) => {
@@ -230,17 +238,31 @@ for (const figure of document.querySelectorAll("figure[data-name]")) {
   if (data) options.push(["CSV", name, () => save(`${name}.csv`, csv(JSON.parse(data.textContent)), "text/csv")]);
   offer(figure, options);
 }
+// Maps of patches: two bytes for each value, between the lowest and the highest.
+const unpacked = ({heads, maps}) => [heads, ...maps.flatMap(({labels, columns, planes}) => {
+  const values = planes.map(({low, high, data}) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0)), view = new DataView(bytes.buffer);
+    return Array.from({length: bytes.length / 2}, (_, n) => Number((low + (high - low) * view.getUint16(2 * n, true) / 65535).toPrecision(4)));
+  });
+  return values[0].map((_, n) => [...labels, Math.floor(n / columns), n % columns, ...values.map((plane) => plane[n])]);
+})];
 // Measures of wells have their values alone; which wells these are stands there once.
 const wells = () => JSON.parse(document.getElementById("plates-wells").textContent);
 const rowsOf = (data) => {
   const own = JSON.parse(data.textContent);
   if (Array.isArray(own)) return own;
+  if (own.maps) return unpacked(own);
   const {plates, plate, well, treatment, treatments} = wells();
   return [["plate", "well", "treatment", own.name], ...own.values.map((value, n) => [plates[plate[n]], well[n], treatments[treatment[n]], value]).filter((row) => row[3] !== null)];
 };
 for (const data of document.querySelectorAll(".figure-data[data-name]")) {
   const {name} = data.dataset;
   offer(data, [["SVG", name, () => save(`${name}.svg`, sheet(data.parentElement), "image/svg+xml")],
+    ["CSV", name, () => save(`${name}.csv`, csv(rowsOf(data)), "text/csv")]]);
+}
+for (const part of document.querySelectorAll("[data-sheet]")) {
+  const name = part.dataset.sheet, data = part.querySelector(".figure-data");
+  offer(part, [["SVG", name, () => save(`${name}.svg`, sheet(part, Number(part.dataset.across)), "image/svg+xml")],
     ["CSV", name, () => save(`${name}.csv`, csv(rowsOf(data)), "text/csv")]]);
 }
 for (const table of document.querySelectorAll("table[data-name]")) {
