@@ -9,7 +9,7 @@ import io
 import json
 import re
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from tornado.netutil import bind_sockets
 
 from wsdino.errors import InputError
 from wsdino.report.explore import explore_page
+from wsdino.report.html import write_report
 from wsdino.report.images import composite
 from wsdino.report.serving import Guard, application, guard_of, is_loopback
 from wsdino.report.viewing import Look, Screen
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 NUM_FEATURES = 20
 
@@ -304,6 +305,31 @@ def test_a_map_is_laid_out_when_it_is_asked_for(
     assert level["note"].startswith("10 of them were laid out by PCA")
 
 
+def parts_of(page: str) -> dict[str, list[str]]:
+    """What a page says of treatments, compounds and plates."""
+    patterns = {
+        "table": r'<script type="application/json" id="treatments-data">(.*?)</script>',
+        "compounds": r'<details class="compound".*?</summary>',
+        "captions": r'<section id="compounds".*?</section>',
+        "plates": r'<svg class="plate".*?</svg>',
+        "wells": r'id="plates-wells">(.*?)</script>',
+        "lights": r'<div class="light .*?</div>',
+    }
+    found = {name: re.findall(pattern, page, re.DOTALL) for name, pattern in patterns.items()}
+    return found | {"captions": re.findall("<figcaption>(.*?)</figcaption>", *found["captions"])}
+
+
+def test_the_page_has_the_parts_of_the_report(sites: tuple[Path, pd.DataFrame]) -> None:
+    run, table = sites
+    store = make_screen(table)
+    report = write_report(run, store=store, sites=table, num_example_fields=0).read_text()
+    theirs, ours = parts_of(report), parts_of(explore_page(run, store, table)[1])
+    assert ours == theirs
+    assert [len(ours[name]) for name in ("table", "compounds", "wells", "lights")] == [1, 10, 1, 3]
+    assert len(ours["plates"]) == 2 * 3
+    assert sum("P/2" in caption for caption in ours["captions"]) > 9
+
+
 # In a browser.
 
 READY = "html[data-explorer=ready]"
@@ -376,6 +402,57 @@ def test_any_field_is_found_by_its_place(page: Page) -> None:
     page.click("#fields-found button")
     caption = page.locator("#fields-pair figcaption").first
     expect(caption).to_contain_text(f"{NASTY} 0.1 µM, P/2 B02 site 2")
+
+
+def test_table_compounds_and_plates_lead_to_fields(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    rows, title = (
+        page.locator(f"#{where}") for where in ("treatments-table tbody th", "explorer-details h3")
+    )
+    expect(rows).to_have_count(9)
+    head = page.locator("#treatments-table th", has_text="Distance to controls")
+    head.locator("button").click()
+    column = head.evaluate("each => each.cellIndex")
+    cells = page.locator(f"#treatments-table tbody td:nth-child({column + 1})").all_inner_texts()
+    assert [float(cell) for cell in cells] == sorted(map(float, cells))
+    name = rows.first.inner_text()
+    rows.first.locator("button").click()
+    expect(title.first).to_have_text(name)
+    # Its compound, with the fields of both its wells beside controls.
+    page.get_by_role("link", name="All doses of the compound").click()
+    compound = page.locator("details.compound[open]")
+    expect(compound.locator("summary")).to_contain_text(name.rsplit(" ", 2)[0])
+    expect(compound.locator("img")).to_have_count(4)
+    for image in compound.locator("img").all():
+        page.wait_for_function("each => each.complete", arg=image.element_handle())
+        assert image.evaluate("each => [each.naturalWidth, each.naturalHeight].join()") == "64,48"
+    # A well of a heat map, by keyboard, loads the map of wells and shows its field.
+    page.locator("#plates .well").first.focus()
+    page.keyboard.press("PageDown")
+    page.keyboard.press("Enter")
+    expect(title.first).to_have_text(f"{NASTY} 0.1 µM, P/2 B02")
+    expect(page.locator("#fields-pair figcaption").first).to_contain_text("P/2 B02 site 1")
+    expect(page.locator("#explorer-details ul.neighbours img")).to_have_count(2)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (390, "light")])
+def test_nothing_overflows_and_axe_finds_nothing(
+    at_work: Served, browser: Browser, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    size: ViewportSize = {"width": width, "height": 900}
+    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{at_work.port}/")
+    page.wait_for_selector(READY, state="attached")
+    page.locator("#treatments-table tbody button").first.click()
+    page.wait_for_selector("#fields-neighbours li")
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    found = axe.run(page)
+    context.close()
+    assert not found.violations_count, found.generate_report()
 
 
 def test_the_map_of_wells_is_had_when_it_is_chosen(page: Page) -> None:

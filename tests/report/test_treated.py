@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,9 @@ from wsdino.report.pictures import colour_matrix, plate_labels, take_pictures, w
 from wsdino.report.style import channel_colours, moa_styles
 from wsdino.report.treated import Treated, nearest_rows, treated_of
 from wsdino.runrecord import Omitted, RunRecord, read_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +297,40 @@ def test_a_compound_has_its_doses_in_order(treated: Treated, record: RunRecord) 
         [100.0, 5.0, 5.5, 5.0, 6.123],
     ]
     assert dose_rows(own, [6], None) == [[0.1, 7.0, None, None, None]]
+
+
+def test_a_dose_curve_is_hill_s_and_its_band_stays_above_zero(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", num_per_moa=1, num_doses=5)
+    own = treated_of(read_run(run))
+    doses = [0.1 * 3**power for power in range(5)]
+    curve = {"bottom": 1.0, "top": 5.0, "ec50": 0.4, "slope": 6.0, "doses": doses}
+    curve["fitted"] = [1 + 4 / (1 + (0.4 / dose) ** 6) for dose in doses]
+    curve["fitted_low"] = [-27.0, -3.0, 1.0, 2.0, 3.0]
+    curve["fitted_high"] = [2.0, 3.0, 4.0, 6.0, 6.5]
+    rows = [own.keys.index(key) for key in own.keys if key[0] == own.keys[0][0]]
+    found = ET.fromstring(dose_svg(own, rows, curve, {"control_distance_p95": 1.5}))
+    paths = {path.get("class"): path.get("d") for path in found.iter("path")}
+    # The axis: from the top of the scale down to 0, then to the highest dose.
+    left, top, bottom, right = (float(n) for n in re.findall(r"[\d.]+", paths["axis"]))
+    points = {
+        name: np.array(
+            [list(map(float, pair.split())) for pair in re.split("[MLZ]+", paths[name]) if pair]
+        )
+        for name in ("fit", "band")
+    }
+    for name in points:
+        assert points[name][:, 1].min() >= top
+        assert points[name][:, 1].max() <= bottom + 0.05
+    # At its doses it is what was fitted, between them Hill's curve and not a line.
+    scale = float(found.findall("text")[2].text)
+    px = (bottom - top) / scale
+    x = left + (right - left) * np.log(np.array(doses) / doses[0]) / np.log(81)
+    drawn = np.interp(x, points["fit"][:, 0], points["fit"][:, 1])
+    np.testing.assert_allclose((bottom - drawn) / px, curve["fitted"], atol=0.02 * scale)
+    middle = np.interp((x[1] + x[2]) / 2, points["fit"][:, 0], points["fit"][:, 1])
+    between = 1 + 4 / (1 + (0.4 / np.sqrt(doses[1] * doses[2])) ** 6)
+    assert (bottom - middle) / px == pytest.approx(between, abs=0.02 * scale)
+    assert abs(between - np.mean(curve["fitted"][1:3])) > 0.04 * scale
 
 
 def test_density_and_quality_are_means_over_the_sites_of_wells_and_treatments(

@@ -26,6 +26,8 @@ _LAST = (NEAREST, NEAREST_COSINE)
 # These are in the name of the treatment.
 _NAMED = ("Compound", DOSE)
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 130, 34, 22
+# Points of a drawn curve.
+_STEPS = 49
 
 
 def treatments(treated: Treated) -> dict[str, Any]:
@@ -199,7 +201,7 @@ def dose_svg(
 
     def place(dose: float, distance: float) -> str:
         x = _LEFT + (_WIDTH - _LEFT - 8) * (np.log10(dose) - low) / (high - low)
-        y = (_HEIGHT - _BOTTOM) * (1 - min(distance, top) / top) + 4
+        y = (_HEIGHT - _BOTTOM) * (1 - min(max(distance, 0.0), top) / top) + 4
         return f"{x:.1f} {y:.1f}"
 
     parts = [f'<path class="axis" d="M{_LEFT} 4V{_HEIGHT - _BOTTOM + 4}H{_WIDTH - 8}"/>']
@@ -208,11 +210,11 @@ def dose_svg(
         parts.append(f'<path class="bound" d="M{_LEFT} {y}H{_WIDTH - 8}"/>')
     doses = fitted.get("doses") or []
     if len(doses) > 1 and len(bands) == len(doses):
-        there = list(zip(doses, fitted["fitted_high"], strict=True))
-        back = list(zip(doses, fitted["fitted_low"], strict=True))[::-1]
+        there = _along(doses, fitted["fitted_high"])
+        back = _along(doses, fitted["fitted_low"])[::-1]
         outline = "L".join(place(*point) for point in there + back)
         parts.append(f'<path class="band" d="M{outline}Z"/>')
-        middle = "L".join(place(*point) for point in zip(doses, fitted["fitted"], strict=True))
+        middle = "L".join(place(*point) for point in _hill(fitted))
         parts.append(f'<path class="fit" d="M{middle}"/>')
     dots = "".join(f"M{place(*point)}h.01" for point in points)
     parts.append(f'<path class="dots" d="{dots}"/>')
@@ -230,6 +232,23 @@ def dose_svg(
         f'<svg class="dose" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{alt}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def _along(doses: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:
+    """Interpolate between doses, so that what lies below 0 is cut off where it gets there."""
+    grid = np.geomspace(doses[0], doses[-1], _STEPS)
+    drawn = np.interp(np.log(grid), np.log(doses), values)
+    return list(zip(grid.tolist(), drawn.tolist(), strict=True))
+
+
+def _hill(curve: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Return points of a fitted curve between its first and last dose."""
+    if not is_number(curve.get("ec50")) or not is_number(curve.get("slope")):
+        return _along(curve["doses"], curve["fitted"])
+    grid = np.geomspace(curve["doses"][0], curve["doses"][-1], _STEPS)
+    risen = 1 / (1 + (curve["ec50"] / grid) ** curve["slope"])
+    drawn = curve["bottom"] + (curve["top"] - curve["bottom"]) * risen
+    return list(zip(grid.tolist(), drawn.tolist(), strict=True))
 
 
 def dose_rows(

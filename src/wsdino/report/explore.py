@@ -1,9 +1,8 @@
-"""The page of `wsdino explore`: the report's explorer, with fields that a server draws."""
+"""The page of `wsdino explore`: parts of the report, with fields that a server draws."""
 
 from __future__ import annotations
 
 from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from wsdino.errors import InputError
@@ -14,13 +13,20 @@ from wsdino.report.explorer import (
     pending_level,
     treatment_level,
 )
-from wsdino.report.html import SECTIONS, templates
+from wsdino.report.html import Shown, sections_of, shared_values, styles_of, templates
 from wsdino.report.images import STRETCH_PERCENTILES
 from wsdino.report.layout import lay_out
-from wsdino.report.pictures import MAX_PX, Picture, Pictures, choose_fields
+from wsdino.report.pictures import (
+    MAX_PX,
+    Picture,
+    Pictures,
+    choose_fields,
+    other_wells,
+    well_labels,
+)
 from wsdino.report.plot import bokeh_script
-from wsdino.report.style import channel_colours, hex_colour, moa_styles
-from wsdino.report.treated import moas_of, treated_of
+from wsdino.report.style import channel_colours, hex_colour
+from wsdino.report.treated import treated_of
 from wsdino.report.viewing import Screen
 from wsdino.runrecord import Omitted, read_run
 
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from wsdino.report.images import Fields
     from wsdino.report.treated import Treated
 
+# The report's sections that the page has beside its explorer.
+PARTS = ("lights", "treatments", "compounds", "plates")
 # Points of a map of wells or sites: what a browser draws and moves without a pause.
 MAX_SERVED = 50_000
 
@@ -87,38 +95,35 @@ def explore_page(
         pictures, of_treatment = _pictures(screen, treated)
     except Omitted as reason:
         raise InputError(f"{run}: can't be explored: {reason}") from reason
-    styles = moa_styles({moa for moa in moas_of(treated.frame) if moa is not None})
+    what = Shown(
+        record=record,
+        store=store,
+        model=None,
+        warnings=None,
+        sites=sites,
+        styles=styles_of(record, store),
+        num_example_fields=0,
+        attention_sites=None,
+        seed=seed,
+        beside="",
+        served=pictures,
+    )
     pending = [pending_level(name, treated if name == "treatments" else None) for name in maps]
-    drawn = {f"picture-{row}": picture for row, picture in pictures.of_treatment.items()}
-    drawn |= {f"control-{n}": picture for n, picture in enumerate(pictures.of_plate.values())}
     pending[0]["sites"] = [of_treatment.get(row, -1) for row in range(len(treated))]
-    data = explorer_data(pending, treated, pictures, styles) | {
-        "sources": {name: picture.uri for name, picture in drawn.items()},
-        "bars": {
-            name: [picture.bar.label, picture.bar.width]
-            for name, picture in drawn.items()
-            if picture.bar is not None
-        },
-    }
     page = (
         templates()
         .get_template("explore.html")
         .render(
-            name=record.name,
-            title=next(each.title for each in SECTIONS if each.name == "treatment_map"),
+            **shared_values(what, *sections_of(what, PARTS)),
             levels=list(maps),
-            data=data,
+            data=explorer_data(pending, treated, pictures, what.styles),
             bokeh=bokeh_script(),
             num_sites=f"{len(screen):,}",
-            channels=[
-                (name, hex_colour(colour))
-                for name, colour in zip(
-                    store.channels, channel_colours(store.channels), strict=True
-                )
-            ],
+            num_beside=0,
+            folder="",
+            channels=pictures.channels,
             low=STRETCH_PERCENTILES[0],
             high=STRETCH_PERCENTILES[1],
-            writer=metadata.version("wsdino"),
         )
     )
     return screen, page
@@ -127,6 +132,8 @@ def explore_page(
 def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, int]]:
     """Return the report's choice of fields, addresses instead of pictures, and their sites."""
     of_treatment, of_plate = choose_fields(screen.manifest, treated)
+    of_well = other_wells(screen.manifest, treated, {*of_treatment.values(), *of_plate.values()})
+    wells, rows = well_labels(screen.manifest), treated.rows_of(screen.manifest)
 
     def picture(site: int) -> Picture:
         return Picture(
@@ -134,13 +141,17 @@ def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, 
             site_place(screen.manifest.iloc[site]),
             str(screen.plates[site]),
             screen.bar_of(site),
+            wells[site],
+            rows[site],
         )
 
-    plates = {str(screen.plates[site]) for site in of_treatment.values()}
+    plates = {str(screen.plates[site]) for site in (*of_treatment.values(), *of_well.values())}
+    channels = screen.store.channels
     pictures = Pictures(
         of_treatment={row: picture(site) for row, site in of_treatment.items()},
         of_plate={plate: picture(site) for plate, site in of_plate.items() if plate in plates},
-        channels=[],
+        of_well={well: picture(site) for well, site in of_well.items()},
+        channels=list(zip(channels, map(hex_colour, channel_colours(channels)), strict=True)),
         has_planes=False,
         window_px=0,
         shown_px=MAX_PX,

@@ -185,7 +185,6 @@ class Places:
         columns = metadata_columns(shown)
         if distance is not None:
             columns.append(numbers(DISTANCE, distance[rows].tolist()))
-        row_of = {key: row for row, key in enumerate(self.treated.keys)}
         keys = keys_of(shown)
         plates = plate_labels(shown) if PLATE in shown else [""] * len(shown)
         wells = shown[WELL].astype(str).tolist() if WELL in shown else [""] * len(shown)
@@ -199,7 +198,7 @@ class Places:
                 f"{' '.join(key).strip()}, {plate} {well}{end}"
                 for key, plate, well, end in zip(keys, plates, wells, ends, strict=True)
             ],
-            [row_of.get(key, -1) for key in keys],
+            self.treated.rows_of(shown),
             columns,
             " ".join(notes),
             well_labels(shown),

@@ -29,7 +29,7 @@ from wsdino.runfolder import RunPaths
 from wsdino.runrecord import Omitted, RunRecord, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -56,6 +56,8 @@ class Shown:
         See :func:`write_report`.
     beside
         Name of the folder beside the page for pictures that don't fit into it.
+    served
+        Pictures of the treatments that a server draws, instead of those that are taken.
     styles
         Colour and shape by mechanism.
     """
@@ -70,6 +72,7 @@ class Shown:
     attention_sites: Sequence[int] | None
     seed: int
     beside: str
+    served: Pictures | None = None
 
     @cached_property
     def treated(self) -> Treated:
@@ -93,6 +96,8 @@ class Shown:
     @cached_property
     def pictures(self) -> Pictures | None:
         """Pictures of the treatments, or None."""
+        if self.served is not None:
+            return self.served
         try:
             return take_pictures(self.treated, self.store, folder=self.beside)
         except Omitted as reason:
@@ -243,7 +248,7 @@ def write_report(
         model=model,
         warnings=warnings,
         sites=sites,
-        styles=moa_styles(_all_moas(record, store)),
+        styles=styles_of(record, store),
         num_example_fields=num_example_fields,
         attention_sites=attention_sites,
         seed=seed,
@@ -284,10 +289,30 @@ def templates() -> Environment:
     return found
 
 
-def _render(what: Shown) -> str:
+def sections_of(
+    what: Shown, names: Collection[str] | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Make sections of a report.
+
+    Parameters
+    ----------
+    what
+        The inputs.
+    names
+        Of which; None: all.
+
+    Returns
+    -------
+    shown : dict
+        Values for the template by section, in the order of :data:`SECTIONS`.
+    omitted : dict
+        Reasons by title.
+    """
     shown: dict[str, dict[str, Any]] = {}
     omitted: dict[str, str] = {}
     for section in SECTIONS:
+        if names is not None and section.name not in names:
+            continue
         try:
             # What a section needs may be absent from results of whatever version, or damaged.
             with reading("the run's records", Omitted, "don't hold what this section needs"):
@@ -296,6 +321,11 @@ def _render(what: Shown) -> str:
             omitted[section.title] = str(reason)
             if not isinstance(reason.__cause__, InputError | None):
                 say(f"warning: {section.title} is left out: {reason}")
+    return shown, omitted
+
+
+def _render(what: Shown) -> str:
+    shown, omitted = sections_of(what)
     omitted |= {
         f"Baseline {name.removeprefix('baselines/')}": reason
         for name, reason in what.record.problems.items()
@@ -306,21 +336,31 @@ def _render(what: Shown) -> str:
         templates()
         .get_template("report.html")
         .render(
-            name=what.record.name,
-            titles={section.name: section.title for section in SECTIONS},
-            shown=shown,
-            omitted=omitted,
-            styles=what.styles,
-            lamps=LAMPS,
-            words_of_level=LEVELS,
+            **shared_values(what, shown, omitted),
             colour_matrix=colour_matrix(pictures),
             num_beside=pictures.num_beside if pictures else 0,
             folder=what.beside,
             command=_command(what.record),
             version=_version(what.record),
-            writer=metadata.version("wsdino"),
         )
     )
+
+
+def shared_values(
+    what: Shown, shown: Mapping[str, Mapping[str, Any]], omitted: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the templates of sections take, and the title of each."""
+    return {
+        "name": what.record.name,
+        "titles": {section.name: section.title for section in SECTIONS},
+        "shown": shown,
+        "omitted": omitted,
+        "has_map": what.served is not None or "treatment_map" in shown,
+        "styles": what.styles,
+        "lamps": LAMPS,
+        "words_of_level": LEVELS,
+        "writer": metadata.version("wsdino"),
+    }
 
 
 def _json(value: Any) -> Markup:
@@ -351,8 +391,8 @@ def _command(record: RunRecord) -> str:
     return str(noted) if noted else f"wsdino run {shlex.quote(f'{record.name}/config.yaml')}"
 
 
-def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
-    """Collect every mechanism shown in any section, so that all sections use the same colours."""
+def styles_of(record: RunRecord, store: Fields | None) -> dict[str, MoaStyle]:
+    """Give a style to every mechanism shown in any section, so that all have the same colours."""
     found: set[str | None] = set()
     confusion = record.results.get("confusion")
     if isinstance(confusion, dict):
@@ -363,4 +403,4 @@ def _all_moas(record: RunRecord, store: Fields | None) -> set[str]:
     for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MATCHED):
         for row in rows or []:
             found |= {row.get("moa"), row.get("neighbour_moa")}
-    return {moa for moa in found if moa}
+    return moa_styles({moa for moa in found if moa})

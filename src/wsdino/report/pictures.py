@@ -181,12 +181,9 @@ def take_pictures(treated: Treated, store: Fields | None, *, folder: str = "") -
     chosen, of_plate = choose_fields(manifest, treated)
     plates = np.array(plate_labels(manifest), dtype=object)
     wells = well_labels(manifest)
-    row_of = {key: row for row, key in enumerate(treated.keys)}
-    rows = [row_of.get(key, -1) for key in keys_of(manifest)]
+    rows = treated.rows_of(manifest)
     is_control = controls_of(manifest)
-    # What isn't in the profiles is neither a treatment here nor a control.
-    is_shown = is_control | (np.array(rows) >= 0)
-    of_well = _other_wells(wells, is_shown, {*chosen.values(), *of_plate.values()})
+    of_well = other_wells(manifest, treated, {*chosen.values(), *of_plate.values()})
     frames: dict[tuple[str, object], Image.Image] = {}
     places: dict[tuple[str, object], tuple[str, str, ScaleBar | None, str, int]] = {}
     window_px = middle(np.asarray(store[next(iter(chosen.values()))])).shape[2]
@@ -268,14 +265,30 @@ def choose_fields(
     chosen = _first_fields(manifest, plates, is_control, treated)
     if not chosen:
         raise Omitted("the store has none of the treatments in profiles.parquet")
-    rows = np.flatnonzero(is_control)[::-1]
-    return chosen, {str(plates[row]): int(row) for row in rows}
+    of_plate: dict[str, int] = {}
+    for row in np.flatnonzero(is_control).tolist():
+        of_plate.setdefault(str(plates[row]), row)
+    return chosen, of_plate
 
 
-def _other_wells(
-    wells: Sequence[str], is_shown: NDArray[np.bool_], shown: set[int]
-) -> dict[str, int]:
-    """Choose the first site of each well that isn't shown yet; none where there are many wells."""
+def other_wells(manifest: pd.DataFrame, treated: Treated, shown: set[int]) -> dict[str, int]:
+    """Choose the first site of each well that isn't shown yet; none where there are many wells.
+
+    Parameters
+    ----------
+    manifest, treated
+        As for :func:`choose_fields`.
+    shown
+        The sites that are.
+
+    Returns
+    -------
+    dict
+        Site by label of its well.
+    """
+    wells = well_labels(manifest)
+    # What isn't in the profiles is neither a treatment here nor a control.
+    is_shown = controls_of(manifest) | (np.array(treated.rows_of(manifest)) >= 0)
     first: dict[str, int] = {}
     for site in np.flatnonzero(is_shown).tolist():
         if well := wells[site]:

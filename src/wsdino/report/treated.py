@@ -75,6 +75,11 @@ class Treated:
         """Name of each."""
         return treatment_names(self.frame)
 
+    def rows_of(self, frame: pd.DataFrame) -> list[int]:
+        """Row of the treatment of each row of a table; -1 for controls and what isn't here."""
+        row_of = {key: row for row, key in enumerate(self.keys)}
+        return [row_of.get(key, -1) for key in keys_of(frame)]
+
     @cached_property
     def moas(self) -> list[str | None]:
         """Mechanism of each, or None."""

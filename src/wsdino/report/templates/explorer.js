@@ -38,7 +38,7 @@ const swatch = (colour, shape) => {
   path.setAttribute("fill", colour); svg.append(path);
   return svg;
 };
-const {save, csv, framed, copied, plain} = globalThis.wsdino;
+const {save, csv, copied: picture, plain} = globalThis.wsdino;
 
 // Colour, shape and legend.
 const styleOf = (each, code) => {
@@ -118,15 +118,11 @@ const legend = () => {
   }
 };
 
-// Pictures: those of the page, coloured by the same filter.
-const picture = (id, alt) => {
-  if (!data.sources) return copied(id, alt);
-  return data.sources[id] ? framed(make("img", "", {src: data.sources[id], alt}), data.bars[id]) : null;
-};
+// Fields: those of the page, coloured by the same filter.
 const pair = (level, row) => {
   const treatment = level.of[row], site = level.name === "treatments" ? undefined : level.sites?.[row];
   // A server has a picture of every field, a page those of some wells, or of treatments alone.
-  if (data.sources && site >= 0) return [make("figure", make("img", "", {src: `field/${site}?px=224`, alt: `Field of ${level.names[row]}`}))];
+  if (site >= 0 && level.name !== "treatments") return [make("figure", make("img", "", {src: `field/${site}?px=224`, alt: `Field of ${level.names[row]}`}))];
   const id = level.fields?.[row], [place, plate] = (id ? data.fields[id] : data.pictures[treatment]) || [];
   if (place === undefined) return [];
   const isOwn = id || level.name === "treatments";
@@ -146,8 +142,9 @@ const replicates = (treatment) => {
   if (wells.pending) return head;
   const distance = column(wells, "Distance to controls");
   const list = of().slice(0, MAX_LISTED).map((row) => {
-    const thumb = wells.fields?.[row] ? picture(wells.fields[row], "") : null;
-    return make("li", [...(thumb ? [thumb.firstChild] : []), make("div", [
+    const site = wells.sites?.[row], thumb = site >= 0 ? make("img", "", {src: `field/${site}?px=128`, alt: "", loading: "lazy"})
+      : wells.fields?.[row] ? picture(wells.fields[row], "").firstChild : null;
+    return make("li", [...(thumb ? [thumb] : []), make("div", [
       button(wells.names[row].slice(name.length + 2), () => show(() => [row])),
       make("span", distance ? `distance to controls ${text(distance, row)}` : "", {class: "note"})])]);
   });
@@ -174,6 +171,7 @@ const similar = (treatment) => {
 const details = () => {
   const level = levels.get(state.level), box = $("explorer-details"), rows = state.select;
   box.replaceChildren();
+  box.scrollTop = 0;
   $("explorer-csv").textContent = rows.length ? `CSV of the ${rows.length} selected` : "CSV of all shown";
   if (!rows.length) {
     box.append(make("p", "Click a point, draw a lasso, or search; the fields, the nearest neighbours and all that is known appear here.", {class: "note"}));
