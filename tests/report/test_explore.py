@@ -123,6 +123,10 @@ def test_a_field_has_every_pixel_and_only_the_channels_asked_for(screen: Screen)
     assert alone[..., 2].mean() > 3 * alone[..., 0].mean()
     assert opened(screen.draw(3, Look((), contrast="field"))).max() < 5
     assert opened(screen.draw(3, Look((0,), max_px=32))).shape[:2] == (24, 32)
+    cut = opened(screen.draw(3, Look((0, 1, 2), low=0, high=100, is_middle=True)))
+    whole = opened(screen.draw(3, Look((0, 1, 2), low=0, high=100)))
+    assert cut.shape == (48, 48, 3)
+    assert np.abs(cut - whole[:, 8:56]).mean() < 8
 
 
 def test_fields_of_a_plate_have_one_contrast_and_percentiles_are_taken() -> None:
@@ -426,7 +430,7 @@ def test_table_compounds_and_plates_lead_to_fields(page: Page) -> None:
     expect(compound.locator("img")).to_have_count(4)
     for image in compound.locator("img").all():
         page.wait_for_function("each => each.complete", arg=image.element_handle())
-        assert image.evaluate("each => [each.naturalWidth, each.naturalHeight].join()") == "64,48"
+        assert image.evaluate("each => [each.naturalWidth, each.naturalHeight].join()") == "48,48"
     # A well of a heat map, by keyboard, loads the map of wells and shows its field.
     page.locator("#plates .well").first.focus()
     page.keyboard.press("PageDown")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pytest
+from generated_run import MOAS, make_run
 
+from wsdino.evaluate.consistency import consistency
+from wsdino.report.html import write_report
 from wsdino.report.mechanisms import confusion_svg, similarity_order
 from wsdino.report.treated import Treated
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def profiles_of(features: np.ndarray, moas: list[str]) -> Treated:
@@ -56,3 +65,34 @@ def test_shades_and_numbers_are_those_of_the_cells() -> None:
     opacities = re.findall(r'fill-opacity="([\d.]+)"', svg)
     # A quarter and three quarters of the row, in steps of a fifth.
     assert [float(each) for each in opacities] == [round(0.62 * step / 5, 3) for step in (2, 4)]
+
+
+def test_targets_are_listed_with_what_they_rest_on(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", num_steps=0)
+    profiles = pd.read_parquet(run / "profiles.parquet")
+    # Sets of targets: every treatment of the second mechanism has one of the first's as well.
+    names = dict(zip(MOAS, ("ACTB|ACTG1", "KIF11|ACTB", "RPL3"), strict=True))
+    profiles["Metadata_Target_list"] = profiles["Metadata_MoA"].map(names)
+    found = consistency(profiles, "Metadata_Target_list", null_size=200)
+    results = json.loads((run / "results.json").read_text()) | {"consistency": [found]}
+    (run / "results.json").write_text(json.dumps(results))
+    page = write_report(run).read_text()
+    (summary,) = re.findall(r"<summary>(Target list: .*?)</summary>", page)
+    assert summary == f"Target list: {found['num_consistent']} of 4 labels are consistent"
+    table = page.split('data-name="consistency-1"')[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[2:]]
+    expected = sorted(
+        found["labels"], key=lambda row: (row["corrected_p_value"], -row["mean_average_precision"])
+    )
+    assert [row[:2] for row in rows] == [
+        [row["label"], str(row["num_treatments"])] for row in expected
+    ]
+    assert {row[0]: row[1] for row in rows} == {
+        "ACTB": "6",
+        "ACTG1": "3",
+        "KIF11": "3",
+        "RPL3": "3",
+    }
+    for row, own in zip(rows, expected, strict=True):
+        assert float(row[2]) == pytest.approx(own["mean_average_precision"], abs=0.0006)
+        assert float(row[3]) == pytest.approx(own["corrected_p_value"], rel=0.06)

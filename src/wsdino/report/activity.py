@@ -199,7 +199,7 @@ def _curve(curve: Mapping[str, Any]) -> dict[str, str]:
         "ec50": number(curve["ec50"], 2)
         + (f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else "")
         + (" (at the edge)" if curve.get("ec50_at_edge") else ""),
-        "r_squared": number(curve["r_squared"], 2),
+        "r_squared": f"{curve['r_squared']:.2f}",
     }
 
 

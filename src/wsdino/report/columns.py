@@ -132,8 +132,13 @@ def metadata_columns(frame: pd.DataFrame) -> list[Column]:
     return [column for column in columns if column is not None]
 
 
+def column_label(name: str) -> str:
+    """Return the heading of a `Metadata_*` column."""
+    return _OURS.get(name, name.removeprefix(PREFIX).replace("_", " "))
+
+
 def _column(name: str, values: pd.Series[Any]) -> Column | None:
-    label = _OURS.get(name, name.removeprefix(PREFIX).replace("_", " "))
+    label = column_label(name)
     if name == CONTROL:
         is_control = controls_of(values.to_frame())
         texts: list[str | None] = ["control" if each else "treated" for each in is_control]

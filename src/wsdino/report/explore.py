@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wsdino.errors import InputError
 from wsdino.report.attention import site_place
 from wsdino.report.explorer import (
@@ -14,7 +16,7 @@ from wsdino.report.explorer import (
     treatment_level,
 )
 from wsdino.report.html import Shown, sections_of, shared_values, styles_of, templates
-from wsdino.report.images import STRETCH_PERCENTILES
+from wsdino.report.images import STRETCH_PERCENTILES, middle
 from wsdino.report.layout import lay_out
 from wsdino.report.pictures import (
     MAX_PX,
@@ -25,6 +27,7 @@ from wsdino.report.pictures import (
     well_labels,
 )
 from wsdino.report.plot import bokeh_script
+from wsdino.report.scale_bar import scale_bar
 from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import treated_of
 from wsdino.report.viewing import Screen
@@ -137,14 +140,16 @@ def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, 
 
     def picture(site: int) -> Picture:
         return Picture(
-            f"field/{site}?px={MAX_PX}",
+            f"field/{site}?px={MAX_PX}&middle=1",
             site_place(screen.manifest.iloc[site]),
             str(screen.plates[site]),
-            screen.bar_of(site),
+            scale_bar(float(screen.pixel_sizes[site]), window_px),
             wells[site],
             rows[site],
         )
 
+    # The same part of each field as in a report.
+    window_px = middle(np.asarray(screen.store[0])).shape[2]
     plates = {str(screen.plates[site]) for site in (*of_treatment.values(), *of_well.values())}
     channels = screen.store.channels
     pictures = Pictures(
@@ -153,7 +158,7 @@ def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, 
         of_well={well: picture(site) for well, site in of_well.items()},
         channels=list(zip(channels, map(hex_colour, channel_colours(channels)), strict=True)),
         has_planes=False,
-        window_px=0,
+        window_px=window_px,
         shown_px=MAX_PX,
     )
     return pictures, of_treatment

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsdino.report.columns import column_label
 from wsdino.report.sections import MATCHED
 from wsdino.report.words import DASH, decimal, is_number, number
 from wsdino.runrecord import Omitted, RunRecord
@@ -61,6 +62,7 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
     precision = record.results.get("map_per_moa")
     precision = precision if isinstance(precision, dict) else {}
     consistent = _consistency(record)
+    q_of = {str(row.get("label")): row["corrected_p_value"] for row in consistent.get(MOA, [])}
     return {
         "names": list(counts),
         "per_moa": [
@@ -68,13 +70,26 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
                 label,
                 [_right(own, at) for own in counts.values()],
                 decimal(precision.get(label)),
-                number(consistent.get(MOA, {}).get(label), 2),
+                number(q_of.get(label), 2),
                 _taken_for(labels, next(iter(counts.values())), at),
             )
             for at, label in enumerate(labels)
         ],
         "targets": [
-            (column, [(label, number(q, 2)) for label, q in own.items()][:MAX_LABELS], len(own))
+            {
+                "column": column_label(column),
+                "rows": [
+                    (
+                        str(row.get("label")),
+                        str(row.get("num_treatments", DASH)),
+                        decimal(row.get("mean_average_precision")),
+                        number(row["corrected_p_value"], 2),
+                    )
+                    for row in own[:MAX_LABELS]
+                ],
+                "num": len(own),
+                "num_consistent": sum(bool(row.get("is_consistent")) for row in own),
+            }
             for column, own in consistent.items()
             if column != MOA
         ],
@@ -89,16 +104,19 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
     }
 
 
-def _consistency(record: RunRecord) -> dict[str, dict[str, float]]:
-    """Return the q value of each label by column, the lowest first."""
-    found: dict[str, dict[str, float]] = {}
+def _consistency(record: RunRecord) -> dict[str, list[dict[str, Any]]]:
+    """Return the labels with a q value by column, the lowest first, then the most alike."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for own in record.results.get("consistency") or []:
         rows = [row for row in own.get("labels") or [] if is_number(row.get("corrected_p_value"))]
-        rows.sort(key=lambda row: float(row["corrected_p_value"]))
-        found[str(own.get("column"))] = {
-            str(row.get("label")): float(row["corrected_p_value"]) for row in rows
-        }
+        rows.sort(key=_by_consistency)
+        found[str(own.get("column"))] = rows
     return found
+
+
+def _by_consistency(row: dict[str, Any]) -> tuple[float, float]:
+    precision = row.get("mean_average_precision")
+    return float(row["corrected_p_value"]), -float(precision) if is_number(precision) else 0.0
 
 
 def similarity_order(

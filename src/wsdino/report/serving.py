@@ -147,7 +147,7 @@ class _Page(_Handler):
 class _Field(_Handler):
     async def get(self, site: str) -> None:
         every = ",".join(map(str, range(len(self.screen.store.channels))))
-        px = self.argument("px", "")
+        px, is_middle = self.argument("px", ""), self.argument("middle", "")
         values = {name: self.argument(name, "") for name in ("low", "high")}
 
         def work() -> bytes:
@@ -156,6 +156,7 @@ class _Field(_Handler):
                 channels=tuple(int(part) for part in chosen.split(",") if part),
                 contrast=self.argument("contrast", "plate"),
                 max_px=max(16, int(px)) if px else None,
+                is_middle=bool(is_middle),
                 **{name: float(value) for name, value in values.items() if value},
             )
             return self.screen.draw(int(site), look)

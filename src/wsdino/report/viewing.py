@@ -14,7 +14,7 @@ import pandas as pd
 from wsdino.errors import InputError
 from wsdino.report.attention import site_place
 from wsdino.report.columns import controls_of
-from wsdino.report.images import STRETCH_PERCENTILES
+from wsdino.report.images import STRETCH_PERCENTILES, middle
 from wsdino.report.pictures import contrast_of, plate_labels
 from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours
@@ -55,6 +55,8 @@ class Look:
         Percentiles of the counts that are drawn black and full.
     max_px
         Longer side of the picture; None: every pixel of the field.
+    is_middle
+        Whether only the middle is drawn, as in a report (:func:`wsdino.report.images.middle`).
     """
 
     channels: tuple[int, ...]
@@ -62,6 +64,7 @@ class Look:
     low: float = STRETCH_PERCENTILES[0]
     high: float = STRETCH_PERCENTILES[1]
     max_px: int | None = None
+    is_middle: bool = False
 
 
 class Screen:
@@ -155,6 +158,8 @@ class Screen:
         if not 0 <= look.low < look.high <= 100:
             raise InputError(f"percentiles {look.low:g} and {look.high:g}: expected low below high")
         field = np.asarray(self.store[site])
+        if look.is_middle:
+            field = middle(field)
         if look.contrast == "field":
             bounds = np.percentile(field, (look.low, look.high), axis=(1, 2), keepdims=True)
             low, high = bounds[0], bounds[1]
