@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, ViewportSize
 
 sync_api = pytest.importorskip("playwright.sync_api")
 READY = "html[data-explorer=ready]"
@@ -614,3 +614,23 @@ def test_print_shows_all_treatments_and_opens_what_is_closed(page: Page) -> None
     assert set(page.locator("main > section").evaluate_all(laid_out)) == {"visible"}
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() > 0
+
+
+def test_paper_is_light_and_holds_every_column(browser: Browser, report: Path) -> None:
+    # What is between the margins of A4, in px.
+    size: ViewportSize = {"width": 703, "height": 900}
+    context = browser.new_context(viewport=size, color_scheme="dark")
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_selector(READY, state="attached")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    right = "all => Math.max(...all.map((each) => each.getBoundingClientRect().right))"
+    assert page.locator("table, svg, img, pre").evaluate_all(right) <= 703
+    colour = "each => getComputedStyle(each)"
+    assert page.locator("body").evaluate(f"{colour}.backgroundColor") == "rgb(255, 255, 255)"
+    link = page.locator("#treatments-table button.link").first
+    assert link.evaluate(f"{colour}.color") == "rgb(0, 0, 0)"
+    pages = page.pdf(format="A4").count(b"/Type /Page\n")
+    context.close()
+    assert 4 < pages < 20

@@ -303,7 +303,9 @@ def curve_svg(
         # The run comes first in the list and is drawn last, on top.
         for name, frame in reversed(shown.items()):
             x = frame.get(unit, frame.index.to_series()).to_numpy(dtype=np.float64)
-            axes.plot(*thin(x, frame[column].to_numpy()), color=colours[name], linewidth=1.8)
+            drawn = thin(x, frame[column].to_numpy())
+            marker = "o" if len(drawn[0]) == 1 else None
+            axes.plot(*drawn, color=colours[name], linewidth=1.8, marker=marker)
             if ceiling and ceiling in frame:
                 axes.plot(*thin(x, frame[ceiling].to_numpy()), color=colours[name],
                           linewidth=1.2, linestyle=(0, (4, 3)))  # fmt: skip
