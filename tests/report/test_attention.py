@@ -202,7 +202,7 @@ def test_fields_are_asked_for_by_site_well_and_compound(store: MemoryStore) -> N
         ({}, "no field is asked for"),
         ({"sites": [8]}, "site 8: the store has the sites 0 to 7"),
         ({"wells": ["B04"]}, "--well B04: expected PLATE/WELL"),
-        ({"wells": ["P/1/99"]}, "expected PLATE/WELL"),
+        ({"wells": ["P/1/99"]}, "--well P/1/99: '99' is no well; expected one such as B03"),
         ({"wells": ["P2/B04"]}, "no plate 'P2'; it has P/1"),
         ({"wells": ["P/1/C04"]}, "plate P/1 has no image of C04"),
         ({"compounds": ["DMS"]}, "no such compound; did you mean DMSO"),

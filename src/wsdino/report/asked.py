@@ -68,8 +68,10 @@ def asked_sites(
 def _is_well(manifest: pd.DataFrame, asked: str) -> pd.Series[bool]:
     plate, _, name = asked.rpartition("/")
     well = normalise_well(name)
-    if not plate or well is None:
+    if not plate:
         raise InputError(f"--well {asked}: expected PLATE/WELL, such as Week1_22123/B03")
+    if well is None:
+        raise InputError(f"--well {asked}: {name!r} is no well; expected one such as B03")
     if not {PLATE, WELL} <= set(manifest):
         raise InputError(f"--well {asked}: the store's manifest lacks {PLATE} or {WELL}")
     plates = manifest[PLATE].astype(str)
