@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ _LAST = (NEAREST, NEAREST_COSINE)
 _NAMED = ("Compound", DOSE)
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 300, 130, 34, 22
 # Points of a drawn curve.
-_STEPS = 49
+_STEPS = 25
 
 
 def treatments(treated: Treated) -> dict[str, Any]:
@@ -210,8 +211,8 @@ def dose_svg(
         parts.append(f'<path class="bound" d="M{_LEFT} {y}H{_WIDTH - 8}"/>')
     doses = fitted.get("doses") or []
     if len(doses) > 1 and len(bands) == len(doses):
-        there = _along(doses, fitted["fitted_high"])
-        back = _along(doses, fitted["fitted_low"])[::-1]
+        there = _above_zero(doses, fitted["fitted_high"])
+        back = _above_zero(doses, fitted["fitted_low"])[::-1]
         outline = "L".join(place(*point) for point in there + back)
         parts.append(f'<path class="band" d="M{outline}Z"/>')
         middle = "L".join(place(*point) for point in _hill(fitted))
@@ -234,17 +235,22 @@ def dose_svg(
     )
 
 
-def _along(doses: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:
-    """Interpolate between doses, so that what lies below 0 is cut off where it gets there."""
-    grid = np.geomspace(doses[0], doses[-1], _STEPS)
-    drawn = np.interp(np.log(grid), np.log(doses), values)
-    return list(zip(grid.tolist(), drawn.tolist(), strict=True))
+def _above_zero(doses: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:
+    """Add to points of a line those where it crosses 0, below which it isn't drawn."""
+    points = list(zip(doses, values, strict=True))
+    drawn = points[:1]
+    for (dose, value), (next_dose, next_value) in itertools.pairwise(points):
+        if value * next_value < 0:
+            share = value / (value - next_value)
+            drawn.append((float(dose * (next_dose / dose) ** share), 0.0))
+        drawn.append((next_dose, next_value))
+    return drawn
 
 
 def _hill(curve: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Return points of a fitted curve between its first and last dose."""
     if not is_number(curve.get("ec50")) or not is_number(curve.get("slope")):
-        return _along(curve["doses"], curve["fitted"])
+        return list(zip(curve["doses"], curve["fitted"], strict=True))
     grid = np.geomspace(curve["doses"][0], curve["doses"][-1], _STEPS)
     risen = 1 / (1 + (curve["ec50"] / grid) ** curve["slope"])
     drawn = curve["bottom"] + (curve["top"] - curve["bottom"]) * risen

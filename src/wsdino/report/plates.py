@@ -123,12 +123,21 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
     }
 
 
-def _places(frame: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Row and column of each well, from 0, and which are known."""
-    found = [_WELL.fullmatch(str(well)) for well in frame[WELL]]
-    rows = [_row_number(m[1]) if m else 0 for m in found]
-    columns = [int(m[2]) - 1 if m else 0 for m in found]
-    return np.array(rows), np.array(columns), np.array([m is not None for m in found])
+def _places(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return where each row's well is, as :attr:`Measured.table`; row -1: no name of a well."""
+    names, codes = np.unique(frame[WELL].astype(str), return_inverse=True)
+    found = [_WELL.fullmatch(well) for well in names]
+    rows = np.array([_row_number(m[1]) if m else -1 for m in found], dtype=np.intp)
+    columns = np.array([int(m[2]) - 1 if m else -1 for m in found], dtype=np.intp)
+    return pd.DataFrame(
+        {
+            "plate": plate_labels(frame),
+            "row": rows[codes],
+            "column": columns[codes],
+            "is_control": controls_of(frame),
+            "treatment": treatment_names(frame),
+        }
+    )
 
 
 def _row_number(letters: str) -> int:
@@ -149,19 +158,10 @@ def _values_at(table: pd.DataFrame, places: pd.DataFrame) -> list[float | None]:
     return [None if np.isnan(value) else float(f"{value:.5g}") for value in found]
 
 
-def _measured(name: str, frame: pd.DataFrame, values: NDArray[np.floating]) -> Measured | None:
+def _measured(name: str, places: pd.DataFrame, values: NDArray[np.floating]) -> Measured | None:
     """Gather a measure of sites or wells by well; None if there is none."""
-    rows, columns, known = _places(frame)
-    table = pd.DataFrame(
-        {
-            "plate": plate_labels(frame),
-            "row": rows,
-            "column": columns,
-            "value": np.asarray(values, dtype=np.float64),
-            "is_control": controls_of(frame),
-            "treatment": treatment_names(frame),
-        }
-    )[known & np.isfinite(values)]
+    known = (places["row"] >= 0) & np.isfinite(values)
+    table = places.assign(value=np.asarray(values, dtype=np.float64))[known]
     if table.empty:
         return None
     wells = table.groupby(_PLACE, sort=False, as_index=False).agg(
@@ -180,7 +180,7 @@ def _distances(sites: pd.DataFrame | None) -> list[Measured]:
     except TableError:
         return []
     distance, _ = distances_to_controls(wells)
-    found = _measured("Distance to controls", wells.metadata, distance)
+    found = _measured("Distance to controls", _places(wells.metadata), distance)
     return [found] if found else []
 
 
@@ -199,7 +199,10 @@ def _of_store(store: Fields | None) -> list[Measured]:
         values = {f"Mean intensity, {name}": means[:, n] for n, name in enumerate(store.channels)}
     if (density := cells_of(manifest)) is not None:
         values = {"Cell density": density, **values}
-    found = (_measured(name, manifest, own) for name, own in values.items())
+    if not values:
+        return []
+    places = _places(manifest)
+    found = (_measured(name, places, own) for name, own in values.items())
     return [measure for measure in found if measure]
 
 
