@@ -27,8 +27,9 @@ from wsdino.errors import InputError, OutputError
 from wsdino.evaluate.results import evaluate_sites, write_results
 from wsdino.profile.methods import find_normalisation
 from wsdino.report import pictures
-from wsdino.report.html import SECTIONS, write_report
+from wsdino.report.html import write_report
 from wsdino.report.lights import paired_difference
+from wsdino.report.parts import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

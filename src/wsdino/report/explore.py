@@ -15,9 +15,10 @@ from wsdino.report.explorer import (
     pending_level,
     treatment_level,
 )
-from wsdino.report.html import Shown, sections_of, shared_values, styles_of, templates
+from wsdino.report.html import templates
 from wsdino.report.images import STRETCH_PERCENTILES, middle
 from wsdino.report.layout import lay_out
+from wsdino.report.parts import Shown, sections_of, shared_values, styles_of
 from wsdino.report.pictures import (
     MAX_PX,
     Picture,
