@@ -358,8 +358,8 @@ class Trainer:
             folder = RunPaths(self.folder).checkpoints
             what = "images" if "images" in differ else "plates, wells or batches of the images"
             return ConfigError(
-                f"{self.folder}: its checkpoints were trained on other {what} than those in the "
-                f"store now; give --out another folder, or delete {folder} to train again"
+                f"{self.folder}: its checkpoints were trained on other {what} than those now in "
+                f"the store; give --out another folder, or delete {folder} to train again"
             )
         return ConfigError(
             f"{self.folder}: its checkpoints were trained with other options or weak labels, or by "
