@@ -444,7 +444,10 @@ def test_example_fields_are_saved_with_what_they_show(page: Page) -> None:
     assert rows[0] == ["Negative control", "DMSO 0 µM", "P/1 C04 site 1", "9"]
     drawn = ET.fromstring(content_of(page, page.get_by_label("SVG of example-fields")))
     words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}image"))) == len(rows)
+    images = list(drawn.iter("{http://www.w3.org/2000/svg}image"))
+    assert len(images) == len(rows)
+    # Whether or not it has been seen, and so loaded.
+    assert all(float(image.get("height")) == 160 for image in images)
     for row in rows:
         assert set(row[:3]) <= {*words}
 

@@ -200,7 +200,8 @@ const sheet = (part, across = 4) => {
   figures.forEach((figure, n) => {
     const svg = figure.querySelector("svg"), image = figure.querySelector("img"), x = gap + n % across * (side + gap);
     if (n && n % across === 0) [y, tallest] = [y + tallest + 10, 0];
-    const [width, height] = svg ? svg.getAttribute("viewBox").split(" ").slice(2).map(Number) : [image.naturalWidth, image.naturalHeight];
+    // What is yet to be loaded, since nobody has seen it, is square.
+    const [width, height] = svg ? svg.getAttribute("viewBox").split(" ").slice(2).map(Number) : [image.naturalWidth || 1, image.naturalHeight || 1];
     const place = {x, y, width: side, height: side * height / width}, bar = image?.closest("[data-bar]");
     parts.push(svg ? drawing(svg, place) : `<image x="${x}" y="${y}" width="${side}" height="${place.height}" href="${image.src}"/>`);
     if (bar) {
