@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from wsdino.profile.normalise import normalise
 from wsdino.tables.columns import PREFIX
 from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 _LABEL = "WeakLabel"
@@ -42,10 +42,9 @@ def label_profiles(
     TableError
         See :func:`wsdino.profile.normalise.fit_normalisation`.
     """
-    names = np.where(codes < 0, None, codes.astype(str).astype(object))
-    whitened, _ = normalise(
-        table.assign(**{PREFIX + _LABEL: names}), method="weak_label", label=_LABEL
-    )
+    names = pd.Series(codes, index=table.index).astype(str).where(codes >= 0, None)
+    labelled = table.assign(**{PREFIX + _LABEL: names})
+    whitened, _ = normalise(labelled, method="weak_label", label=_LABEL)
     features = features_of(whitened)
     known = codes >= 0
     sums = np.zeros((codes.max() + 1, features.shape[1]))

@@ -148,7 +148,7 @@ class Store:
         shape = (*self.whole.shape[:2], len(STATISTIC_NAMES))
         with _undamaged(self.path / STATISTICS):
             table = load_sealed(self.path / STATISTICS)
-            if (table.shape, table.dtype) != (shape, np.float32):
+            if table.shape != shape or table.dtype != np.float32:
                 raise ValueError(f"{table.dtype} {table.shape} instead of float32 {shape}")
         table = table if self.rows is None else table[self.rows]
         return {name: table[:, :, i] for i, name in enumerate(STATISTIC_NAMES)}
