@@ -117,7 +117,8 @@ TOGETHER = {
     "starter and ImageNet": (STARTER, "ImageNet, frozen"),
     "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
     "ours: starter and pairs": (STARTER, "pairs from ImageNet"),
-    "ours: starter and profiles": (STARTER, "profiles from ImageNet"),
+    "ImageNet and pairs, no label": ("ImageNet, frozen", "pairs from ImageNet, no label"),
+    "ImageNet and profiles": ("ImageNet, frozen", "profiles from ImageNet"),
 }
 
 
