@@ -101,7 +101,6 @@ TRAINED = {
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
-    "classifier from ImageNet": [*STAINED_FROM_IMAGENET, "objective={name: classify}"],
     "profiles from ImageNet": [
         *STAINED_FROM_IMAGENET,
         "objective={name: profiles, head_batch_norm: true, koleo_weight: 0}",
