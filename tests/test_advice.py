@@ -1,4 +1,4 @@
-"""Advice works where it is given: by those of a command, and by those of a run's config."""
+"""Advice works where it is given: to users of a command, and to those of a run's config."""
 
 from __future__ import annotations
 

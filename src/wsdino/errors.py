@@ -88,7 +88,7 @@ CONFIG_KEYS = {
 
 
 def option(text: str) -> str:
-    """Write an option for a message that those of `wsdino run` read, too, who give none.
+    """Write an option for a message that users of `wsdino run`, who give a config, see as well.
 
     `--z 0 or --z max` becomes `--z 0 or --z max (in a config screen.z)`.
     """

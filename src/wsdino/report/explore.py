@@ -102,14 +102,9 @@ def explore_page(
     what = Shown(
         record=record,
         store=store,
-        model=None,
-        warnings=None,
         sites=sites,
         styles=styles_of(record, store),
-        num_example_fields=0,
-        attention_sites=None,
         seed=seed,
-        beside="",
         served=pictures,
     )
     pending = [pending_level(name, treated if name == "treatments" else None) for name in maps]

@@ -40,7 +40,7 @@ class Shown:
     ----------
     record
         Contents of the run folder.
-    store, model, warnings, sites, num_example_fields, attention_sites, seed
+    store, sites, seed, model, warnings, num_example_fields, attention_sites
         See :func:`wsdino.report.html.write_report`.
     beside
         Name of the folder beside the page for pictures that don't fit into it.
@@ -52,14 +52,14 @@ class Shown:
 
     record: RunRecord
     store: Fields | None
-    model: Attentive | None
-    warnings: Sequence[str] | None
     sites: pd.DataFrame | None
     styles: dict[str, MoaStyle]
-    num_example_fields: int
-    attention_sites: Sequence[int] | None
     seed: int
-    beside: str
+    model: Attentive | None = None
+    warnings: Sequence[str] | None = None
+    num_example_fields: int = 0
+    attention_sites: Sequence[int] | None = None
+    beside: str = ""
     served: Pictures | None = None
 
     @cached_property

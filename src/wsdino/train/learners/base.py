@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsdino.job import gather
-from wsdino.train.head import ProjectionHead
+from wsdino.train.head import ProjectionHead, TogetherHead
 from wsdino.train.loss import koleo_loss
 from wsdino.train.metrics import effective_rank, spread
 from wsdino.train.schedules import cosine
@@ -170,6 +170,22 @@ def projection_head(options: TeacherOptions, dim: int) -> ProjectionHead:
         bottleneck_dim=options.head_bottleneck_dim,
         batch_norm=options.head_batch_norm,
     )
+
+
+def together_heads(
+    options: TeacherOptions, networks: ChannelNetworks, *, bottleneck_dim: int
+) -> list[TogetherHead]:
+    """Build a head for each network that sees all of its inputs of an image at once."""
+    return [
+        TogetherHead(
+            networks.dim,
+            networks.views_per_image,
+            hidden_dim=options.head_hidden_dim,
+            bottleneck_dim=bottleneck_dim,
+            batch_norm=options.head_batch_norm,
+        )
+        for _ in networks.networks
+    ]
 
 
 def thousandths(epoch: float) -> int:

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsdino.job import gather
-from wsdino.train.head import TogetherHead
-from wsdino.train.learners.base import StudentTeacher, spread_and_rank
+from wsdino.train.learners.base import StudentTeacher, spread_and_rank, together_heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,16 +50,7 @@ class Pairs(StudentTeacher):
         options: Options,
         epochs: float,
     ) -> None:
-        heads = [
-            TogetherHead(
-                student.dim,
-                student.views_per_image,
-                hidden_dim=options.head_hidden_dim,
-                bottleneck_dim=options.head_bottleneck_dim,
-                batch_norm=options.head_batch_norm,
-            )
-            for _ in student.networks
-        ]
+        heads = together_heads(options, student, bottleneck_dim=options.head_bottleneck_dim)
         super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
         self.options = options
         # The teacher's images of all processes, (images, V, D) of each network, and their labels.

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from wsdino import job
-from wsdino.train.head import TogetherHead
-from wsdino.train.learners.base import StudentTeacher, spread_and_rank
+from wsdino.train.learners.base import StudentTeacher, spread_and_rank, together_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,16 +58,7 @@ class Profiles(StudentTeacher):
     ) -> None:
         # L profiles around their mean have L - 1 dimensions.
         num_components = min(options.head_bottleneck_dim, num_labels - 1)
-        heads = [
-            TogetherHead(
-                student.dim,
-                student.views_per_image,
-                hidden_dim=options.head_hidden_dim,
-                bottleneck_dim=num_components,
-                batch_norm=options.head_batch_norm,
-            )
-            for _ in student.networks
-        ]
+        heads = together_heads(options, student, bottleneck_dim=num_components)
         super().__init__(student, teacher, heads=heads, options=options, epochs=epochs)
         self._find_profiles = label_profiles
         self.label_profiles: Tensor
