@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers_train import TINY, options_of, read_records
+from helpers_train import TINY, options_of
 from wsdino.embed.embed import embed_store
 from wsdino.errors import ConfigError
 from wsdino.model.model import Model
@@ -109,7 +109,6 @@ def test_the_goals_are_those_of_the_network_at_the_start(store: Store, tmp_path:
     found = state["objective"]["label_profiles"].numpy()
     # Components may have either sign, as numbers are rounded.
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
-    assert all(abs(record["cosine"]) <= 1 for record in read_records(tmp_path))
 
 
 def test_a_run_that_goes_on_keeps_its_goals(

@@ -199,12 +199,12 @@ def fit_dose_curve(
         step /= 2
     drawn = _draws(len(dose), num_resamples, seed)
     resampled = _resampled(drawn, which, log_doses, distance, grid)
-    bands = np.percentile(_hill(log_doses, resampled), [2.5, 97.5], axis=0)
+    bands = np.percentile(hill(log_doses, resampled), [2.5, 97.5], axis=0)
     top = np.percentile(resampled[:, 2] + resampled[:, 3], [2.5, 97.5])
     is_flat = bool(best[3] == 0)
     rising = resampled[resampled[:, 3] > 0, 0]
     ec50 = np.exp(np.percentile(rising, [2.5, 97.5])) if len(rising) and not is_flat else None
-    fitted = _hill(log_doses, best[None])[0]
+    fitted = hill(log_doses, best[None])[0]
     left = float(((distance - fitted[which]) ** 2).sum())
     spread = float(((distance - distance.mean()) ** 2).sum())
     return DoseCurve(
@@ -259,8 +259,16 @@ def _grid(ec50s: NDArray[np.float64], slopes: NDArray[np.float64]) -> NDArray[np
     return np.column_stack([np.repeat(ec50s, len(slopes)), np.tile(slopes, len(ec50s))])
 
 
-def _hill(log_doses: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(curves, doses) values of curves given as log EC50, slope, bottom, amplitude."""
+def hill(log_doses: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values (curves, doses) of Hill's curves.
+
+    Parameters
+    ----------
+    log_doses
+        (doses,) natural logarithms.
+    curves
+        (curves, 4): natural logarithm of the EC50, slope, bottom and amplitude.
+    """
     ec50, slope, bottom, amplitude = curves.T[:, :, None]
     height = 1 / (1 + np.exp(np.clip(slope * (ec50 - log_doses), -500, 500)))
     values: NDArray[np.float64] = bottom + amplitude * height
@@ -276,7 +284,7 @@ def _fit(
 ) -> NDArray[np.float64]:
     """For each weighting (B, n) of the wells, the best of a grid (G, 2): (B, 4) curves."""
     flat = np.concatenate([grid, np.tile([0.0, 1.0], (len(grid), 1))], axis=1)
-    shape = _hill(log_doses, flat)
+    shape = hill(log_doses, flat)
     # Sums over wells become sums over doses.
     member = np.zeros((len(which), len(log_doses)))
     member[np.arange(len(which)), which] = 1

@@ -11,7 +11,7 @@ import numpy as np
 from wsdino.atomic import sweep, writing
 from wsdino.errors import InputError, did_you_mean
 from wsdino.lock import one_writer
-from wsdino.report.attentive import site_maps
+from wsdino.report.attentive import patch_side, site_maps
 from wsdino.report.images import composite, stretch
 from wsdino.report.scale_bar import draw_bar
 from wsdino.report.words import concentration
@@ -109,7 +109,7 @@ def attention_panels(
             f"{len(image)} channels and {len(maps)} networks; expected one name each"
         )
     height, width = maps.shape[2:]
-    patch = min(image.shape[1] // height, image.shape[2] // width)
+    patch = patch_side(image, (height, width))
     if not patch:
         raise InputError(
             f"attention: maps of {height} by {width} patches for a field of {image.shape[1]} by "
@@ -333,7 +333,7 @@ def field_picture(
     numpy.ndarray
         uint8 (h * patch, w * patch, 3).
     """
-    patch = min(image.shape[1] // grid[0], image.shape[2] // grid[1])
+    patch = patch_side(image, grid)
     image = image[:, : grid[0] * patch, : grid[1] * patch]
     if network not in channels:
         return composite(image, channels)

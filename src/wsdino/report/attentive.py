@@ -62,6 +62,11 @@ def site_patches(model: Attentive, store: Fields, site: int) -> np.ndarray:
     return _of_site(model.patches, model, store, site)
 
 
+def patch_side(image: np.ndarray, grid: tuple[int, ...]) -> int:
+    """Return the side in px of the patches of an image (C, H, W) that fill a grid (h, w)."""
+    return int(min(image.shape[1] // grid[0], image.shape[2] // grid[1]))
+
+
 def on_foreground(
     maps: np.ndarray, image: np.ndarray, channels: Sequence[str], network: str
 ) -> tuple[float, float] | None:
@@ -85,7 +90,7 @@ def on_foreground(
         Share of the attention, mean over heads, and of the area; None where nothing is foreground.
     """
     height, width = maps.shape[1:]
-    patch = min(image.shape[1] // height, image.shape[2] // width)
+    patch = patch_side(image, (height, width))
     planes = [list(channels).index(network)] if network in channels else range(len(channels))
     small = np.any([foreground_mask(image[plane]) for plane in planes], axis=0)
     # A pixel of four each; the last row and column of an odd field repeat those before.

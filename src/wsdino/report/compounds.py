@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsdino.evaluate.doses import hill
 from wsdino.report.columns import DOSE, MECHANISM, Column
 from wsdino.report.treated import NEAREST, NEAREST_COSINE, Treated
 from wsdino.report.words import concentration, is_number, number
@@ -215,7 +216,7 @@ def dose_svg(
         back = _above_zero(doses, fitted["fitted_low"])[::-1]
         outline = "L".join(place(*point) for point in there + back)
         parts.append(f'<path class="band" d="M{outline}Z"/>')
-        middle = "L".join(place(*point) for point in _hill(fitted))
+        middle = "L".join(place(*point) for point in _drawn(fitted))
         parts.append(f'<path class="fit" d="M{middle}"/>')
     dots = "".join(f"M{place(*point)}h.01" for point in points)
     parts.append(f'<path class="dots" d="{dots}"/>')
@@ -247,13 +248,14 @@ def _above_zero(doses: Sequence[float], values: Sequence[float]) -> list[tuple[f
     return drawn
 
 
-def _hill(curve: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _drawn(curve: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Return points of a fitted curve between its first and last dose."""
     if not is_number(curve.get("ec50")) or not is_number(curve.get("slope")):
         return list(zip(curve["doses"], curve["fitted"], strict=True))
     grid = np.geomspace(curve["doses"][0], curve["doses"][-1], _STEPS)
-    risen = 1 / (1 + (curve["ec50"] / grid) ** curve["slope"])
-    drawn = curve["bottom"] + (curve["top"] - curve["bottom"]) * risen
+    amplitude = curve["top"] - curve["bottom"]
+    shape = np.array([[np.log(curve["ec50"]), curve["slope"], curve["bottom"], amplitude]])
+    (drawn,) = hill(np.log(grid), shape)
     return list(zip(grid.tolist(), drawn.tolist(), strict=True))
 
 
