@@ -12,6 +12,7 @@ from helpers_train import CHANNELS, options_of, read_records
 from wsdino.errors import ConfigError, ModelError, TrainingError
 from wsdino.model.building import build_networks
 from wsdino.model.model import load_model
+from wsdino.model.precision import uses_bfloat16
 from wsdino.model.spec import Architecture, ModelSpec
 from wsdino.train.checkpoint import load_newest
 from wsdino.train.loop import Trainer
@@ -120,8 +121,6 @@ def test_a_bad_step_leaves_no_statistics_behind(
     [
         ("per_channel", {"drop_path": 0.2}),
         ("joint", {"accumulate": 2}),
-        # One step: a CPU without matrix units takes seconds for it.
-        ("shared", {"precision": "bfloat16", "epochs": 0.1}),
     ],
 )
 def test_modes_parts_and_stochastic_depth(
@@ -134,6 +133,14 @@ def test_modes_parts_and_stochastic_depth(
     found = statistics_of(dict(model.networks.networks[0].state_dict()))
     for key, value in statistics_of(torch.load(weights)).items():
         assert torch.equal(found[key], value), key
+
+
+def test_bfloat16_is_refused_on_a_cpu(store: Store, tmp_path: Path, weights: Path) -> None:
+    """Gradients differed from run to run: PyTorch's, of depthwise convolutions of maps of 1 px."""
+    with pytest.raises(ConfigError, match=r"precision bfloat16: on a CPU, .* set auto or float32"):
+        train_short(store, tmp_path, weights, optimisation={"precision": "bfloat16"})
+    assert not uses_bfloat16("auto", torch.device("cpu"), is_convolutional=True)
+    assert uses_bfloat16("bfloat16", torch.device("cuda"), is_convolutional=True)
 
 
 def test_what_it_expects_is_part_of_the_training(

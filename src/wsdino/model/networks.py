@@ -63,7 +63,7 @@ class ChannelNetworks(nn.Module):
         self.units: Units = units or InputUnits()
         # Whether batch normalisation goes by the batch at hand while the networks train.
         self.learns_statistics = False
-        if not any(hasattr(network, "patch_embed") for network in self.networks):
+        if self.is_convolutional:
             # The channels of a pixel side by side: convolutions are faster so.
             self.to(memory_format=torch.channels_last)
         self.train()
@@ -75,6 +75,11 @@ class ChannelNetworks(nn.Module):
             for module in self.with_statistics():
                 module.eval()
         return self
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether no network cuts images into patches."""
+        return not any(hasattr(network, "patch_embed") for network in self.networks)
 
     def with_statistics(self) -> list[nn.Module]:
         """Return the layers that keep running statistics: those of batch normalisation."""

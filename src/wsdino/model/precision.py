@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from wsdino.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -21,7 +23,9 @@ CHUNK_SCORES = 2**22
 """Number of attention scores in memory at a time (8 MiB of bfloat16)."""
 
 
-def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+def uses_bfloat16(
+    precision: Precision, device: torch.device, *, is_convolutional: bool = False
+) -> bool:
     """Whether products are computed in bfloat16.
 
     Parameters
@@ -31,10 +35,26 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
         tensor cores or a CPU's AMX tiles.
     device
         Where the products are computed.
+    is_convolutional
+        Whether they are those of a convolutional network.
+
+    Raises
+    ------
+    ConfigError
+        bfloat16 is asked for where its gradients are wrong now and then: on a CPU, PyTorch's
+        strided depthwise convolutions of very small maps read memory that isn't theirs.
     """
+    on_cpu = device.type == "cpu"
+    if precision == "bfloat16" and on_cpu and is_convolutional:
+        raise ConfigError(
+            "train.precision bfloat16: on a CPU, gradients of convolutional networks are wrong now "
+            "and then; set auto or float32"
+        )
     if precision != "auto":
         return precision == "bfloat16"
-    if device.type == "cpu":
+    if on_cpu and is_convolutional:
+        return False
+    if on_cpu:
         return torch.cpu._is_amx_tile_supported()  # noqa: SLF001 no public name in torch 2.11
     return device.type == "cuda"
 

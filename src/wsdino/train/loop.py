@@ -107,7 +107,8 @@ class Trainer:
             self.trainable = DistributedDataParallel(objective.trainable)
         self.steps_per_epoch = samples_per_epoch / options.batch_size
         self.total_steps = max(1, math.ceil(options.epochs * self.steps_per_epoch))
-        self.bfloat16 = uses_bfloat16(options.precision, device)
+        convolutional = objective.trainable.networks.is_convolutional
+        self.bfloat16 = uses_bfloat16(options.precision, device, is_convolutional=convolutional)
         self.share = options.batch_size // job.world_size()
 
     def run(self) -> None:
@@ -280,8 +281,7 @@ class Trainer:
         finite = all(map(math.isfinite, values))
         (self.objective.after_step if finite else undo)()
         self.optimiser.zero_grad(set_to_none=True)
-        record["applied"] = float(finite)
-        return record
+        return record | {"applied": float(finite)}
 
     def _seed_torch(self, step: int) -> None:
         """Make stochastic depth a function of seed, step and rank: nothing to save, or to lose."""

@@ -54,7 +54,8 @@ class Optimisation:
         it, and learns new running statistics; otherwise it keeps those it came with. Only in a
         single process.
     precision
-        ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU and on a CPU with AMX.
+        ``bfloat16`` autocast or ``float32``; ``auto``: bfloat16 on a GPU and, unless the network is
+        convolutional, on a CPU with AMX.
     compile
         Whether networks and loss go through ``torch.compile``: the first step takes a minute or
         more, and on a CPU needs a C++ compiler.
