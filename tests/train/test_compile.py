@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOVING = {
     "koleo_weight": 0.1,
+    "attention_weight": 0.1,
     "warmup_teacher_temp": 0.02,
     "teacher_temp_warmup_epochs": 1,
     "norm_last_layer": False,

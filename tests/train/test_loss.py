@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsdino.train import loss as loss_module
 from wsdino.train.loss import (
+    attention_loss,
     centered_targets,
     cross_view_entropy,
     dino_loss,
@@ -227,3 +228,49 @@ def test_koleo_of_equal_or_single_images_is_finite() -> None:
         assert loss.isfinite()
         assert features.grad is not None
         assert features.grad.isfinite().all()
+
+
+def test_attention_loss_equals_the_loop_over_views() -> None:
+    generator = torch.Generator().manual_seed(4)
+    brightness = torch.rand(2, 3, 16, generator=generator)
+    brightness[0, :, :4] += 3
+    brightness[:, 2] = 1.0
+    attention = torch.rand(2, 3, 5, 16, generator=generator).requires_grad_()
+    loss = attention_loss(attention, brightness)
+    expected = []
+    for image in range(2):
+        values = brightness[:, image].numpy()
+        threshold = threshold_of(values.ravel())
+        for view in range(2):
+            if (foreground := values[view] > threshold).any():
+                mean = attention.detach()[view, image].numpy().mean(axis=0)
+                expected.append(-np.log(mean[foreground].sum() / mean.sum()))
+    assert len(expected) == 2, "nothing in the other views is foreground"
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    loss.backward()
+    assert attention.grad is not None
+    moved = (attention - 0.1 * attention.grad).detach()
+    assert attention_loss(moved, brightness) < loss, "a step moves attention to foreground"
+
+
+def threshold_of(values: np.ndarray) -> float:
+    """Otsu's: the value that leaves the least variance within those up to it and those above."""
+    within = {
+        value: sum(part.var() * len(part) for part in (values[values <= value], above))
+        for value in np.unique(values)
+        if len(above := values[values > value])
+    }
+    return float(min(within, key=lambda value: within[value]))
+
+
+def test_attention_loss_of_flat_images_is_zero_and_of_none_on_foreground_finite() -> None:
+    attention = torch.ones(1, 2, 1, 4).requires_grad_()
+    attention_loss(attention, torch.ones(1, 2, 4)).backward()
+    assert attention.grad is not None
+    assert not attention.grad.any()
+    nowhere = torch.tensor([[[[0.0, 1.0]]]]).requires_grad_()
+    loss = attention_loss(nowhere, torch.tensor([[[1.0, 0.0]]]))
+    loss.backward()
+    assert loss.isfinite()
+    assert nowhere.grad is not None
+    assert nowhere.grad.isfinite().all()

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers_train import TINY
+from wsdino.model.backbone import cls_attention
 from wsdino.model.spec import ModelSpec
 from wsdino.train.head import logits
 from wsdino.train.learners.classify import Classification
 from wsdino.train.learners.distill import SelfDistillation
-from wsdino.train.loss import koleo_loss
+from wsdino.train.loss import attention_loss, koleo_loss
 from wsdino.train.objectives.distill import Options
 from wsdino.train.train import initial_networks
 
@@ -144,6 +145,30 @@ def test_koleo_is_added_for_each_global_view_of_each_network(mode: str) -> None:
     ]
     assert totals[1] - totals[0] == pytest.approx(0.5 * sum(expected), rel=1e-4)
     assert metrics["koleo"].item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["per_channel", "shared", "joint"])
+def test_the_attention_that_is_lost_is_added_for_each_network(mode: str) -> None:
+    views, labels = views_of(), torch.zeros(4, dtype=torch.int64)
+    totals = []
+    for weight in (0.0, 0.5):
+        module = distillation(mode, attention_weight=weight)
+        total, metrics = module.loss(module.trainable, views, module.target(views, labels))
+        totals.append(total.item())
+    expected = []
+    for index, network in enumerate(module.trainable.networks.networks):
+        seen = [inputs_of(mode, view, index) for view in views[0]]
+        weights = torch.stack([cls_attention(network, x).flatten(2) for x in seen])
+        patches = [
+            functional.avg_pool2d(x.mean(dim=1, keepdim=True), TINY.patch_size) for x in seen
+        ]
+        brightness = torch.stack([x.flatten(1) for x in patches])
+        expected.append(attention_loss(weights, brightness).item())
+    assert totals[1] - totals[0] == pytest.approx(0.5 * sum(expected), rel=1e-4)
+    assert metrics["attention"].item() == pytest.approx(np.mean(expected), rel=1e-4)
+    total.backward()
+    query = module.trainable.networks.networks[0].blocks[-1].attn.qkv.weight.grad
+    assert query is not None
 
 
 def test_sinkhorn_targets_come_from_all_views_of_the_batch() -> None:

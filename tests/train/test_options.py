@@ -149,6 +149,7 @@ CASES: dict[str, dict[str, Case]] = {
         "final_teacher_momentum": Case(0.9, column("teacher_momentum")),
         "freeze_last_layer_epochs": Case(0.0),
         "koleo_weight": Case(0.1, kinds_of_record),
+        "attention_weight": Case(0.1, kinds_of_record),
     },
     "contrast": {
         "name": Case("distill", kinds_of_record, OF_CONTRAST),
@@ -159,6 +160,7 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, losses, OF_CONTRAST),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_CONTRAST),
         "koleo_weight": Case(0.1, kinds_of_record, OF_CONTRAST),
+        "attention_weight": Case(0.1, kinds_of_record, OF_CONTRAST),
     },
     "pairs": {
         "name": Case("distill", kinds_of_record, OF_PAIRS),
@@ -169,6 +171,7 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, losses, OF_PAIRS),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_PAIRS),
         "koleo_weight": Case(0.1, kinds_of_record, OF_PAIRS),
+        "attention_weight": Case(0.1, kinds_of_record, OF_PAIRS),
     },
     "profiles": {
         "name": Case("distill", kinds_of_record, OF_PROFILES),
@@ -178,6 +181,7 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, column("embedding_std"), OF_PROFILES),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_PROFILES),
         "koleo_weight": Case(0.1, kinds_of_record, OF_PROFILES),
+        "attention_weight": Case(0.1, kinds_of_record, OF_PROFILES),
     },
     "spc": {
         "name": Case("distill", kinds_of_record, OF_SPC),
@@ -188,6 +192,7 @@ CASES: dict[str, dict[str, Case]] = {
         "teacher_momentum": Case(0.5, losses, OF_SPC),
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_SPC),
         "koleo_weight": Case(0.1, kinds_of_record, OF_SPC),
+        "attention_weight": Case(0.1, kinds_of_record, OF_SPC),
         "class_angle": Case(20.0, column("class_overlap"), OF_SPC),
     },
     "distill_classify": {
@@ -207,6 +212,7 @@ CASES: dict[str, dict[str, Case]] = {
         "final_teacher_momentum": Case(0.9, column("teacher_momentum"), OF_BOTH),
         "freeze_last_layer_epochs": Case(0.0, base=OF_BOTH),
         "koleo_weight": Case(0.1, kinds_of_record, OF_BOTH),
+        "attention_weight": Case(0.1, kinds_of_record, OF_BOTH),
         "label_weight": Case(3.0, losses, OF_BOTH),
     },
     "classify": {"name": Case("distill", kinds_of_record, {"objective": {"name": "classify"}})},

@@ -15,6 +15,7 @@ from wsdino.model.names import is_vision_transformer
 from wsdino.outside import reading
 
 if TYPE_CHECKING:
+    from timm.layers import Attention
     from timm.models.vision_transformer import VisionTransformer
 
     from wsdino.model.names import PoolName, StemName
@@ -303,25 +304,50 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     ModelError
         If the backbone has no class token or no plain self-attention.
     """
+    attention = plain_attention(vit, "attention maps need")
+    tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))  # noqa: SLF001 timm has no public name
+    for block in vit.blocks[:-1]:
+        tokens = block(tokens)
+    weights = class_weights(attention, vit.blocks[-1].norm1(tokens))
+    patch = vit.patch_embed.patch_size
+    grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
+    return cast("Tensor", weights[:, :, vit.num_prefix_tokens :].unflatten(-1, grid))
+
+
+def plain_attention(backbone: nn.Module, what: str) -> Attention:
+    """Return the self-attention of the last block.
+
+    Parameters
+    ----------
+    backbone
+        The backbone.
+    what
+        Who needs it, and the verb: the beginning of the error's sentence.
+
+    Raises
+    ------
+    ModelError
+        If the backbone has no class token or no plain self-attention.
+    """
     from timm.layers import Attention
     from timm.models.vision_transformer import VisionTransformer
 
     # Variants with other attention (relative positions, gates) would silently give wrong maps.
-    is_vit = isinstance(vit, VisionTransformer) and vit.has_class_token
-    if not is_vit or type(getattr(vit.blocks[-1], "attn", None)) is not Attention:
-        raise ModelError(
-            "attention maps need a vision transformer with a class token, and this model's "
-            f"backbone is of the kind {type(vit).__name__}; nothing else needs one"
-        )
-    tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))  # noqa: SLF001 timm has no public name
-    for block in vit.blocks[:-1]:
-        tokens = block(tokens)
-    attention, tokens = vit.blocks[-1].attn, vit.blocks[-1].norm1(tokens)
+    if isinstance(backbone, VisionTransformer) and backbone.has_class_token:
+        attention = getattr(backbone.blocks[-1], "attn", None)
+        if type(attention) is Attention:
+            return attention
+    raise ModelError(
+        f"{what} a vision transformer with a class token, and this model's "
+        f"backbone is of the kind {type(backbone).__name__}; nothing else needs one"
+    )
+
+
+def class_weights(attention: Attention, tokens: Tensor) -> Tensor:
+    """Attention of [CLS] to all tokens: (N, T, D), the attention's input, to (N, heads, T)."""
     num, length, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(num, length, 3, attention.num_heads, -1)
     query, key, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     query, key = attention.q_norm(query), attention.k_norm(key)
     weights = ((query[:, :, :1] * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
-    patch = vit.patch_embed.patch_size
-    grid = (images.shape[-2] // patch[0], images.shape[-1] // patch[1])
-    return cast("Tensor", weights[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, grid))
+    return cast("Tensor", weights[:, :, 0])

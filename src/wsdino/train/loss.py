@@ -207,6 +207,43 @@ def koleo_loss(features: Tensor) -> Tensor:
     return -(distance + 1e-8).log().mean()
 
 
+def attention_loss(weights: Tensor, brightness: Tensor) -> Tensor:
+    """Draw the attention of [CLS] to foreground.
+
+    Minus the log of the share of the attention, mean over heads, that lies on foreground patches.
+    Left alone, small transformers gather what they know of a field in its empty patches, where the
+    class token then reads it (arXiv 2309.16588): maps of attention show background. Foreground are
+    patches that are brighter than the threshold of their image, of all its views together, that
+    maximises the variance between two classes (Otsu 1979).
+
+    Parameters
+    ----------
+    weights
+        (V, N, heads, P), attention to the P patches of V views of N images.
+    brightness
+        (V, N, P), mean of each patch.
+
+    Returns
+    -------
+    Tensor
+        Scalar float32, mean over the views that have foreground; zero where none has.
+    """
+    with torch.no_grad():
+        ordered = brightness.float().transpose(0, 1).flatten(1).sort(dim=1).values
+        num = ordered.shape[1]
+        below = torch.arange(1, num, device=ordered.device)
+        sums, total = ordered.cumsum(dim=1)[:, :-1], ordered.sum(dim=1, keepdim=True)
+        distance = sums / below - (total - sums) / (num - below)
+        at = (below * (num - below) * distance.square()).argmax(dim=1, keepdim=True)
+        foreground = brightness > ordered.gather(1, at)
+        has_any = foreground.any(dim=2)
+    mean = weights.float().mean(dim=2)
+    share = (mean * foreground).sum(dim=2) / mean.sum(dim=2)
+    # Attention that has left the foreground altogether would give an infinite gradient.
+    lost = -(share + 1e-8).log() * has_any
+    return lost.sum() / has_any.sum().clamp(min=1)
+
+
 @torch.no_grad()
 def sinkhorn_targets(teacher: Tensor, *, temp: float, num_iterations: int = 3) -> Tensor:
     """Turn teacher logits (T, N, K) into targets that use all prototypes equally.

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsdino.job import gather
+from wsdino.model.backbone import class_weights, plain_attention
 from wsdino.train.head import ProjectionHead, TogetherHead
-from wsdino.train.loss import koleo_loss
+from wsdino.train.loss import attention_loss, koleo_loss
 from wsdino.train.metrics import effective_rank, spread
 from wsdino.train.schedules import cosine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from timm.models.vision_transformer import VisionTransformer
+
     from wsdino.model.networks import ChannelNetworks
     from wsdino.train.objectives.base import Measured, Metrics, TeacherOptions
 
 # A graph break is an error instead of being silently slow; shapes never change.
 COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+_WHO_ASKS = "objective.attention_weight needs"
 
 
 class HeadedNetworks(nn.Module):
@@ -38,6 +43,26 @@ class HeadedNetworks(nn.Module):
     def __init__(self, networks: ChannelNetworks, heads: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks, self.heads = networks, nn.ModuleList(heads)
+        # Of each network: the input of its last attention, and the attention loss of the last
+        # forward pass, where that is asked for.
+        self._attended: list[Tensor] = []
+        self.attention_losses: list[Tensor] = []
+
+    def measure_attention(self) -> None:
+        """From now on, find the attention loss of the first resolution in each forward pass.
+
+        Raises
+        ------
+        ModelError
+            If a backbone has no class token or no plain self-attention.
+        """
+        self._attended = [torch.zeros(0) for _ in self.networks.networks]
+        for index, network in enumerate(self.networks.networks):
+
+            def keep(_: nn.Module, given: tuple[Tensor, ...], index: int = index) -> None:
+                self._attended[index] = given[0]
+
+            plain_attention(network, _WHO_ASKS).register_forward_pre_hook(keep)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
         """Run each resolution once through each network.
@@ -55,13 +80,17 @@ class HeadedNetworks(nn.Module):
         """
         parts = [self.networks.split(x.flatten(0, 1)) for x in views]
         all_features, all_scores = [], []
+        self.attention_losses = []
         for index, (network, head) in enumerate(
             zip(self.networks.networks, self.heads, strict=True)
         ):
-            features = [
-                network(part[index]).unflatten(0, (len(x), -1))
-                for part, x in zip(parts, views, strict=True)
-            ]
+            features = []
+            for number, (part, x) in enumerate(zip(parts, views, strict=True)):
+                features.append(network(part[index]).unflatten(0, (len(x), -1)))
+                if self._attended and not number:
+                    images = part[index].unflatten(0, (len(x), -1))
+                    lost = _lost_attention(network, self._attended[index], images)
+                    self.attention_losses.append(lost)
             all_features.append(features[0])
             all_scores.append(head(torch.cat(features)))
         return all_features, all_scores
@@ -103,6 +132,8 @@ class StudentTeacher(nn.Module):
         # Stochastic depth is for the student alone.
         self.teacher.eval()
         self._shared = options
+        if options.attention_weight:
+            self.trainable.measure_attention()
         self._momentum = options.teacher_momentum
         # The teacher's features of the last batch, (V, N, D) of each network.
         self._features: list[Tensor] = []
@@ -127,8 +158,8 @@ class StudentTeacher(nn.Module):
         self._momentum = cosine(step, start=start, end=end, total=total)
         return {"teacher_momentum": self._momentum}
 
-    def with_koleo(self, total: Tensor, features: list[Tensor]) -> tuple[Tensor, Measured]:
-        """Add KoLeo's loss of the global views to a loss, and measure both.
+    def with_terms(self, total: Tensor, features: list[Tensor]) -> tuple[Tensor, Measured]:
+        """Add KoLeo's and the attention's loss of the global views to a loss, and measure them.
 
         Parameters
         ----------
@@ -143,6 +174,10 @@ class StudentTeacher(nn.Module):
             koleo = torch.stack([koleo_loss(view) for views in features for view in views]).sum()
             total = total + self._shared.koleo_weight * koleo
             metrics["koleo"] = koleo.detach() / sum(len(views) for views in features)
+        if self._shared.attention_weight:
+            lost = torch.stack(self.trainable.attention_losses)
+            total = total + self._shared.attention_weight * lost.sum()
+            metrics["attention"] = lost.detach().mean()
         return total, metrics
 
     def after_backward(self, epoch: float) -> None:
@@ -160,6 +195,14 @@ class StudentTeacher(nn.Module):
     def exported(self) -> ChannelNetworks:
         """Return the teacher's backbones."""
         return self.teacher.networks
+
+
+def _lost_attention(backbone: nn.Module, tokens: Tensor, images: Tensor) -> Tensor:
+    """Attention loss from the input of the last attention, of images (V, N, C, h, w)."""
+    vit = cast("VisionTransformer", backbone)
+    weights = class_weights(plain_attention(vit, _WHO_ASKS), tokens)[..., vit.num_prefix_tokens :]
+    patches = functional.avg_pool2d(images.mean(dim=2), vit.patch_embed.patch_size)
+    return attention_loss(weights.unflatten(0, images.shape[:2]), patches.flatten(2))
 
 
 def projection_head(options: TeacherOptions, dim: int) -> ProjectionHead:

@@ -79,7 +79,7 @@ class Contrast(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between images and labels, and KoLeo's."""
+        """Sum over the networks of the cross-entropy between images and labels, and terms."""
         features, scores = trainable(views)
         num = len(scores)
         losses, right = [], []
@@ -90,7 +90,7 @@ class Contrast(StudentTeacher):
             logits = label_logits(image, means, own[0], rows[0], temp=self.options.student_temp)
             losses.append(functional.cross_entropy(logits, rows[0]))
             right.append((logits.detach().argmax(dim=-1) == rows[0]).float().mean())
-        total, metrics = self.with_koleo(torch.stack(losses).sum(), features)
+        total, metrics = self.with_terms(torch.stack(losses).sum(), features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
     def diagnostics(self) -> Metrics:

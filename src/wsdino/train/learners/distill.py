@@ -119,9 +119,9 @@ class SelfDistillation(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between different views, and KoLeo's."""
+        """Sum over the networks of the cross-entropy between different views, and terms."""
         features, scores = trainable(views)
-        return self.with_koleo(self.distillation(scores, targets), features)
+        return self.with_terms(self.distillation(scores, targets), features)
 
     def distillation(
         self, scores: Sequence[tuple[Tensor, ...]], targets: Sequence[Tensor]

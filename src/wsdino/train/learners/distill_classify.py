@@ -83,7 +83,7 @@ class DistillClassify(SelfDistillation):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of both cross-entropies, and KoLeo's."""
+        """Sum over the networks of both cross-entropies, and terms."""
         *targets, rows = targets
         features, scores = trainable(views)
         named, right = [], []
@@ -92,5 +92,5 @@ class DistillClassify(SelfDistillation):
             named.append(functional.cross_entropy(z.float().flatten(0, 1), labels.flatten()))
             right.append((z.detach().argmax(dim=-1) == labels).float().mean())
         total = self.distillation(scores, targets) + self.label_weight * torch.stack(named).sum()
-        total, metrics = self.with_koleo(total, features)
+        total, metrics = self.with_terms(total, features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}

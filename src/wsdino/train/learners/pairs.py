@@ -69,7 +69,7 @@ class Pairs(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy, mean over pairs of views, and KoLeo's."""
+        """Sum over the networks of the cross-entropy, mean over pairs of views, and terms."""
         features, scores = trainable(views)
         *owns, labels = targets
         losses, right = [], []
@@ -91,7 +91,7 @@ class Pairs(StudentTeacher):
             first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
             losses.append(functional.cross_entropy(logits, first))
             right.append((logits.detach().argmax(dim=-1) == first).float().mean())
-        total, metrics = self.with_koleo(torch.stack(losses).sum(), features)
+        total, metrics = self.with_terms(torch.stack(losses).sum(), features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
     def diagnostics(self) -> Metrics:

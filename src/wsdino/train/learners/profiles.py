@@ -79,10 +79,10 @@ class Profiles(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of one minus the cosine, mean over views, and KoLeo's."""
+        """Sum over the networks of one minus the cosine, mean over views, and terms."""
         features, scores = trainable(views)
         cosines = torch.stack([(vectors * targets[0]).sum(dim=-1).mean() for (vectors,) in scores])
-        total, metrics = self.with_koleo((1 - cosines).sum(), features)
+        total, metrics = self.with_terms((1 - cosines).sum(), features)
         return total, metrics | {"cosine": cosines.detach().mean()}
 
     def diagnostics(self) -> Metrics:

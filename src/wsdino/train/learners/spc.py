@@ -89,7 +89,7 @@ class SPC(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between images and classes, and KoLeo's."""
+        """Sum over the networks of the cross-entropy between images and classes, and terms."""
         features, scores = trainable(views)
         rows = targets[0][0]
         losses, right = [], []
@@ -103,7 +103,7 @@ class SPC(StudentTeacher):
             losses.append(functional.cross_entropy(logits, rows))
             best = logits.detach()[:, : len(classes)].argmax(dim=-1)
             right.append((best == rows).float().mean())
-        total, metrics = self.with_koleo(torch.stack(losses).sum(), features)
+        total, metrics = self.with_terms(torch.stack(losses).sum(), features)
         return total, metrics | {"accuracy": torch.stack(right).mean()}
 
     @torch.no_grad()

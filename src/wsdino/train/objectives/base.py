@@ -51,6 +51,9 @@ class TeacherOptions(Options):
     final_teacher_momentum: Fraction = 1.0
     # Weight of wsdino.train.loss.koleo_loss of each global view; 0: not used.
     koleo_weight: NonNegative = 0.0
+    # Weight of wsdino.train.loss.attention_loss of the global views, which draws the attention of
+    # the class token to foreground; 0: not used.
+    attention_weight: NonNegative = 0.0
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
