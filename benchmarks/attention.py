@@ -64,7 +64,9 @@ def main() -> None:
             )
             for channel, numbers in measured(source, fields).items():
                 area, lift, auc = np.mean(numbers, axis=0)
-                lines.append(f"| {kind} | {name} | {channel} | {area:.2f} | {lift:.2f} | {auc:.2f} |")
+                lines.append(
+                    f"| {kind} | {name} | {channel} | {area:.2f} | {lift:.2f} | {auc:.2f} |"
+                )
                 print(lines[-1], flush=True)
     RESULT.write_text(
         "# Attention on cells\n\nMean over the fields of each kind, "
@@ -122,7 +124,9 @@ def measured(source: str, fields: Fields) -> dict[str, list[tuple[float, float, 
         height, width = maps.shape[1:]
         patch = image.shape[1] // height
         for index, name in enumerate(model.network_names):
-            own = masks[list(model.channels).index(name)] if name in model.channels else masks.any(0)
+            own = (
+                masks[list(model.channels).index(name)] if name in model.channels else masks.any(0)
+            )
             own = own[: height * patch, : width * patch]
             shares = own.reshape(height, patch, width, patch).mean(axis=(1, 3))
             is_cell = shares > 0.5

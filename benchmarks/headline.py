@@ -16,9 +16,11 @@ label chooses its ridge by labels that it leaves out.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ from wsdino.embed.classical import classical_table
 from wsdino.embed.embed import embed_store
 from wsdino.evaluate.leakage import label_leakage
 from wsdino.model.model import load_model
+from wsdino.model.packaged import starter_folder
 from wsdino.profile.aggregate import profiles_of_normalised
 from wsdino.profile.normalise import normalise
 from wsdino.screen.ingest import ingest
@@ -83,10 +86,15 @@ STAINED_FROM_IMAGENET = [
     "train.batch_size=16",
 ]
 FROM_TEACHER = ["objective.teacher_momentum=0.98", "objective.final_teacher_momentum=0.98"]
-PAIRS_FROM_IMAGENET = [
-    *STAINED_FROM_IMAGENET,
-    "objective={name: pairs, head_batch_norm: true, student_temp: 0.2}",
-    *FROM_TEACHER,
+PAIRS = ["objective={name: pairs, head_batch_norm: true, student_temp: 0.2}", *FROM_TEACHER]
+PAIRS_FROM_IMAGENET = [*STAINED_FROM_IMAGENET, *PAIRS]
+# The starter's crops, else as from ImageNet's weights.
+PAIRS_FROM_STARTER = [
+    "crops.global_views={num_views: 2, size: 64, contrast: 0.3, brightness: 0.2, staining: 1.0}",
+    "crops.local_views.num_views=0",
+    "train.batch_size=32",
+    *PAIRS,
+    "objective.attention_weight=0.1",
 ]
 # The trainings differ in nothing but these; all start from the
 # weights of the preset but those whose name says otherwise.
@@ -100,6 +108,8 @@ TRAINED = {
     "WS-DINO (compound)": [*WS_DINO, "pairing.partner_from=image"],
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
     "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
+    "pairs": [*PAIRS_FROM_STARTER, "pairing.partner_from=plate"],
+    "pairs, no label": [*PAIRS_FROM_STARTER, "pairing.label=none"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
     "profiles from ImageNet": [
         *STAINED_FROM_IMAGENET,
@@ -214,6 +224,7 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     path = cell.path(given.out)
     keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
     asked = {key: str(getattr(given, key)) for key in keys}
+    asked["starter"] = starter_digest()
     if is_trained(cell.row):
         asked["row"] = " ".join(settings_of(cell.row))
     record = path.with_suffix(".json")
@@ -252,6 +263,13 @@ def store_of(cell: Cell, given: argparse.Namespace) -> Store:
         difficulty=Difficulty.of([cell.screen]),
     )
     return ingest(screen, folder / f"store_{cell.seed}", workers=num_cpus())
+
+
+@cache
+def starter_digest() -> str:
+    """Tell the package's weights from those of another version."""
+    content = (starter_folder() / "model.safetensors").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def left_out_compounds(store: Store, seed: int) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from sklearn.metrics import roc_auc_score
 
 from wsdino.config import load_config
 from wsdino.errors import ModelError
@@ -13,6 +14,12 @@ from wsdino.model.building import build_networks
 from wsdino.model.model import Model, load_model
 from wsdino.model.packaged import starter_folder
 from wsdino.model.spec import STARTER_TILE, starter_spec
+from wsdino.report.attentive import on_foreground
+from wsdino.screen.measures import foreground_mask
+from wsdino.simulate import Difficulty
+from wsdino.simulate.layouts import CHANNELS, layout_table
+from wsdino.simulate.plates import describe_sites
+from wsdino.simulate.render import render
 
 WEIGHTS = starter_folder() / "model.safetensors"
 
@@ -43,6 +50,20 @@ def test_it_sees_any_number_of_channels_each_alone(channels: tuple[str, ...]) ->
     alone = load_model("starter", channels=channels[-1:]).embed(images[:, -1:])
     np.testing.assert_allclose(vectors[:, -dim:], alone, rtol=0.02, atol=0.02)
     assert model.attention(images).shape[:2] == (2, len(channels))
+
+
+def test_its_attention_is_on_cells() -> None:
+    """Untrained it is even, and of a network that was left alone it avoids them."""
+    sites = describe_sites(layout_table("small", sites=1), Difficulty(), seed=3, size=192)
+    images = np.stack([render(site, seed=3, size=192) for site in sites[::40]])
+    maps = load_model("starter", channels=CHANNELS).attention(images)
+    for image, networks in zip(images, maps, strict=True):
+        for index, channel in enumerate(CHANNELS):
+            share, area = on_foreground(networks[index], image, CHANNELS, channel) or (0, 1)
+            assert share / area > 1.5
+            # Pixels of the mask are two wide, patches eight.
+            mask = foreground_mask(image[index]).reshape(24, 4, 24, 4).mean(axis=(1, 3)) > 0.5
+            assert roc_auc_score(mask.ravel(), networks[index].mean(axis=0).ravel()) > 0.8
 
 
 def test_it_is_not_what_it_was_before_training() -> None:
