@@ -73,8 +73,10 @@ FROM_IMAGENET = [
     f"model.weights={IMAGENET}",
     "architecture.backbone=tf_efficientnet_lite0",
     "architecture.expects=imagenet",
-    # A convolutional network needs no tiles: it sees the whole field as it sees a crop.
+    # A convolutional network needs no tiles: it sees the whole field as it sees a crop. And it has
+    # no attention.
     "embed.tile=null",
+    "objective.attention_weight=0",
 ]
 # Crops of 96 px for a network whose last map is 32 times as coarse; staining varied, since what a
 # compound does to stains identifies it, too. A teacher whose momentum rises to one would keep

@@ -165,3 +165,14 @@ def test_stochastic_depth_that_a_network_lacks_is_refused(store: Store, tmp_path
     with pytest.raises(ModelError, match=r"'dla34': does not support train.drop_path 0.1"):
         train(store, tmp_path, **options_of(spec=spec, optimisation={"drop_path": 0.1}))
     assert not any(tmp_path.iterdir())
+
+
+def test_attention_can_t_be_drawn_where_there_is_none(
+    store: Store, tmp_path: Path, weights: Path
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        train_short(store, tmp_path, weights, objective={"attention_weight": 0.1})
+    assert str(caught.value) == (
+        "objective.attention_weight needs a vision transformer with a class token, and this "
+        "model's backbone is of the kind EfficientNet; 0 leaves it out"
+    )

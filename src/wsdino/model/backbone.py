@@ -304,7 +304,7 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     ModelError
         If the backbone has no class token or no plain self-attention.
     """
-    attention = plain_attention(vit, "attention maps need")
+    attention = plain_attention(vit, "attention maps need", "nothing else needs one")
     tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))  # noqa: SLF001 timm has no public name
     for block in vit.blocks[:-1]:
         tokens = block(tokens)
@@ -314,7 +314,7 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     return cast("Tensor", weights[:, :, vit.num_prefix_tokens :].unflatten(-1, grid))
 
 
-def plain_attention(backbone: nn.Module, what: str) -> Attention:
+def plain_attention(backbone: nn.Module, what: str, advice: str) -> Attention:
     """Return the self-attention of the last block.
 
     Parameters
@@ -323,6 +323,8 @@ def plain_attention(backbone: nn.Module, what: str) -> Attention:
         The backbone.
     what
         Who needs it, and the verb: the beginning of the error's sentence.
+    advice
+        Its end.
 
     Raises
     ------
@@ -339,7 +341,7 @@ def plain_attention(backbone: nn.Module, what: str) -> Attention:
             return attention
     raise ModelError(
         f"{what} a vision transformer with a class token, and this model's "
-        f"backbone is of the kind {type(backbone).__name__}; nothing else needs one"
+        f"backbone is of the kind {type(backbone).__name__}; {advice}"
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # A graph break is an error instead of being silently slow; shapes never change.
 COMPILED: dict[str, Any] = {"fullgraph": True, "dynamic": False}
-_WHO_ASKS = "objective.attention_weight needs"
+_ASKED = ("objective.attention_weight needs", "0 leaves it out")
 
 
 class HeadedNetworks(nn.Module):
@@ -62,7 +62,7 @@ class HeadedNetworks(nn.Module):
             def keep(_: nn.Module, given: tuple[Tensor, ...], index: int = index) -> None:
                 self._attended[index] = given[0]
 
-            plain_attention(network, _WHO_ASKS).register_forward_pre_hook(keep)
+            plain_attention(network, *_ASKED).register_forward_pre_hook(keep)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Any]]:
         """Run each resolution once through each network.
@@ -200,7 +200,7 @@ class StudentTeacher(nn.Module):
 def _lost_attention(backbone: nn.Module, tokens: Tensor, images: Tensor) -> Tensor:
     """Attention loss from the input of the last attention, of images (V, N, C, h, w)."""
     vit = cast("VisionTransformer", backbone)
-    weights = class_weights(plain_attention(vit, _WHO_ASKS), tokens)[..., vit.num_prefix_tokens :]
+    weights = class_weights(plain_attention(vit, *_ASKED), tokens)[..., vit.num_prefix_tokens :]
     patches = functional.avg_pool2d(images.mean(dim=2), vit.patch_embed.patch_size)
     return attention_loss(weights.unflatten(0, images.shape[:2]), patches.flatten(2))
 
