@@ -171,8 +171,7 @@ def _json(value: Any) -> Markup:
 
 def _version(record: RunRecord) -> str:
     """Return the version that made the run, which may differ from the one writing the report."""
-    versions = record.environment.get("versions")
-    return str(versions.get("wsdino", "")) if isinstance(versions, dict) else ""
+    return record.environment.get("versions", {}).get("wsdino") or ""
 
 
 def _command(record: RunRecord) -> str:
