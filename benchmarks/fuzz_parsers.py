@@ -7,7 +7,7 @@ import pickle
 import sys
 import threading
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ import tifffile
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
+
+    from wsdino.tables.platemap import PlateMap
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "report")]
@@ -120,13 +122,21 @@ def _read_manifest(path: Path) -> None:
 
 
 def _read_layout(path: Path) -> None:
+    from wsdino.screen import manifest
     from wsdino.screen.images import Planes, read_site
-    from wsdino.screen.manifest import read_manifest
+
+    # Most damage leaves the table of sites as it is.
+    _only_once((manifest, "tidy_and_join"), (manifest, "selected"), (manifest, "validate_manifest"))
+    for planes in Planes(manifest.read_manifest(path, platemap=_wells()))[:2]:
+        read_site(planes)
+
+
+@cache
+def _wells() -> PlateMap:
+    from wsdino.tables.platemap import read_platemap
 
     wells = pd.DataFrame({"Metadata_Well": [f"{r}0{c}" for r in "ABCDEFGH" for c in range(1, 10)]})
-    wells = wells.assign(Metadata_Compound="DMSO", Metadata_Concentration=0.0)
-    for planes in Planes(read_manifest(path, platemap=wells))[:2]:
-        read_site(planes)
+    return read_platemap(wells.assign(Metadata_Compound="DMSO", Metadata_Concentration=0.0))
 
 
 def _platemap(folder: Path) -> Path:
@@ -393,7 +403,7 @@ def _run(folder: Path) -> Path:
 
     from wsdino.runfolder import STAMPS, RunFolder
 
-    make_run(folder / "run")
+    make_run(folder / "run", num_per_moa=2, num_steps=40)
     run = RunFolder(folder / "run")
     run.make(
         "evaluate",
@@ -446,7 +456,7 @@ def _read_report(path: Path) -> None:
     from wsdino.report import background, explorer, maps, sections
     from wsdino.report.html import write_report
 
-    _draw_once(
+    _only_once(
         (background, "curve_svg"),
         (sections, "forest_svg"),
         (maps, "lay_out"),
@@ -457,8 +467,8 @@ def _read_report(path: Path) -> None:
     write_report(path, out=path.parent / "report.html")
 
 
-def _draw_once(*functions: tuple[ModuleType, str]) -> None:
-    """Let functions keep their results: most don't depend on what was damaged."""
+def _only_once(*functions: tuple[ModuleType, str]) -> None:
+    """Let pure functions keep their results: most don't depend on what was damaged."""
     for module, name in functions:
         if not isinstance(function := getattr(module, name), _Once):
             setattr(module, name, _Once(function))
@@ -517,7 +527,7 @@ def _read_simulation(path: Path) -> None:
     from wsdino.errors import OutputError
     from wsdino.simulate import simulate, write
 
-    _draw_once((write, "layout_table"))
+    _only_once((write, "layout_table"))
     # Another size is refused, whatever else the spec says, and so are images without a spec.
     try:
         simulate(path, layout=path.parent / "layout.csv", size=40, workers=1)
