@@ -43,6 +43,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import yaml
+
 from fuzz_parsers import PARSERS, Parser
 from wsdino.atomic import writing
 
@@ -120,6 +122,22 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
     return json.dumps(root).encode()
 
 
+def damaged_yaml(content: bytes, rng: random.Random) -> bytes:
+    """Put another value in place of a node; what is written is JSON, which is YAML, too."""
+    try:
+        return damaged_json(json.dumps(yaml.safe_load(content)).encode(), rng)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return damaged_text(content, rng)
+
+
+def damaged_line(content: bytes, rng: random.Random) -> bytes:
+    """Damage one of the lines, each of which is JSON."""
+    lines = content.split(b"\n")
+    row = rng.randrange(len(lines))
+    lines[row] = damaged_json(lines[row], rng)
+    return b"\n".join(lines)
+
+
 def damaged_bytes(content: bytes, rng: random.Random) -> bytes:
     """Flip, replace, cut, double or move bytes."""
     data = bytearray(content)
@@ -178,6 +196,8 @@ def damaged(path: Path, content: bytes, rng: random.Random) -> bytes:
         return damaged_bytes(content, rng)
     if suffix in {".json", ".zattrs", ".zarray", ".zgroup", ".jdce"}:
         return damaged_json(content, rng)
+    if suffix in {".yaml", ".jsonl"} and rng.random() < 0.7:
+        return (damaged_yaml if suffix == ".yaml" else damaged_line)(content, rng)
     if content[:2] == b"PK":
         return damaged_zip(content, rng)
     if content[:2] == b"\x1f\x8b":

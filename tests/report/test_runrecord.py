@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -193,3 +194,14 @@ def test_a_report_with_nothing_but_wrong_shapes_says_each_once(
         assert len(re.findall(rf"warning: results\.json: {name}[.:]", said)) == 1, name
     assert 'id="treatments"' in page
     assert 'id="confusion"' not in page
+
+
+def test_halves_of_characters_are_replaced_where_text_is_written(run: Path) -> None:
+    odd = run.with_name(os.fsdecode(b"run \xff"))
+    run.rename(odd)
+    changed(odd / "results.json", "notes", ["a \ud800 b"])
+    changed(odd / "environment.json", "command", ["wsdino", "run", "\udcff.yaml"])
+    page = write_report(odd).read_text(encoding="utf-8")
+    assert "<title>run ? " in page
+    assert "a ? b" in page
+    assert "wsdino run &#39;?.yaml&#39;" in page

@@ -11,7 +11,7 @@ from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
 from wsdino.report.paragraph import starting_weights
-from wsdino.report.words import display_name, held_out_text, normalisation_text
+from wsdino.report.words import display_name, encodable, held_out_text, normalisation_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def model_card(
         parts.append(_ONNX.format(graphs=", ".join(f"`{name}`" for name in graphs)))
     if record.results:
         parts += ["## Measured", _origin(record), _results(record)]
-    return "\n\n".join(parts) + "\n"
+    return encodable("\n\n".join(parts) + "\n")
 
 
 _UNITS = {

@@ -13,6 +13,7 @@ from wsdino.atomic import visible, write_text, writing
 from wsdino.errors import InputError, OutputError
 from wsdino.report.parts import Shown, sections_of, shared_values, styles_of
 from wsdino.report.pictures import colour_matrix
+from wsdino.report.words import encodable
 from wsdino.runfolder import RunPaths
 from wsdino.runrecord import RunRecord, read_run
 
@@ -109,7 +110,7 @@ def write_report(
     for name, content in beside.items():
         with writing(folder / name) as partial:
             partial.write_bytes(content)
-    write_text(path, page)
+    write_text(path, encodable(page))
     _remove_others(folder, set(beside))
     return path
 

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 DASH = "-"
 
 
+def encodable(text: str) -> str:
+    """Put `?` in place of what no file of text can hold.
+
+    Halves of characters (surrogates) come from JSON, and from names of files in another encoding.
+    """
+    return text.encode(errors="replace").decode()
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number; a boolean is not."""
     return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
