@@ -187,7 +187,7 @@ def test_a_report_with_nothing_but_wrong_shapes_says_each_once(
     wrong: dict[str, Any] = {name: [3] if name in lists else {"a": [{}]} for name in known}
     wrong |= {name: {"mean": "x"} for name in wrong if name.endswith("_null")}
     (run / "results.json").write_text(json.dumps(wrong))
-    page = write_report(run).read_text()
+    page = write_report(run).read_text(encoding="utf-8")
     said = capsys.readouterr().err
     for name in wrong:
         assert f"results.json: {name}" in page
