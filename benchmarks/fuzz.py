@@ -47,6 +47,7 @@ import yaml
 
 from fuzz_parsers import PARSERS, Parser
 from wsdino.atomic import writing
+from wsdino.lock import one_writer_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -591,12 +592,18 @@ def main() -> None:
         "matplotlib.backends.backend_svg",
     ):
         importlib.import_module(module)
+    # Two that keep their counts in one file would each write over what the other has counted.
+    with one_writer_of_file(options.state) if options.state else contextlib.nullcontext():
+        sys.exit(fuzz(chosen, options))
+
+
+def fuzz(chosen: list[Parser], options: argparse.Namespace) -> bool:
+    """Read inputs, and print or write the table; return whether any failed."""
     campaigns = read_state(options.state) if options.state else []
-    campaign = Campaign(options.seed, options.first)
-    for one in campaigns:
-        if (one.seed, one.first) == (options.seed, options.first):
-            campaign = one
-    if campaign not in campaigns:
+    asked = (options.seed, options.first)
+    campaign = next((one for one in campaigns if (one.seed, one.first) == asked), None)
+    if campaign is None:
+        campaign = Campaign(*asked)
         campaigns.append(campaign)
 
     def written() -> str:
@@ -611,7 +618,7 @@ def main() -> None:
 
     take_turns(chosen, campaign, num=options.inputs, seconds=options.seconds, keep=keep)
     print(written())
-    sys.exit(any(campaign.parsers[one.name].failures for one in chosen))
+    return any(campaign.parsers[one.name].failures for one in chosen)
 
 
 if __name__ == "__main__":
