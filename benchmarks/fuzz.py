@@ -5,18 +5,21 @@ doubled, moved or cut off; in JSON, XML, YAML and CSV also other values in place
 and nodes (huge, negative, NaN, empty, nested thousands deep, of another type); in gzip and zip also
 damage of what is packed, packed again with right checksums. An input is determined by the seed, the
 parser and its number: `--only PARSER --first NUMBER --inputs 1` makes it again, and shows what it
-raises. Parsers take turns. With `--state FILE` counts are kept there, and another call goes on
-with the numbers that come next, after those that failed before; delete it to begin anew.
+raises. Parsers take turns. With `--state` counts are kept in `benchmarks/results/fuzz.json`, or the
+file named, beside the commits of the code that was fuzzed: a call goes on with the numbers that
+come next of its `--seed` and `--first`, after those of them that failed before. The file is made to
+be committed: several days add up, and several machines, each with a seed of its own.
 
 Counted are inputs that were read, that were refused by a wsdino error, and failures: any other
 exception, a process that died, reading that took more than 10 s or more than 2 GB. Exits with 1 if
-there are any. `--write` writes `benchmarks/results/fuzz.md`.
+there are any. `--write` writes `benchmarks/results/fuzz.md`, after every turn of a parser.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import gzip
 import importlib
 import io
@@ -27,6 +30,7 @@ import re
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,12 +41,19 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+import yaml
 
 from fuzz_parsers import PARSERS, Parser
 from wsdino.atomic import writing
+from wsdino.lock import one_writer_of_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RESULT = Path(__file__).parent / "results" / "fuzz.md"
+STATE = RESULT.with_suffix(".json")
 KINDS = ("read", "refused", "failures")
 LIMIT_S, LIMIT_KIB = 10.0, 2 * 2**20
 TURN = 1_000  # inputs of a parser before the next one's turn
@@ -112,6 +123,22 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
     return json.dumps(root).encode()
 
 
+def damaged_yaml(content: bytes, rng: random.Random) -> bytes:
+    """Put another value in place of a node; what is written is JSON, which is YAML, too."""
+    try:
+        return damaged_json(json.dumps(yaml.safe_load(content)).encode(), rng)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return damaged_text(content, rng)
+
+
+def damaged_line(content: bytes, rng: random.Random) -> bytes:
+    """Damage one of the lines, each of which is JSON."""
+    lines = content.split(b"\n")
+    row = rng.randrange(len(lines))
+    lines[row] = damaged_json(lines[row], rng)
+    return b"\n".join(lines)
+
+
 def damaged_bytes(content: bytes, rng: random.Random) -> bytes:
     """Flip, replace, cut, double or move bytes."""
     data = bytearray(content)
@@ -170,6 +197,8 @@ def damaged(path: Path, content: bytes, rng: random.Random) -> bytes:
         return damaged_bytes(content, rng)
     if suffix in {".json", ".zattrs", ".zarray", ".zgroup", ".jdce"}:
         return damaged_json(content, rng)
+    if suffix in {".yaml", ".jsonl"} and rng.random() < 0.7:
+        return (damaged_yaml if suffix == ".yaml" else damaged_line)(content, rng)
     if content[:2] == b"PK":
         return damaged_zip(content, rng)
     if content[:2] == b"\x1f\x8b":
@@ -192,6 +221,41 @@ def damage_one(parser: Parser, folder: Path, seed: int, number: int) -> str:
     if rng.random() < 0.01:
         path.unlink()
     return path.relative_to(folder).as_posix()
+
+
+class Restored:
+    """A copy of valid input that is made whole again; only what was changed is written."""
+
+    def __init__(self, valid: Path, copy: Path) -> None:
+        shutil.copytree(valid, copy)
+        self.valid, self.copy = valid, copy
+        self.seen = self._found()
+
+    def _found(self) -> dict[str, tuple[int, int, int]]:
+        """Inode, size and time of change of each file and folder; a reader may write, too."""
+        found = {}
+        for folder, folders, files in os.walk(self.copy):
+            for name in (*folders, *files):
+                path = os.path.join(folder, name)  # noqa: PTH118 many of them, each time
+                status = os.lstat(path)
+                # A folder's own size and time follow from what is in it.
+                own = (status.st_size, status.st_ctime_ns) if name in files else (0, 0)
+                found[path] = (status.st_ino, *own)
+        return found
+
+    def restore(self) -> None:
+        """Make the copy what the valid input is."""
+        found = self._found()
+        if found == self.seen:
+            return
+        for name in sorted(found.keys() - self.seen.keys(), reverse=True):
+            path = Path(name)
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for name in sorted(self.seen):
+            if found.get(name) != self.seen[name]:
+                valid, path = self.valid / Path(name).relative_to(self.copy), Path(name)
+                path.mkdir(exist_ok=True) if valid.is_dir() else shutil.copy2(valid, path)
+        self.seen = self._found()
 
 
 def outcome(parser: Parser, path: Path) -> str:
@@ -226,15 +290,16 @@ def child(parser: Parser, seed: int, first: int, num: int, replies: TextIO | Non
         valid, input_ = Path(temporary, "valid"), Path(temporary, "input")
         valid.mkdir()
         relative = parser.make(valid).relative_to(valid)
-        shutil.copytree(valid, input_)
+        copy = Restored(valid, input_)
         parser.read(input_ / relative)  # Valid input is read without an error.
+        gc.collect()
+        gc.freeze()  # What has been imported is not looked through again and again.
         if replies is not None:
             nobody = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nobody, 1)
             os.dup2(nobody, 2)
         for number in range(first, first + num):
-            shutil.rmtree(input_)
-            shutil.copytree(valid, input_)
+            copy.restore()
             name = damage_one(parser, input_, seed, number)
             if replies is None:
                 print(name)
@@ -319,6 +384,8 @@ def run(parser: Parser, *, seed: int, first: int, num: int, seconds: float) -> T
                     if each.startswith("broken"):
                         print(f"{parser.name}, {number}: {each}", file=sys.stderr, flush=True)
                         tally.add(number, "valid input can't be read")
+                        os.waitpid(pid, 0)
+                        os.close(replies)
                         return tally
                     pending, since, busy = each.startswith("start"), time.monotonic(), _cpu_s(pid)
                     if not pending:
@@ -334,12 +401,13 @@ def run(parser: Parser, *, seed: int, first: int, num: int, seconds: float) -> T
                 pending = False
                 break
         os.kill(pid, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _, ended, used = os.wait4(pid, 0)
+        status = os.waitstatus_to_exitcode(ended)
+        tally.seconds += used.ru_utime + used.ru_stime
         os.close(replies)
         if pending:
             tally.add(number, f"the process died with status {status}")
             number += 1
-    tally.seconds = time.monotonic() - start
     return tally
 
 
@@ -357,54 +425,78 @@ def _cpu_s(pid: int) -> float:
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def table(tallies: dict[str, Tally], seed: int) -> str:
-    """Write down the counts."""
+@dataclass
+class Campaign:
+    """What became of the inputs of a seed, from a first number on."""
+
+    seed: int
+    first: int
+    commits: dict[str, int] = field(default_factory=dict)
+    parsers: dict[str, Tally] = field(default_factory=dict)
+
+
+def table(campaigns: list[Campaign], names: list[str]) -> str:
+    """Write down the counts of parsers, by their names."""
+    seeds = ", ".join(f"`--seed {one.seed}`" for one in campaigns)
+    commits: Counter[str] = Counter()
+    for one in campaigns:
+        commits.update(one.commits)
+    code = ", ".join(f"{commit} ({num:,})" for commit, num in commits.items())
     lines = [
         "# Damaged bytes for every parser",
         "",
-        f"`python benchmarks/fuzz.py --seed {seed}`; see there for what is done to the inputs.",
+        f"`python benchmarks/fuzz.py`, {seeds}; see there for what is done to the inputs.",
         "Refused: one line of a wsdino error. Failures: any other exception, a process that died,",
         f"more than {LIMIT_S:g} s, or more than {LIMIT_KIB / 2**20:g} GiB of memory.",
         "",
-        "| parser | inputs | read | refused | failures | seconds |",
+        f"Commits of the code, and inputs read by each: {code}.",
+        "",
+        "| parser | inputs | read | refused | failures | CPU, s |",
         "|---|---|---|---|---|---|",
     ]
-    total: Counter[str] = Counter()
-    for name, tally in tallies.items():
-        total += tally.counts
-        cells = [
-            tally.counts.total(),
-            *(tally.counts[key] for key in ("read", "refused", "failures")),
-        ]
-        lines.append(f"| {name} | {' | '.join(f'{c:,}' for c in cells)} | {tally.seconds:.0f} |")
+    total, failures = Counter[str](), []
+    for name in names:
+        whole = Tally()
+        for one in campaigns:
+            own = one.parsers.get(name, Tally())
+            whole.join(own)
+            for what, numbers in own.failures.items():
+                some = ", ".join(map(str, numbers[:5]))
+                times = f"{len(numbers)} times; seed {one.seed}, inputs {some}"
+                failures.append(f"\n- {name}: {what} ({times})")
+        total += whole.counts
+        cells = [whole.counts.total(), *(whole.counts[key] for key in KINDS)]
+        lines.append(f"| {name} | {' | '.join(f'{c:,}' for c in cells)} | {whole.seconds:.0f} |")
     cells = [total.total(), *(total[key] for key in KINDS)]
     lines.append(f"| all | {' | '.join(f'{c:,}' for c in cells)} | |")
-    for name, tally in tallies.items():
-        for what, numbers in tally.failures.items():
-            some = ", ".join(map(str, numbers[:5]))
-            lines.append(f"\n- {name}: {what} ({len(numbers)} times; inputs {some})")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *failures]) + "\n"
 
 
-def campaign(
-    chosen: list[Parser], *, seed: int, first: int, num: int, seconds: float, state: Path | None
-) -> dict[str, Tally]:
+def take_turns(
+    chosen: list[Parser],
+    campaign: Campaign,
+    *,
+    num: int,
+    seconds: float,
+    keep: Callable[[], None],
+) -> None:
     """Let the parsers take turns until each has read its number of inputs, or the time is up."""
-    tallies = read_state(state, seed, first) if state else {}
+    tallies, commit = campaign.parsers, commit_of_code()
     start = time.monotonic()
 
     def left() -> float:
         return seconds - (time.monotonic() - start)
 
     def turn(one: Parser, number: int, many: int, *, again: bool = False) -> None:
-        tally = run(one, seed=seed, first=number, num=many, seconds=left())
+        tally = run(one, seed=campaign.seed, first=number, num=many, seconds=left())
         if again and tally.counts:
             tallies[one.name].forget(number)
         tallies[one.name].join(tally)
         if tally.failures:
             print(one.name, tally.failures, file=sys.stderr, flush=True)
-        if state:
-            write_state(state, seed, first, tallies)
+        if read := tally.counts.total():
+            campaign.commits[commit] = campaign.commits.get(commit, 0) + read
+        keep()
 
     for one in chosen:
         for number in tallies.setdefault(one.name, Tally()).failed():
@@ -415,28 +507,53 @@ def campaign(
         done = tallies[one.name].counts.total()
         if done >= num:
             break
-        turn(one, first + done, min(TURN, num - done))
-    return {one.name: tallies[one.name] for one in chosen}
+        turn(one, campaign.first + done, min(TURN, num - done))
 
 
-def read_state(path: Path, seed: int, first: int) -> dict[str, Tally]:
+def commit_of_code() -> str:
+    """Return the commit of what is fuzzed, with a + where files differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    differs = git("status", "--porcelain", "--", "../src", "../tests", "fuzz.py", "fuzz_parsers.py")
+    return (git("rev-parse", "--short=10", "HEAD").strip() or "unknown") + "+" * bool(differs)
+
+
+def read_state(path: Path) -> list[Campaign]:
     """Read what earlier calls have counted."""
     if not path.exists():
-        return {}
-    state = json.loads(path.read_text())
-    if (state["seed"], state["first"]) != (seed, first):
-        raise SystemExit(f"{path}: is of --seed {state['seed']} --first {state['first']}")
-    return {
-        name: Tally(Counter(each["counts"]), each["failures"], each["seconds"])
-        for name, each in state["parsers"].items()
-    }
+        return []
+    return [
+        Campaign(
+            one["seed"],
+            one["first"],
+            one["commits"],
+            {
+                name: Tally(Counter(each["counts"]), each["failures"], each["seconds"])
+                for name, each in one["parsers"].items()
+            },
+        )
+        for one in json.loads(path.read_text())
+    ]
 
 
-def write_state(path: Path, seed: int, first: int, tallies: dict[str, Tally]) -> None:
-    """Keep what has been counted."""
-    parsers = {name: vars(tally) for name, tally in tallies.items()}
+def write_state(path: Path, campaigns: list[Campaign]) -> None:
+    """Keep what has been counted, a parser on each line."""
+    parts = []
+    for one in campaigns:
+        parsers = ",\n".join(
+            f"  {json.dumps(name)}: {json.dumps(vars(tally) | {'seconds': round(tally.seconds)})}"
+            for name, tally in one.parsers.items()
+        )
+        own = {"seed": one.seed, "first": one.first, "commits": one.commits}
+        parts.append(f'{json.dumps(own)[:-1]}, "parsers": {{\n{parsers}\n}}}}')
     with writing(path) as part:
-        part.write_text(json.dumps({"seed": seed, "first": first, "parsers": parsers}, indent=1))
+        part.write_text("[" + ",\n".join(parts) + "]\n")
 
 
 def main() -> None:
@@ -447,7 +564,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="parsers")
-    parser.add_argument("--state", type=Path, help="counts of calls so far; goes on from there")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        nargs="?",
+        const=STATE,
+        help="keep counts in FILE (results/fuzz.json), and go on from there",
+        metavar="FILE",
+    )
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     chosen = [one for one in PARSERS if not options.only or one.name in options.only]
@@ -463,21 +587,38 @@ def main() -> None:
         "yaml",
         "wsdino.model.model",
         "wsdino.screen.ingest",
+        "wsdino.evaluate.results",
+        "wsdino.report.html",
+        "matplotlib.backends.backend_svg",
     ):
         importlib.import_module(module)
-    tallies = campaign(
-        chosen,
-        seed=options.seed,
-        first=options.first,
-        num=options.inputs,
-        seconds=options.seconds,
-        state=options.state,
-    )
-    text = table(tallies, options.seed)
-    print(text)
-    if options.write:
-        RESULT.write_text(text)
-    sys.exit(any(tally.failures for tally in tallies.values()))
+    # Two that keep their counts in one file would each write over what the other has counted.
+    with one_writer_of_file(options.state) if options.state else contextlib.nullcontext():
+        sys.exit(fuzz(chosen, options))
+
+
+def fuzz(chosen: list[Parser], options: argparse.Namespace) -> bool:
+    """Read inputs, and print or write the table; return whether any failed."""
+    campaigns = read_state(options.state) if options.state else []
+    asked = (options.seed, options.first)
+    campaign = next((one for one in campaigns if (one.seed, one.first) == asked), None)
+    if campaign is None:
+        campaign = Campaign(*asked)
+        campaigns.append(campaign)
+
+    def written() -> str:
+        names = [one.name for one in PARSERS if any(one.name in each.parsers for each in campaigns)]
+        return table(campaigns, names)
+
+    def keep() -> None:
+        if options.state:
+            write_state(options.state, campaigns)
+        if options.write:
+            RESULT.write_text(written())
+
+    take_turns(chosen, campaign, num=options.inputs, seconds=options.seconds, keep=keep)
+    print(written())
+    return any(campaign.parsers[one.name].failures for one in chosen)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ LAYERS = (
     ("runfolder", "tables"),
     ("job", "environment", "lock"),
     ("device", "atomic", "compiled", "contents", "extras", "remote"),
-    ("settings",),
+    ("settings", "recorded"),
     ("outside",),
     ("errors", "progress", "stopping", "counting"),
 )

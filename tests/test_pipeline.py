@@ -37,6 +37,7 @@ from wsdino.preparation import prepare
 from wsdino.profile.aggregate import make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.runfolder import RunFolder
+from wsdino.runrecord import read_run
 from wsdino.screen.store import open_store
 from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.joining import join_tables
@@ -129,6 +130,9 @@ def test_a_run_folder_has_every_product(place: Path) -> None:
     assert any(name.startswith("checkpoints/step_") for name in made)
     assert any(name.startswith("tensorboard/") for name in made)
     assert not [name for name in made if "partial" in name or "tmp" in name]
+    record = read_run(place / "run")
+    assert record.problems == {}
+    assert record.wrong == []
 
 
 def test_the_recorded_config_is_the_resolved_one(place: Path) -> None:

@@ -80,7 +80,7 @@ def evaluate_stage(
         warnings_of,
         write_results,
     )
-    from wsdino.profile.aggregate import ATTRIBUTE
+    from wsdino.profile.aggregate import how_made
     from wsdino.profile.fitted import load_normalisation
     from wsdino.tables.joining import read_tables
     from wsdino.tables.reading import read_table
@@ -98,7 +98,7 @@ def evaluate_stage(
             num_permutations=config.evaluate.num_permutations,
             seed=config.seed,
         )
-        results["leakage"] = profiles.attrs.get(ATTRIBUTE, {}).get("leakage")
+        results["leakage"] = how_made(profiles).get("leakage")
         results["warnings"] = warnings_of(results)
         sites = read_tables(tables)
         results["activity"] = activity_or_note(
@@ -226,8 +226,7 @@ class _Judged:
     """Profiles of a run or table, and the activity of a run's treatments."""
 
     def __init__(self, path: Path) -> None:
-
-        from wsdino.profile.aggregate import ATTRIBUTE
+        from wsdino.profile.aggregate import how_made
         from wsdino.tables.files import read_file
         from wsdino.tables.reading import read_table
 
@@ -239,12 +238,12 @@ class _Judged:
             if "p_value" not in found:
                 raise TableError(f"{paths.activity}: no column p_value; run wsdino run again")
             self.activity = found if found["p_value"].notna().any() else None
-        made = self.profiles.attrs.get(ATTRIBUTE, {}).get("normalisation", {})
+        made = how_made(self.profiles).get("normalisation", {})
         label = made.get("options", {}).get("label")
         self.note = ""
         if label:
             self.note = (
-                f"{path}: its normalisation ({made['method']}) was fitted with the weak labels "
+                f"{path}: its normalisation ({made.get('method')}) was fitted with the weak labels "
                 f"({label}) of all treatments, which may favour it in NSC, NSCB and mAP"
             )
 

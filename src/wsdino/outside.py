@@ -13,6 +13,7 @@ import json
 import traceback
 import zipfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from wsdino.stopping import signal_received
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydantic import TypeAdapter
 
     from wsdino.errors import InputError
 
@@ -148,17 +151,51 @@ def require_shape(value: Any, shape: Any) -> Any:
     ValueError
         It hasn't; the message names the first place.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        TypeAdapter(shape).validate_python(value, strict=False)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        found = f"{where + ': ' if where else ''}found {str(first['input'])[:60]!r}"
-        raise ValueError(f"{found}: {message}") from error
+    for problem in misfits(value, shape, strict=False).values():
+        raise ValueError(problem)
     return value
+
+
+def misfits(value: Any, shape: Any, *, strict: bool = True) -> dict[str, str]:
+    """Find what of a JSON value has another shape than it must have.
+
+    Parameters
+    ----------
+    value
+        A value as JSON has them.
+    shape
+        See :func:`read_json`.
+    strict
+        Whether text that could be read as a number is none.
+
+    Returns
+    -------
+    dict
+        For each key of an object with such a place (of other values: for ``""``) the first place,
+        what is there, and what should be.
+    """
+    from pydantic import ValidationError
+
+    found: dict[str, str] = {}
+    try:
+        _checker(shape).validate_python(value, strict=strict)
+    except ValidationError as error:
+        for each in error.errors(include_url=False, include_context=False):
+            key, *_ = *map(str, each["loc"]), ""
+            if key not in found:
+                where = ".".join(map(str, each["loc"]))
+                message = each["msg"][:1].lower() + each["msg"][1:]
+                there = f"found {str(each['input'])[:60]!r}: {message}"
+                found[key] = f"{where}: {there}" if where else there
+    return found
+
+
+@cache
+def _checker(shape: Any) -> TypeAdapter[Any]:
+    """Return what checks a shape; to make it takes longer than to check a line of metrics."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
 
 
 # No table or image is packed more tightly: what is refused here grows from kB to GB.

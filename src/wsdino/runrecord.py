@@ -1,6 +1,7 @@
 """The contents of a run folder, read leniently: a report is written from whatever is there.
 
 A file that is absent or damaged becomes a line in :attr:`RunRecord.problems` instead of an error,
+and so does what has another shape than :mod:`wsdino.recorded` gives in :attr:`RunRecord.wrong`,
 because a report on an unfinished run is worth more than none.
 """
 
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsdino.errors import InputError, TableError
+from wsdino.errors import ConfigError, InputError, TableError
 from wsdino.outside import parse_json, reading
+from wsdino.recorded import Coverage, Environment, Evaluation, Results, Settings, fitting
 from wsdino.runfolder import RunPaths
+from wsdino.settings import parse_yaml
 from wsdino.tables.reading import read_table
 
 if TYPE_CHECKING:
@@ -51,8 +54,12 @@ class RunRecord:
         Versions, hardware and seeds; empty if there are none.
     config
         Text of the resolved config, or an empty string.
+    settings
+        The sections of the config that reports tell of; empty if there are none.
     problems
         Reason by file name for everything that could not be read.
+    wrong
+        A line for everything in the files read that has a wrong shape, and is left out.
     """
 
     path: Path
@@ -63,7 +70,9 @@ class RunRecord:
     coverage: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     config: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -103,7 +112,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
         raise Omitted(f"there is no {path.name}")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(TableError), reading(path, TableError):
+        with suppress(TableError), reading(path.name, TableError):
             records.append(parse_json(line))
     frame: pd.DataFrame = pd.DataFrame.from_records(records)
     frame = (
@@ -139,30 +148,50 @@ def read_run(run: Path) -> RunRecord:
     if not run.is_dir():
         raise InputError(f"{run}: no such run folder; give the folder that `wsdino run` wrote")
     problems: dict[str, str] = {}
+    wrong: list[str] = []
+
+    def known(value: dict[str, Any], shape: Any, origin: str) -> dict[str, Any]:
+        kept, said = fitting(value, shape, origin)
+        wrong.extend(said)
+        return kept
+
     paths = RunPaths(run)
-    results = _object(paths.results, problems)
-    metrics, baselines = _named_metrics(paths, RUN, problems), _baselines(paths, results, problems)
+    own = _object(paths.results, problems)
+    results, baselines = known(own, Evaluation, paths.results.name), {}
+    for name, value in (_baselines(paths, results.pop("baselines", {}), problems)).items():
+        if kept := known(value, Results, f"baseline {name}"):
+            baselines[name] = kept
+    metrics = _named_metrics(paths, RUN, problems)
     for baseline in paths.baselines:
         metrics |= _named_metrics(baseline, baseline.folder.name, problems)
+    config = _text(paths.config, problems)
+    settings: dict[str, Any] = {}
+    try:
+        settings = known(parse_yaml(config, paths.config.name), Settings, paths.config.name)
+    except ConfigError as error:
+        wrong.append(str(error))
     return RunRecord(
         path=run,
-        results={key: value for key, value in results.items() if key != "baselines"},
+        results=results,
         baselines=baselines,
         metrics=metrics,
         profiles=_profiles(paths.profiles, problems),
-        coverage=_object(paths.coverage, problems),
-        environment=_object(paths.environment, problems),
-        config=_text(paths.config, problems),
+        coverage=known(_object(paths.coverage, problems), Coverage, paths.coverage.name),
+        environment=known(
+            _object(paths.environment, problems), Environment, paths.environment.name
+        ),
+        config=config,
+        settings=settings,
         problems=problems,
+        wrong=wrong,
     )
 
 
 def _baselines(
-    paths: RunPaths, results: dict[str, Any], problems: dict[str, str]
+    paths: RunPaths, listed: dict[str, dict[str, Any]], problems: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Results of the baselines: those in the run's own results precede those in the folders."""
-    listed = results.get("baselines")
-    found = {str(key): value for key, value in listed.items()} if isinstance(listed, dict) else {}
+    found = dict(listed)
     for baseline in paths.baselines:
         # A baseline that has not been evaluated yet is not a problem; damaged results are.
         name = baseline.folder.name
@@ -170,7 +199,7 @@ def _baselines(
             damage: dict[str, str] = {}
             found[name] = _object(baseline.results, damage)
             problems |= {f"baselines/{name}": reason for reason in damage.values()}
-    return {name: value for name, value in found.items() if isinstance(value, dict) and value}
+    return found
 
 
 def _named_metrics(paths: RunPaths, name: str, problems: dict[str, str]) -> dict[str, pd.DataFrame]:

@@ -121,6 +121,25 @@ def test_results_that_can_not_be_read_are_named(tmp_path):
             read_results(path)
 
 
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        ("tvn", "found 'tvn': input should be a valid dictionary"),
+        ({"normalisation": "tvn"}, "normalisation: found 'tvn'"),
+        ({"normalisation": {"options": []}}, "normalisation.options: found '"),
+        ({"leakage": {"plate": 3}}, "leakage.plate: found '3'"),
+    ],
+)
+def test_a_file_that_says_in_a_wrong_way_how_it_was_made_is_refused(sites, tmp_path, made, problem):
+    profiles = make_profiles(sites)
+    profiles.attrs["wsdino"] = made
+    write_table(profiles, tmp_path / "p.parquet")
+    with pytest.raises(TableError) as caught:
+        evaluate(read_table(tmp_path / "p.parquet"))
+    line = str(caught.value)
+    assert line.startswith(f"how the profiles were made (wsdino in the file): {problem}")
+
+
 def test_profiles_from_a_file_say_how_they_were_made(sites, results, tmp_path):
     write_table(make_profiles(sites), tmp_path / "p.parquet")
     again = evaluate(read_table(tmp_path / "p.parquet"), **FEW)

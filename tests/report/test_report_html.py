@@ -30,6 +30,7 @@ from wsdino.report import pictures
 from wsdino.report.html import write_report
 from wsdino.report.lights import paired_difference
 from wsdino.report.parts import SECTIONS
+from wsdino.runrecord import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,6 +205,7 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
     frame[[f"emb_joint_{n}" for n in range(6)]] = features
     results = evaluate_sites(frame, normalisation="standardise_all", num_permutations=20)
     write_results(results, tmp_path / "results.json")
+    assert read_run(tmp_path).wrong == []
     page = Page(write_report(tmp_path))
     assert {"headline", "comparison", "confusion", "wrong_neighbours", "left_out", "leakage"} < set(
         page.ids

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from generated_run import curves, write_lines
 
-from wsdino.errors import InputError
+from wsdino.errors import InputError, TableError
+from wsdino.evaluate.results import read_results
+from wsdino.recorded import Evaluation
+from wsdino.report.html import write_report
 from wsdino.runrecord import Omitted, read_metrics, read_run
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ def test_no_readable_line(tmp_path: Path, text: str) -> None:
 def test_a_complete_run(run: Path) -> None:
     record = read_run(run)
     assert record.problems == {}
+    assert record.wrong == []
     assert list(record.all_results) == ["run", "classical", "untrained", "classifier", "dino"]
     assert list(record.metrics) == ["run", "classifier", "dino"]
     assert "baselines" not in record.results
@@ -91,3 +97,111 @@ def test_a_damaged_baseline_does_not_speak_for_the_run(run: Path) -> None:
     assert list(record.problems) == ["baselines/broken"]
     assert "results.json: can't be read as JSON: " in record.problems["baselines/broken"]
     assert "broken" not in record.baselines
+
+
+def changed(path: Path, key: str, value: Any) -> None:
+    """Put another value at a place in a JSON file, given as `a.0.b`."""
+    node = whole = json.loads(path.read_text())
+    *way, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    for part in way:
+        node = node[part]
+    node[last] = value
+    path.write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "problem"),
+    [
+        ("results.json", "nsc_neighbours.3", "a", "valid dictionary"),
+        ("results.json", "nsc_neighbours.3.moa", ["a"], "valid string"),
+        ("results.json", "nsc_neighbours", {"a": {}}, "valid list"),
+        ("results.json", "nscb", "0.5", "valid number"),
+        ("results.json", "nscb_ci", [0.1], "at least 2 items"),
+        ("results.json", "nsc_null", 0, "valid dictionary"),
+        ("results.json", "confusion.labels", "abc", "valid list"),
+        ("results.json", "confusion.nsc.0.1", None, "valid integer"),
+        ("results.json", "activity.treatments.0.p_value", True, "valid number"),
+        ("results.json", "activity.notes", [None], "valid string"),
+        ("results.json", "leakage.batch", [1], "valid dictionary"),
+        ("results.json", "left_out.nscb.0", 3, "valid dictionary"),
+        ("results.json", "normalisation", "zscore", "valid dictionary"),
+        ("results.json", "baselines", 3, "valid dictionary"),
+        ("coverage.json", "rows.0", 3, "valid dictionary"),
+        ("environment.json", "versions", ["1.0"], "valid dictionary"),
+        ("environment.json", "command", {"a": 1}, "valid list"),
+    ],
+)
+def test_what_has_another_shape_is_said_and_costs_its_section_only(
+    run: Path, name: str, key: str, value: Any, problem: str
+) -> None:
+    changed(run / name, key, value)
+    record, top = read_run(run), key.partition(".")[0]
+    assert record.problems == {}
+    (line,) = record.wrong
+    assert line.startswith(f"{name}: {key}")
+    assert line.endswith(problem) or f"{problem} " in line
+    kept = {"results.json": record.results, "coverage.json": record.coverage}
+    assert top not in kept.get(name, record.environment)
+    assert len(kept.get(name, record.environment)) > 2
+    if name == "results.json":
+        with pytest.raises(TableError, match=rf"{name}: {re.escape(key)}.*; evaluate again$"):
+            read_results(run / name)
+
+
+@pytest.mark.parametrize("key", ["baselines.dino.nsc", "baselines.dino.nsc_neighbours.0"])
+def test_a_wrong_shape_of_a_baseline_is_its_own(run: Path, key: str) -> None:
+    changed(run / "results.json", key, [])
+    record = read_run(run)
+    (line,) = record.wrong
+    assert line.startswith(f"baseline dino: {key.removeprefix('baselines.dino.')}: found '[]'")
+    assert key.split(".")[2] not in record.baselines["dino"]
+    assert len(record.all_results) == 5
+    with pytest.raises(TableError, match=r"results\.json: baselines\.dino: nsc.* found '\[\]'"):
+        read_results(run / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model: [1]\n", "config.yaml: model: found '[1]': input should be a valid dictionary"),
+        ("objective: {name: 3}\n", "config.yaml: objective.name: found '3'"),
+        ("a: [\n", "config.yaml: not YAML"),
+        ("- a\n", "config.yaml: a config is a mapping"),
+    ],
+)
+def test_what_is_told_of_a_config_is_checked(run: Path, text: str, line: str) -> None:
+    (run / "config.yaml").write_text(f"seed: 3\n{text}" if text[0] != "-" else text)
+    record = read_run(run)
+    assert record.wrong[0].startswith(line)
+    assert len(record.wrong) == 1
+    assert set(record.settings) <= {"seed"}
+
+
+def test_a_report_with_nothing_but_wrong_shapes_says_each_once(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = json.loads((run / "results.json").read_text())
+    lists = {"left_out", "gallery", "map_per_moa", "confusion", "activity"}
+    lists |= {"leakage", "normalisation", "baselines"}
+    known = set(whole) & set(Evaluation.__annotations__)
+    wrong: dict[str, Any] = {name: [3] if name in lists else {"a": [{}]} for name in known}
+    wrong |= {name: {"mean": "x"} for name in wrong if name.endswith("_null")}
+    (run / "results.json").write_text(json.dumps(wrong))
+    page = write_report(run).read_text(encoding="utf-8")
+    said = capsys.readouterr().err
+    for name in wrong:
+        assert f"results.json: {name}" in page
+        assert len(re.findall(rf"warning: results\.json: {name}[.:]", said)) == 1, name
+    assert 'id="treatments"' in page
+    assert 'id="confusion"' not in page
+
+
+def test_halves_of_characters_are_replaced_where_text_is_written(run: Path) -> None:
+    odd = run.with_name(os.fsdecode(b"run \xff"))
+    run.rename(odd)
+    changed(odd / "results.json", "notes", ["a \ud800 b"])
+    changed(odd / "environment.json", "command", ["wsdino", "run", "\udcff.yaml"])
+    page = write_report(odd).read_text(encoding="utf-8")
+    assert "<title>run ? " in page
+    assert "a ? b" in page
+    assert "wsdino run &#39;?.yaml&#39;" in page

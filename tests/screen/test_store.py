@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import struct
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -180,6 +181,16 @@ def test_damaged_stores_say_so(own_store):
     for other in (b"", imagecodecs.blosc_encode(bytes(10)), imagecodecs.blosc_encode(bytes(10**6))):
         chunk.write_bytes(other)
         with pytest.raises(StoreError, match=r"c\.2\.0\.0\.0: the store is damaged"):
+            store.read([2])
+    # What a frame says of its lengths isn't believed: the decoder would read beyond its end.
+    for start in (4, 12):
+        for value in (0, 16, len(pixels) - 1, 2**31 - 1):
+            chunk.write_bytes(pixels[:start] + struct.pack("<I", value) + pixels[start + 4 :])
+            with pytest.raises(StoreError, match=r"c\.2\.0\.0\.0: .* it should hold \d+; ingest"):
+                store.read([2])
+    for other in (pixels[:-1], pixels + b"x"):
+        chunk.write_bytes(other)
+        with pytest.raises(StoreError, match=rf"its frame of {len(other)} bytes is said to have"):
             store.read([2])
     chunk.unlink()
     with pytest.raises(StoreError, match="the pixels of 1 of 9 sites are missing"):

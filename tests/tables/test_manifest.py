@@ -12,6 +12,7 @@ from helpers_screen import write_bbbc021_folder, write_rows
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.manifest import channels_of, read_manifest, validate_manifest
 from wsdino.tables.identity import normalise_well
+from wsdino.tables.lean import sharing, with_columns
 from wsdino.tables.manifest import illuminations_of
 
 if TYPE_CHECKING:
@@ -381,3 +382,38 @@ def test_a_url_says_more_than_a_name_without_a_folder(tmp_path):
         tmp_path / "t.csv", index=False
     )
     pd.testing.assert_frame_equal(read_manifest(tmp_path / "t.csv"), found)
+
+
+def test_a_given_table_stays_as_it_is_whatever_is_done_to_the_manifest() -> None:
+    given = table(
+        Metadata_Compound=[" taxol", "dmso", "DMSO", "emetine"],
+        Metadata_Concentration=["1", "1.00001", "", "2"],
+        Metadata_MoA=["a", "b", None, "c"],
+        Unnamed=0,
+    ).rename(columns={"Metadata_Plate": "Image_Metadata_Plate ", "Unnamed": "Unnamed: 0"})
+    given.index = pd.Index([7, 7, 8, 9])
+    kept = given.copy(deep=True)
+    manifest = read_manifest(given, check_files=False)
+    for name in manifest:
+        manifest.loc[:, name] = manifest[name].iloc[-1]
+        manifest[name].to_numpy()[...] = manifest[name].iloc[0]
+    pd.testing.assert_frame_equal(given, kept)
+
+
+@pytest.mark.parametrize("num", [0, 3])
+def test_tables_that_share_columns_leave_each_other_as_they_are(num: int) -> None:
+    whole = table().iloc[:num].set_index(pd.Index([5, 6, 7][:num]))
+    kept = whole.copy(deep=True)
+    shared = sharing(whole)
+    assert shared.index.equals(pd.RangeIndex(num))
+    if num:
+        assert np.shares_memory(shared["Metadata_Site"], whole["Metadata_Site"])
+    shared["Metadata_Site"] = 9
+    shared["new"] = 1
+    shared.columns = [name.lower() for name in shared.columns]
+    del shared["metadata_batch"]
+    other = with_columns(whole, {"Metadata_Well": "C03", "more": 2.5})
+    assert other.index.equals(whole.index)
+    assert (other["Metadata_Well"] == "C03").all()
+    assert list(other.columns) == [*whole.columns, "more"]
+    pd.testing.assert_frame_equal(whole, kept)

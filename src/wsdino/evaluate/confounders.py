@@ -149,7 +149,7 @@ def leakage_sentences(leakage: Mapping[str, Any] | None) -> list[str]:
     list of str
         One sentence on all that is found beyond chance (:func:`leakage_level`); else none.
     """
-    found = {name: own for name, own in (leakage or {}).items() if isinstance(own, dict)}
+    found = {name: own for name, own in (leakage or {}).items() if own}
     told = [
         (each, found[each.name])
         for each in CONFOUNDERS

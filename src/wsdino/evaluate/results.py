@@ -26,9 +26,10 @@ from wsdino.evaluate.matching import MatchResult, match_gallery, nearest, vote
 from wsdino.evaluate.measures import BY_KEY, MEASURES
 from wsdino.evaluate.plain import plain_values
 from wsdino.outside import read_json
-from wsdino.profile.aggregate import ATTRIBUTE, profiles_of_normalised
+from wsdino.profile.aggregate import how_made, profiles_of_normalised
 from wsdino.profile.methods import find_normalisation
 from wsdino.profile.normalise import normalise
+from wsdino.recorded import Evaluation, Results, fitting
 from wsdino.tables.columns import BATCH, COMPOUND, PLATE, TREATMENT
 from wsdino.tables.features import require_columns, require_table
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
@@ -106,7 +107,7 @@ def evaluate(
     (12, 12)
     """
     require_table(profiles, name="profiles")
-    made = profiles.attrs.get(ATTRIBUTE, {})
+    made = how_made(profiles)
     require_columns(profiles, [COMPOUND], purpose="evaluating")
     require_treatments(profiles, command=command)
     problem = why_unmatched(profiles)
@@ -269,7 +270,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
     if found != SCHEMA:
         msg = f"{path}: results have schema {found}; this version reads {SCHEMA}: evaluate again"
         raise TableError(msg)
-    return dict(results)
+    kept, wrong = fitting(results, Evaluation, str(path))
+    for name, each in kept.get("baselines", {}).items():
+        wrong += fitting(each, Results, f"{path}: baselines.{name}")[1]
+    for problem in wrong:
+        raise TableError(f"{problem}; evaluate again")
+    return kept
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

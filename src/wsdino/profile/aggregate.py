@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.outside import misfits
 from wsdino.profile.methods import find_aggregation
 from wsdino.profile.normalise import normalise
+from wsdino.recorded import Made
 from wsdino.tables.columns import BATCH, PLATE, SITE, TREATMENT, WELL
 from wsdino.tables.features import (
     feature_columns,
@@ -40,6 +42,20 @@ if TYPE_CHECKING:
 STATISTICS = ("mean", "median")
 _COLUMNS_AT_ONCE, _CELLS_AT_ONCE = 32, 4_000_000
 ATTRIBUTE = "wsdino"
+
+
+def how_made(profiles: pd.DataFrame) -> dict[str, Any]:
+    """Return how profiles were made: what :func:`make_profiles` noted; empty where nothing is.
+
+    Raises
+    ------
+    TableError
+        The note has another shape than :class:`wsdino.recorded.Made`.
+    """
+    made = profiles.attrs.get(ATTRIBUTE, {})
+    for problem in misfits(made, Made).values():
+        raise TableError(f"how the profiles were made ({ATTRIBUTE} in the file): {problem}")
+    return dict(made)
 
 
 def aggregate(

@@ -100,12 +100,11 @@ def coverage(record: RunRecord) -> dict[str, Any]:
     found = record.coverage
     if not found:
         raise Omitted(record.problems.get("coverage.json", "coverage.json is empty"))
-    rows = [row for row in found.get("rows") or [] if isinstance(row, dict)]
-    if not rows:
+    if not (rows := found.get("rows")):
         raise Omitted("nothing is paired: coverage.json has no rows")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return {
-        "label": str(found.get("label", "not stated")),
+        "label": found.get("label", "not stated"),
         "num_labels": number(found.get("num_labels")),
         "num_sites": number(found.get("num_sites")),
         "partner_from": found.get("partner_from"),
@@ -119,14 +118,13 @@ def coverage(record: RunRecord) -> dict[str, Any]:
 
 def further_numbers(record: RunRecord) -> dict[str, Any]:
     """Show other ways to match, by several neighbours too, and what no other section has."""
-    votes = record.results.get("nearest_k")
-    votes = votes if isinstance(votes, dict) else {}
+    votes = record.results.get("nearest_k", {})
     ways = [
-        (name, _ways(record.results, key, votes.get(key) or []))
+        (name, _ways(record.results, key, votes.get(key, [])))
         for key, name in _WAYS.items()
         if record.results.get(f"{key}_total")
     ]
-    sizes = dict.fromkeys(row["k"] for rows in votes.values() for row in rows or [])
+    sizes = dict.fromkeys(row["k"] for rows in votes.values() for row in rows)
     rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
     rows = [
         (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)

@@ -10,8 +10,8 @@ import yaml
 from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
-from wsdino.report.paragraph import recorded_config, starting_weights
-from wsdino.report.words import display_name, held_out_text, normalisation_text
+from wsdino.report.paragraph import starting_weights
+from wsdino.report.words import display_name, encodable, held_out_text, normalisation_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def model_card(
     """
     from wsdino.model.published import find_published
 
-    config = recorded_config(record)
+    config = record.settings
     facts = [*_model_facts(spec, num_features), *_training_facts(record, config)]
     if normaliser:
         facts.append(("normalisation beside it", normalisation_text(normaliser)))
@@ -69,7 +69,7 @@ def model_card(
         parts.append(_ONNX.format(graphs=", ".join(f"`{name}`" for name in graphs)))
     if record.results:
         parts += ["## Measured", _origin(record), _results(record)]
-    return "\n\n".join(parts) + "\n"
+    return encodable("\n\n".join(parts) + "\n")
 
 
 _UNITS = {
@@ -136,7 +136,7 @@ def _model_facts(spec: ModelSpec, num_features: int) -> list[Sequence[str]]:
 
 def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequence[str]]:
     facts: list[Sequence[str]] = []
-    goal, pairing = config.get("objective") or {}, config.get("pairing") or {}
+    goal, pairing = config.get("objective", {}), config.get("pairing", {})
     if goal and pairing:
         label = pairing.get("label")
         facts.append(
@@ -152,9 +152,11 @@ def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequen
     if record.coverage:
         number, labels = record.coverage.get("num_sites"), record.coverage.get("num_labels")
         facts.append(("trained on", f"{number} fields of {labels} labels{_screen(config)}"))
-    versions = record.environment.get("versions") or {}
+    versions = record.environment.get("versions", {})
     if versions:
-        named = (f"{name} {versions[name]}" for name in ("wsdino", "torch", "timm"))
+        named = (
+            f"{name} {versions[name]}" for name in ("wsdino", "torch", "timm") if name in versions
+        )
         facts.append(("made with", ", ".join(named)))
     if "seed" in record.environment:
         facts.append(("seed", str(record.environment["seed"])))
@@ -162,13 +164,13 @@ def _training_facts(record: RunRecord, config: Mapping[str, Any]) -> list[Sequen
 
 
 def _screen(config: Mapping[str, Any]) -> str:
-    screen = config.get("screen") or {}
+    screen = config.get("screen", {})
     source = screen.get("source") or screen.get("store")
     return f" ({Path(source).name})" if source else ""
 
 
 def _origin(record: RunRecord) -> str:
-    made = record.results.get("normalisation") or {}
+    made = record.results.get("normalisation", {})
     labels = held_out_text(record.results)
     return (
         f"On the screen that it was trained on: {record.results.get('num_treatments')} treatments, "

@@ -77,9 +77,8 @@ def compounds(
     reason
         Why there are no pictures.
     """
-    found = record.results.get("activity")
-    found = found if isinstance(found, dict) else {}
-    curves = {str(curve.get("compound")): curve for curve in found.get("doses") or []}
+    found = record.results.get("activity", {})
+    curves = {curve.get("compound", ""): curve for curve in found.get("doses", [])}
     groups: dict[str, list[int]] = {}
     for row, (compound, _) in enumerate(treated.keys):
         groups.setdefault(compound, []).append(row)

@@ -32,6 +32,7 @@ from wsdino.report.scale_bar import scale_bar
 from wsdino.report.style import channel_colours, hex_colour
 from wsdino.report.treated import treated_of
 from wsdino.report.viewing import Screen
+from wsdino.report.words import encodable
 from wsdino.runrecord import Omitted, read_run
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def explore_page(
             high=STRETCH_PERCENTILES[1],
         )
     )
-    return screen, page
+    return screen, encodable(page)
 
 
 def _pictures(screen: Screen, treated: Treated) -> tuple[Pictures, Mapping[int, int]]:

@@ -168,7 +168,7 @@ def _forest_panel(axes: Axes, measure: Measure, results: Mapping[str, Mapping[st
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     null = next(iter(results.values())).get(f"{measure.key}_null")
-    if isinstance(null, dict) and is_number(null.get("p95")):
+    if null and is_number(null.get("p95")):
         axes.axvspan(0, scale * null["p95"], color=GRID, alpha=0.55, linewidth=0)
     for row, (name, result) in enumerate(results.items()):
         value: Any = result.get(measure.key)

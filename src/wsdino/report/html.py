@@ -13,6 +13,7 @@ from wsdino.atomic import visible, write_text, writing
 from wsdino.errors import InputError, OutputError
 from wsdino.report.parts import Shown, sections_of, shared_values, styles_of
 from wsdino.report.pictures import colour_matrix
+from wsdino.report.words import encodable
 from wsdino.runfolder import RunPaths
 from wsdino.runrecord import RunRecord, read_run
 
@@ -109,7 +110,7 @@ def write_report(
     for name, content in beside.items():
         with writing(folder / name) as partial:
             partial.write_bytes(content)
-    write_text(path, page)
+    write_text(path, encodable(page))
     _remove_others(folder, set(beside))
     return path
 
@@ -171,8 +172,7 @@ def _json(value: Any) -> Markup:
 
 def _version(record: RunRecord) -> str:
     """Return the version that made the run, which may differ from the one writing the report."""
-    versions = record.environment.get("versions")
-    return str(versions.get("wsdino", "")) if isinstance(versions, dict) else ""
+    return record.environment.get("versions", {}).get("wsdino") or ""
 
 
 def _command(record: RunRecord) -> str:

@@ -88,9 +88,8 @@ def lights(record: RunRecord) -> dict[str, Any]:
 
 def _phenotype(record: RunRecord) -> Light:
     name = "Phenotype"
-    found = record.results.get("activity")
-    found = found if isinstance(found, dict) else {}
-    notes = [str(note) for note in found.get("notes") or []]
+    found = record.results.get("activity", {})
+    notes = found.get("notes", [])
     tested, active = found.get("num_tested"), found.get("num_active")
     if not is_number(tested) or not tested or not is_number(active):
         reason = "; ".join(notes) or "results.json has no activity"
@@ -158,8 +157,8 @@ def _mechanism(record: RunRecord) -> Light:
     count = count_text(results, "nsc")
     text += f" ({count})" if count else ""
     null = results.get("nsc_null")
-    p = null.get("p_value") if isinstance(null, dict) else None
-    if not isinstance(null, dict) or not is_number(null.get("mean")) or not is_number(p):
+    p = null.get("p_value") if null else None
+    if not null or not is_number(null.get("mean")) or not is_number(p):
         chance = "chance was not estimated"
     else:
         chance = f"by chance it would be {percent(null['mean'])} (p = {number(p, 2)})"
@@ -257,26 +256,21 @@ def paired_difference(
 
 
 def _answers(results: Mapping[str, Any], measure: str) -> dict[tuple[str, str], bool]:
-    rows = results.get(f"{measure}_neighbours")
     return {
-        (str(row.get("compound")), concentration(row.get("concentration"))): bool(row["correct"])
-        for row in (rows if isinstance(rows, list) else [])
-        if isinstance(row, dict) and row.get("correct") is not None
+        (str(row.get("compound")), concentration(row.get("concentration"))): row["correct"]
+        for row in results.get(f"{measure}_neighbours", [])
+        if row.get("correct") is not None
     }
 
 
 def _technical(record: RunRecord) -> Light:
     name = "Technical effects"
-    found = record.results.get("leakage")
     measured = {
-        str(label): values
-        for label, values in (found.items() if isinstance(found, dict) else ())
-        if isinstance(values, dict)
-        and is_number(values.get("accuracy"))
-        and is_number(values.get("chance"))
+        label: values
+        for label, values in (record.results.get("leakage") or {}).items()
+        if values and is_number(values.get("accuracy")) and is_number(values.get("chance"))
     }
-    made = record.results.get("normalisation")
-    warned = (made.get("warning") or "") if isinstance(made, dict) else ""
+    warned = record.results.get("normalisation", {}).get("warning")
     note = f" {warned}" if warned else ""
     if not measured:
         return Light(

@@ -47,9 +47,9 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
         There is no confusion matrix with queries.
     """
     found = record.results.get("confusion")
-    if not isinstance(found, dict) or not found.get("labels"):
+    if not found or not found.get("labels"):
         raise Omitted("results.json has no confusion matrix")
-    labels = [str(label) for label in found["labels"]]
+    labels = found["labels"]
     counts: dict[str, NDArray[np.intp]] = {}
     for measure, name in MATCHED.items():
         own = np.asarray(found.get(measure) or [], dtype=object)
@@ -59,8 +59,7 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
     if not counts:
         raise Omitted("results.json has no confusion matrix with queries that fits its labels")
     order = similarity_order(labels, treated, next(iter(counts.values())))
-    precision = record.results.get("map_per_moa")
-    precision = precision if isinstance(precision, dict) else {}
+    precision = record.results.get("map_per_moa", {})
     consistent = _consistency(record)
     q_of = {str(row.get("label")): row["corrected_p_value"] for row in consistent.get(MOA, [])}
     return {
@@ -107,8 +106,8 @@ def mechanisms(record: RunRecord, treated: Treated | None) -> dict[str, Any]:
 def _consistency(record: RunRecord) -> dict[str, list[dict[str, Any]]]:
     """Return the labels with a q value by column, the lowest first, then the most alike."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for own in record.results.get("consistency") or []:
-        rows = [row for row in own.get("labels") or [] if is_number(row.get("corrected_p_value"))]
+    for own in record.results.get("consistency", []):
+        rows = [row for row in own.get("labels", []) if is_number(row.get("corrected_p_value"))]
         rows.sort(key=_by_consistency)
         found[str(own.get("column"))] = rows
     return found

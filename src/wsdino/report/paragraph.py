@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsdino.errors import ConfigError
 from wsdino.evaluate.measures import BY_KEY
 from wsdino.profile.methods import AGGREGATIONS
 from wsdino.report.words import is_number, number
 from wsdino.runrecord import Omitted, RunRecord
-from wsdino.settings import parse_yaml
 from wsdino.train.objectives import OBJECTIVES
 from wsdino.train.objectives.distill import DISTILL
 
@@ -47,16 +44,9 @@ def methods_paragraph(record: RunRecord) -> dict[str, Any]:
     return {"text": " ".join(part for part in parts if part)}
 
 
-def recorded_config(record: RunRecord) -> dict[str, Any]:
-    """Return the config of a run; empty where it has none, or a damaged one."""
-    with suppress(ConfigError):
-        return parse_yaml(record.config, "config.yaml")
-    return {}
-
-
 def starting_weights(config: Mapping[str, Any]) -> str:
-    """Name the weights that training started from; without folders, which are private."""
-    weights = (config.get("model") or {}).get("weights")
+    """Name the weights that training with a config started from; no folders, which are private."""
+    weights = config.get("model", {}).get("weights")
     if weights is None:
         return "random weights"
     names = weights.values() if isinstance(weights, dict) else [weights]
@@ -64,13 +54,13 @@ def starting_weights(config: Mapping[str, Any]) -> str:
 
 
 def _network(record: RunRecord) -> str:
-    version = (record.environment.get("versions") or {}).get("wsdino")
+    version = record.environment.get("versions", {}).get("wsdino")
     made = f"wsdino {version}" if version else "wsdino"
     label, sites = record.coverage.get("label"), record.coverage.get("num_sites")
     if not label or not is_number(sites):
         return f"Embeddings of whole fields were made with {made}."
-    config = recorded_config(record)
-    name = (config.get("objective") or {}).get("name")
+    config = record.settings
+    name = config.get("objective", {}).get("name")
     start = f", starting from {starting_weights(config)}" if "model" in config else ""
     labels = number(record.coverage.get("num_labels"))
     on, used = f"on {number(sites)} fields", f"with {label} as the weak label"
@@ -87,8 +77,8 @@ def _network(record: RunRecord) -> str:
 
 
 def _profiles(results: Mapping[str, Any]) -> str:
-    made = results.get("normalisation")
-    if not isinstance(made, dict) or not made.get("method"):
+    made = results.get("normalisation", {})
+    if not made.get("method"):
         return ""
     fitted = f", fitted on {made['fitted_on']}" if made.get("fitted_on") else ""
     rows = f" ({number(made['num_fitted'])} rows)" if made.get("num_fitted") else ""
@@ -108,7 +98,7 @@ def _matching(results: Mapping[str, Any]) -> str:
         nscb = " or, for NSCB, of another compound and batch"
     null = results.get("nsc_null")
     chance = ""
-    if isinstance(null, dict) and is_number(null.get("num_permutations")):
+    if null and is_number(null.get("num_permutations")):
         chance = (
             f"; p values are from {number(null['num_permutations'])} permutations of mechanisms "
             "over compounds"
@@ -121,8 +111,8 @@ def _matching(results: Mapping[str, Any]) -> str:
 
 
 def _activity(results: Mapping[str, Any]) -> str:
-    found = results.get("activity")
-    if not isinstance(found, dict) or not found.get("num_tested"):
+    found = results.get("activity", {})
+    if not found.get("num_tested"):
         return ""
     return (
         "Phenotypic activity is the mean average precision of a treatment's wells against the "

@@ -190,6 +190,10 @@ def sections_of(
     """
     shown: dict[str, dict[str, Any]] = {}
     omitted: dict[str, str] = {}
+    if what.record.wrong:
+        omitted["Damaged records"] = "; ".join(what.record.wrong)
+        for line in what.record.wrong:
+            say(f"warning: {line}; it is left out")
     for section in SECTIONS:
         if names is not None and section.name not in names:
             continue
@@ -230,13 +234,11 @@ def _config(record: RunRecord) -> dict[str, Any]:
 def styles_of(record: RunRecord, store: Fields | None) -> dict[str, MoaStyle]:
     """Give a style to every mechanism shown in any section, so that all have the same colours."""
     found: set[str | None] = set()
-    confusion = record.results.get("confusion")
-    if isinstance(confusion, dict):
-        found |= {str(label) for label in confusion.get("labels") or []}
+    found |= set(record.results.get("confusion", {}).get("labels", []))
     for frame in (record.profiles, None if store is None else store.manifest):
         if frame is not None:
             found |= set(moas_of(frame))
-    for rows in (record.results.get(f"{measure}_neighbours") for measure in sections.MATCHED):
-        for row in rows or []:
+    for measure in sections.MATCHED:
+        for row in record.results.get(f"{measure}_neighbours", []):
             found |= {row.get("moa"), row.get("neighbour_moa")}
     return moa_styles({moa for moa in found if moa})

@@ -70,17 +70,15 @@ def headline(record: RunRecord) -> dict[str, Any]:
     ]
     # What nothing was matched for has no number, and no treatments either.
     is_matched = any(is_number(results.get(key)) for key in KEYS)
-    notes = results.get("notes")
-    said = [str(note) for note in notes] if isinstance(notes, list) else []
+    said = list(results.get("notes", []))
     if results.get("schema") not in (None, SCHEMA):
         said.append(
             f"results.json has schema {results['schema']}, and this version writes {SCHEMA}; they "
             "differ in the gallery of mAP and in what is left out; evaluate again to update it"
         )
-    warnings = results.get("warnings")
     return {
         "cards": cards if is_matched else [],
-        "warnings": [str(each) for each in warnings] if isinstance(warnings, list) else [],
+        "warnings": results.get("warnings", []),
         "method": _method(results, is_matched=is_matched),
         "notes": said,
     }
@@ -95,7 +93,7 @@ def _count_words(results: Mapping[str, Any], measure: Measure) -> str:
 def _chance_text(results: Mapping[str, Any], measure: Measure) -> str:
     """Describe the result of shuffled mechanisms; may be empty."""
     null = results.get(f"{measure.key}_null")
-    if not isinstance(null, dict) or not is_number(null.get("mean")):
+    if not null or not is_number(null.get("mean")):
         return ""
     mean = percent(null["mean"]) if measure.is_share else decimal(null["mean"])
     return f"chance {mean} (p = {number(null.get('p_value'), 2)})"
@@ -123,9 +121,8 @@ def _comparison(record: RunRecord, measure: Measure) -> str:
 def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, str]]:
     """Describe how the profiles were made, as terms and texts."""
     rows = []
-    normalisation = results.get("normalisation")
-    if isinstance(normalisation, dict):
-        method = str(normalisation.get("method", "not stated"))
+    if normalisation := results.get("normalisation"):
+        method = normalisation.get("method", "not stated")
         known = {entry.name: entry.help for entry in methods.NORMALISATIONS}
         text = f"{method}: {known[method]}" if method in known else method
         if normalisation.get("fitted_on"):
@@ -135,13 +132,11 @@ def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, 
             text += f"; {normalisation['num_components']} components"
         rows.append(("Normalisation", text))
         if normalisation.get("note"):
-            rows.append(("Note", str(normalisation["note"])))
+            rows.append(("Note", normalisation["note"]))
         if held_out := held_out_text(results):
             rows.append(("Weak labels", held_out))
-    elif normalisation:
-        rows.append(("Normalisation", str(normalisation)))
     if results.get("aggregation") is not None:
-        how = str(results["aggregation"])
+        how = results["aggregation"]
         known = {entry.name: entry.help for entry in methods.AGGREGATIONS}
         rows.append(("Aggregation", f"{how}: {known[how]}" if how in known else how))
     if not is_matched:
@@ -152,8 +147,7 @@ def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, 
     ):
         if results.get(key) is not None:
             rows.append((term, str(results[key])))
-    sizes = results.get("gallery")
-    if isinstance(sizes, dict):
+    if sizes := results.get("gallery"):
         asked = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
         rows.append(("Gallery", f"treatments: {', '.join(asked)}"))
     return rows
@@ -175,7 +169,7 @@ def comparison(record: RunRecord) -> dict[str, Any]:
         "forest": forest_svg(everyone),
         "forest_rows": _forest_rows(everyone),
         "num_baselines": len(record.baselines),
-        "has_null": any(isinstance(record.results.get(f"{m}_null"), dict) for m in KEYS),
+        "has_null": any(record.results.get(f"{m}_null") for m in KEYS),
     }
 
 
@@ -189,7 +183,7 @@ def _forest_rows(everyone: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
                 rows.append([display_name(name), measure.name, own[measure.key], *ends])
     for measure in MEASURES:
         null = next(iter(everyone.values())).get(f"{measure.key}_null")
-        if isinstance(null, dict) and is_number(null.get("p95")):
+        if null and is_number(null.get("p95")):
             name = "shuffled mechanisms, 95th percentile"
             rows.append([name, measure.name, null["p95"], None, None])
     return rows
@@ -219,8 +213,7 @@ def _rows(name: str, results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _normalisation_name(results: Mapping[str, Any]) -> str:
-    value = results.get("normalisation")
-    return str(value.get("method", DASH) if isinstance(value, dict) else value or DASH)
+    return str(results.get("normalisation", {}).get("method", DASH))
 
 
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -230,16 +223,16 @@ def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def leakage(record: RunRecord) -> dict[str, Any]:
     """Show how much of batch, plate, position and cell density the profiles tell."""
-    found = record.results.get("leakage")
+    found = record.results.get("leakage") or {}
     rows = [
         {
-            "label": str(label),
+            "label": label,
             "cells": _before_and_after(values) + _before_and_after(values, key="probe"),
             "num_wells": number(values.get("num_wells"))
             + (f" (of {values['sample']})" if values.get("sample") else ""),
         }
-        for label, values in (found.items() if isinstance(found, dict) else ())
-        if isinstance(values, dict)
+        for label, values in found.items()
+        if values
     ]
     if not rows:
         raise Omitted("results.json doesn't have batch and plate leakage")
@@ -273,7 +266,7 @@ def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -
     tables = []
     for measure, name in MATCHED.items():
         rows = record.results.get(f"{measure}_neighbours")
-        if not isinstance(rows, list):
+        if rows is None:
             continue
         wrong = [row for row in rows if row.get("correct") is False]
         lines = [
@@ -299,13 +292,13 @@ def wrong_neighbours(record: RunRecord, row_of: Mapping[tuple[str, str], int]) -
 def left_out(record: RunRecord) -> dict[str, Any]:
     """List the treatments that are not queries, grouped by reason and mechanism."""
     found = record.results.get("left_out")
-    if not isinstance(found, dict):
+    if found is None:
         raise Omitted("results.json doesn't list left-out queries")
     tables = []
     for measure in MEASURES:
         groups: dict[tuple[str, str], list[str]] = {}
-        for row in found.get(measure.key) or []:
-            key = (str(row.get("moa") or DASH), str(row.get("reason", "no reason given")))
+        for row in found.get(measure.key, []):
+            key = (row.get("moa") or DASH, row.get("reason", "no reason given"))
             groups.setdefault(key, []).append(" ".join(_treatment(row)).strip())
         rows = [
             {

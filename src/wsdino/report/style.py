@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wsdino import baselines
 from wsdino.runrecord import RUN
 
@@ -129,9 +131,7 @@ def linear_stops(name: str, num: int = 9) -> list[str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    # Each look-up of a map is a copy of it.
-    colour_map = colormaps[name]
-    return [to_hex(colour_map(n / (num - 1))) for n in range(num)]
+    return list(map(to_hex, colormaps[name](np.arange(num) / (num - 1))))
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
     beside_results,
     display_name,
+    encodable,
     held_out_number,
     held_out_text,
     normalisation_text,
@@ -95,6 +96,7 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     beside = beside_results(results)
     if beside:
         tables.print(f"{results['normalisation']['method']}:")
+    name = encodable(name)
     tables.print(summary_table(results, name=name, width=width))
     for method, own in beside.items():
         tables.print(f"\n{method}:")

@@ -160,16 +160,13 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         features = features_of(frame)
     except InputError as error:
         raise Omitted(str(error)) from error
-    activity = record.results.get("activity")
-    listed = activity.get("treatments") if isinstance(activity, dict) else None
     known = {
         treatment_key(row.get(COMPOUND), row.get(CONCENTRATION)): row
-        for row in (listed if isinstance(listed, list) else [])
-        if isinstance(row, dict)
+        for row in record.results.get("activity", {}).get("treatments", [])
     }
     wrong = frozenset(
         treatment_key(row.get("compound", ""), row.get("concentration"))
-        for row in record.results.get("nsc_neighbours") or []
+        for row in record.results.get("nsc_neighbours", [])
         if row.get("correct") is False
     )
     rows = tuple(known.get(key, {}) for key in keys_of(frame))

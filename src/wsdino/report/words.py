@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 DASH = "-"
 
 
+def encodable(text: str) -> str:
+    """Put `?` in place of what no file of text can hold.
+
+    Halves of characters (surrogates) come from JSON, and from names of files in another encoding.
+    """
+    return text.encode(errors="replace").decode()
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number; a boolean is not."""
     return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
@@ -108,14 +116,12 @@ def normalisation_text(made: Mapping[str, Any]) -> str:
 
 def held_out_text(results: Mapping[str, Any]) -> str:
     """Describe the use of weak labels, and the results without the query's; may be empty."""
-    made = results.get("normalisation")
-    options = made.get("options") if isinstance(made, dict) else None
-    label = options.get("label") if isinstance(options, dict) else None
+    label = results.get("normalisation", {}).get("options", {}).get("label")
     if not label:
         return ""
     used = f"weak labels ({label}) were used"
     found = results.get("held_out")
-    if not isinstance(found, dict):
+    if found is None:
         return (
             f"{used}, including those of the queries; results with the query's compound left out "
             "of the fit require the sites (wsdino evaluate SITES --from-sites)"

@@ -27,6 +27,7 @@ from wsdino.tables.columns import (
     plain_name,
 )
 from wsdino.tables.identity import texts
+from wsdino.tables.lean import sharing
 from wsdino.tables.manifest import (
     PARTS,
     channels_of,
@@ -108,7 +109,7 @@ def selected(table: pd.DataFrame, selection: Selection, *, origin: str) -> pd.Da
     InputError
         A channel is named twice.
     """
-    table = table.reset_index(drop=True)
+    table = sharing(table)
     wanted = {dimension: getattr(selection, dimension.field) for dimension in DIMENSIONS}
     # A maximum is taken last, when planes are all that a site has several of.
     for dimension in sorted(DIMENSIONS, key=lambda one: wanted[one] == MAX):

@@ -16,6 +16,7 @@ import pandas as pd
 from wsdino.errors import ImageError, TableError
 from wsdino.outside import reading
 from wsdino.remote import absolute, is_remote, joined, shown, states_of
+from wsdino.tables.lean import sharing
 from wsdino.tables.manifest import KEY, PARTS, channels_of, illuminations_of
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def find_files(
     Returns
     -------
     table : pandas.DataFrame
-        A copy with `FileName_` and `PathName_` for each channel and no `URL_`.
+        With `FileName_` and `PathName_` for each channel and no `URL_`; other columns are shared.
     missing : list of MissingImage
         Files that don't exist, channel by channel; none unless they were looked up.
 
@@ -177,7 +178,7 @@ def find_files(
     TableError
         A URL isn't a local one.
     """
-    table = table.reset_index(drop=True).copy()
+    table = sharing(table)
     finder = _Finder(absolute(folder), origin, Folders() if check_files else None)
     missing: list[MissingImage] = []
     for channel in [*channels_of(table), *illuminations_of(table)]:
@@ -188,7 +189,8 @@ def find_files(
         # Empty names are left to the validation, which reports the row.
         table[f"FileName_{channel}"] = pd.Series([name for _, name in located], dtype=object)
         table[f"PathName_{channel}"] = pd.Series([parent for parent, _ in located], dtype=object)
-        table = table.drop(columns=f"URL_{channel}", errors="ignore")
+        if f"URL_{channel}" in table:
+            table = table.drop(columns=f"URL_{channel}")
     return table, missing
 
 

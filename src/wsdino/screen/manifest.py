@@ -141,9 +141,10 @@ def read_rows(
     else:
         raw = read_raw(Path(source), text=columns.values(), pattern=selection.pattern)
         origin = shown(source)
-    platemap = raw.wells if platemap is None else platemap
+    folder, platemap = raw.folder, raw.wells if platemap is None else platemap
     wells = None if platemap is None else read_wells(platemap, columns=columns)
     table = tidy_and_join(raw.table, wells, origin=origin, columns=columns)
+    del raw  # of millions of rows it takes as much memory as the result
     if COMPOUND not in table and wells is not None:
         raise TableError(
             f"{wells.origin}: no column {COMPOUND}; it has {', '.join(wells.columns)}; to read it "
@@ -158,7 +159,7 @@ def read_rows(
         )
     require_single(table, origin=origin)
     table = selected(table, selection, origin=origin)
-    table, absent = find_files(table, raw.folder, origin=origin, check_files=check_files)
+    table, absent = find_files(table, folder, origin=origin, check_files=check_files)
     reasons: dict[int, str] = {}
     for image in absent:
         known = reasons.get(image.row)

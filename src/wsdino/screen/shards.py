@@ -8,7 +8,9 @@ a shard anew for each site that is written to it, and reads what is missing as z
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +39,8 @@ FEW_FILES = 4096
 MIN_SITES, MAX_BYTES = 16, 64 * 2**20
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
+# Four bytes of versions, flags and the size of a number; bytes when unpacked, of a block, packed.
+_BLOSC_HEADER = struct.Struct("<4B3I")
 
 
 def num_sites_per_file(num_sites: int, site_bytes: int) -> int:
@@ -175,6 +179,23 @@ class PixelFiles:
             return None
 
     def _frame(self, site: int) -> bytes:
+        """Return a site as it is encoded.
+
+        Blosc believes what a frame says of its own length, and would read what lies behind it.
+        """
+        frame = self._stored(site)
+        if len(frame) < _BLOSC_HEADER.size:
+            raise ValueError(f"{len(frame)} bytes are no frame of Blosc")
+        *_, plain, _, packed = _BLOSC_HEADER.unpack_from(frame)
+        whole = math.prod(self.shape) * self.dtype.itemsize
+        if (packed, plain) != (len(frame), whole):
+            raise ValueError(
+                f"its frame of {len(frame)} bytes is said to have {packed} and to hold {plain}; it "
+                f"should hold {whole}"
+            )
+        return frame
+
+    def _stored(self, site: int) -> bytes:
         path = self.path(site)
         if self.sites_per_file == 1:
             return path.read_bytes()

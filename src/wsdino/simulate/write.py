@@ -96,7 +96,6 @@ def simulate(
     folder = Path(out)
     hardness = Difficulty.of([difficulty]) if isinstance(difficulty, str) else difficulty
     table = layout_table(layout, sites=sites)
-    described = describe_sites(table, hardness, seed=seed, size=size)
     spec = {
         "schema": SCHEMA,
         "layout": _digest(table),
@@ -108,6 +107,7 @@ def simulate(
         "difficulty": asdict(hardness),
     }
     _require_room(folder, spec)
+    described = describe_sites(table, hardness, seed=seed, size=size)
     with one_writer(folder):
         sweep(folder)
         _require_room(folder, spec)

@@ -22,6 +22,7 @@ from wsdino.tables.columns import (
     plain_name,
 )
 from wsdino.tables.identity import numbers, row_of, texts
+from wsdino.tables.lean import with_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +100,7 @@ def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
         )
         keys = zip(table[COMPOUND], table[CONCENTRATION], strict=True)
         merged = [changes.get(key, key[1]) if isinstance(key[0], str) else key[1] for key in keys]
-        table = table.assign(**{CONCENTRATION: merged})
+        table = with_columns(table, {CONCENTRATION: merged})
     if close:
         more = f" and {len(close) - 1} more" if len(close) > 1 else ""
         say(f"{origin}: {close[0]}{more} differ by less than 1 % and count as different treatments")

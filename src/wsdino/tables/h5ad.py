@@ -10,6 +10,7 @@ import pandas as pd
 
 from wsdino.atomic import writing
 from wsdino.errors import TableError
+from wsdino.outside import parse_json
 from wsdino.progress import say
 from wsdino.tables.columns import (
     BATCH,
@@ -122,7 +123,7 @@ def read_anndata(path: Path) -> pd.DataFrame:
     table: pd.DataFrame = pd.concat([metadata, features], axis=1)
     made: Any = data.uns.get(_PROVENANCE)
     if isinstance(made, str):
-        table.attrs = json.loads(made)
+        table.attrs = parse_json(made)
     return table
 
 

@@ -24,6 +24,7 @@ from wsdino.tables.columns import (
     MOA,
     PLATE,
 )
+from wsdino.tables.lean import with_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,7 +289,7 @@ def with_controls(
             )
     else:
         return table.drop(columns=CONTROL, errors="ignore")
-    table = table.assign(**{CONTROL: is_control})
+    table = with_columns(table, {CONTROL: is_control})
     if MOA in table:
         table[MOA] = table[MOA].where(~is_control, None)
     if COMPOUND not in table:
@@ -328,7 +329,7 @@ def _one_name_for_each_control(
             dict.fromkeys(names) | {name: first[name.casefold()] for name in names}
         ),
     )
-    return table.assign(**{COMPOUND: renamed})
+    return with_columns(table, {COMPOUND: renamed})
 
 
 def report_spellings(table: pd.DataFrame, *, origin: str) -> None:
@@ -375,7 +376,7 @@ def with_plates_of_batches(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
         f"{batch}/{plate}" if one and plate in shared else plate
         for plate, batch, one in zip(table[PLATE], table[BATCH], is_one, strict=True)
     ]
-    return table.assign(**{PLATE: names})
+    return with_columns(table, {PLATE: names})
 
 
 def row_of(bad: pd.Series) -> str:

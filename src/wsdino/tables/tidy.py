@@ -37,6 +37,7 @@ from wsdino.tables.identity import (
     with_controls,
     with_plates_of_batches,
 )
+from wsdino.tables.lean import sharing, with_columns
 from wsdino.tables.lists import LIST_COLUMNS, read_labels
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def identify(
     table = with_controls(table, controls, origin=origin)
     if COMPOUND in table and CONCENTRATION not in table:
         say(f"{origin}: no column {CONCENTRATION}, so each compound counts as one treatment")
-        table = table.assign(**{CONCENTRATION: float("nan")})
+        table = with_columns(table, {CONCENTRATION: float("nan")})
     table = merge_equal_doses(table, origin=origin)
     table = with_plates_of_batches(table, origin=origin)
     report_spellings(table, origin=origin)
@@ -151,8 +152,10 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Strip names, remove CellProfiler's prefix `Image_`, and drop unnamed row numbers."""
     if any(name is not None for name in table.index.names):
         table = table.reset_index()
-    table = table.rename(columns=without_spaces).reset_index(drop=True)
-    table = table[[n for n in table.columns if n and not n.startswith("Unnamed: ")]]
+    table = sharing(table)
+    table.columns = [without_spaces(name) for name in table.columns]
+    unnamed = [name for name in table.columns if not name or name.startswith("Unnamed: ")]
+    table = table.drop(columns=unnamed) if unnamed else table
     _require_unique(table, origin)
     is_screen = any(str(name).startswith("Image_FileName_") for name in table)
     prefix = "Image_" if is_screen else f"Image_{PREFIX}"
@@ -164,8 +167,10 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
                 f"{origin}: two columns are named {short}, one of them with the prefix Image_, and "
                 "they differ; drop one"
             )
-    table = table.drop(columns=[name for name, short in plain.items() if short in table])
-    return table.rename(columns=plain)
+    twice = [name for name, short in plain.items() if short in table]
+    table = table.drop(columns=twice) if twice else table
+    table.columns = [plain.get(name, name) for name in table.columns]
+    return table
 
 
 def _require_unique(table: pd.DataFrame, origin: str) -> None:
@@ -195,14 +200,14 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
                     break
     taken = {ours: theirs for ours, theirs in taken.items() if ours != theirs}
     if not taken:
-        return table.copy()
+        return table
     named = ", ".join(f"{theirs} as {ours}{_unit(theirs)}" for ours, theirs in taken.items())
     say(f"{origin}: read {named}")
     new = {ours: _contents(table, theirs, ours, origin) for ours, theirs in taken.items()}
     # A column with another unit or other words is kept beside ours under its own name.
     kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
     gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
-    return table.drop(columns=gone).assign(**new)
+    return with_columns(table.drop(columns=gone), new)
 
 
 def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
@@ -275,7 +280,7 @@ def _of_all_channels(table: pd.DataFrame, origin: str) -> pd.DataFrame:
                     f"{origin}: {copies[0]} and {copy} differ; a site has a single plate and well"
                 )
         if copies and not has_values(table, ours):
-            table = table.assign(**{ours: table[copies[0]]})
+            table = with_columns(table, {ours: table[copies[0]]})
         # Without any, dropping them would only copy a large table.
         table = table.drop(columns=copies) if copies else table
     return table
@@ -331,7 +336,7 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         f"{origin}: {int(blank.sum())} wells have no compound, and are named after their solvent "
         f"({', '.join(sorted(set(solvents[blank])))})"
     )
-    return table.assign(**{COMPOUND: compounds.where(~blank, solvents)})
+    return with_columns(table, {COMPOUND: compounds.where(~blank, solvents)})
 
 
 def _inferred(values: pd.Series) -> pd.Series:
