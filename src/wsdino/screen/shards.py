@@ -8,6 +8,7 @@ a shard anew for each site that is written to it, and reads what is missing as z
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,8 @@ FEW_FILES = 4096
 MIN_SITES, MAX_BYTES = 16, 64 * 2**20
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
+# Blosc stores what can't be compressed as it is, behind a header.
+_FRAME_HEADER = 16
 
 
 def num_sites_per_file(num_sites: int, site_bytes: int) -> int:
@@ -76,6 +79,11 @@ class PixelFiles:
     foreign: zarr.Array[Any] | None = None
     _indices: dict[int, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def frame_bytes(self) -> int:
+        """How long an encoded site may be."""
+        return math.prod(self.shape) * self.dtype.itemsize + _FRAME_HEADER
+
     def path(self, site: int) -> Path:
         """Return the file that holds a site."""
         return self.folder / f"c.{site // self.sites_per_file}.0.0.0"
@@ -107,21 +115,30 @@ class PixelFiles:
         if len(found) != out.nbytes:
             raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
-    def encode(self, pixels: NDArray[Any]) -> bytes:
-        """Encode a site (C, H, W): one Blosc frame."""
+    def encode(self, pixels: NDArray[Any], out: NDArray[np.uint8] | None = None) -> memoryview:
+        """Encode a site (C, H, W): one Blosc frame.
+
+        Parameters
+        ----------
+        pixels
+            (C, H, W).
+        out
+            Of length :attr:`frame_bytes`, which the frame will be in; None: in new memory.
+        """
         # Given bytes, it would shuffle the bits of bytes, whatever size of numbers it is told.
         # Its stubs know bytes only.
         untyped: Any = imagecodecs
-        frame: bytes = untyped.blosc_encode(
+        frame = untyped.blosc_encode(
             np.ascontiguousarray(pixels, self.dtype),
             level=LEVEL,
             compressor=CODEC,
             shuffle=SHUFFLE,
             numthreads=1,
+            out=out,
         )
-        return frame
+        return memoryview(frame)
 
-    def write(self, file: int, frames: Iterable[tuple[int, bytes]]) -> Path:
+    def write(self, file: int, frames: Iterable[tuple[int, bytes | memoryview]]) -> Path:
         """Write a file whole; sites that it held before, and that aren't given, are copied.
 
         They are in ascending order, whatever is written when.
@@ -154,8 +171,8 @@ class PixelFiles:
         return path
 
     def _merged(
-        self, file: int, frames: Iterable[tuple[int, bytes]]
-    ) -> Iterator[tuple[int, bytes]]:
+        self, file: int, frames: Iterable[tuple[int, bytes | memoryview]]
+    ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield what is given of a file, and between it what the file on disk has."""
         first = file * self.sites_per_file
         end = first + self.sites_per_file
