@@ -35,6 +35,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from timing import spread_of, take_turns
+from wsdino.screen.frames import memory_bytes
 from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
@@ -253,9 +254,9 @@ def ingest_turns(
         return kept.site
 
     def copy(site: int) -> None:
-        if not hasattr(kept, "frame"):
-            kept.frame = np.empty(files.frame_bytes, np.uint8)
-        files.write(site, [(site, files.encode(read(site), kept.frame))])
+        if not hasattr(kept, "encoding"):
+            kept.encoding = np.empty(memory_bytes(files.shape, files.dtype), np.uint8)
+        files.write(site, [(site, files.encode(read(site), kept.encoding))])
 
     ways: dict[str, Callable[[], object]] = {
         "read": lambda: read_all(read, range(num), workers),

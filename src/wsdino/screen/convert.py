@@ -14,6 +14,7 @@ from wsdino.device import require_memory
 from wsdino.errors import ImageError, InputError, WsdinoError, option
 from wsdino.outside import reading
 from wsdino.screen.correction import corrected
+from wsdino.screen.frames import memory_bytes
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.measures import OF_NEW_STORES, site_measures
 from wsdino.screen.records import STATE, crc32, file_state, image_states, record_type
@@ -37,8 +38,8 @@ CONNECT_WITHIN_S = 10
 # Sites queued for each thread, here or on a cluster: enough to keep it busy, few to be cancelled.
 WAITING = 4
 # Pixels of the sites that are converted at the same time; with what is made of them they take up to
-# three times as much memory.
-AT_ONCE_BYTES, MEMORY_PER_BYTE = 1 << 30, 3
+# four times as much memory.
+AT_ONCE_BYTES, MEMORY_PER_BYTE = 1 << 30, 4
 
 
 class Memory:
@@ -50,7 +51,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.images: NDArray[Any] | None = None
-        self.frame: NDArray[np.uint8] | None = None
+        self.encoding: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ class Conversion:
         statistics = site_statistics(pixels, counts)
         measures = site_measures(pixels, raw, counts, self.digest)
         done.append((site, statistics, measures, record))
-        if memory.frame is None:
-            memory.frame = np.empty(self.files.frame_bytes, np.uint8)
-        return site, self.files.encode(pixels, memory.frame)
+        if memory.encoding is None:
+            memory.encoding = np.empty(memory_bytes(pixels.shape, pixels.dtype), np.uint8)
+        return site, self.files.encode(pixels, memory.encoding)
 
 
 def threads_for(site_bytes: int, num_threads: int) -> int:

@@ -8,10 +8,9 @@ a shard anew for each site that is written to it, and reads what is missing as z
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import imagecodecs
@@ -19,6 +18,7 @@ import numpy as np
 from zarr.codecs import BloscCodec
 
 from wsdino.atomic import writing
+from wsdino.screen import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,19 +27,12 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-# LZ4 on bit planes takes a millisecond per megapixel either way and saves a quarter on camera
-# noise; stronger codecs gain little more.
-LEVEL = 5
-CODEC: Literal["lz4"] = "lz4"
-SHUFFLE: Literal["bitshuffle"] = "bitshuffle"
-COMPRESSOR = BloscCodec(cname=CODEC, clevel=LEVEL, shuffle=SHUFFLE)
+COMPRESSOR = BloscCodec(cname=frames.CODEC, clevel=frames.LEVEL, shuffle=frames.SHUFFLE)
 
 FEW_FILES = 4096
 MIN_SITES, MAX_BYTES = 16, 64 * 2**20
 _ABSENT = 2**64 - 1
 _CHECKSUM = 4
-# Blosc stores what can't be compressed as it is, behind a header.
-_FRAME_HEADER = 16
 
 
 def num_sites_per_file(num_sites: int, site_bytes: int) -> int:
@@ -79,11 +72,6 @@ class PixelFiles:
     foreign: zarr.Array[Any] | None = None
     _indices: dict[int, NDArray[np.uint64]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def frame_bytes(self) -> int:
-        """How long an encoded site may be."""
-        return math.prod(self.shape) * self.dtype.itemsize + _FRAME_HEADER
-
     def path(self, site: int) -> Path:
         """Return the file that holds a site."""
         return self.folder / f"c.{site // self.sites_per_file}.0.0.0"
@@ -115,28 +103,9 @@ class PixelFiles:
         if len(found) != out.nbytes:
             raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
-    def encode(self, pixels: NDArray[Any], out: NDArray[np.uint8] | None = None) -> memoryview:
-        """Encode a site (C, H, W): one Blosc frame.
-
-        Parameters
-        ----------
-        pixels
-            (C, H, W).
-        out
-            Of length :attr:`frame_bytes`, which the frame will be in; None: in new memory.
-        """
-        # Given bytes, it would shuffle the bits of bytes, whatever size of numbers it is told.
-        # Its stubs know bytes only.
-        untyped: Any = imagecodecs
-        frame = untyped.blosc_encode(
-            np.ascontiguousarray(pixels, self.dtype),
-            level=LEVEL,
-            compressor=CODEC,
-            shuffle=SHUFFLE,
-            numthreads=1,
-            out=out,
-        )
-        return memoryview(frame)
+    def encode(self, pixels: NDArray[Any], memory: NDArray[np.uint8] | None = None) -> memoryview:
+        """Encode a site (C, H, W), see :func:`~wsdino.screen.frames.encode`."""
+        return frames.encode(np.ascontiguousarray(pixels, self.dtype), memory)
 
     def write(self, file: int, frames: Iterable[tuple[int, bytes | memoryview]]) -> Path:
         """Write a file whole; sites that it held before, and that aren't given, are copied.
