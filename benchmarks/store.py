@@ -3,11 +3,11 @@
 Reads: sites from a store of one site in a file, a store of 16, TIFFs as a microscope writes them
 and a raw memory map, in order and at random, by 1 and 2 readers. Ingest: sites a second beside
 reading and decoding the same images alone, and beside encoding and writing them too, by 1 and 2
-workers. Growth: stores of 10^2 to 10^5 tiny sites, each in a process of its own (Linux only).
-Contenders take turns; everything lies in the page cache, so that what is compared is work, not a
-disk. With `--cold` ingest is also timed from images that the page cache doesn't hold (Linux only),
-as plates are when they are first seen. On a machine that is shared, CPU time says more than sites a
-second.
+workers. Costs: CPU time of what ingest does to a site, each part by itself. Growth: stores of 10^2
+to 10^5 tiny sites, each in a process of its own (Linux only). Contenders take turns; everything
+lies in the page cache, so that what is compared is work, not a disk. With `--cold` ingest is also
+timed from images that the page cache doesn't hold (Linux only), as plates are when they are first
+seen. On a machine that is shared, CPU time says more than sites a second.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ from scipy.ndimage import gaussian_filter
 
 from timing import spread_of, take_turns
 from wsdino.screen.frames import memory_bytes
-from wsdino.screen.images import Planes, read_site
+from wsdino.screen.images import Planes, read_header, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
+from wsdino.screen.measures import OF_NEW_STORES, site_measures
+from wsdino.screen.records import crc32, image_states
 from wsdino.screen.shards import PixelFiles
+from wsdino.screen.statistics import histogram, site_statistics
 from wsdino.screen.store import open_store
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ RESULT = Path(__file__).parent / "results" / "store.md"
 CPU = torch.device("cpu")
 NUM_CHANNELS, NUM_DRAWN = 3, 4
 READ_SHAPE, INGEST_SHAPE, TINY_SHAPE = (512, 640), (1024, 1280), (16, 16)
-PARTS = ("reads", "ingest", "growth")
+PARTS = ("reads", "ingest", "costs", "growth")
 CODECS = {"uncompressed": None, "LZW": "lzw", "deflate": "zlib"}
 
 
@@ -77,6 +80,7 @@ def main() -> None:
     work: dict[str, Callable[[], str]] = {
         "reads": lambda: reads(given.reads, given.rounds),
         "ingest": lambda: ingests(given.ingests, given.rounds, cold=given.cold),
+        "costs": lambda: costs(given.ingests, given.rounds),
         "growth": lambda: grown(given.sites),
     }
     for part in given.parts:
@@ -250,8 +254,9 @@ def ingest_turns(
     kept = threading.local()
 
     def read(site: int) -> np.ndarray:
-        kept.site = read_site(planes[site], getattr(kept, "site", None))
-        return kept.site
+        found = read_site(planes[site], getattr(kept, "site", None))
+        kept.site = found
+        return found
 
     def copy(site: int) -> None:
         if not hasattr(kept, "encoding"):
@@ -295,6 +300,49 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+def costs(num: int, rounds: int) -> str:
+    """Take the CPU time of each part of ingest, in one thread."""
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        source = write_screen(folder / "screen", num, INGEST_SHAPE)
+        planes = Planes(read_manifest(source))
+        sites = [read_site(each) for each in planes[: 2 * NUM_DRAWN]]
+        counts = [[histogram(field) for field in site] for site in sites]
+        files = PixelFiles(folder / "pixels", sites[0].shape, sites[0].dtype)
+        memory = np.empty(memory_bytes(files.shape, files.dtype), np.uint8)
+        frames = [bytes(files.encode(site)) for site in sites]
+        n = len(sites)
+        parts: dict[str, Callable[[int], object]] = {
+            "headers": lambda site: [read_header(plane.path) for plane in planes[site]],
+            "size and time of the images": lambda site: image_states(planes[site]),
+            "checksum": lambda site: crc32(sites[site % n]),
+            "histograms": lambda site: [histogram(field) for field in sites[site % n]],
+            "statistics of them": lambda site: site_statistics(sites[site % n], counts[site % n]),
+            "quality measures": lambda site: site_measures(
+                sites[site % n], None, counts[site % n], OF_NEW_STORES
+            ),
+            "encoding": lambda site: files.encode(sites[site % n], memory),
+            "writing": lambda site: files.write(site, [(site, frames[site % n])]),
+        }
+        for turn in range(rounds + 1):
+            for name, work in parts.items():
+                shutil.rmtree(files.folder, ignore_errors=True)
+                used = time.process_time()
+                read_all(work, range(num), 1)
+                # The first turn doesn't count.
+                if turn:
+                    taken.setdefault(name, []).append(1000 * (time.process_time() - used) / num)
+    lines = [
+        "## What ingest does to a site besides reading it: CPU time, ms\n",
+        "| | median (range) |",
+        "|---|---|",
+        *(f"| {name} | {spread_of(values)} |" for name, values in taken.items()),
+        f"| all of it | {sum(map(statistics.median, taken.values())):.3g} |",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def grown(sizes: Sequence[int]) -> str:
