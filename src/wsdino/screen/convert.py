@@ -77,6 +77,7 @@ class Conversion:
     example: Path
     scale: float = 1.0
     digest: str = OF_NEW_STORES
+    # Of conversions that are over. It is empty when this is sent to another host.
     _spare: list[Memory] = field(default_factory=list, repr=False, compare=False)
 
     def __call__(self, jobs: Sequence[Job]) -> list[Converted]:
@@ -96,7 +97,10 @@ class Conversion:
         """
         done: list[Converted] = []
         file = jobs[0][0] // self.files.sites_per_file
-        memory = self._spare.pop() if self._spare else Memory()
+        try:
+            memory = self._spare.pop()
+        except IndexError:  # asked for beforehand, another thread could take the last one
+            memory = Memory()
         path = self.files.write(file, (self._convert(done, memory, *job) for job in jobs))
         self._spare.append(memory)
         state = file_state(path)
