@@ -3,9 +3,11 @@
 Reads: sites from a store of one site in a file, a store of 16, TIFFs as a microscope writes them
 and a raw memory map, in order and at random, by 1 and 2 readers. Ingest: sites a second beside
 reading and decoding the same images alone, and beside encoding and writing them too, by 1 and 2
-workers. Growth: stores of 10^2 to 10^5 tiny sites, each in a process of its own (Linux only).
-Contenders take turns; everything lies in the page cache, so that what is compared is work, not a
-disk. On a machine that is shared, CPU time says more than sites a second.
+workers. Costs: CPU time of what ingest does to a site, each part by itself. Growth: stores of 10^2
+to 10^5 tiny sites, each in a process of its own (Linux only). Contenders take turns; everything
+lies in the page cache, so that what is compared is work, not a disk. With `--cold` ingest is also
+timed from images that the page cache doesn't hold (Linux only), as plates are when they are first
+seen. On a machine that is shared, CPU time says more than sites a second.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from operator import truediv
@@ -32,10 +35,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from timing import spread_of, take_turns
-from wsdino.screen.images import Planes, read_site
+from wsdino.screen.frames import memory_bytes
+from wsdino.screen.images import Planes, read_header, read_site
 from wsdino.screen.ingest import ingest
 from wsdino.screen.manifest import read_manifest
+from wsdino.screen.measures import OF_NEW_STORES, site_measures
+from wsdino.screen.records import crc32, image_states
 from wsdino.screen.shards import PixelFiles
+from wsdino.screen.statistics import histogram, site_statistics
 from wsdino.screen.store import open_store
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ RESULT = Path(__file__).parent / "results" / "store.md"
 CPU = torch.device("cpu")
 NUM_CHANNELS, NUM_DRAWN = 3, 4
 READ_SHAPE, INGEST_SHAPE, TINY_SHAPE = (512, 640), (1024, 1280), (16, 16)
+PARTS = ("reads", "ingest", "costs", "growth")
 CODECS = {"uncompressed": None, "LZW": "lzw", "deflate": "zlib"}
 
 
@@ -55,6 +63,8 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=48, help="sites that are read a round")
     parser.add_argument("--ingests", type=int, default=48, help="sites that are ingested a round")
     parser.add_argument("--sites", type=int, nargs="+", default=[10**2, 10**3, 10**4, 10**5])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--cold", action="store_true", help="ingest from a cold page cache, too")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--grow", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -67,12 +77,14 @@ def main() -> None:
     )
     command = " ".join(["python benchmarks/store.py", *sys.argv[1:]])
     parts = [f"`{command}`: {where}. Medians of {given.rounds} rounds, ranges in brackets.\n"]
-    for part in (
-        lambda: reads(given.reads, given.rounds),
-        lambda: ingests(given.ingests, given.rounds),
-        lambda: grown(given.sites),
-    ):
-        parts.append(part())
+    work: dict[str, Callable[[], str]] = {
+        "reads": lambda: reads(given.reads, given.rounds),
+        "ingest": lambda: ingests(given.ingests, given.rounds, cold=given.cold),
+        "costs": lambda: costs(given.ingests, given.rounds),
+        "growth": lambda: grown(given.sites),
+    }
+    for part in given.parts:
+        parts.append(work[part]())
         print(parts[-1], flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text("\n".join(parts))
@@ -184,70 +196,153 @@ def read_all(read: Callable[[int], object], sites: Sequence[int], num_readers: i
         list(pool.map(read, sites))
 
 
-def ingests(num: int, rounds: int) -> str:
+def ingests(num: int, rounds: int, *, cold: bool) -> str:
     """Time ingest of all sites, and parts of it alone, by as many threads."""
     height, width = INGEST_SHAPE
-    lines = [
-        f"## Ingest: {NUM_CHANNELS} x {height} x {width} px of 16 bits\n",
-        (
-            "Sites a second, and CPU time a site. Share: what reading and decoding alone take of "
-            "the time, and of the CPU time, that ingest takes.\n"
+    headings = {
+        False: "From the page cache:\n",
+        True: (
+            "From the disk: before each turn everything is written out, and the page cache gives "
+            "up the images (`posix_fadvise`, `POSIX_FADV_DONTNEED`):\n"
         ),
-        (
-            "| TIFFs | workers | read | read, encode, write | ingest | share | read, CPU ms "
-            "| read, encode, write, CPU ms | ingest, CPU ms | share |"
-        ),
-        "|---" * 10 + "|",
-    ]
+    }
+    tables: dict[bool, list[str]] = {kind: [] for kind in ((False, True) if cold else (False,))}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, codec in CODECS.items():
             source = write_screen(folder / name, num, INGEST_SHAPE, codec)
-            planes = Planes(read_manifest(source))
-            files = PixelFiles(folder / "pixels", (NUM_CHANNELS, *INGEST_SHAPE), np.dtype("u2"))
-
-            def copy(site: int, planes: list = planes, files: PixelFiles = files) -> None:
-                files.write(site, [(site, files.encode(read_site(planes[site])))])
-
-            for workers in (1, 2):
-                ways: dict[str, Callable[[], object]] = {
-                    "read": lambda planes=planes, n=workers: read_all(  # type: ignore[misc]
-                        lambda site: read_site(planes[site]), range(num), n
-                    ),
-                    "copy": lambda copy=copy, n=workers: read_all(copy, range(num), n),  # type: ignore[misc]
-                    "ingest": lambda source=source, n=workers: ingest(  # type: ignore[misc]
-                        source, folder / "store", workers=n
-                    ),
-                }
-                wall: dict[str, list[float]] = {way: [] for way in ways}
-                cpu: dict[str, list[float]] = {way: [] for way in ways}
-                for turn in range(rounds + 1):
-                    for way, work in ways.items():
-                        shutil.rmtree(folder / "store", ignore_errors=True)
-                        started, used = time.perf_counter(), time.process_time()
-                        work()
-                        # The first turn doesn't count.
-                        if turn:
-                            wall[way].append((time.perf_counter() - started) / num)
-                            cpu[way].append((time.process_time() - used) / num)
-                rates = [spread_of([1 / each for each in wall[way]]) for way in ways]
-                times = [f"{1000 * statistics.median(cpu[way]):.1f}" for way in ways]
-                shares = [
-                    statistics.median(map(truediv, each["read"], each["ingest"]))
-                    for each in (wall, cpu)
-                ]
-                cells = [name, str(workers), *rates, f"{shares[0]:.0%}", *times, f"{shares[1]:.0%}"]
-                lines.append(f"| {' | '.join(cells)} |")
+            for kind, rows in tables.items():
+                for workers in (1, 2):
+                    cells = ingest_turns(source, folder, num, rounds, workers=workers, cold=kind)
+                    rows.append(f"| {name} | {workers} | {' | '.join(cells)} |")
             shutil.rmtree(folder / name)
+    lines = [
+        f"## Ingest: {NUM_CHANNELS} x {height} x {width} px of 16 bits\n",
+        (
+            f"{num} sites a turn. Sites a second, and CPU time a site. Share: what reading and "
+            "decoding alone, each reader into memory that it uses again, take of the time, and of "
+            "the CPU time, that ingest takes; medians of the turns' shares.\n"
+        ),
+    ]
+    for kind, rows in tables.items():
+        lines += [
+            headings[kind],
+            (
+                "| TIFFs | workers | read | read, encode, write | ingest | share | read, CPU ms "
+                "| read, encode, write, CPU ms | ingest, CPU ms | share |"
+            ),
+            "|---" * 10 + "|",
+            *rows,
+            "",
+        ]
     lines += [
         (
-            "\nWhat ingest does besides reading, encoding and writing: headers of all images, "
+            "What ingest does besides reading, encoding and writing: headers of all images, "
             "statistics, quality measures, checksums, and the check of the screen. Encoding and "
-            "writing take as long for all TIFFs, and of uncompressed ones most of the time. From "
-            "a disk or network slower than the page cache, reading takes the larger part.\n"
+            "writing take as long for all TIFFs, and of uncompressed ones most of the time.\n"
         )
     ]
     return "\n".join(lines)
+
+
+def ingest_turns(
+    source: Path, folder: Path, num: int, rounds: int, *, workers: int, cold: bool
+) -> list[str]:
+    """Let reading, copying and ingest take turns; return their cells of the table."""
+    planes = Planes(read_manifest(source))
+    files = PixelFiles(folder / "pixels", (NUM_CHANNELS, *INGEST_SHAPE), np.dtype("u2"))
+    kept = threading.local()
+
+    def read(site: int) -> np.ndarray:
+        found = read_site(planes[site], getattr(kept, "site", None))
+        kept.site = found
+        return found
+
+    def copy(site: int) -> None:
+        if not hasattr(kept, "encoding"):
+            kept.encoding = np.empty(memory_bytes(files.shape, files.dtype), np.uint8)
+        files.write(site, [(site, files.encode(read(site), kept.encoding))])
+
+    ways: dict[str, Callable[[], object]] = {
+        "read": lambda: read_all(read, range(num), workers),
+        "copy": lambda: read_all(copy, range(num), workers),
+        "ingest": lambda: ingest(source, folder / "store", workers=workers),
+    }
+    wall: dict[str, list[float]] = {way: [] for way in ways}
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(rounds + 1):
+        for way, work in ways.items():
+            for made in ("store", "pixels"):
+                shutil.rmtree(folder / made, ignore_errors=True)
+            if cold:
+                forget(source.parent)
+            started, used = time.perf_counter(), time.process_time()
+            work()
+            # The first turn doesn't count.
+            if turn:
+                wall[way].append((time.perf_counter() - started) / num)
+                cpu[way].append((time.process_time() - used) / num)
+    rates = [spread_of([1 / each for each in wall[way]]) for way in ways]
+    times = [f"{1000 * statistics.median(cpu[way]):.1f}" for way in ways]
+    shares = [
+        f"{statistics.median(map(truediv, each['read'], each['ingest'])):.0%}"
+        for each in (wall, cpu)
+    ]
+    return [*rates, shares[0], *times, shares[1]]
+
+
+def forget(folder: Path) -> None:
+    """Write everything out, and take the files of a folder out of the page cache."""
+    os.sync()
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def costs(num: int, rounds: int) -> str:
+    """Take the CPU time of each part of ingest, in one thread."""
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        source = write_screen(folder / "screen", num, INGEST_SHAPE)
+        planes = Planes(read_manifest(source))
+        sites = [read_site(each) for each in planes[: 2 * NUM_DRAWN]]
+        counts = [[histogram(field) for field in site] for site in sites]
+        files = PixelFiles(folder / "pixels", sites[0].shape, sites[0].dtype)
+        memory = np.empty(memory_bytes(files.shape, files.dtype), np.uint8)
+        frames = [bytes(files.encode(site)) for site in sites]
+        n = len(sites)
+        parts: dict[str, Callable[[int], object]] = {
+            "headers": lambda site: [read_header(plane.path) for plane in planes[site]],
+            "size and time of the images": lambda site: image_states(planes[site]),
+            "checksum": lambda site: crc32(sites[site % n]),
+            "histograms": lambda site: [histogram(field) for field in sites[site % n]],
+            "statistics of them": lambda site: site_statistics(sites[site % n], counts[site % n]),
+            "quality measures": lambda site: site_measures(
+                sites[site % n], None, counts[site % n], OF_NEW_STORES
+            ),
+            "encoding": lambda site: files.encode(sites[site % n], memory),
+            "writing": lambda site: files.write(site, [(site, frames[site % n])]),
+        }
+        for turn in range(rounds + 1):
+            for name, work in parts.items():
+                shutil.rmtree(files.folder, ignore_errors=True)
+                used = time.process_time()
+                read_all(work, range(num), 1)
+                # The first turn doesn't count.
+                if turn:
+                    taken.setdefault(name, []).append(1000 * (time.process_time() - used) / num)
+    lines = [
+        "## What ingest does to a site besides reading it: CPU time, ms\n",
+        "| | median (range) |",
+        "|---|---|",
+        *(f"| {name} | {spread_of(values)} |" for name, values in taken.items()),
+        f"| all of it | {sum(map(statistics.median, taken.values())):.3g} |",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def grown(sizes: Sequence[int]) -> str:

@@ -108,6 +108,37 @@ def test_a_channel_may_be_the_maximum_of_several_files(tmp_path):
         read_site([Plane(paths[0], others=(Plane(other),))])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "lzw"}, {"byteorder": ">"}, {"tile": (16, 16), "compression": "zlib"}],
+    ids=str,
+)
+def test_a_site_is_read_into_the_memory_of_another(tmp_path, options):
+    for kind, image in (("wide", STACK), ("deep", SMALL)):
+        for channel in range(3):
+            write_tiff(tmp_path / f"{kind}{channel}.tif", image[channel], **options)
+    planes, others = (
+        [Plane(tmp_path / f"{kind}{channel}.tif") for channel in (2, 0, 1)]
+        for kind in ("wide", "deep")
+    )
+    memory = np.zeros_like(STACK)
+    site = read_site(planes, memory)
+    assert site is memory
+    np.testing.assert_array_equal(site, STACK[[2, 0, 1]])
+    # One of another type, or with fewer channels, gets memory of its own.
+    for different, expected in ((others, SMALL[[2, 0, 1]]), (planes[:2], STACK[[2, 0]])):
+        found = read_site(different, memory)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+        assert not np.shares_memory(found, memory)
+    # One file for two channels, and for a maximum that comes before it.
+    both = Plane(planes[0].path, others=(planes[1],))
+    found = read_site([both, planes[0], planes[0]], memory)
+    assert found is memory
+    largest = np.maximum(STACK[2], STACK[0])
+    np.testing.assert_array_equal(found, np.stack([largest, STACK[2], STACK[2]]))
+
+
 def test_each_image_of_a_file_is_a_series(tmp_path):
     path = tmp_path / "a.ome.tif"
     pixels = RNG.integers(0, 60_000, (3, 2, 6, 8)).astype(np.uint16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from wsdino.device import require_memory
 from wsdino.errors import ImageError, InputError, WsdinoError, option
 from wsdino.outside import reading
 from wsdino.screen.correction import corrected
+from wsdino.screen.frames import memory_bytes
 from wsdino.screen.images import Plane, describe, read_site, require_alike
 from wsdino.screen.measures import OF_NEW_STORES, site_measures
 from wsdino.screen.records import STATE, crc32, file_state, image_states, record_type
@@ -37,8 +38,20 @@ CONNECT_WITHIN_S = 10
 # Sites queued for each thread, here or on a cluster: enough to keep it busy, few to be cancelled.
 WAITING = 4
 # Pixels of the sites that are converted at the same time; with what is made of them they take up to
-# three times as much memory.
-AT_ONCE_BYTES, MEMORY_PER_BYTE = 1 << 30, 3
+# four times as much memory.
+AT_ONCE_BYTES, MEMORY_PER_BYTE = 1 << 30, 4
+
+
+class Memory:
+    """What the conversion of a site leaves to the next, so that it needs no new memory.
+
+    The system clears every page of new memory when it is first touched: for a site of 8 MB that
+    takes as long as encoding it.
+    """
+
+    def __init__(self) -> None:
+        self.images: NDArray[Any] | None = None
+        self.encoding: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Conversion:
     example: Path
     scale: float = 1.0
     digest: str = OF_NEW_STORES
+    # Of conversions that are over. It is empty when this is sent to another host.
+    _spare: list[Memory] = field(default_factory=list, repr=False, compare=False)
 
     def __call__(self, jobs: Sequence[Job]) -> list[Converted]:
         """Write the corrected pixels of sites that share a file, whole.
@@ -82,7 +97,12 @@ class Conversion:
         """
         done: list[Converted] = []
         file = jobs[0][0] // self.files.sites_per_file
-        path = self.files.write(file, (self._convert(done, *job) for job in jobs))
+        try:
+            memory = self._spare.pop()
+        except IndexError:  # asked for beforehand, another thread could take the last one
+            memory = Memory()
+        path = self.files.write(file, (self._convert(done, memory, *job) for job in jobs))
+        self._spare.append(memory)
         state = file_state(path)
         for _, _, _, record in done:
             for name, value in zip(STATE, state, strict=True):
@@ -90,12 +110,17 @@ class Conversion:
         return done
 
     def _convert(
-        self, done: list[Converted], site: int, planes: Sequence[Plane], shadings: Shadings
-    ) -> tuple[int, bytes]:
-        """Return a site's pixels, encoded, and add what is known of it."""
+        self,
+        done: list[Converted],
+        memory: Memory,
+        site: int,
+        planes: Sequence[Plane],
+        shadings: Shadings,
+    ) -> tuple[int, memoryview]:
+        """Return a site's pixels, encoded in this memory, and add what is known of it."""
         # Taken first: an image that changes while it is read will look changed next time.
         states = [state or 0 for state in image_states(planes)]
-        raw = read_site(planes)
+        raw = memory.images = read_site(planes, memory.images)
         require_alike(describe(raw), planes[0].path, self.expected, self.example)
         pixels = corrected(raw, shadings, scale=self.scale)
         functions = [shading.state or 0 if shading else 0 for shading in shadings]
@@ -106,7 +131,9 @@ class Conversion:
         statistics = site_statistics(pixels, counts)
         measures = site_measures(pixels, raw, counts, self.digest)
         done.append((site, statistics, measures, record))
-        return site, self.files.encode(pixels)
+        if memory.encoding is None:
+            memory.encoding = np.empty(memory_bytes(pixels.shape, pixels.dtype), np.uint8)
+        return site, self.files.encode(pixels, memory.encoding)
 
 
 def threads_for(site_bytes: int, num_threads: int) -> int:

@@ -66,7 +66,8 @@ class ImageFormat:
         In lower case; empty: a folder.
     read
         Given a path, which of its images (None: its only one) and a function that says what to take
-        of given axes, returns that part of the pixels and a letter for each axis of the whole.
+        of given axes, returns that part of the pixels and a letter for each axis of the whole. It
+        may be given an array, too, into which it may read what has its shape and type.
     contents
         Says what a file holds; None: a single image, whose channels are counted by reading it.
     size
@@ -79,7 +80,7 @@ class ImageFormat:
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path, int | None, Taken], tuple[NDArray[Any], str]]
+    read: Callable[[Path, int | None, Taken, NDArray[Any] | None], tuple[NDArray[Any], str]]
     contents: Callable[[Path], Contents] | None = None
     size: Callable[[Path, int | None], tuple[int, int, np.dtype[Any]]] | None = None
     pixel_size: Callable[[Path], float | None] | None = None
@@ -115,14 +116,19 @@ def which_image(path: Path, series: int | None, num: int, *, num_meant: int | No
     return series or 0
 
 
-def _tiff(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+def _tiff(
+    path: Path, series: int | None, taken: Taken, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], str]:
     from wsdino.screen.tiff import read_tiff
 
-    pixels, axes = read_tiff(path, series)
+    pixels, axes = read_tiff(path, series, out)
     return pixels[taken(axes, pixels.shape)], axes
 
 
-def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+def _png(
+    path: Path, series: int | None, taken: Taken, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], str]:
+    del out
     which_image(path, series, 1)
     content = path.read_bytes()
     if content[_PNG_COLOUR_TYPE : _PNG_COLOUR_TYPE + 1] == b"\x03":
@@ -135,14 +141,20 @@ def _png(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], st
     return image[taken(axes, image.shape)], axes
 
 
-def _numpy(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+def _numpy(
+    path: Path, series: int | None, taken: Taken, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], str]:
+    del out
     from wsdino.screen.layouts.arrays import read_array
 
     pixels, axes = read_array(path, series)
     return pixels[taken(axes, pixels.shape)], axes
 
 
-def _bioio(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+def _bioio(
+    path: Path, series: int | None, taken: Taken, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], str]:
+    del out
     from wsdino.screen.layouts.microscopes import read_scene
 
     return read_scene(path, series, taken)
@@ -155,7 +167,10 @@ def _bioio_contents(path: Path) -> Contents:
     return Contents(len(scenes), tuple(channels))
 
 
-def _omezarr(path: Path, series: int | None, taken: Taken) -> tuple[NDArray[Any], str]:
+def _omezarr(
+    path: Path, series: int | None, taken: Taken, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], str]:
+    del out
     from wsdino.screen.omezarr import read_image
 
     which_image(path, series, 1)

@@ -57,13 +57,16 @@ def contents_of(path: Path) -> Contents:
     return Contents(found.num_images, found.channels or unnamed(1))
 
 
-def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
+def read_site(planes: Sequence[Plane], out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Read one site.
 
     Parameters
     ----------
     planes
         One per channel; a file shared by several is read once.
+    out
+        A site read before, which isn't needed any more: its memory is used again if the shape and
+        type are the same. Asking the system for new memory takes longer than reading into it.
 
     Returns
     -------
@@ -79,10 +82,12 @@ def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
     stacks: dict[tuple[Any, ...], NDArray[Any]] = {}
     left = Counter(_stack_of(part) for plane in planes for part in plane.parts)
 
-    def image(plane: Plane) -> NDArray[Any]:
+    def image(plane: Plane, into: NDArray[Any] | None = None) -> NDArray[Any]:
         key = _stack_of(plane)
         if key not in stacks:
-            stacks[key] = read_planes(plane.path, series=plane.series, z=plane.z, time=plane.time)
+            stacks[key] = read_planes(
+                plane.path, series=plane.series, z=plane.z, time=plane.time, out=into
+            )
         found = _plane(stacks[key], plane)
         left[key] -= 1
         # A site may be a gigabyte: no image stays beside its copy in the result.
@@ -90,15 +95,20 @@ def read_site(planes: Sequence[Plane]) -> NDArray[Any]:
             del stacks[key]
         return found
 
-    site = np.empty(0)
+    fits = out is not None and len(out) == len(planes)
+    site = out if out is not None and fits else np.empty((len(planes), 0, 0))
     for channel, plane in enumerate(planes):
-        first, *others = (image(part) for part in plane.parts)
+        # What a maximum is taken of may be another channel by itself.
+        first = image(plane, None if plane.others else site[channel])
+        others = [image(part) for part in plane.others]
         for part, other in zip(plane.others, others, strict=True):
             require_alike(describe(other), part.path, describe(first), plane.path)
-        if not channel:
+        if not channel and describe(site) != describe(first):
             site = np.empty((len(planes), *first.shape), first.dtype)
         require_alike(describe(first), plane.path, describe(site), planes[0].path)
-        site[channel] = np.maximum.reduce([first, *others]) if others else first
+        found = np.maximum.reduce([first, *others]) if others else first
+        if not np.may_share_memory(found, site[channel]):
+            site[channel] = found
     return site
 
 
@@ -128,6 +138,7 @@ def read_planes(
     series: int | None = None,
     z: int | Literal["max"] | None = None,
     time: int | None = None,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Read all channels of an image file.
 
@@ -139,6 +150,8 @@ def read_planes(
         Which of the file's images, from 0; None: its only one.
     z, time
         What is taken along these axes, from 0; None: the image has one.
+    out
+        (H, W), into which a single plane of this size and type may be read, without a copy.
 
     Returns
     -------
@@ -164,7 +177,7 @@ def read_planes(
         )
 
     with reading(named(path), ImageError, _DAMAGED), _copy_of(path, kind) as file:
-        image, axes = kind.read(file, series, taken)
+        image, axes = kind.read(file, series, taken, out)
     _require_pixel_type(image.dtype, path)
     if z == "max" and "Z" in axes:
         image = image.max(axis=axes.index("Z"), keepdims=True)

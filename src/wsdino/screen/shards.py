@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import imagecodecs
@@ -20,6 +20,7 @@ import numpy as np
 from zarr.codecs import BloscCodec
 
 from wsdino.atomic import writing
+from wsdino.screen import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-# LZ4 on bit planes takes a millisecond per megapixel either way and saves a quarter on camera
-# noise; stronger codecs gain little more.
-LEVEL = 5
-CODEC: Literal["lz4"] = "lz4"
-SHUFFLE: Literal["bitshuffle"] = "bitshuffle"
-COMPRESSOR = BloscCodec(cname=CODEC, clevel=LEVEL, shuffle=SHUFFLE)
+COMPRESSOR = BloscCodec(cname=frames.CODEC, clevel=frames.LEVEL, shuffle=frames.SHUFFLE)
 
 FEW_FILES = 4096
 MIN_SITES, MAX_BYTES = 16, 64 * 2**20
@@ -111,21 +107,11 @@ class PixelFiles:
         if len(found) != out.nbytes:
             raise ValueError(f"{len(found)} bytes instead of {out.nbytes}")
 
-    def encode(self, pixels: NDArray[Any]) -> bytes:
-        """Encode a site (C, H, W): one Blosc frame."""
-        # Given bytes, it would shuffle the bits of bytes, whatever size of numbers it is told.
-        # Its stubs know bytes only.
-        untyped: Any = imagecodecs
-        frame: bytes = untyped.blosc_encode(
-            np.ascontiguousarray(pixels, self.dtype),
-            level=LEVEL,
-            compressor=CODEC,
-            shuffle=SHUFFLE,
-            numthreads=1,
-        )
-        return frame
+    def encode(self, pixels: NDArray[Any], memory: NDArray[np.uint8] | None = None) -> memoryview:
+        """Encode a site (C, H, W), see :func:`~wsdino.screen.frames.encode`."""
+        return frames.encode(np.ascontiguousarray(pixels, self.dtype), memory)
 
-    def write(self, file: int, frames: Iterable[tuple[int, bytes]]) -> Path:
+    def write(self, file: int, frames: Iterable[tuple[int, bytes | memoryview]]) -> Path:
         """Write a file whole; sites that it held before, and that aren't given, are copied.
 
         They are in ascending order, whatever is written when.
@@ -158,8 +144,8 @@ class PixelFiles:
         return path
 
     def _merged(
-        self, file: int, frames: Iterable[tuple[int, bytes]]
-    ) -> Iterator[tuple[int, bytes]]:
+        self, file: int, frames: Iterable[tuple[int, bytes | memoryview]]
+    ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield what is given of a file, and between it what the file on disk has."""
         first = file * self.sites_per_file
         end = first + self.sites_per_file

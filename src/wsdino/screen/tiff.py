@@ -28,7 +28,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _NOT_INTENSITIES = {tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE}
 
 
-def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
+def read_tiff(
+    path: Path, series: int | None, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], str]:
     """Read one image of a TIFF.
 
     Parameters
@@ -37,11 +39,13 @@ def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
         Its file; of an OME-TIFF set any of its files, of which the pages of this one are read.
     series
         Which image, not counting thumbnails; None: the only one of its size.
+    out
+        Where the pixels are written if they are of its shape and type; None: into a new array.
 
     Returns
     -------
     pixels, axes
-        (..., H, W), and a letter for each axis.
+        (..., H, W), and a letter for each axis. The pixels are `out` or a view of it if it fits.
 
     Raises
     ------
@@ -55,8 +59,9 @@ def read_tiff(path: Path, series: int | None) -> tuple[NDArray[Any], str]:
         if any(page.parent.filehandle.path != tiff.filehandle.path for page in pages):
             # OME-XML that describes a set of files; the table names this one of them.
             with tifffile.TiffFile(path, is_ome=False) as alone:
-                return _checked_pixels(alone, _image(_images(alone, path), path, series), path)
-        return _checked_pixels(tiff, _image(images, path, series), path)
+                meant = _image(_images(alone, path), path, series)
+                return _checked_pixels(alone, meant, path, out)
+        return _checked_pixels(tiff, _image(images, path, series), path, out)
 
 
 def size_of_tiff(path: Path, series: int | None) -> tuple[int, int, np.dtype[Any]]:
@@ -178,7 +183,10 @@ def _image(
 
 
 def _checked_pixels(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path
+    tiff: tifffile.TiffFile,
+    series: tifffile.TiffPageSeries,
+    path: Path,
+    out: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], str]:
     """Decode a series, unless the file is cut short or its values aren't intensities."""
     size = tiff.filehandle.size
@@ -215,7 +223,11 @@ def _checked_pixels(
                 "before its pixels do"
             )
     require_ratio(size, series.size * series.dtype.itemsize)
-    return series.asarray(), series.axes
+    kind_of_pixels = series.shape, series.dtype.newbyteorder("=")
+    if out is None or kind_of_pixels != (out.shape, out.dtype):
+        return series.asarray(), series.axes
+    # tifffile changes the shape of the array that it is given, for a while.
+    return series.asarray(out=out.view()), series.axes
 
 
 def _has_all_pages(tiff: tifffile.TiffFile) -> bool:
