@@ -69,8 +69,8 @@ def main() -> None:
                 )
                 print(lines[-1], flush=True)
     RESULT.write_text(
-        "# Attention on cells\n\n`python benchmarks/attention.py --real STORE`, which says what is measured; "
-        f"seed {given.seed}, mean over {given.fields} fields of each kind.\n\n"
+        "# Attention on cells\n\n`python benchmarks/attention.py --real STORE`, which says what is "
+        f"measured; seed {given.seed}, mean over {given.fields} fields of each kind.\n\n"
         + "\n".join(lines)
         + "\n"
     )
