@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,6 +121,29 @@ while done < 50:
     processes = [start(code=code) for _ in range(3)]
     assert [finish(process)[::2] for process in processes] == [(0, "")] * 3
     assert (tmp_path / "number").read_text() == "150"
+
+
+def test_a_folder_that_comes_and_goes_is_no_obstacle(tmp_path: Path) -> None:
+    """`mkdir` looks twice, and between its looks others may have removed the folder."""
+    folder, end = tmp_path / "run", threading.Event()
+
+    def come_and_go() -> None:
+        while not end.is_set():
+            with suppress(OSError):
+                folder.mkdir()
+                folder.rmdir()
+
+    others = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(2000):
+            with one_writer(folder):
+                pass
+    finally:
+        end.set()
+        for other in others:
+            other.join()
 
 
 def test_of_a_job_the_first_process_holds_it(tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def _acquire(lock: Path, what: Path) -> TextIO | None:
             # A command that ended removed the folder, still empty, between the two lines above.
             continue
         except OSError as error:
+            # Or between Python's two looks at it: there it was, and isn't a folder.
+            if isinstance(error, FileExistsError) and not lock.parent.is_file():
+                continue
             if error.errno in _READ_ONLY:
                 return None
             raise write_error(what, error) from error
