@@ -26,7 +26,7 @@ class Job:
     @property
     def output(self) -> str:
         """Everything that was printed so far."""
-        return self.log.read_text()
+        return self.log.read_text(encoding="utf-8")
 
     @property
     def said(self) -> list[str]:
@@ -39,7 +39,7 @@ class Job:
             pytest.skip("there is no /proc to find a rank's process in")
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                parent = (folder / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1]
                 variables = (folder / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue

@@ -73,7 +73,7 @@ def name_of(page: Path) -> str:
 
 def blocks_of(page: Path) -> list[Block]:
     """All fenced blocks of a page, in order."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     blocks = []
     for found in _FENCE.finditer(text):
         line = text.count("\n", 0, found.start("language")) + 1

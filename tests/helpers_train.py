@@ -101,7 +101,7 @@ def random_manifest(
 
 def read_records(folder: Path) -> list[dict[str, float]]:
     """Read a run's metrics, without what depends on the clock."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     clock = {"samples_per_s", "data_wait"}
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
@@ -115,7 +115,7 @@ class TrainingProcess:
 
     @property
     def output(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text(encoding="utf-8")
 
     def finish(self, *, exit_code: int = 0) -> str:
         """Wait for the end; return what was printed."""

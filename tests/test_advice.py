@@ -28,7 +28,7 @@ def test_each_option_has_the_key_of_a_config_beside_it() -> None:
 
 def advised(module: Path) -> list[str]:
     """Texts of a module that name such an option by themselves, apart from docstrings."""
-    tree = ast.parse(module.read_text())
+    tree = ast.parse(module.read_text(encoding="utf-8"))
     passed = {
         id(part)
         for call in ast.walk(tree)
@@ -57,15 +57,17 @@ def test_controls_are_named_as_the_run_its_report_and_the_command_say(tmp_path: 
     write_bbbc021_folder(tmp_path / "screen", num_sites=1)
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"):
         path = tmp_path / "screen" / name
-        path.write_text(path.read_text().replace("DMSO", "Vehicle"))
+        path.write_text(path.read_text(encoding="utf-8").replace("DMSO", "Vehicle"))
     settings = ["--set", f"screen.source={tmp_path / 'screen'}"]
     config = write_tiny_config(tmp_path / "tiny.yaml", baselines={"names": []})
     status, _, err = ended("run", config, *settings, "--out", tmp_path / "first")
     assert status == 0, err
-    (note, *_) = json.loads((tmp_path / "first/results.json").read_text())["activity"]["notes"]
+    (note, *_) = json.loads((tmp_path / "first/results.json").read_text(encoding="utf-8"))[
+        "activity"
+    ]["notes"]
     told = re.search(r"name one by --control NAME \(in a config ([\w.]+)\)", note)
     assert told
-    page = (tmp_path / "first/report.html").read_text()
+    page = (tmp_path / "first/report.html").read_text(encoding="utf-8")
     assert note in page
     assert f"name them ({told[1]} in the config), and run again into another folder" in page
     # In the same folder the advice leads on: the network had learnt the controls as a label.
@@ -75,7 +77,7 @@ def test_controls_are_named_as_the_run_its_report_and_the_command_say(tmp_path: 
     assert err.endswith("use the options of its config.yaml, or give --out another folder\n")
     status, _, err = ended("run", config, *named, "--out", tmp_path / "second")
     assert status == 0, err
-    found = json.loads((tmp_path / "second/results.json").read_text())["activity"]
+    found = json.loads((tmp_path / "second/results.json").read_text(encoding="utf-8"))["activity"]
     assert found["num_tested"] == found["num_treatments"] == 14
     assert not [each for each in found["notes"] if "negative control" in each]
     table = pd.read_parquet(tmp_path / "first/embeddings.parquet")

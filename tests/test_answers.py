@@ -54,7 +54,7 @@ def test_activity_prints_and_writes_what_python_returns(
     assert status == 0
     table = with_features(synthetic_design(**SMALL), signal=0.6, seed=1)
     expected = activity_of(table, normalisation="plate_controls", null_size=200, seed=3)
-    found = json.loads((tmp_path / "a.json").read_text())
+    found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert found["num_active"] == expected["num_active"]
     assert [row["p_value"] for row in found["treatments"]] == [
         row["p_value"] for row in expected["treatments"]
@@ -73,7 +73,7 @@ def test_options_of_activity_have_an_effect(place: Path, tmp_path: Path, wsdino:
     def found(*options: object) -> dict:
         path = tmp_path / "a.json"
         assert wsdino("activity", place / "strong.csv", "--json", path, *options)[0] == 0
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
 
     first = found("--null-size", 100)
     assert found("--null-size", 100, "--fdr", 0.9)["num_active"] > first["num_active"]
@@ -116,7 +116,7 @@ def test_neighbours_are_those_of_the_profiles(
             "neighbours", place / name, "C01", "--num", 3, "--json", path, *options
         )
         assert status == 0
-        found.append(json.loads(path.read_text())["neighbours"])
+        found.append(json.loads(path.read_text(encoding="utf-8"))["neighbours"])
         first = found[-1][0]
         assert out.splitlines()[1].startswith("c01 0.1 µM")
         assert first["neighbour_compound"] in out.splitlines()[1]
@@ -132,7 +132,7 @@ def test_compare_names_what_was_gained(place: Path, tmp_path: Path, wsdino: Call
     tables = [place / f"{name}_profiles.parquet" for name in ("weak", "strong", "weak")]
     status, out, _ = wsdino("compare", *tables, "--json", tmp_path / "c.json")
     assert status == 0
-    better, same = json.loads((tmp_path / "c.json").read_text())["comparisons"]
+    better, same = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))["comparisons"]
     assert better["nsc"]["difference"] > 0
     assert same["nsc"]["difference"] == same["map"]["difference"] == 0
     assert better["activity"] is None

@@ -90,15 +90,15 @@ def test_a_run_does_what_can_be_done_and_says_what_not(
     settings = ["--set", f"screen.source={source}", "--out", tmp_path / "run"]
     assert call(monkeypatch, "run", config, *settings) == 0
     said = capfd.readouterr()
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     check_matching(name, results, said.out + said.err)
     check_activity(name, results["activity"])
-    report = (tmp_path / "run" / "report.html").read_text()
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "left out of the report" not in said.err
     assert 'id="activity"' in report
     (tmp_path / "run" / "report.html").unlink()
     assert call(monkeypatch, "report", tmp_path / "run") == 0
-    assert (tmp_path / "run" / "report.html").read_text() == report
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == report
     table = pd.read_csv(tmp_path / "run" / "activity.csv")
     assert len(table) == results["activity"]["num_treatments"] > 0
     for mode in (["embeddings.parquet", "--from-sites"], ["profiles.parquet"]):
@@ -153,7 +153,7 @@ def test_without_controls_the_normalisation_is_another_one_and_said(
     assert "normalisation tvn needs at least 2 control rows" in said
     assert "whiten_all is used instead" in said
     assert "evaluate.beside: plate_controls needs at least 2 control rows" in said
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["normalisation"]["method"] == "whiten_all"
     assert results["beside"] == {}
     # There is one plate.

@@ -93,7 +93,7 @@ def test_every_name_is_what_it_says(name: str) -> None:
 
 
 def test_type_checkers_see_the_same() -> None:
-    tree = ast.parse(Path(wsdino.__file__).read_text())
+    tree = ast.parse(Path(wsdino.__file__).read_text(encoding="utf-8"))
     checked = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname or alias.name: getattr(import_module(str(node.module)), alias.name)

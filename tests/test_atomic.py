@@ -37,7 +37,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
         partial.write_text("new")
         assert not path.exists()
     assert names(tmp_path) == {"deep", "deep/table.csv.gz"}
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
@@ -54,7 +54,7 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, error: BaseExcepti
     with pytest.raises(OutputError if isinstance(error, Exception) else type(error)):
         fail()
     assert names(tmp_path) == {"f"}
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
 
 
 def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
     with writing(path) as partial:
         partial.write_text("x")
         assert partial.suffix == ".csv"
-    assert path.read_text() == "x"
+    assert path.read_text(encoding="utf-8") == "x"
 
 
 def test_text_that_is_there_already_is_not_written(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ write_text(Path({str(tmp_path / "f")!r}), "x" * 5000)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"OutputError: {tmp_path / 'f'}: can't be written: File too large" in done.stderr
     assert names(tmp_path) == {"f"}
-    assert (tmp_path / "f").read_text() == "old"
+    assert (tmp_path / "f").read_text(encoding="utf-8") == "old"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_flushed(
     monkeypatch.setattr(os, "fsync", fsync)
     with nullcontext() if number != errno.EIO else pytest.raises(OutputError, match="can't be wr"):
         write_text(tmp_path / "f", "x", durable=True)
-    assert (tmp_path / "f").read_text() == "x"
+    assert (tmp_path / "f").read_text(encoding="utf-8") == "x"
     assert names(tmp_path) == {"f"}
 
 

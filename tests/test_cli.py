@@ -495,7 +495,7 @@ def test_profiles_without_mechanisms_say_so(
     done = wsdino_("evaluate", tmp_path / "profiles.csv", "--json", tmp_path / "results.json")
     assert done.status == 0
     assert f"NSC, NSCB and mAP were not computed: {why}" in done.out
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["nsc"] is results["nscb"] is results["map"] is None
 
 
@@ -512,7 +512,7 @@ def test_sites_without_controls_are_whitened_on_all_rows(
     assert done.status == 0
     assert "normalisation tvn needs at least 2 control rows" in done.err
     assert "whiten_all is used instead" in done.err
-    assert json.loads(out.read_text())["normalisation"]["method"] == "whiten_all"
+    assert json.loads(out.read_text(encoding="utf-8"))["normalisation"]["method"] == "whiten_all"
     named = wsdino_("evaluate", tmp_path / "sites.csv", "--from-sites", "--normalise", "tvn")
     assert "normalisation tvn needs at least 2 control rows" in named.error
 
@@ -537,7 +537,7 @@ def test_sites_are_refused_with_the_command_that_is_right(
     assert words[:3] == ["evaluate", str(table), "--from-sites"]
     done = wsdino_(*words, "--json", results)
     assert done.status == 0, done.err
-    assert json.loads(results.read_text())["nsc_total"] == 12
+    assert json.loads(results.read_text(encoding="utf-8"))["nsc_total"] == 12
 
 
 def test_the_right_command_keeps_the_design(
@@ -591,7 +591,7 @@ def test_batches_of_like_names_never_share(
         assert wsdino_("profile", table, "--out", profiles).status == 0
         out = tmp_path / "results.json"
         assert wsdino_("evaluate", profiles, "--json", out).status == 0
-        results.append(json.loads(out.read_text()))
+        results.append(json.loads(out.read_text(encoding="utf-8")))
     assert results[0] == results[1]
     assert 0 < results[0]["nscb_total"] < results[0]["nsc_total"]
 
@@ -697,7 +697,7 @@ def test_the_commands_one_by_one(
     assert wsdino_("profile", embeddings, "--out", profiles).out == f"{profiles}\n"
     printed = wsdino_("evaluate", profiles, "--json", results)
     assert printed.status == 0
-    numbers = json.loads(results.read_text())
+    numbers = json.loads(results.read_text(encoding="utf-8"))
     assert f"{numbers['nsc_correct']}/{numbers['nsc_total']} = " in printed.out
     from_sites = wsdino_("evaluate", embeddings, "--from-sites")
     assert f"{numbers['nscb_correct']}/{numbers['nscb_total']} = " in from_sites.out
@@ -749,7 +749,7 @@ def test_the_real_wells_give_the_published_floor(
     assert done.status == 0, done.err
     assert "90/103 = " in done.out
     assert "64/92 = " in done.out
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     left_out = {row["moa"] for row in results["left_out"]["nscb"]}
     assert left_out == {"Cholesterol-lowering", "Kinase inhibitors"}
 
@@ -769,7 +769,7 @@ def test_the_real_wells_gain_from_weak_labels(
     # With `tvn` 90 and 63 are right.
     assert "98/103 = " in done.out
     assert "83/92 = " in done.out
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["map"] == pytest.approx(0.916, abs=2e-3)
 
 
@@ -787,7 +787,7 @@ def test_the_real_wells_gain_from_weak_labels_of_other_compounds(
     # With `tvn` 90 and 63 are right.
     assert "98/103 = " in done.out
     assert "83/92 = " in done.out
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["normalisation"]["note"].startswith("weak labels (compound) were used; ")
     assert results["map"] == pytest.approx(0.916, abs=2e-3)
     found = results["held_out"]
@@ -857,7 +857,7 @@ def test_several_tables_of_the_same_sites_make_one_profile(
     )
     done = wsdino_("evaluate", *paths, "--from-sites", *given, "--json", numbers)
     assert "a + b" in done.out
-    found = json.loads(numbers.read_text())
+    found = json.loads(numbers.read_text(encoding="utf-8"))
     want = evaluate_sites(together, normalisation="tvn", regularisation=0.1)
     assert (found["nsc"], found["map"]) == (want["nsc"], pytest.approx(want["map"]))
     assert f"features of {paths[0]} and {paths[1]} together" in found["normalisation"]["note"]

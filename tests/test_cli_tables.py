@@ -57,7 +57,10 @@ def test_profile_and_evaluate(
         assert call(monkeypatch, "profile", path, *options, *fit, "--out", profiles) == 0
         command = ("evaluate", path, "--from-sites", *options, *fit, "--json", numbers)
         assert call(monkeypatch, *command) == 0
-        found[name], results[name] = read_table(profiles), json.loads(numbers.read_text())
+        found[name], results[name] = (
+            read_table(profiles),
+            json.loads(numbers.read_text(encoding="utf-8")),
+        )
     # The control's own name is all that differs.
     renamed = found["theirs"]["Metadata_Compound"].replace("Vehicle X", "DMSO")
     expected = found["ours"]

@@ -554,7 +554,7 @@ def test_what_a_file_gives_for_another_choice_is_passed_over(
     recorded = tmp_path / "config.yaml"
     recorded.write_text(config.to_yaml())
     assert load_config(recorded) == config
-    assert "epochs: 7" in recorded.read_text()
+    assert "epochs: 7" in recorded.read_text(encoding="utf-8")
 
 
 def known_keys(values: dict[str, typing.Any], prefix: str = "") -> Iterator[str]:
@@ -573,7 +573,7 @@ def test_messages_name_keys_that_exist() -> None:
     for module in SOURCE.rglob("*.py"):
         # There the names are those of modules.
         if module != SOURCE / "__init__.py":
-            for node in ast.walk(ast.parse(module.read_text())):
+            for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     text = files.sub("", node.value)
                     named |= dict.fromkeys((found[0] for found in key.finditer(text)), module)
@@ -601,7 +601,7 @@ def test_every_option_is_consumed() -> None:
     read = set()
     for name in ("pipeline", "judging", "preparation", "checks", "trainings"):
         # Each training has a config of its own.
-        paths = attribute_paths((SOURCE / f"{name}.py").read_text())
+        paths = attribute_paths((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
         read |= {re.sub(r"^own\.", "config.", path) for path in paths}
     options = {".".join(path) for path in own_options(Config)}
     # What a baseline trains on is read by its entry; a normalisation takes its options by name.

@@ -43,10 +43,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_run_has_everything_but_attention_and_the_report_says_why(place: Path) -> None:
-    results = json.loads((place / "run" / "results.json").read_text())
+    results = json.loads((place / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["nsc_total"] > 0
     assert "untrained" in results["baselines"]
-    page = (place / "run" / "report.html").read_text()
+    page = (place / "run" / "report.html").read_text(encoding="utf-8")
     omitted = page.split("Not in this report")[-1]
     assert "<dt>Attention maps</dt>" in omitted
     assert REFUSED in omitted
@@ -78,7 +78,7 @@ def test_it_is_exported_and_its_weights_are_imported(
     exported = tmp_path / "model"
     assert call(monkeypatch, "export", place / "run", "--out", exported) == 0
     np.testing.assert_array_equal(wsdino.load_model(exported).embed(store.read([0, 1])), expected)
-    card = (exported / "README.md").read_text()
+    card = (exported / "README.md").read_text(encoding="utf-8")
     assert "| network | test_efficientnet; joint |" in card
     assert "| input scaling | field, in units of ImageNet |" in card
     network = wsdino.load_model(exported).networks.networks[0]

@@ -162,7 +162,7 @@ def test_a_store_whose_description_is_damaged_is_made_anew(
     made: Path, place: Path, key: str
 ) -> None:
     path = place / "store" / "images.zarr" / "zarr.json"
-    described = json.loads(path.read_text())
+    described = json.loads(path.read_text(encoding="utf-8"))
     described["attributes"][key] = 3
     path.write_text(json.dumps(described))
     for use in (open_store, lambda out: ingest(made / "screen", out)):
@@ -277,7 +277,7 @@ def test_a_model_s_config_is_checked(
 ) -> None:
     model_of(("DAPI",)).save(tmp_path)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(config))

@@ -94,7 +94,9 @@ def test_a_finished_run_on_a_read_only_disk(place: Path, tmp_path: Path) -> None
     assert [status for status, _ in found] == [0, 0, 2, 0, 0, 0], found
     assert "already done" in found[0][1]
     assert f"{finished / 'again.html'}: can't be written: Read-only file system" in found[2][1]
-    assert (tmp_path / "report.html").read_text() == (finished / "report.html").read_text()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == (
+        finished / "report.html"
+    ).read_text(encoding="utf-8")
     assert (tmp_path / "e.parquet").read_bytes() == (finished / "embeddings.parquet").read_bytes()
     assert (tmp_path / "model" / "normalisation.npz").is_file()
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before

@@ -109,19 +109,19 @@ def shapeless(tree: ast.Module) -> list[str]:
 
 @pytest.mark.parametrize("module", each_module())
 def test_everything_public_has_a_docstring(module: Path) -> None:
-    tree = ast.parse(module.read_text())
+    tree = ast.parse(module.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "the module"
     assert [name for name, node, _ in public(tree) if not ast.get_docstring(node)] == []
 
 
 @pytest.mark.parametrize("module", each_module())
 def test_every_parameter_is_explained(module: Path) -> None:
-    assert unexplained(ast.parse(module.read_text())) == []
+    assert unexplained(ast.parse(module.read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize("module", each_module())
 def test_arrays_have_shapes(module: Path) -> None:
-    assert shapeless(ast.parse(module.read_text())) == []
+    assert shapeless(ast.parse(module.read_text(encoding="utf-8"))) == []
 
 
 def test_the_rules_find_what_breaks_them() -> None:

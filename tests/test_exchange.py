@@ -93,7 +93,9 @@ def test_an_exported_model_is_the_run_s(
     shutil.copytree(place / "run" / "model", tmp_path / "gone" / "model")
     assert go("export", tmp_path / "gone", "--out", out) == 0
     np.testing.assert_array_equal(load_model(out).embed(fields()), theirs.embed(fields()))
-    assert "Measured" not in (out / "README.md").read_text(), "nothing is known of that run"
+    assert "Measured" not in (out / "README.md").read_text(encoding="utf-8"), (
+        "nothing is known of that run"
+    )
     assert not (out / "normalisation.npz").exists(), "that of the model which was here before"
 
 
@@ -104,11 +106,11 @@ def test_the_run_s_normalisation_travels_with_its_model(
     shutil.copytree(place / "run", run)
     assert go("export", run, "--out", out) == 0
     fitted, table = load_normalisation(out), read_table(run / "embeddings.parquet")
-    said = json.loads((out / "config.json").read_text())
+    said = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert said["normaliser"] == {"file": "normalisation.npz", **fitted.info}
     assert said["channels"] == list(CHANNELS)
     assert said["scaling"]["method"] == "field"
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert (fitted.info["method"], config["profile"]["normalise"]) == ("tvn", "auto")
     made = tmp_path / "p.parquet"
     assert go("profile", run / "embeddings.parquet", "--normaliser", out, "--out", made) == 0
@@ -124,20 +126,20 @@ def test_the_run_s_normalisation_travels_with_its_model(
     assert go("export", run, "--out", out) == 0
     assert "was not fitted on embeddings of the current model" in capfd.readouterr().err
     assert not (out / "normalisation.npz").exists()
-    assert "normaliser" not in json.loads((out / "config.json").read_text())
+    assert "normaliser" not in json.loads((out / "config.json").read_text(encoding="utf-8"))
 
 
 def test_the_card_says_what_the_model_is_and_what_was_measured(
     go: Callable[..., int], place: Path, tmp_path: Path
 ) -> None:
     assert go("export", "run", "--out", tmp_path / "model") == 0
-    card = (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     _, front, text = card.split("---\n", maxsplit=2)
     assert yaml.safe_load(front)["library_name"] == "wsdino"
     assert "license" not in yaml.safe_load(front), "whoever trained it decides"
     assert text.startswith("\n# run\n")
     assert cells(card, "normalisation beside it") == ["normalisation tvn fitted on controls"]
-    results = json.loads((place / "run" / "results.json").read_text())
+    results = json.loads((place / "run" / "results.json").read_text(encoding="utf-8"))
     for name, found in (
         ("this run", results),
         ("classical statistics", results["baselines"]["classical"]),
@@ -210,9 +212,9 @@ def test_a_published_model_comes_with_its_licence(go: Callable[..., int], tmp_pa
     found = load_model(out).embed(images)
     np.testing.assert_allclose(found, torch.cat(wanted, dim=1), rtol=1e-4, atol=1e-4)
     assert go("export", out, "--out", again) == 0
-    assert json.loads((again / "config.json").read_text())["origin"] == "uniDINO"
+    assert json.loads((again / "config.json").read_text(encoding="utf-8"))["origin"] == "uniDINO"
     for folder in (out, again):
-        card = (folder / "README.md").read_text()
+        card = (folder / "README.md").read_text(encoding="utf-8")
         assert "license: cc-by-nc-4.0" in card
         assert cells(card, "weights") == ["uniDINO (https://github.com/Bayer-Group/uniDINO)"]
 

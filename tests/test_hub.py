@@ -194,7 +194,7 @@ def test_the_hub_takes_the_folder_as_it_is(exported: Path, tmp_path: Path, hub: 
 
 
 def test_the_card_has_the_hub_s_front_matter(exported: Path) -> None:
-    _, front, text = (exported / "README.md").read_text().split("---\n", maxsplit=2)
+    _, front, text = (exported / "README.md").read_text(encoding="utf-8").split("---\n", maxsplit=2)
     values = yaml.safe_load(front)
     assert values["library_name"] == "wsdino"
     assert values["license"] == "other"

@@ -54,7 +54,7 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 
 
 def records(run: Path) -> list[dict[str, float]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     clock = {"samples_per_s", "data_wait"}
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
@@ -215,7 +215,7 @@ def test_a_process_that_fails_alone_says_why_and_the_others_end(
 def documented(kind: str) -> list[str]:
     """The torchrun line that the docs have under a heading."""
     section = re.search(
-        rf"^## {kind}\n(.*?)(?=^## |\Z)", DOCS.read_text(), re.MULTILINE | re.DOTALL
+        rf"^## {kind}\n(.*?)(?=^## |\Z)", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     assert section
     line = re.search(r"^ *(?:srun )?torchrun (.*?[^\\])$", section[1], re.MULTILINE | re.DOTALL)

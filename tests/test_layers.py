@@ -72,7 +72,7 @@ def absolute_name(node: ast.ImportFrom, module: Path) -> str:
 
 def imports_of(module: Path, *, at_run_time_only: bool = False) -> set[str]:
     """Full names of all that a module imports anywhere, or of what it imports when imported."""
-    tree = ast.parse(module.read_text())
+    tree = ast.parse(module.read_text(encoding="utf-8"))
     nodes = _executed_on_import(tree) if at_run_time_only else list(ast.walk(tree))
     found: set[str] = set()
     for node in nodes:
@@ -106,7 +106,7 @@ def test_every_part_has_a_layer() -> None:
 
 def mapped() -> dict[str, set[str]]:
     """Names on the map of CONTRIBUTING.md, by room; those of the top under the empty name."""
-    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text()
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"^```\nsrc/wsdino/\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     found: dict[str, set[str]] = {"": set()}
     room = ""
@@ -133,7 +133,7 @@ def test_the_map_has_every_module() -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_module_that_grows_becomes_two(module: Path) -> None:
-    assert len(module.read_text().splitlines()) <= MAX_LINES
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))

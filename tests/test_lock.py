@@ -112,7 +112,7 @@ number = Path({str(tmp_path / "number")!r})
 while done < 50:
     try:
         with one_writer(path):
-            number.write_text(str(int(number.read_text()) + 1))
+            number.write_text(str(int(number.read_text(encoding="utf-8")) + 1))
             done += 1
     except OutputError as error:
         assert "is writing there" in str(error), error
@@ -120,7 +120,7 @@ while done < 50:
     (tmp_path / "number").write_text("0")
     processes = [start(code=code) for _ in range(3)]
     assert [finish(process)[::2] for process in processes] == [(0, "")] * 3
-    assert (tmp_path / "number").read_text() == "150"
+    assert (tmp_path / "number").read_text(encoding="utf-8") == "150"
 
 
 def test_a_folder_that_comes_and_goes_is_no_obstacle(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ each_page_and_the_readme = pytest.mark.parametrize("page", [*PAGES, README], ids
 @each_page
 def test_blocks_say_what_they_are(page: Path) -> None:
     blocks = blocks_of(page)
-    assert len(blocks) == page.read_text().count("```") / 2
+    assert len(blocks) == page.read_text(encoding="utf-8").count("```") / 2
     for block in blocks:
         assert block.language in ("bash", "python", "yaml", "text", "csv"), block.where
         assert block.needs in ("", *NEEDS), block.where
@@ -100,7 +100,8 @@ def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
 @each_page_and_the_readme
 def test_commands_in_the_text_exist(page: Path) -> None:
     for span in re.findall(
-        r"`wsdino ([a-z][^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        r"`wsdino ([a-z][^`]*)`",
+        re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL),
     ):
         name, *words = shlex.split(span)
         command = command_line().commands[name]
@@ -142,7 +143,7 @@ def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
         "<!-- needs: gpu -->\n```bash\ntorchrun --nnodes 2 -m wsdino run \\\n  cpu --out run\n"
         "wsdino embed 'a b' s  # comment\necho wsdino\n```\n\n```python\nimport wsdino\n```\n"
     )
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert commands_of(text.split("```")[1]) == [
         ["run", "cpu", "--out", "run"],
         ["embed", "a b", "s"],
@@ -158,7 +159,9 @@ def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
 
 def test_the_readme_and_the_pages_link_to_what_exists() -> None:
     for page in [*PAGES, *REPO.glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#\s]+?\.md)(?:#[^)]*)?\)", page.read_text()):
+        for link in re.findall(
+            r"\]\(([^)#\s]+?\.md)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")
+        ):
             made = link.startswith(("http", "reference/", "../reference/"))
             assert made or (page.parent / link).is_file(), f"{page.name}: {link}"
 
@@ -170,22 +173,22 @@ def test_it_builds_strictly_and_has_everything(tmp_path: Path) -> None:
     for page in PAGES:
         assert (tmp_path / "site" / name_of(page).removesuffix("index") / "index.html").is_file()
     reference = tmp_path / "site" / "reference"
-    config = (reference / "config" / "index.html").read_text()
+    config = (reference / "config" / "index.html").read_text(encoding="utf-8")
     for key in leaves(load_config("paper").model_dump(mode="json")):
         named = key.startswith(("baselines.dino.", "baselines.classifier."))
         assert named or f"<code>{key}</code>" in config, key
-    commands = (reference / "commands" / "index.html").read_text()
+    commands = (reference / "commands" / "index.html").read_text(encoding="utf-8")
     for name, command in command_line().commands.items():
         assert f"wsdino {name}" in commands
         for parameter in command.params:
             assert parameter.opts[0] in commands or parameter.name.upper() in commands.upper()
-    python = (reference / "python" / "index.html").read_text()
+    python = (reference / "python" / "index.html").read_text(encoding="utf-8")
     for name in set(wsdino.__all__) - {"__version__"}:
         assert f"wsdino.{name}</code>" in python, name
     # Roles of docstrings have become code.
     assert ":func:" not in python
     assert ":class:" not in python
-    how = (tmp_path / "site" / "how-it-works" / "index.html").read_text()
+    how = (tmp_path / "site" / "how-it-works" / "index.html").read_text(encoding="utf-8")
     figures = set(re.findall(r"figures/(\w+\.svg)", how))
     assert len(figures) >= 3
     assert all((tmp_path / "site" / "figures" / each).is_file() for each in figures)
@@ -341,7 +344,7 @@ def test_every_page_runs(page: Path, ready: Path, tmp_path: Path) -> None:
 
 
 def test_the_site_has_every_page() -> None:
-    text = (REPO / "mkdocs.yml").read_text()
+    text = (REPO / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", text, re.MULTILINE)
     made = {each for each in listed if each.startswith("reference/")}
     assert sorted(set(listed) - made) == sorted(f"{name_of(page)}.md" for page in PAGES)

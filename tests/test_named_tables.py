@@ -115,7 +115,7 @@ def recognises(path):
 def read(path, text):
     import tomllib
 
-    slide = tomllib.loads((path / "slide.toml").read_text())
+    slide = tomllib.loads((path / "slide.toml").read_text(encoding="utf-8"))
     rows = [
         {
             "Metadata_Plate": slide["name"],
@@ -205,7 +205,7 @@ def test_results_say_that_labels_were_used(sites: Path, tmp_path: Path) -> None:
         *("--aggregate", "mean", "--json", tmp_path / "results.json"),
     )
     assert status == 0, err
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     made = results["normalisation"]
     assert made["method"] == "within"
     assert made["options"] == {"label": "treatment"}
@@ -261,7 +261,7 @@ def test_a_run_has_both(tmp_path: Path) -> None:
     run, source = tmp_path / "run", f"screen.source={screen}"
     status, out, err = inside("run", config, "--out", run, "--set", source)
     assert status == 0, err
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert list(results["baselines"]) == ["brightness", "shipped"]
     for numbers in (results, *results["baselines"].values()):
         assert numbers["normalisation"]["method"] == "within"
@@ -276,7 +276,7 @@ def test_a_run_has_both(tmp_path: Path) -> None:
     shipped = read_table(run / "baselines" / "shipped" / "embeddings.parquet")
     names = [name for name in expected if not name.startswith("Metadata_")]
     np.testing.assert_allclose(shipped[names], expected[names], rtol=1e-4, atol=1e-4)
-    report = (run / "report.html").read_text()
+    report = (run / "report.html").read_text(encoding="utf-8")
     assert "median brightness" in report
     assert "within: over the deviation within weak labels" in report
     assert "left out of the fit" in report

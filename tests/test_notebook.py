@@ -20,8 +20,8 @@ NOTEBOOK, PAGE = DOCS / "first-screen.ipynb", DOCS / "first-screen.md"
 
 def test_it_is_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(DOCS / "making")
-    made = import_module("as_notebook").notebook_of(PAGE.read_text())
-    assert NOTEBOOK.read_text() == made, "run python docs/making/as_notebook.py"
+    made = import_module("as_notebook").notebook_of(PAGE.read_text(encoding="utf-8"))
+    assert NOTEBOOK.read_text(encoding="utf-8") == made, "run python docs/making/as_notebook.py"
     cells = [cell for cell in json.loads(made)["cells"] if cell["cell_type"] == "code"]
     blocks = blocks_of(PAGE)
     # All but the last, which needs plates of the reader's own.

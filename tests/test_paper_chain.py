@@ -121,7 +121,7 @@ def test_the_chain_on_a_twin_of_the_originals(
     expected = vectors.median(dim=0).values.numpy()[0]
     found = table.filter(like="emb_").to_numpy()[3]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    results = json.loads((out / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert results["multi_batch"] == "first-published"
     assert results["num_treatments"] == 2
     # The same command has nothing left to do.

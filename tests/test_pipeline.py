@@ -138,11 +138,13 @@ def test_a_run_folder_has_every_product(place: Path) -> None:
 def test_the_recorded_config_is_the_resolved_one(place: Path) -> None:
     recorded = load_config(place / "run" / "config.yaml")
     assert recorded == load(place)
-    assert yaml.safe_load((place / "run" / "config.yaml").read_text())["train"]["balance"]
+    assert yaml.safe_load((place / "run" / "config.yaml").read_text(encoding="utf-8"))["train"][
+        "balance"
+    ]
 
 
 def test_the_environment_says_what_it_ran_on(place: Path) -> None:
-    record = json.loads((place / "run" / "environment.json").read_text())
+    record = json.loads((place / "run" / "environment.json").read_text(encoding="utf-8"))
     assert record["seed"] == 0
     assert record["device"] == "cpu" or record["gpu"]
     assert {"wsdino", "torch", "numpy"} <= set(record["versions"])
@@ -157,7 +159,7 @@ def test_the_environment_says_what_it_ran_on(place: Path) -> None:
 
 
 def test_results_hold_what_is_promised(place: Path) -> None:
-    results = json.loads((place / "run" / "results.json").read_text())
+    results = json.loads((place / "run" / "results.json").read_text(encoding="utf-8"))
     assert list(results["baselines"]) == list(BASELINES)
     for numbers in (results, *results["baselines"].values()):
         assert numbers["schema"] == 2
@@ -186,13 +188,15 @@ def test_results_hold_what_is_promised(place: Path) -> None:
                 "correct",
             }
     for name in BASELINES:
-        own = json.loads((place / "run" / "baselines" / name / "results.json").read_text())
+        own = json.loads(
+            (place / "run" / "baselines" / name / "results.json").read_text(encoding="utf-8")
+        )
         assert own == results["baselines"][name]
 
 
 def test_leakage_is_that_of_the_normalised_sites(place: Path) -> None:
     for folder in (place / "run", place / "run" / "baselines" / "classical"):
-        found = json.loads((folder / "results.json").read_text())["leakage"]
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["leakage"]
         sites = read_table(folder / "embeddings.parquet")
         expected = leakage_of(sites, normalise(sites, num_components=4)[0])
         assert found == json.loads(json.dumps(expected))
@@ -246,7 +250,7 @@ AFTER_NUMBERS = {*NUMBERS, "report.html"}
 def test_what_is_deleted_is_made_anew_with_what_follows(
     deleted: list[str], made: set[str], finished: Path, again: Callable
 ) -> None:
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     for name in deleted:
         (finished / name).unlink()
     changed, stages = again()
@@ -254,7 +258,7 @@ def test_what_is_deleted_is_made_anew_with_what_follows(
     # A report that says the same to the byte is not written again.
     assert made - {"report.html"} <= changed <= made
     assert (finished / "report.html").is_file()
-    assert json.loads((finished / "results.json").read_text()) == alike(results)
+    assert json.loads((finished / "results.json").read_text(encoding="utf-8")) == alike(results)
 
 
 def test_a_deleted_model_comes_back_from_its_checkpoint(finished: Path, again: Callable) -> None:
@@ -274,7 +278,10 @@ def test_another_evaluation_remakes_the_numbers_alone(finished: Path, again: Cal
     assert changed == {*numbers, "config.yaml", "report.html"}
     assert stages == [*(f"{name}: evaluate" for name in BASELINES), "run: evaluate", "report"]
     for name in numbers:
-        assert json.loads((finished / name).read_text())["multi_batch"] == "first-published"
+        assert (
+            json.loads((finished / name).read_text(encoding="utf-8"))["multi_batch"]
+            == "first-published"
+        )
 
 
 def test_a_run_may_take_the_features_of_a_baseline_together_with_its_own(
@@ -315,7 +322,7 @@ def test_another_normalisation_remakes_the_profiles(finished: Path, again: Calla
     )
     assert "embeddings.parquet" not in changed
     assert stages[:1] == ["run: profile"]
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert results["normalisation"]["method"] == "plate"
     assert list(results["baselines"]) == ["classical"]
 
@@ -323,11 +330,11 @@ def test_another_normalisation_remakes_the_profiles(finished: Path, again: Calla
 def test_further_normalisations_are_judged_on_the_same_embeddings(
     finished: Path, again: Callable
 ) -> None:
-    before = json.loads((finished / "results.json").read_text())
+    before = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert before["beside"] == {}
     changed, _ = again("evaluate.beside=[weak_label]", "baselines.names=[untrained]")
     assert "profiles.parquet" not in changed
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert results["nsc_neighbours"] == before["nsc_neighbours"]
     for folder, found in (
         (finished, results),
@@ -393,12 +400,12 @@ def test_the_screens_corrected_metadata_are_followed(
 ) -> None:
     screen = shutil.copytree(place / "screen", tmp_path / "screen", copy_function=shutil.copy2)
     table = screen / "BBBC021_v1_moa.csv"
-    table.write_text(table.read_text().replace("DNA damage", "DNA repair"))
+    table.write_text(table.read_text(encoding="utf-8").replace("DNA damage", "DNA repair"))
     shutil.rmtree(finished / "store")
     run(load(place, f"screen.source={screen}", "baselines.names=[]"), finished)
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert "DNA repair" in results["confusion"]["labels"]
-    assert "DNA damage" not in (finished / "report.html").read_text()
+    assert "DNA damage" not in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_model_is_not_passed_off_as_trained_on_other_labels(place: Path, finished: Path) -> None:
@@ -633,9 +640,9 @@ def test_a_stage_that_was_stopped_is_not_done(tmp_path: Path) -> None:
     make(1)
     with pytest.raises(RuntimeError):
         make(2, fails=True)
-    assert product.read_text() == "2"
+    assert product.read_text(encoding="utf-8") == "2"
     make(1)
-    assert product.read_text() == "1"
+    assert product.read_text(encoding="utf-8") == "1"
 
 
 def test_a_stage_follows_its_sources(tmp_path: Path) -> None:
@@ -669,7 +676,7 @@ def test_terminated_in_training_it_goes_on_to_the_end(
     process = start(*command, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
+    while not (metrics.is_file() and len(metrics.read_text(encoding="utf-8").splitlines()) >= 3):
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -683,7 +690,7 @@ def test_terminated_in_training_it_goes_on_to_the_end(
 
     assert call(monkeypatch, *command, tmp_path / "run") == 0
     assert "resuming from step " in capfd.readouterr().err
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in metrics.read_text(encoding="utf-8").splitlines()]
     assert steps == list(range(1, len(steps) + 1))
     assert (tmp_path / "run" / "report.html").is_file()
 

@@ -21,7 +21,7 @@ PROGRAMS = [
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
 def test_every_name_is_there(program: Path) -> None:
     missing = []
-    for node in ast.walk(ast.parse(program.read_text())):
+    for node in ast.walk(ast.parse(program.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsdino"):
             module = import_module(node.module)
             missing += [

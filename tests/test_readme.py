@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 README = REPO / "README.md"
-PROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+PROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
 
 
 def test_it_is_short_and_its_links_and_pictures_are_there() -> None:
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
     for link in re.findall(r"\]\(([^)#\s]+)", text):
         assert link.startswith("https://") or (REPO / link).is_file(), link
@@ -35,21 +37,23 @@ def test_it_is_short_and_its_links_and_pictures_are_there() -> None:
 def test_extras_that_pages_name_exist() -> None:
     known = set(PROJECT["optional-dependencies"])
     for page in [README, *(REPO / "docs").rglob("*.md")]:
-        for names in re.findall(r"(?:wsdino|'\.)\[([a-z,]+)\]", page.read_text()):
+        for names in re.findall(r"(?:wsdino|'\.)\[([a-z,]+)\]", page.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= known, f"{page.name}: {names}"
 
 
 def test_version_and_date_are_the_same_everywhere() -> None:
     version = PROJECT["version"]
-    newest = re.search(r"^## (\S+), (\S+)$", (REPO / "CHANGELOG.md").read_text(), re.MULTILINE)
+    newest = re.search(
+        r"^## (\S+), (\S+)$", (REPO / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert newest
-    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
     assert newest[1] == version == citation["version"]
     assert newest[2] == str(citation["date-released"])
 
 
 def test_the_citation_has_what_the_format_wants() -> None:
-    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
     assert citation["type"] == "software"

@@ -36,7 +36,7 @@ class Chain:
         def make(name: str, source: Path, product: Path, work: Callable[[str], str]) -> None:
             def write() -> None:
                 self.done.append(name)
-                product.write_text(work(source.read_text()))
+                product.write_text(work(source.read_text(encoding="utf-8")))
                 if self.fails and name == "b":
                     raise RuntimeError
 
@@ -76,7 +76,7 @@ def test_what_was_replaced_is_seen_whatever_its_time(
     os.utime(chain.path / name, ns=(time, time))
     assert chain.run() == remade
     expected = "YY" if name == "source" else "XX"
-    assert chain.b.read_text() == expected
+    assert chain.b.read_text(encoding="utf-8") == expected
     assert chain.run() == []
 
 
@@ -122,7 +122,7 @@ def test_a_note_that_changes_remakes_what_shows_it(tmp_path: Path) -> None:
     def run(text: str) -> int:
         def work() -> None:
             done.append(1)
-            page.write_text(note.read_text())
+            page.write_text(note.read_text(encoding="utf-8"))
 
         folder.note(note, text)
         folder.make("report", products=[page], sources=[note], options={}, work=work)
@@ -134,7 +134,7 @@ def test_a_note_that_changes_remakes_what_shows_it(tmp_path: Path) -> None:
 
 
 def test_books_hold_names_and_no_places(chain: Chain) -> None:
-    text = (chain.path / ".stages.json").read_text()
+    text = (chain.path / ".stages.json").read_text(encoding="utf-8")
     assert str(chain.path) not in text
     assert set(json.loads(text)["files"]) == {"source", "a", "b"}
 

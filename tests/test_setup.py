@@ -62,7 +62,7 @@ def test_an_explained_config_is_the_preset_and_explains_all_of_it(
     path.write_text(wsdino("config", preset, "--explain", "--set", "train.log_every=7"))
     config = load_config(preset, ["train.log_every=7"])
     assert load_config(path) == config
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) <= 100
     whys = [line.strip() for line in lines if line.strip().startswith("# Why: ")]
     everything = config.model_dump(mode="json")

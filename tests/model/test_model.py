@@ -187,7 +187,7 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path) -> None:
     weights.unlink()
     refused("not a readable model|no such file")
     weights.write_bytes(whole)
-    text = config.read_text()
+    text = config.read_text(encoding="utf-8")
     config.write_text(text.replace('"dim": 16', '"dim": 32'))
     refused("not a readable model|no such file")
     config.write_text(text[:50])

@@ -172,7 +172,7 @@ def test_the_rule_is_saved_with_the_model_and_the_old_one_where_it_is_not(tmp_pa
     assert again.spec.architecture.positions == "dino"
     np.testing.assert_array_equal(again.embed(images), model.embed(images))
     # What an earlier version saved doesn't say: such a model keeps timm's rule.
-    saved = json.loads((tmp_path / "config.json").read_text())
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     del saved["architecture"]["positions"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     old = load_model(tmp_path)

@@ -226,9 +226,9 @@ def test_figures_are_png_or_svg_at_the_resolution_asked(tmp_path: Path, store: M
         with Image.open(path) as picture:
             sizes.append(picture.size)
     assert sizes[1] == pytest.approx([2 * side for side in sizes[0]], abs=2)
-    text = svg.read_text()
+    text = svg.read_text(encoding="utf-8")
     assert "<svg" in text
-    assert saved("c", formats=["svg"])[0].read_text() == text
+    assert saved("c", formats=["svg"])[0].read_text(encoding="utf-8") == text
     for options, message in [
         ({"formats": ["pdf"]}, "--format pdf: expected png or svg"),
         ({"dpi": 0}, "--dpi 0"),

@@ -326,7 +326,9 @@ def parts_of(page: str) -> dict[str, list[str]]:
 def test_the_page_has_the_parts_of_the_report(sites: tuple[Path, pd.DataFrame]) -> None:
     run, table = sites
     store = make_screen(table)
-    report = write_report(run, store=store, sites=table, num_example_fields=0).read_text()
+    report = write_report(run, store=store, sites=table, num_example_fields=0).read_text(
+        encoding="utf-8"
+    )
     theirs, ours = parts_of(report), parts_of(explore_page(run, store, table)[1])
     assert ours == theirs
     assert [len(ours[name]) for name in ("table", "compounds", "wells", "lights")] == [1, 10, 1, 3]
@@ -390,7 +392,7 @@ def test_a_field_is_found_looked_at_and_leads_to_its_neighbours(page: Page) -> N
     expect(page.locator("#fields-neighbours")).not_to_contain_text("Eg5 i-1")
     with page.expect_download() as download:
         page.click("#fields-csv")
-    head, *saved = list(csv.reader(download.value.path().read_text().splitlines()))
+    head, *saved = list(csv.reader(download.value.path().read_text(encoding="utf-8").splitlines()))
     assert head == ["of", "site", "name", "place", "plate", "mechanism", "cosine"]
     assert len(saved) == 10
     name = rows.first.locator("button").inner_text()

@@ -74,9 +74,11 @@ def test_targets_are_listed_with_what_they_rest_on(tmp_path: Path) -> None:
     names = dict(zip(MOAS, ("ACTB|ACTG1", "KIF11|ACTB", "RPL3"), strict=True))
     profiles["Metadata_Target_list"] = profiles["Metadata_MoA"].map(names)
     found = consistency(profiles, "Metadata_Target_list", null_size=200)
-    results = json.loads((run / "results.json").read_text()) | {"consistency": [found]}
+    results = json.loads((run / "results.json").read_text(encoding="utf-8")) | {
+        "consistency": [found]
+    }
     (run / "results.json").write_text(json.dumps(results))
-    page = write_report(run).read_text()
+    page = write_report(run).read_text(encoding="utf-8")
     (summary,) = re.findall(r"<summary>(Target list: .*?)</summary>", page)
     assert summary == f"Target list: {found['num_consistent']} of 4 labels are consistent"
     table = page.split('data-name="consistency-1"')[1].split("</table>")[0]

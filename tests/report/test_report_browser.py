@@ -112,7 +112,7 @@ def saved(page: Page) -> list[list[str]]:
     """Rows of the CSV that the button saves."""
     with page.expect_download() as download:
         page.click("#explorer-csv")
-    return list(csv.reader(download.value.path().read_text().splitlines()))
+    return list(csv.reader(download.value.path().read_text(encoding="utf-8").splitlines()))
 
 
 def test_the_pointer_on_a_point_shows_its_field_beside_controls(page: Page) -> None:
@@ -356,25 +356,25 @@ def test_a_map_shows_nothing_of_the_one_before(page: Page) -> None:
 def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
     with page.expect_download() as download:
         page.click("button[aria-label='SVG of confusion-nsc']")
-    drawn = download.value.path().read_text()
+    drawn = download.value.path().read_text(encoding="utf-8")
     assert drawn.startswith("<svg")
     assert 'xmlns="http://www.w3.org/2000/svg"' in drawn
     assert "var(" not in drawn
     ET.fromstring(drawn)
     with page.expect_download() as download:
         page.click("button[aria-label='CSV of confusion-nsc']")
-    rows = list(csv.reader(download.value.path().read_text().splitlines()))
+    rows = list(csv.reader(download.value.path().read_text(encoding="utf-8").splitlines()))
     assert [row[0] for row in rows[1:]] == rows[0][1:]
     with page.expect_download() as download:
         page.click("button[aria-label='CSV of treatments']")
-    assert len(download.value.path().read_text().splitlines()) == 10
+    assert len(download.value.path().read_text(encoding="utf-8").splitlines()) == 10
 
 
 def content_of(page: Page, button: Locator) -> str:
     """Press a button and return what it saves."""
     with page.expect_download() as download:
         button.click()
-    return str(download.value.path().read_text())
+    return str(download.value.path().read_text(encoding="utf-8"))
 
 
 def test_every_figure_has_its_svg_and_its_csv(dosed: Page) -> None:

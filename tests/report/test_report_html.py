@@ -171,7 +171,7 @@ def test_names_are_escaped_everywhere(page: Page) -> None:
 
 
 def test_headline_gives_numbers_intervals_and_method(run: Path, plain: Page) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     text = plain.text
     low, high = results["nsc_ci"]
     assert f"{100 * results['nsc']:.1f} %" in text
@@ -231,7 +231,7 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("measure", ["nsc", "nscb"])
 def test_confusion_matrix_holds_the_counts(run: Path, plain: Page, measure: str) -> None:
-    confusion = json.loads((run / "results.json").read_text())["confusion"]
+    confusion = json.loads((run / "results.json").read_text(encoding="utf-8"))["confusion"]
     found = re.search(rf'id="confusion-{measure}">(.*?)</script>', plain.source)
     assert found
     head, *rows = json.loads(found[1])
@@ -243,7 +243,7 @@ def test_confusion_matrix_holds_the_counts(run: Path, plain: Page, measure: str)
 
 
 def test_right_answers_are_counted_by_mechanism(run: Path, plain: Page) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     shown = [row for table in plain.tables.values() for row in table]
     for index, label in enumerate(sorted(MOAS)):
         right = []
@@ -256,7 +256,7 @@ def test_right_answers_are_counted_by_mechanism(run: Path, plain: Page) -> None:
 
 
 def test_wrong_neighbours_and_left_out_queries_are_named(run: Path, plain: Page) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     tables = [row for table in plain.tables.values() for row in table]
     wrong = [n for n in results["nsc_neighbours"] + results["nscb_neighbours"] if not n["correct"]]
     assert wrong
@@ -274,7 +274,7 @@ def test_wrong_neighbours_and_left_out_queries_are_named(run: Path, plain: Page)
 
 
 def test_of_many_left_out_the_first_are_named(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     new = [{"compound": f"new-{n}.", "moa": None, "reason": "it has no MoA"} for n in range(60)]
     results |= {"left_out": {"nsc": new, "nscb": [], "map": new}, "nscb": None}
     (run / "results.json").write_text(json.dumps(results))
@@ -288,7 +288,7 @@ def test_of_many_left_out_the_first_are_named(run: Path) -> None:
 
 
 def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     (curve,) = activity_results()["doses"]
     results["activity"]["doses"] = [curve | {"compound": f"drug-{n}"} for n in range(203)]
     (run / "results.json").write_text(json.dumps(results))
@@ -301,7 +301,7 @@ def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Pat
 
 def test_results_of_another_version_are_said_to_be(run: Path, plain: Page) -> None:
     assert "has schema" not in plain.text
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     (run / "results.json").write_text(json.dumps(results | {"schema": 1}))
     assert "results.json has schema 1, and this version writes 2" in Page(write_report(run)).text
 
@@ -356,7 +356,10 @@ def test_few_treatments_are_shown_by_principal_components(plain: Page) -> None:
 
 def test_collapse_is_said_in_words(tmp_path: Path) -> None:
     run = make_run(tmp_path / "trained")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines:
         line["teacher_entropy"] = line["assignment_entropy"] = line["teacher_entropy_max"]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -419,7 +422,7 @@ def test_it_says_which_version_made_the_run_and_which_reports_on_it(run: Path, p
     assert ["versions.torch", metadata.version("torch")] in [
         row for table in plain.tables.values() for row in table
     ]
-    record = json.loads((run / "environment.json").read_text())
+    record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     record["versions"]["wsdino"] = "0.0.7"
     (run / "environment.json").write_text(json.dumps(record))
     page = Page(write_report(run))
@@ -518,7 +521,7 @@ def test_a_browser_shows_it_without_overflow(tmp_path: Path, width: int) -> None
 
 def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
     path = run / "results.json"
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     held_out = {"nsc": 0.125, "nscb": 0.25, "map": 0.375, "num_folds": 4, "num_seeds": 5}
     beside = {
         **{key: value for key, value in results.items() if key != "baselines"},
@@ -534,7 +537,7 @@ def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
 
 
 def test_baselines_are_compared_in_pairs(run: Path, plain: Page) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     best = max(results["baselines"], key=lambda name: results["baselines"][name]["nsc"])
     paired = paired_difference(results, results["baselines"][best])
     assert paired is not None
@@ -544,7 +547,7 @@ def test_baselines_are_compared_in_pairs(run: Path, plain: Page) -> None:
 
 
 def test_without_mechanisms_there_are_no_empty_scores(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     for key in ("nsc", "nscb", "map", "baselines", "confusion"):
         results.pop(key)
     results |= {"num_treatments": 0, "nsc_neighbours": [], "nscb_neighbours": []}
@@ -576,7 +579,7 @@ def test_without_mechanisms_there_are_no_empty_scores(run: Path) -> None:
 def test_the_methods_paragraph_names_what_was_trained(
     label: str, config: str, said: str, run: Path
 ) -> None:
-    coverage = json.loads((run / "coverage.json").read_text())
+    coverage = json.loads((run / "coverage.json").read_text(encoding="utf-8"))
     (run / "coverage.json").write_text(json.dumps(coverage | {"label": label}))
     (run / "config.yaml").write_text(config or "seed: 7\n")
     assert said in Page(write_report(run)).text

@@ -62,7 +62,7 @@ def test_a_complete_run(run: Path) -> None:
 
 
 def test_baselines_are_also_found_in_their_folders(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     dino = results.pop("baselines")["dino"]
     (run / "results.json").write_text(json.dumps(results))
     (run / "baselines/dino/results.json").write_text(json.dumps(dino))
@@ -101,7 +101,7 @@ def test_a_damaged_baseline_does_not_speak_for_the_run(run: Path) -> None:
 
 def changed(path: Path, key: str, value: Any) -> None:
     """Put another value at a place in a JSON file, given as `a.0.b`."""
-    node = whole = json.loads(path.read_text())
+    node = whole = json.loads(path.read_text(encoding="utf-8"))
     *way, last = (int(part) if part.isdigit() else part for part in key.split("."))
     for part in way:
         node = node[part]
@@ -180,7 +180,7 @@ def test_what_is_told_of_a_config_is_checked(run: Path, text: str, line: str) ->
 def test_a_report_with_nothing_but_wrong_shapes_says_each_once(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = json.loads((run / "results.json").read_text())
+    whole = json.loads((run / "results.json").read_text(encoding="utf-8"))
     lists = {"left_out", "gallery", "map_per_moa", "confusion", "activity"}
     lists |= {"leakage", "normalisation", "baselines"}
     known = set(whole) & set(Evaluation.__annotations__)

@@ -172,7 +172,7 @@ def test_ingest_says_it_and_keeps_it(screen: Path, capsys: pytest.CaptureFixture
     store = ingest(screen, out, workers=1)
     text = "plate Week1_10001, Tubulin: black, every pixel is 0, in every site"
     assert f"{out}: warning: blank: {text}\n" in capsys.readouterr().err
-    record = json.loads((out / "check.json").read_text())
+    record = json.loads((out / "check.json").read_text(encoding="utf-8"))
     assert record["findings"] == [{"check": "blank", "text": text}]
     assert findings_of(store) == [Finding("blank", text)]
     # It is said again of a finished store, and no more once the images are right.

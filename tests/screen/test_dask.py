@@ -55,7 +55,7 @@ class Cluster:
         self._start("scheduler", "--port", "0")
         where = self.folder / "where.json"
         self._wait(where.is_file)
-        address: str = json.loads(where.read_text())["address"]
+        address: str = json.loads(where.read_text(encoding="utf-8"))["address"]
         for _ in range(num_workers):
             self._start("worker", "--nthreads", "1")
         logs = [self.folder / f"{number}.log" for number in range(1, num_workers + 1)]
@@ -65,7 +65,9 @@ class Cluster:
     def _wait(self, is_there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 100
         while not is_there():
-            assert time.monotonic() < deadline, [p.read_text() for p in self.folder.glob("*.log")]
+            assert time.monotonic() < deadline, [
+                p.read_text(encoding="utf-8") for p in self.folder.glob("*.log")
+            ]
             time.sleep(0.05)
 
     def stop(self) -> None:

@@ -121,7 +121,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(TableError, match=r"is of plate BR1, as .* is; read one of them alone"):
         read_manifest(tmp_path, platemap=WELLS)
     index = folder / "Images" / "Index.idx.xml"
-    whole = index.read_text()
+    whole = index.read_text(encoding="utf-8")
     for text, line in (
         ("<EvaluationInputData/>", "lists no images"),
         (whole[:300], "damaged XML: "),

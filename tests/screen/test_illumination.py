@@ -108,7 +108,7 @@ def unevenness(values: np.ndarray) -> float:
 def test_planted_lamps_are_taken_out(smooth: Store) -> None:
     for plate in ("P1", "P2"):
         folder = smooth.path / "illumination" / "one" / plate
-        record = json.loads((folder / "functions.json").read_text())
+        record = json.loads((folder / "functions.json").read_text(encoding="utf-8"))
         assert (record["method"], record["num_sites"]) == ("smooth", 60)
         for channel, (_, _, offset, _) in PLANTED.items():
             lamp, function = planted_lamp(plate, channel), np.load(folder / f"{channel}.npy")
@@ -128,7 +128,7 @@ def test_a_store_holds_the_corrected_pixels(planted: Path, smooth: Store, tmp_pa
     row = 77
     plate = manifest["Metadata_Plate"][row]
     folder = store.path / "illumination" / "one" / plate
-    record = json.loads((folder / "functions.json").read_text())["channels"]
+    record = json.loads((folder / "functions.json").read_text(encoding="utf-8"))["channels"]
     for index, channel in enumerate(PLANTED):
         raw = tifffile.imread(planted / manifest[f"FileName_{channel}"][row]).astype(float)
         offset = record[channel]["offset"]
@@ -379,7 +379,7 @@ def test_names_that_differ_only_by_case_have_files_of_their_own(tmp_path: Path) 
     files = {str(path.relative_to(folder)).casefold() for path in folder.rglob("*.npy")}
     assert len(files) == 4
     for record in folder.rglob("*.json"):
-        for name, known in json.loads(record.read_text())["channels"].items():
+        for name, known in json.loads(record.read_text(encoding="utf-8"))["channels"].items():
             assert known["file"].startswith(name)
     chunk = tmp_path / "store" / "images.zarr" / "c.7.0.0.0"
     before = chunk.stat().st_mtime_ns
@@ -493,7 +493,7 @@ def test_another_correction_is_another_store(tmp_path: Path) -> None:
     # Without functions in the table, given is none: stores of before stay what they are.
     ingest(source, tmp_path / "store", illumination="none")
     attributes = tmp_path / "store" / "images.zarr" / "zarr.json"
-    described = json.loads(attributes.read_text())
+    described = json.loads(attributes.read_text(encoding="utf-8"))
     del described["attributes"]["correction"]
     attributes.write_text(json.dumps(described))
     assert len(ingest(source, tmp_path / "store")) == 18

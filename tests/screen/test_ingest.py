@@ -258,7 +258,7 @@ def test_outputs_that_are_in_the_way(source, tmp_path):
         OutputError, match=r"not empty \(it has manifest.parquet\) and is not a store"
     ):
         ingest(source, full)
-    assert (full / "manifest.parquet").read_text() == "mine"
+    assert (full / "manifest.parquet").read_text(encoding="utf-8") == "mine"
     other = write_bbbc021_folder(tmp_path / "other", seed=1)
     ingest(other, tmp_path / "store")
     words = (

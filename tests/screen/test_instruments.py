@@ -107,7 +107,7 @@ def test_a_jdce_plate(tmp_path: Path) -> None:
         assert found["Metadata_Plate"].unique().tolist() == ["3500009044"]
     with pytest.raises(TableError, match=r"sites have 2 z planes \(0, 1\)"):
         read_manifest(folder, platemap=table)
-    described = json.loads((folder / "scan.jdce").read_text())
+    described = json.loads((folder / "scan.jdce").read_text(encoding="utf-8"))
     del described["ImageStack"]["ImageMetadataFiles"], described["ImageStack"]["SpecimenHolder"]
     (folder / "scan.jdce").write_text(json.dumps(described))
     found = read_manifest(folder, platemap=table, selection=Selection(z="max"))
@@ -148,7 +148,9 @@ def test_planes_and_missing_parts_of_cellvoyager(tmp_path: Path) -> None:
     assert tags_of(found) == [[121, 124], [221, 224], [1121, 1124], [1221, 1224]]
     assert found["Metadata_Plate"][0] == "m"
     data = folder / "MeasurementData.mlf"
-    data.write_text(data.read_text().replace(' bts:Row="2" bts:TimePoint', " bts:TimePoint", 1))
+    data.write_text(
+        data.read_text(encoding="utf-8").replace(' bts:Row="2" bts:TimePoint', " bts:TimePoint", 1)
+    )
     with pytest.raises(TableError, match=r"MeasurementData.mlf: the record of .* lacks Row"):
         read_manifest(folder, platemap=table)
 

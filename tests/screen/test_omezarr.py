@@ -140,7 +140,7 @@ def test_a_loaddata_table_without_compounds_takes_a_plate_map(
 
 def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     """Edit the metadata of a group of version 0.5."""
-    described = json.loads((path / "zarr.json").read_text())
+    described = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     edit(described["attributes"]["ome"])
     (path / "zarr.json").write_text(json.dumps(described))
 

@@ -111,7 +111,7 @@ def test_harmony_says_it_in_metres(tmp_path: Path, version: int) -> None:
     index = folder / "Images/Index.idx.xml"
     width = '<ImageResolutionX Unit="m">5.9772E-07</ImageResolutionX>'
     before = "</Image>" if version == 5 else "</Entry>"
-    index.write_text(index.read_text().replace(before, width + before))
+    index.write_text(index.read_text(encoding="utf-8").replace(before, width + before))
     read = read_manifest(folder, platemap=wells("A02", "P24"))
     assert read["Metadata_PixelSize"].tolist() == pytest.approx([0.59772] * len(read))
 
@@ -120,12 +120,12 @@ def test_cellvoyager_and_imagexpress_say_it_in_micrometres(tmp_path: Path) -> No
     folder = write_cellvoyager(tmp_path / "yokogawa")
     detail = folder / "MeasurementDetail.mrf"
     given = 'bts:HorizontalPixelDimension="0.325" bts:Ch='
-    detail.write_text(detail.read_text().replace("bts:Ch=", given))
+    detail.write_text(detail.read_text(encoding="utf-8").replace("bts:Ch=", given))
     read = read_manifest(folder, platemap=wells("B06", "C11"))
     assert set(read["Metadata_PixelSize"]) == {0.325}
 
     folder = write_jdce(tmp_path / "imagexpress", steps=1)
-    stack = json.loads((folder / "scan.jdce").read_text())
+    stack = json.loads((folder / "scan.jdce").read_text(encoding="utf-8"))
     protocol = stack["ImageStack"]["AutoLeadAcquisitionProtocol"]
     protocol["ObjectiveCalibration"] = {"PixelWidth": 0.345}
     for binning, expected in ((None, {0.345}), ("1 X 1", {0.345}), ("2 X 2", None)):

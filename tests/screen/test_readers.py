@@ -30,7 +30,7 @@ def test_help_and_errors_list_every_reader(tmp_path: Path) -> None:
 
 
 def test_the_table_of_layouts_names_every_reader() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows == ["SOURCE", *(reader.name for reader in READERS), ANY_FOLDER]
 

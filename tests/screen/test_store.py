@@ -126,7 +126,7 @@ def test_there_is_no_store(tmp_path):
 
 
 def _edit(path, change):
-    description = json.loads(path.read_text())
+    description = json.loads(path.read_text(encoding="utf-8"))
     change(description["attributes"])
     path.write_text(json.dumps(description))
 
@@ -159,7 +159,7 @@ def test_pixels_are_those_that_zarr_reads(own_store, tmp_path, dtype, compressor
 def test_damaged_stores_say_so(own_store):
     path = own_store.path
     description = path / "images.zarr" / "zarr.json"
-    content = description.read_text()
+    content = description.read_text(encoding="utf-8")
 
     _edit(description, lambda attributes: attributes.update(complete=False))
     with pytest.raises(StoreError, match="this store isn't finished; run the same wsdino ingest"):

@@ -242,7 +242,7 @@ def test_command_line(tiny_layout, tmp_path):
                "--zoom", 0.5)  # fmt: skip
     settings = ("--difficulty", "effect=0.5", "--difficulty", "hard", "--difficulty", "edge=0")
     assert ended(*command, *settings, "--out", tmp_path / "out")[0] == 0
-    spec = json.loads((tmp_path / "out" / "spec.json").read_text())
+    spec = json.loads((tmp_path / "out" / "spec.json").read_text(encoding="utf-8"))
     assert (spec["num_sites"], spec["zoom"], spec["size"]) == (8, 0.5, 32)
     hard = Difficulty.of(["hard"])
     assert spec["difficulty"] == asdict(replace(hard, effect=0.5, edge=0.0))
@@ -350,7 +350,7 @@ def test_truth_tells_what_was_done(screen):
 
 
 def test_spec_records_the_parameters(screen):
-    spec = json.loads((screen / "spec.json").read_text())
+    spec = json.loads((screen / "spec.json").read_text(encoding="utf-8"))
     assert (spec["seed"], spec["size"], spec["num_sites"]) == (3, SIZE, 16)
     assert spec["difficulty"]["effect"] == Difficulty().effect
 
@@ -366,7 +366,7 @@ def test_fields_can_be_wider_than_high(tiny_layout, screen, tmp_path):
         with pytest.raises(InputError, match=r"height: .* give 32 to 64, the size"):
             simulate(tmp_path / "other", layout=tiny_layout, size=SIZE, height=height)
     # What was begun before there were heights goes on.
-    described = json.loads((screen / "spec.json").read_text())
+    described = json.loads((screen / "spec.json").read_text(encoding="utf-8"))
     del described["height"]
     before = shutil.copytree(screen, tmp_path / "before")
     (before / "spec.json").write_text(json.dumps(described))

@@ -95,7 +95,9 @@ def test_commands_take_anndata(
             "activity": ("--null-size", 50, "--json", out),
         }[command]
         assert call(monkeypatch, command, tmp_path / f"s{suffix}", *options) == 0
-        found[suffix] = read_table(out) if command == "profile" else json.loads(out.read_text())
+        found[suffix] = (
+            read_table(out) if command == "profile" else json.loads(out.read_text(encoding="utf-8"))
+        )
     if command == "profile":
         pd.testing.assert_frame_equal(found[".h5ad"], found[".parquet"])
     else:

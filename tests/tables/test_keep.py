@@ -134,7 +134,7 @@ def test_a_run_works_on_what_is_kept(
     folder, kept, resolved = prepare(config, tmp_path / "run")
     assert len(kept) == len(store) / 2
     assert set(kept.manifest["Metadata_Site"]) == {1}
-    coverage = json.loads(folder.paths.coverage.read_text())
+    coverage = json.loads(folder.paths.coverage.read_text(encoding="utf-8"))
     assert coverage["num_sites"] == int((~kept.manifest["Metadata_Control"]).sum())
     again = open_run_store(resolved, folder.path)
     assert again.pixels_digest == kept.pixels_digest

@@ -61,7 +61,7 @@ def assert_same_weights(a: Model, b: Model) -> None:
 
 def test_a_run_leaves_what_the_contract_says(store: Store, tmp_path: Path) -> None:
     model = train(store, tmp_path, **options_of())
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["step"] for record in records] == list(range(1, 8)), "56 treated sites, 8 a step"
     assert all(record.keys() >= CONTRACT for record in records)
@@ -316,12 +316,12 @@ def test_what_was_logged_after_the_checkpoint_is_logged_anew(tmp_path: Path) -> 
 def test_deleted_records_come_back_from_the_checkpoint(store: Store, tmp_path: Path) -> None:
     train(store, tmp_path, **options_of())
     path, events = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
-    before, newest = path.read_text(), max((tmp_path / "checkpoints").iterdir())
+    before, newest = path.read_text(encoding="utf-8"), max((tmp_path / "checkpoints").iterdir())
     path.unlink()
     shutil.rmtree(events)
     trained = newest.stat().st_mtime_ns
     train(store, tmp_path, **options_of())
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
     assert list(events.iterdir())
     assert newest.stat().st_mtime_ns == trained, "nothing is trained again"
 

@@ -98,7 +98,7 @@ def test_a_learner_and_a_row_are_all_it_takes(store: Store, tmp_path: Path) -> N
     folder = package / "train" / "objectives"
     (folder / "half.py").write_text(OBJECTIVE)
     (package / "train" / "learners" / "half.py").write_text(LEARNER)
-    text = (folder / "__init__.py").read_text()
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
     rows = "OBJECTIVES: tuple[Objective, ...] = ("
     assert text.count(rows) == 1
     text = text.replace(rows, f"from wsdino.train.objectives.half import HALF\n\n{rows}HALF, ")
