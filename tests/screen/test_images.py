@@ -248,6 +248,17 @@ def test_a_truncated_tiff_is_damaged_and_never_gives_other_pixels(tmp_path, imag
     assert min(whole, default=len(content)) > 0.8 * len(content)
 
 
+def test_differences_without_compression_are_refused(tmp_path):
+    """tifffile adds them up or doesn't, depending on where it is asked to write them."""
+    path = write_tiff(tmp_path / "a.tif", SMALL[0], compression="lzw", predictor=True)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tags = tiff.pages[0].tags
+        tags["Compression"].overwrite(1)
+    for out in (None, np.empty_like(SMALL[0])):
+        with pytest.raises(ImageError, match=r"a\.tif: its pixels aren't compressed, and are said"):
+            read_planes(path, out=out)
+
+
 def test_truncated_and_missing_pngs(tmp_path):
     path = tmp_path / "a.png"
     content = imagecodecs.png_encode(STACK[0])

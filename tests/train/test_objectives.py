@@ -129,32 +129,36 @@ def test_a_step_of_distillation_equals_naive_dino(mode: str) -> None:
     assert len(found) == len(list(module.trainable.parameters())), "nothing is without gradient"
 
 
+def with_and_without(
+    mode: str, views: list[Tensor], option: str
+) -> tuple[SelfDistillation, Tensor, dict[str, Tensor]]:
+    """What half the weight of a term adds to the loss, and the module and measures that have it."""
+    labels, totals = torch.zeros(4, dtype=torch.int64), []
+    for weight in (0.0, 0.5):
+        module = distillation(mode, **{option: weight})
+        total, metrics = module.loss(module.trainable, views, module.target(views, labels))
+        totals.append(total)
+    return module, totals[1] - totals[0].detach(), metrics
+
+
 @pytest.mark.parametrize("mode", ["per_channel", "shared", "joint"])
 def test_koleo_is_added_for_each_global_view_of_each_network(mode: str) -> None:
-    views, labels = views_of(), torch.zeros(4, dtype=torch.int64)
-    totals = []
-    for weight in (0.0, 0.5):
-        module = distillation(mode, koleo_weight=weight)
-        total, metrics = module.loss(module.trainable, views, module.target(views, labels))
-        totals.append(total.item())
+    views = views_of()
+    module, added, metrics = with_and_without(mode, views, "koleo_weight")
     networks = module.trainable.networks.networks
     expected = [
         koleo_loss(networks[index](inputs_of(mode, view, index))).item()
         for index in range(len(networks))
         for view in views[0]
     ]
-    assert totals[1] - totals[0] == pytest.approx(0.5 * sum(expected), rel=1e-4)
+    assert added.item() == pytest.approx(0.5 * sum(expected), rel=1e-4)
     assert metrics["koleo"].item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["per_channel", "shared", "joint"])
 def test_the_attention_that_is_lost_is_added_for_each_network(mode: str) -> None:
-    views, labels = views_of(), torch.zeros(4, dtype=torch.int64)
-    totals = []
-    for weight in (0.0, 0.5):
-        module = distillation(mode, attention_weight=weight)
-        total, metrics = module.loss(module.trainable, views, module.target(views, labels))
-        totals.append(total.item())
+    views = views_of()
+    module, added, metrics = with_and_without(mode, views, "attention_weight")
     expected = []
     for index, network in enumerate(module.trainable.networks.networks):
         seen = [inputs_of(mode, view, index) for view in views[0]]
@@ -164,9 +168,9 @@ def test_the_attention_that_is_lost_is_added_for_each_network(mode: str) -> None
         ]
         brightness = torch.stack([x.flatten(1) for x in patches])
         expected.append(attention_loss(weights, brightness).item())
-    assert totals[1] - totals[0] == pytest.approx(0.5 * sum(expected), rel=1e-4)
+    assert added.item() == pytest.approx(0.5 * sum(expected), rel=1e-4)
     assert metrics["attention"].item() == pytest.approx(np.mean(expected), rel=1e-4)
-    total.backward()
+    added.backward()
     query = module.trainable.networks.networks[0].blocks[-1].attn.qkv.weight.grad
     assert query is not None
 

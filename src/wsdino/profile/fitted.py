@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from typing_extensions import TypedDict
 
+from wsdino import recorded
 from wsdino.atomic import writing
 from wsdino.errors import TableError
 from wsdino.outside import reading, require_bounded, require_shape
@@ -35,16 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _HEADER, _ARRAY = "header", "array"
-
-
-class _Info(TypedDict):
-    method: str
-    options: dict[str, Any]
-    fitted_on: str
-    num_fitted: int
-    num_components: int | None
-    note: str
-    warning: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -253,7 +243,9 @@ def load_normalisation(path: str | Path) -> Fitted:
                 raise ValueError(f"its method is {method!r}; expected one of {', '.join(known)}")
             normalisation = find_normalisation(method)
             features = require_shape(header["features"], list[str])
-            info = require_shape(header["info"], _Info)
+            info = require_shape(header["info"], recorded.Normalisation)
+            if lacking := recorded.Normalisation.__optional_keys__ - info.keys():
+                raise ValueError(f"it doesn't say its {', '.join(sorted(lacking))}")
             if info["method"] != method or len(set(features)) < len(features):
                 raise ValueError(f"it says {info['method']!r} of {method!r}, or a feature twice")
             state = _with_arrays(header["state"], arrays)

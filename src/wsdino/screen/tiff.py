@@ -197,6 +197,11 @@ def _checked_pixels(
             f"{path}: the pixels are stored as {kind}, so that larger is not brighter; convert the "
             "image to plain grey values (MINISBLACK)"
         )
+    if series.keyframe.compression == 1 and series.keyframe.predictor != 1:
+        raise ImageError(
+            f"{path}: its pixels aren't compressed, and are said to be differences of neighbours "
+            "(a predictor), which readers understand in different ways; save the image anew"
+        )
     if not _has_all_pages(tiff):
         raise ImageError(
             f"{path}: damaged or incomplete image: the file ends after {size} bytes, before "

@@ -219,7 +219,8 @@ def attention_loss(weights: Tensor, brightness: Tensor) -> Tensor:
     Parameters
     ----------
     weights
-        (V, N, heads, P), attention to the P patches of V views of N images.
+        (V, N, heads, P), attention to the P patches of V views of N images, from one process and
+        one part of its batch.
     brightness
         (V, N, P), mean of each patch.
 
@@ -238,7 +239,8 @@ def attention_loss(weights: Tensor, brightness: Tensor) -> Tensor:
         foreground = brightness > ordered.gather(1, at)
         has_any = foreground.any(dim=2)
     mean = weights.float().mean(dim=2)
-    share = (mean * foreground).sum(dim=2) / mean.sum(dim=2)
+    # The class token may attend to itself alone.
+    share = (mean * foreground).sum(dim=2) / mean.sum(dim=2).clamp(min=1e-8)
     # Attention that has left the foreground altogether would give an infinite gradient.
     lost = -(share + 1e-8).log() * has_any
     return lost.sum() / has_any.sum().clamp(min=1)

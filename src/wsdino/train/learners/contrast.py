@@ -79,7 +79,7 @@ class Contrast(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between images and labels, and terms."""
+        """Cross-entropy between images and labels, summed over networks, plus the shared terms."""
         features, scores = trainable(views)
         num = len(scores)
         losses, right = [], []

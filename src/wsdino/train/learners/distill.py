@@ -119,7 +119,7 @@ class SelfDistillation(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between different views, and terms."""
+        """Cross-entropy between different views, summed over networks, plus the shared terms."""
         features, scores = trainable(views)
         return self.with_terms(self.distillation(scores, targets), features)
 

@@ -83,7 +83,7 @@ class DistillClassify(SelfDistillation):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of both cross-entropies, and terms."""
+        """Both cross-entropies, summed over networks, plus the shared terms."""
         *targets, rows = targets
         features, scores = trainable(views)
         named, right = [], []

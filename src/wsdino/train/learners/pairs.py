@@ -69,7 +69,7 @@ class Pairs(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy, mean over pairs of views, and terms."""
+        """Cross-entropy, mean over pairs of views, summed over networks, plus the shared terms."""
         features, scores = trainable(views)
         *owns, labels = targets
         losses, right = [], []

@@ -79,7 +79,7 @@ class Profiles(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of one minus the cosine, mean over views, and terms."""
+        """One minus the cosine, mean over views, summed over networks, plus the shared terms."""
         features, scores = trainable(views)
         cosines = torch.stack([(vectors * targets[0]).sum(dim=-1).mean() for (vectors,) in scores])
         total, metrics = self.with_terms((1 - cosines).sum(), features)

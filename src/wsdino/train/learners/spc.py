@@ -89,7 +89,7 @@ class SPC(StudentTeacher):
     def loss(
         self, trainable: nn.Module, views: Sequence[Tensor], targets: list[Tensor]
     ) -> tuple[Tensor, Measured]:
-        """Sum over the networks of the cross-entropy between images and classes, and terms."""
+        """Cross-entropy between images and classes, summed over networks, plus the shared terms."""
         features, scores = trainable(views)
         rows = targets[0][0]
         losses, right = [], []
