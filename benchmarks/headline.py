@@ -63,6 +63,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "weak_label": ("weak_label", {}),
 }
 NUM_FOLDS = 3
+# What the trainings have in common.
+SHARED = str(Path(__file__).with_name("headline.yaml"))
 # Options on which the cells depend: all of them, and those of trainings alone.
 OF_SCREEN = ("layout", "size")
 OF_TRAINING = ("preset", "epochs", "rate", "set", "held_out")
@@ -91,25 +93,41 @@ FROM_TEACHER = ["objective.teacher_momentum=0.98", "objective.final_teacher_mome
 PAIRS = ["objective={name: pairs, head_batch_norm: true, student_temp: 0.2}", *FROM_TEACHER]
 PAIRS_FROM_IMAGENET = [*STAINED_FROM_IMAGENET, *PAIRS]
 # The starter's crops, else as from ImageNet's weights.
+STAINED = (
+    "crops.global_views={num_views: 2, size: 64, contrast: 0.3, brightness: 0.2, staining: 1.0}"
+)
 PAIRS_FROM_STARTER = [
-    "crops.global_views={num_views: 2, size: 64, contrast: 0.3, brightness: 0.2, staining: 1.0}",
+    STAINED,
     "crops.local_views.num_views=0",
     "train.batch_size=32",
     *PAIRS,
     "objective.attention_weight=0.1",
 ]
-# The trainings differ in nothing but these; all start from the
-# weights of the preset but those whose name says otherwise.
-WS_DINO = ["objective.name=distill", "pairing.label=compound"]
+DISTILL = ["objective.name=distill", *FROM_TEACHER]
+STAINED_DISTILL = [
+    STAINED,
+    "crops.local_views={num_views: 2, size: 32, contrast: 0.3, brightness: 0.2, staining: 1.0}",
+    "train.batch_size=32",
+    *DISTILL,
+]
+WS_DINO = [*DISTILL, "pairing.label=compound"]
+# The trainings differ in nothing but these; all start from the starter's weights but those whose
+# name says otherwise.
 TRAINED = {
     "classifier": ["objective={name: classify}"],
     "SPC": ["objective={name: spc, head_batch_norm: true}"],
     "contrast": ["objective={name: contrast, head_batch_norm: true}"],
-    "DINO": ["objective.name=distill", "pairing.label=none"],
-    "WS-DINO (treatment)": ["objective.name=distill", "pairing.label=treatment"],
+    "DINO": [*DISTILL, "pairing.label=none"],
+    "WS-DINO (treatment)": [*DISTILL, "pairing.label=treatment"],
     "WS-DINO (compound)": [*WS_DINO, "pairing.partner_from=image"],
     "WS-DINO (compound, other plate)": [*WS_DINO, "pairing.partner_from=plate"],
-    "WS-DINO and labels": ["objective.name=distill_classify", "pairing.partner_from=plate"],
+    "WS-DINO and labels": [
+        "objective.name=distill_classify",
+        *FROM_TEACHER,
+        "pairing.partner_from=plate",
+    ],
+    "WS-DINO, staining varied": [*STAINED_DISTILL, "pairing.partner_from=plate"],
+    "DINO, staining varied": [*STAINED_DISTILL, "pairing.label=none"],
     "pairs": [*PAIRS_FROM_STARTER, "pairing.partner_from=plate"],
     "pairs, no label": [*PAIRS_FROM_STARTER, "pairing.label=none"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],
@@ -157,7 +175,7 @@ def main() -> None:
     parser.add_argument("--against", default=STARTER, help="row that leads are over")
     parser.add_argument("--layout", default="small", help="plate layout of the simulated screens")
     parser.add_argument("--size", type=int, default=192, help="side of a simulated field in px")
-    parser.add_argument("--preset", default="demo", help="preset of the trainings")
+    parser.add_argument("--preset", default=SHARED, help="config of the trainings, or a preset")
     parser.add_argument("--epochs", type=float, default=60)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--set", action="append", default=[], help="further options of trainings")
@@ -226,6 +244,9 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     path = cell.path(given.out)
     keys = OF_SCREEN + (OF_TRAINING if is_trained(cell.row) else ())
     asked = {key: str(getattr(given, key)) for key in keys}
+    if "preset" in asked:
+        # Wherever the repository lies.
+        asked["preset"] = Path(given.preset).name
     asked["starter"] = starter_digest()
     if is_trained(cell.row):
         asked["row"] = " ".join(settings_of(cell.row))
@@ -250,21 +271,26 @@ def make(cell: Cell, given: argparse.Namespace) -> pd.DataFrame:
     return table
 
 
-def store_of(cell: Cell, given: argparse.Namespace) -> Store:
-    """Open the screen of a cell, which is drawn or ingested if it is missing."""
-    folder: Path = given.out / cell.screen
-    folder.mkdir(parents=True, exist_ok=True)
+def source_of(cell: Cell, given: argparse.Namespace) -> Path:
+    """Folder of the images of a cell; a simulated screen is drawn if it is missing."""
     if cell.screen == REAL:
         data = Path(os.environ.get("WSDINO_DATA", Path(__file__).parents[2] / "shared" / "data"))
-        return ingest(data / "bbbc021_fields_256", folder / "store")
-    screen = simulate(
-        folder / f"screen_{cell.seed}",
+        return data / "bbbc021_fields_256"
+    return simulate(
+        given.out / cell.screen / f"screen_{cell.seed}",
         layout=given.layout,
         size=given.size,
         seed=cell.seed,
         difficulty=Difficulty.of([cell.screen]),
     )
-    return ingest(screen, folder / f"store_{cell.seed}", workers=num_cpus())
+
+
+def store_of(cell: Cell, given: argparse.Namespace) -> Store:
+    """Open the screen of a cell, which is drawn or ingested if it is missing."""
+    folder: Path = given.out / cell.screen
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "store" if cell.screen == REAL else f"store_{cell.seed}"
+    return ingest(source_of(cell, given), folder / name, workers=num_cpus())
 
 
 @cache
@@ -293,7 +319,7 @@ def trained(cell: Cell, store: Store, given: argparse.Namespace) -> tuple[pd.Dat
     if given.held_out:
         out = left_out_compounds(store, cell.seed)
         source = given.out / cell.screen / f"seen_{cell.seed}"
-        manifest = read_manifest(given.out / cell.screen / f"screen_{cell.seed}")
+        manifest = read_manifest(source_of(cell, given))
         ingest(manifest[~manifest[COMPOUND].isin(out)], source, workers=num_cpus())
     settings = [
         f"screen.store={source}",
@@ -367,8 +393,8 @@ def markdown(cells: list[Cell], given: argparse.Namespace) -> str:
     made = [cell for cell in cells if cell.path(given.out).with_suffix(".json").is_file()]
     seeds = ", ".join(map(str, given.seeds))
     lines = [
-        f"Screens of layout `{given.layout}`, {given.size} px; seeds {seeds}; trainings: preset",
-        f"`{given.preset}`, {given.epochs:g} epochs, learning rate {given.rate:g}. Percent, mean",
+        f"Screens of layout `{given.layout}`, {given.size} px; seeds {seeds}; trainings: config",
+        f"`{Path(given.preset).name}`, {given.epochs:g} epochs, rate {given.rate:g}. Percent, mean",
         f'over seeds; leads in points over "{given.against}" on the same screens under the same',
         "whitening, with 95 % intervals bootstrapped over compounds.",
     ]

@@ -25,17 +25,26 @@ COMMAND = "from wsdino.cli.main import main; main()"
 # Plain types: a test that changes a value writes it as in a YAML file.
 TINY = {
     "preset": "cpu",
+    "model": {"mode": "joint", "weights": None},
     "architecture": {"image_size": 16, "dim": 16, "depth": 1, "num_heads": 2},
-    "crops": {"global_views": {"size": 16}, "local_views": {"num_views": 1, "size": 16}},
+    "crops": {
+        "global_views": {"size": 16, "staining": 0.0},
+        "local_views": {"num_views": 1, "size": 16, "staining": 0.0},
+    },
     "train": {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "log_every": 1},
-    "objective": {"num_prototypes": 16, "head_hidden_dim": 16, "head_bottleneck_dim": 8},
+    "objective": {
+        "num_prototypes": 16,
+        "head_hidden_dim": 16,
+        "head_bottleneck_dim": 8,
+        "attention_weight": 0.0,
+    },
     "embed": {"tile": 32},
     "profile": {"num_components": 4},
     "evaluate": {"num_permutations": 10, "beside": []},
     "baselines": {
         "names": ["classical", "untrained", "classifier", "dino"],
         "classifier": {"epochs": 1},
-        "classifier_views": {"num_views": 1, "size": 16},
+        "classifier_views": {"num_views": 1, "size": 16, "staining": 0.0},
     },
     "report": {"num_example_fields": 1, "attention_sites": [0]},
 }

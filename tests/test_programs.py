@@ -41,19 +41,22 @@ def is_module(name: str) -> bool:
 
 def test_every_training_of_the_headline_is_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    trained = import_module("headline").TRAINED
-    configs = {row: load_config("demo", settings) for row, settings in trained.items()}
+    headline = import_module("headline")
+    trained = headline.TRAINED
+    configs = {row: load_config(headline.SHARED, settings) for row, settings in trained.items()}
     assert {config.objective.name for config in configs.values()} == {
         objective.name for objective in OBJECTIVES
     }
-    # The preset is what was measured.
-    preset = load_config("imagenet")
-    measured = load_config(
-        "demo", ["train.epochs=11", "train.learning_rate=0.0003", *trained["pairs from ImageNet"]]
-    )
-    for section in ("model", "input", "pairing", "train", "objective"):
-        assert getattr(preset, section) == getattr(measured, section)
-    assert preset.crops.global_views == measured.crops.global_views
-    assert preset.architecture.backbone == measured.architecture.backbone
-    assert preset.architecture.expects == measured.architecture.expects
-    assert preset.embed.tile == measured.embed.tile
+    # The presets are what was measured.
+    for name, row, length in (
+        ("imagenet", "pairs from ImageNet", ["train.epochs=11", "train.learning_rate=0.0003"]),
+        ("demo", "pairs", ["train.epochs=16", "train.learning_rate=0.0005"]),
+    ):
+        preset = load_config(name)
+        measured = load_config(headline.SHARED, [*length, *trained[row]])
+        for section in ("model", "input", "pairing", "train", "objective"):
+            assert getattr(preset, section) == getattr(measured, section)
+        assert preset.crops.global_views == measured.crops.global_views
+        assert preset.architecture.backbone == measured.architecture.backbone
+        assert preset.architecture.expects == measured.architecture.expects
+        assert preset.embed.tile == measured.embed.tile

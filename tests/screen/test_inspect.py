@@ -88,14 +88,14 @@ def test_size_and_cost(found: dict[str, Any]) -> None:
     assert set(rows) == {"cpu", "default", "demo", "imagenet", "paper"}
     assert "a crop of 224 px does not fit fields" in rows["default"]["unfit"]
     cpu = rows["cpu"]
-    # 100 epochs of the model and 60 of its classifier; 55 sites to train on.
-    assert cpu["images_seen"] == 160 * 55
+    # 16 epochs of the model and of its classifier; 55 sites to train on.
+    assert cpu["images_seen"] == 32 * 55
     assert cpu["fields_bytes"] == found["store_bytes"]
-    # By hand: 4 blocks of 24 d^2 n + 4 d n^2 with d = 128 and n = 37 or 17 tokens, and what stem
-    # and norms add.
-    blocks = [4 * (24 * 128**2 * n + 4 * 128 * n**2) for n in (37, 17)]
-    model, classifier = 2 * 4 * blocks[0] + 4 * 3 * blocks[1], 2 * 3 * blocks[0]
-    by_hand = 55 * (100 * model + 60 * classifier)
+    # By hand: 4 blocks of 24 d^2 n + 4 d n^2 with d = 128 and n = 65 or 17 tokens for each of three
+    # channels, and what stem and norms add.
+    blocks = [3 * 4 * (24 * 128**2 * n + 4 * 128 * n**2) for n in (65, 17)]
+    model, classifier = 2 * 4 * blocks[0] + 2 * 3 * blocks[1], 2 * 3 * blocks[0]
+    by_hand = 55 * 16 * (model + classifier)
     assert by_hand < cpu["flop"] < 1.6 * by_hand
     assert cpu["cpu_hours"] == pytest.approx(cpu["flop"] / cpu["cpu_cores"] / 100e9 / 3600)
     assert found["model"] == MODEL
