@@ -145,6 +145,8 @@ TOGETHER = {
     "starter and classical": (STARTER, "classical statistics"),
     "starter and ImageNet": (STARTER, "ImageNet, frozen"),
     "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
+    "starter and pairs": (STARTER, "pairs"),
+    "ours: pairs and ImageNet": ("pairs", "ImageNet, frozen"),
     "ours: starter and pairs": (STARTER, "pairs from ImageNet"),
     "ImageNet and pairs, no label": ("ImageNet, frozen", "pairs from ImageNet, no label"),
     "ImageNet and profiles": ("ImageNet, frozen", "profiles from ImageNet"),
