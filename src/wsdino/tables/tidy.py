@@ -30,6 +30,7 @@ from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar, wi
 from wsdino.tables.identity import (
     MISSING,
     control_of,
+    known_texts,
     report_spellings,
     sites,
     texts,
@@ -84,7 +85,7 @@ def tidy(
         table[WELL] = wells(table[WELL], origin=origin)
     if SITE in table:
         found = sites(table[SITE])
-        table[SITE] = _inferred(table[SITE]) if found is None else found
+        table[SITE] = inferred(table[SITE]) if found is None else found
     if MOA in table:
         table[MOA] = _mechanisms(table[MOA], origin)
     table = _with_solvents(table, origin)
@@ -94,7 +95,7 @@ def tidy(
     known = {*TEXT, WELL, SITE, CONCENTRATION, CONTROL}
     for name in table.columns:
         if str(name).startswith(PREFIX) and name not in known:
-            table[name] = _inferred(table[name])
+            table[name] = inferred(table[name])
     table = table.copy()
     table.attrs = attributes
     return table
@@ -331,7 +332,7 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         )
         words = compounds.map(lambda name: isinstance(name, str) and name.casefold() in MISSING)
         blank |= words.astype(bool) & no_dose.astype(bool)
-    solvents = texts(table[solvent])
+    solvents = known_texts(table[solvent])
     blank &= solvents.notna()
     if not blank.any():
         return table
@@ -342,7 +343,7 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     return with_columns(table, {COMPOUND: compounds.where(~blank, solvents)})
 
 
-def _inferred(values: pd.Series) -> pd.Series:
+def inferred(values: pd.Series) -> pd.Series:
     """Return text as numbers or booleans if every value survives the conversion.
 
     Two that are written differently, such as versions 1.1 and 1.10, must not become one number.
