@@ -69,8 +69,8 @@ def _other_kind(condition: str, metadata: pd.DataFrame) -> str | None:
         if name is None or not given:
             continue
         is_text = pd.api.types.infer_dtype(metadata[name], skipna=True) == "string"
-        if is_text and not isinstance(given[0], str):
-            return f'{name} is text, so compare it with text, as "{given[0]}"'
+        if is_text and isinstance(given[0], int | float):
+            return f'{name} is text, so compare it with text, as "{given[0]!r}"'
         if pd.api.types.is_numeric_dtype(metadata[name]) and isinstance(given[0], str):
             kind = "true or false" if pd.api.types.is_bool_dtype(metadata[name]) else "a number"
             return f"{name} is {kind}, so compare it with what isn't in quotes"

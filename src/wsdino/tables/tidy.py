@@ -208,10 +208,10 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
     # A column with another unit or other words is kept beside ours under its own name.
     kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
     gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
-    found = with_columns(table.drop(columns=gone), new)
+    table = with_columns(table.drop(columns=gone), new)
     if CONCENTRATION in taken:
-        return with_unit_of_name(found, taken[CONCENTRATION], origin=origin)
-    return found
+        return with_unit_of_name(table, taken[CONCENTRATION], origin=origin)
+    return table
 
 
 def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
