@@ -75,6 +75,7 @@ def test_embedding_is_the_mean_over_tiles(
     images = images_of(dtype=dtype)
     embedding = model.embed(images)
     assert embedding.dtype == np.float32
+    np.testing.assert_array_equal(model.embed(torch.from_numpy(images)), embedding)
     assert embedding.shape == (3, 32) == (3, len(model.feature_names))
     np.testing.assert_allclose(
         embedding, naive_tiles(model, images).mean(axis=0), rtol=1e-4, atol=1e-5

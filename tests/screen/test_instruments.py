@@ -120,6 +120,15 @@ def test_a_jdce_plate(tmp_path: Path) -> None:
             read_manifest(folder, platemap=table)
 
 
+def test_folders_of_a_jdce_plate_may_have_numbers_for_names(tmp_path: Path) -> None:
+    folder = write_jdce(tmp_path / "run", steps=1)
+    (folder / "timepoint0").rename(folder / "007")
+    listed = folder / "image_metadata_1.csv"
+    listed.write_text(listed.read_text().replace("timepoint0", "007"))
+    found = read_manifest(folder, platemap=wells("B07", "B08"))
+    assert tags_of(found) == [[0, 1], [100, 101], [1000, 1001], [1100, 1101]]
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
 def test_a_cellvoyager_measurement(
     tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
@@ -231,6 +240,30 @@ def test_every_image_of_a_file_is_a_site(tmp_path: Path) -> None:
     assert store.read(range(6))[:, :, 0, 0].tolist() == expected
     assert store.manifest["Metadata_Site"].tolist() == [1, 2, 3] * 2
     assert store.manifest["Metadata_Plate"].unique().tolist() == [tmp_path.name]
+
+
+def test_plates_that_would_have_the_name_of_their_folders_are_told_apart(tmp_path: Path) -> None:
+    write_tagged(tmp_path / "P1" / "Images" / "B02_DNA.tif", 1)
+    write_tagged(tmp_path / "P2" / "Images" / "C03_DNA.tif", 2)
+    end = r"(?P<well>\w+)_(?P<channel>\w+)\.tif"
+    words = r"P1/Images and in \S+P2/Images would be of one plate, Images; .* group \(\?P<plate>"
+    with pytest.raises(TableError, match=words):
+        read_manifest(tmp_path, platemap=B2_C3, selection=Selection(pattern=f".*/{end}"))
+    for pattern in (f"(?P<plate>.*)/Images/{end}", f"(?P<batch>.*)/Images/{end}"):
+        found = read_manifest(tmp_path, platemap=B2_C3, selection=Selection(pattern=pattern))
+        assert tags_of(found) == [[1], [2]]
+        assert found["Metadata_Batch"].nunique() == 2
+
+
+def test_plates_behind_links_are_found_and_loops_are_not_followed(tmp_path: Path) -> None:
+    write_tagged(tmp_path / "screen" / "P1" / "B02.tif", 1)
+    write_tagged(tmp_path / "disk" / "P2" / "C03.tif", 2)
+    (tmp_path / "screen" / "P2").symlink_to(tmp_path / "disk" / "P2")
+    (tmp_path / "disk" / "P2" / "all").symlink_to(tmp_path / "screen")
+    selection = Selection(pattern=r"(?P<plate>P\d)/(?P<well>\w+)\.tif")
+    found = read_manifest(tmp_path / "screen", platemap=B2_C3, selection=selection)
+    assert found["Metadata_Plate"].tolist() == ["P1", "P2"]
+    assert tags_of(found) == [[1], [2]]
 
 
 def test_planes_in_names(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from wsdino.config import load_config
 from wsdino.errors import ConfigError, InputError, TableError
 from wsdino.screen.images import Planes, read_site
 from wsdino.screen.ingest import ingest
-from wsdino.screen.manifest import read_manifest
-from wsdino.screen.selection import Selection
+from wsdino.screen.manifest import channels_of, read_manifest
+from wsdino.screen.selection import Selection, parse_z
 from wsdino.screen.store import open_store
 
 if TYPE_CHECKING:
@@ -120,6 +120,34 @@ def test_sites_without_the_chosen_plane_are_left_out_and_said(
     assert found["Metadata_Site"].tolist() == [1]
     assert "1 site left out (no image at z 3)" in capsys.readouterr().err
     assert len(read_manifest(stacks, selection=Selection(z="max", time=0))) == 2
+
+
+def test_a_channel_without_the_chosen_plane_is_left_out_and_said(
+    stacks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(stacks)
+    table.loc[table["Metadata_PlaneID"] != 1, "FileName_Mito"] = None
+    table.to_csv(stacks, index=False)
+    assert channels_of(read_manifest(stacks, selection=Selection(z=1, time=0))) == [*CHANNELS]
+    assert "left out" not in capsys.readouterr().err
+    found = read_manifest(stacks, selection=Selection(z=3, time=0))
+    assert tags(found) == [[103, 1103], [203, 1203]]
+    assert "1 channel left out (no image at z 3): Mito" in capsys.readouterr().err
+
+
+def test_planes_are_chosen_as_the_message_says(stacks: Path) -> None:
+    table = pd.read_csv(stacks).query("Metadata_TimepointID == 0")
+    padded = table.assign(Metadata_PlaneID=[f"{z:02d}" for z in table["Metadata_PlaneID"]])
+    padded.to_csv(stacks, index=False)
+    with pytest.raises(TableError, match=r"\(01, 02, 03\); choose one, as --z 01 or, for the max"):
+        read_manifest(stacks)
+    assert tags(read_manifest(stacks, selection=Selection(z=parse_z("01")))) == [
+        [1000 * c + 100 * site + 1 for c in range(3)] for site in (1, 2)
+    ]
+    table.assign(Metadata_PlaneID=table["Metadata_PlaneID"] + 0.5).to_csv(stacks, index=False)
+    words = "leave only the rows of one Metadata_PlaneID in the table, or take the maximum of all"
+    with pytest.raises(TableError, match=words):
+        read_manifest(stacks)
 
 
 def test_a_column_of_times_that_tells_no_images_apart_is_metadata(stacks: Path) -> None:

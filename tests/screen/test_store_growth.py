@@ -12,12 +12,15 @@ import pytest
 import tifffile
 import zarr
 
+from helpers_layouts import write_table, write_tagged
 from helpers_run import call
 from helpers_screen import write_bbbc021_folder
 from wsdino.errors import ImageError, InputError, OutputError, StoreError
 from wsdino.screen.check.stored import measures_of
 from wsdino.screen.ingest import ingest
+from wsdino.screen.manifest import read_manifest
 from wsdino.screen.records import digest_of
+from wsdino.screen.relabel import write_manifest
 from wsdino.screen.shards import COMPRESSOR, MAX_BYTES, num_sites_per_file, pixel_files
 from wsdino.screen.store import open_store
 
@@ -285,6 +288,53 @@ def test_an_append_that_stops_goes_on(source: Path, tmp_path: Path) -> None:
         open_store(out)
     image.write_bytes(whole)
     same_sites(ingest(source, out), ingest(source, tmp_path / "at_once"))
+
+
+def test_an_append_that_is_killed_once_its_labels_are_written_goes_on(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "store"
+    table = with_rows(source, lambda table: table.index < 7)
+    ingest(source, out)
+    table.to_csv(source / TABLE, index=False)
+    images = zarr.open_array(out / "images.zarr", mode="r+")
+    images.update_attributes({"complete": False})
+    write_manifest(out, read_manifest(source))
+    same_sites(ingest(source, out), ingest(source, tmp_path / "at_once"))
+
+
+def test_labels_find_their_sites_when_images_of_one_name_are_gone(tmp_path: Path) -> None:
+    rows = [
+        {
+            "Metadata_Plate": plate,
+            "Metadata_Well": well,
+            "Metadata_Site": 1,
+            "Metadata_Compound": f"{well} of {plate}",
+            "PathName_DNA": plate,
+            "FileName_DNA": f"{well}.tif",
+        }
+        for plate in ("P1", "P2")
+        for well in ("A01", "A02")
+    ]
+    for tag, row in enumerate(rows):
+        write_tagged(tmp_path / row["PathName_DNA"] / row["FileName_DNA"], 100 + tag)
+    table = write_table(tmp_path / "t.csv", rows)
+    ingest(table, tmp_path / "store")
+    for plate in ("P1", "P2"):
+        shutil.rmtree(tmp_path / plate)
+    write_table(table, rows[2:] + rows[:2])
+    store = ingest(table, tmp_path / "store")
+    tags = {f"{row['Metadata_Compound']}": 100 + tag for tag, row in enumerate(rows)}
+    assert store.read(range(4))[:, 0, 0, 0].tolist() == [
+        tags[compound] for compound in store.manifest["Metadata_Compound"]
+    ]
+    # Of folders with other names nothing says which is which, but the rows themselves.
+    other = [row | {"PathName_DNA": f"{row['PathName_DNA']}_new"} for row in rows]
+    write_table(table, other)
+    assert len(ingest(table, tmp_path / "store")) == 4
+    write_table(table, other[2:] + other[:2])
+    with pytest.raises(OutputError, match="holds a store of other images"):
+        ingest(table, tmp_path / "store")
 
 
 def test_a_store_never_loses_sites(source: Path, tmp_path: Path) -> None:

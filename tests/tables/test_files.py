@@ -105,6 +105,12 @@ def test_a_quoted_cell_may_come_after_a_space(tmp_path: Path) -> None:
     assert found["a"].tolist() == [0.1, 0.2, 0.3]
 
 
+def test_a_point_of_thousands_is_no_decimal_point(tmp_path: Path) -> None:
+    text = "Metadata_Compound;Metadata_Concentration;f\nx;0,5;1\ny;1.000;2\n"
+    with pytest.raises(TableError, match="Metadata_Concentration is '0,5' in data row 1"):
+        read_table(written(tmp_path / "t.csv", text))
+
+
 def test_commas_in_names_are_no_decimals(tmp_path: Path) -> None:
     text = "Metadata_Compound;Metadata_Plate;f\n2,4;1,5;0,5\n3,4;2,5;1\n"
     table = read_table(written(tmp_path / "t.csv", text))

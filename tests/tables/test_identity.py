@@ -12,6 +12,7 @@ from wsdino.errors import TableError
 from wsdino.tables.doses import merge_equal_doses
 from wsdino.tables.identity import control_of, normalise_well
 from wsdino.tables.reading import read_table
+from wsdino.tables.tidy import tidy
 
 ROWS = [chr(65 + i) for i in range(26)] + [f"A{c}" for c in "ABCDEF"]
 
@@ -114,6 +115,41 @@ def test_units_beside_the_concentration_are_heeded_once() -> None:
     assert read_table(found)["Metadata_Concentration"].tolist() == [0.5, 3]
     with pytest.raises(TableError, match="Concentration_Unit is 'mg/ml' in data row 1"):
         read_table(given_.assign(Metadata_Concentration_Unit="mg/ml"))
+
+
+@pytest.mark.parametrize("unit", ["Concentration_Units", "dose_unit"])
+def test_a_unit_in_a_column_s_name_and_beside_it_counts_once(unit: str) -> None:
+    given_ = table(Compound=["x", "y"], mmoles_per_liter=[0.5, 3])
+    given_[f"Metadata_{unit}"] = ["mM", None]
+    found = read_table(given_)
+    assert found["Metadata_Concentration"].tolist() == [500, 3000]
+    assert read_table(found)["Metadata_Concentration"].tolist() == [500, 3000]
+    with pytest.raises(TableError, match=f"Metadata_{unit} is 'uM' in data row 2, but the name of"):
+        read_table(given_.assign(**{f"Metadata_{unit}": ["mM", "uM"]}))
+
+
+def test_units_of_another_column_of_doses_are_left_alone() -> None:
+    given_ = table(Compound=["x", "y"], Concentration=[0.5, 3], dose=[500, 3000])
+    found = read_table(given_.assign(Metadata_dose_unit="nM"))
+    assert found["Metadata_Concentration"].tolist() == [0.5, 3]
+    assert found["Metadata_dose_unit"].tolist() == ["nM", "nM"]
+
+
+@pytest.mark.parametrize(
+    ("given_", "found"),
+    [
+        (["1.1", "1.10"], ["1.1", "1.10"]),
+        (["1E5", "10E4"], ["1E5", "10E4"]),
+        (["123456789012345678", "123456789012345679"], [123456789012345678, 123456789012345679]),
+        (["123456789012345678", ""], ["123456789012345678", None]),
+        (["1e400", "2"], ["1e400", "2"]),
+        (["-0.0", "0"], [0, 0]),
+        (["0.50", "1.00"], [0.5, 1]),
+    ],
+)
+def test_labels_that_look_like_numbers_stay_apart(given_: list, found: list) -> None:
+    read = tidy(pd.DataFrame({"Metadata_Donor": given_}, dtype=object), origin="t")
+    assert read["Metadata_Donor"].tolist() == found
 
 
 def test_doses_that_differ_by_rounding_are_the_first_of_them(

@@ -62,6 +62,12 @@ def test_rows_that_meet_a_condition(condition: str, rows: list[int]) -> None:
         ("1 > 0", "not a condition that holds for some rows"),
         ("Metadata_Plate > 3", "not a condition: "),
         ("Metadata_QC_Focus_DAPI > 5", "none of the 4 rows meets it"),
+        # As numbers of plates without quotes, which would leave out nothing.
+        ("Metadata_Plate != 1", 'Metadata_Plate is text, so compare it with text, as "1"$'),
+        ("Metadata_QC_Focus_DAPI > 0 & 1 != Metadata_Plate", "Metadata_Plate is text"),
+        ("`Metadata_Plate` not in (1, 2)", "Metadata_Plate is text"),
+        ("not Metadata_Plate.isin([1])", "Metadata_Plate is text"),
+        ("`Metadata_QC_Focus_Alexa 488` != '0.5'", "Metadata_QC_Focus_Alexa 488 is a number, so"),
         (" ", "the condition of what to keep is empty"),
     ],
 )

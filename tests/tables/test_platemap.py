@@ -73,6 +73,36 @@ def test_a_row_for_each_well_serves_all_its_sites(
     pd.testing.assert_frame_equal(joined[table.columns], read_table(table))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_every_column_of_a_plate_map_is_a_label_first(tmp_path: Path, suffix: str) -> None:
+    wells = {
+        "Well": WELLS,
+        "Compound": ["DMSO", "x", "y", "z"],
+        "Donor": ["007", "7", "NA", "8"],
+        "Version": ["1.1", "1.10", "1.2", "1.3"],
+        "Age": ["5", "6", "7", "8"],
+        "Volume": ["0.5", "1", "", "2"],
+    }
+    pd.DataFrame(wells).to_csv(tmp_path / f"map{suffix}", index=False)
+    joined = read_table(features(["P1"]), platemap=tmp_path / f"map{suffix}")
+    assert joined["Metadata_Donor"].tolist() == wells["Donor"]
+    assert joined["Metadata_Version"].tolist() == wells["Version"]
+    assert joined["Metadata_Age"].tolist() == [5, 6, 7, 8]
+    np.testing.assert_array_equal(joined["Metadata_Volume"], [0.5, 1, np.nan, 2])
+
+
+def test_what_varies_within_wells_without_sites_is_left_out_and_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wells = pd.DataFrame({"Well": [*WELLS, "A01"], "Compound": ["x", "y", "z", "DMSO", "x"]})
+    joined = read_table(features(["P1"]), platemap=wells.assign(Donor=range(5), Age=3))
+    assert joined["Metadata_Age"].tolist() == [3] * 4
+    assert "Metadata_Donor" not in joined
+    assert "the plate map: Metadata_Donor left out, of which some wells have several values" in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_plate_map_wins_where_it_says_something(capsys: pytest.CaptureFixture[str]) -> None:
     own = {"Metadata_Compound": list("abcd"), "Metadata_MoA": None, "Metadata_Batch": "mine"}
     wells = pd.DataFrame(

@@ -209,6 +209,8 @@ class Model:
         images = images if isinstance(images, Tensor) else np.asarray(images)
         _require_fields(images, self.channels)
         pixels = images if isinstance(images, Tensor) else as_tensor(images)
+        if pixels.dtype == torch.uint16:
+            pixels = pixels.view(torch.int16)
         if offset is None or gain is None:
             offset, gain = self.spec.scaling.for_images(pixels)
         return pixels.to(self.device), offset.to(self.device), gain.to(self.device)
@@ -288,7 +290,8 @@ def _require_fields(images: Tensor | NDArray[Any], channels: tuple[str, ...]) ->
             f"channels {', '.join(channels)}; found {tuple(images.shape)}"
         )
     # A tensor of int16 has the bits of uint16, see as_tensor.
-    known = (torch.uint8, torch.int16) if isinstance(images, Tensor) else (np.uint8, np.uint16)
+    tensors, arrays = (torch.uint8, torch.uint16, torch.int16), (np.uint8, np.uint16)
+    known = tensors if isinstance(images, Tensor) else arrays
     if images.dtype not in known:
         raise ImageError(
             "images: expected uint8 or uint16 as the microscope wrote them, found "

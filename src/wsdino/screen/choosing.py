@@ -62,6 +62,8 @@ class Dimension:
         such axis.
     projects
         Whether the maximum over all may be taken.
+    is_number
+        Whether one is chosen by a whole number.
     """
 
     field: str
@@ -70,6 +72,7 @@ class Dimension:
     others: tuple[str, ...]
     in_file: str | None = None
     projects: bool = False
+    is_number: bool = True
 
 
 DIMENSIONS = (
@@ -79,7 +82,7 @@ DIMENSIONS = (
     Dimension(
         "time", "time points", TIME, ("time", "timepointid", "timepoint", "time_point"), TIME_POINT
     ),
-    Dimension("acquisition", "acquisitions", ACQUISITION, ("acquisition",)),
+    Dimension("acquisition", "acquisitions", ACQUISITION, ("acquisition",), is_number=False),
 )
 _PLACE = [PLATE, WELL, SITE]
 
@@ -128,15 +131,14 @@ def _along(
     known = sorted(set(values.dropna()), key=_natural)
     if wanted is None:
         some = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-        maximum = f" or, for the maximum of all, --{dimension.field} {MAX}"
-        advice = f"--{dimension.field} {known[0]}{maximum if dimension.projects else ''}"
         raise TableError(
-            f"{origin}: sites have {len(known)} {dimension.name} ({some}); choose one, as "
-            f"{option(advice)}"
+            f"{origin}: sites have {len(known)} {dimension.name} ({some}); "
+            f"{_advice(dimension, known[0], column)}"
         )
     if wanted == MAX and dimension.projects:
         return _projected(table, column, origin)
-    chosen = values == str(wanted)
+    # Numbers may be padded in names, as 01.
+    chosen = values == next((one for one in known if _is(one, wanted)), None)
     if not chosen.any():
         raise TableError(
             f"{origin}: {option(f'--{dimension.field} {wanted}')}: there are only "
@@ -151,18 +153,36 @@ def _along(
             f"{origin}: {counted(num_lost, 'site')} left out "
             f"(no image at {dimension.field} {wanted})"
         )
-    return _without_absent_channels(table[chosen].reset_index(drop=True))
-
-
-def _without_absent_channels(table: pd.DataFrame) -> pd.DataFrame:
-    """Drop channels of which no image is left: another acquisition may have others."""
+    found = table[chosen].reset_index(drop=True)
+    # Another acquisition may have other channels, and brightfield a single plane.
     absent = [
-        name
-        for channel in channels_of(table)
-        if f"FileName_{channel}" in table and table[f"FileName_{channel}"].isna().all()
-        for name in _files_of(table, channel)
+        channel
+        for channel in channels_of(found)
+        if f"FileName_{channel}" in found and found[f"FileName_{channel}"].isna().all()
     ]
-    return table.drop(columns=absent)
+    if absent:
+        num = counted(len(absent), "channel")
+        say(
+            f"{origin}: {num} left out (no image at {dimension.field} {wanted}): "
+            f"{', '.join(absent)}"
+        )
+    return found.drop(columns=[name for one in absent for name in _files_of(found, one)])
+
+
+def _is(value: str, wanted: int | str) -> bool:
+    return value == wanted or (value.isdecimal() and int(value) == wanted)
+
+
+def _advice(dimension: Dimension, value: str, column: str) -> str:
+    """Say how one of a site's images is chosen."""
+    largest = f"--{dimension.field} {MAX}"
+    if dimension.is_number and not value.isdecimal():
+        alone = f"leave only the rows of one {column} in the table"
+        maximum = f", or take the maximum of all by {option(largest)}"
+        return f"{alone}{maximum if dimension.projects else ''}"
+    maximum = f" or, for the maximum of all, {largest}"
+    one = f"--{dimension.field} {value}{maximum if dimension.projects else ''}"
+    return f"choose one, as {option(one)}"
 
 
 def _column(table: pd.DataFrame, dimension: Dimension) -> str | None:

@@ -99,14 +99,14 @@ def in_store_order(
     stored = stored_manifest(out, images)
     channels: Any = images.attrs["channels"]
     if stored is not None and channels_of(manifest) == channels == channels_of(stored):
-        if _same_names_gone(stored, manifest):
-            return manifest
         known = _keys(stored, correction)
         rows = {key: row for row, key in enumerate(_keys(manifest, correction))}
         if len(rows) == len(manifest) and rows.keys() >= set(known):
             old = [rows[key] for key in known]
             new = np.setdiff1d(np.arange(len(manifest)), old)
             return manifest.iloc[[*old, *new]].reset_index(drop=True)
+        if _same_names_gone(stored, manifest):
+            return manifest
         _refuse_lost(out, stored, [key not in rows for key in known])
     now, then = len(manifest), images.shape[0]
     sites = "" if now == then else f" (it has {then} sites, and the screen now has {now})"
@@ -137,21 +137,29 @@ def _refuse_lost(out: Path, stored: pd.DataFrame, is_lost: list[bool]) -> None:
 
 
 def stored_manifest(out: Path, images: zarr.Array[Any]) -> pd.DataFrame | None:
-    """Read a store's manifest; None if it is missing, damaged or that of other sites."""
+    """Read a store's manifest; None if it is missing, damaged or that of other sites.
+
+    One that was to grow when its ingest was stopped may list new sites already, after its own.
+    """
+    num = images.shape[0]
     with suppress(StoreError), reading(out / MANIFEST, StoreError):
         stored = read_parquet(out / MANIFEST)
-        if len(stored) == images.shape[0]:
-            return stored
+        if len(stored) == num or (len(stored) > num and not images.attrs["complete"]):
+            return stored.iloc[:num]
     return None
 
 
 def _same_names_gone(stored: pd.DataFrame, manifest: pd.DataFrame) -> bool:
     """Whether a store is of images of the same names, which are nowhere any more.
 
-    A table whose folders had been found elsewhere names the ones of its own again then.
+    A table whose folders had been found elsewhere names the ones of its own again then. Names that
+    several plates have tell nothing of which site is which, unless the rows say so themselves.
     """
     names = [f"FileName_{channel}" for channel in channels_of(manifest)]
+    if len(stored) != len(manifest):
+        return False
     places = [site[0].path for site in Planes(manifest)]
     if any(is_remote(path) or path.exists() for path in places):
         return False
-    return set(names) <= set(stored) and stored[names].equals(manifest[names])
+    own = names if not manifest.duplicated(names).any() else [*names, *KEY]
+    return set(own) <= set(stored) and stored[own].equals(manifest[own])

@@ -19,6 +19,7 @@ from wsdino.tables.columns import (
     MOA,
     UNIT_COLUMNS,
     UNITS,
+    micromolar_per_unit,
     plain_name,
 )
 from wsdino.tables.identity import numbers, row_of, texts
@@ -40,6 +41,53 @@ def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
     return found * factor if factor >= 1 else found / round(1 / factor)
 
 
+def _unit_column(table: pd.DataFrame) -> str | None:
+    """Return the column with the units of our doses; None if there is none.
+
+    Units of another column of doses that stands beside them (`pert_dose_unit` of `pert_dose`) are
+    none.
+    """
+    plain = {plain_name(name): name for name in map(str, table.columns) if name != CONCENTRATION}
+    return next(
+        (
+            name
+            for unit, name in plain.items()
+            if unit in UNIT_COLUMNS and unit.rpartition("_unit")[0] not in plain
+        ),
+        None,
+    )
+
+
+def with_unit_of_name(table: pd.DataFrame, doses: str, *, origin: str) -> pd.DataFrame:
+    """Note that a column of doses is in micromolar now, as its name had the unit.
+
+    Parameters
+    ----------
+    table
+        With the doses as `Metadata_Concentration`.
+    doses
+        What the column was called, such as `mmoles_per_liter`.
+    origin
+        Name of the table in messages.
+
+    Raises
+    ------
+    TableError
+        A column of units beside it says otherwise.
+    """
+    factor, column = micromolar_per_unit(doses), _unit_column(table)
+    if factor is None or column is None:
+        return table
+    units = texts(table[column])
+    bad = units.notna() & (units.map(lambda unit: UNITS.get(plain_name(str(unit)))) != factor)
+    if bad.any():
+        raise TableError(
+            f"{origin}: {column} is '{units[bad].iloc[0]}' in {row_of(bad)}, but the name of "
+            f"{doses} says another unit; rename that column without a unit, or drop {column}"
+        )
+    return with_columns(table, {column: units.where(units.isna(), "uM")})
+
+
 def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     """Convert `Metadata_Concentration` to micromolar if a column of units gives another unit.
 
@@ -48,9 +96,7 @@ def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     TableError
         A unit is unknown.
     """
-    column = next(
-        (name for name in map(str, table.columns) if plain_name(name) in UNIT_COLUMNS), None
-    )
+    column = _unit_column(table)
     if column is None or CONCENTRATION not in table:
         return table
     units = texts(table[column])

@@ -52,7 +52,7 @@ def suffix_of(path: Path) -> str:
     raise TableError(msg)
 
 
-def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
+def read_file(path: str | Path, *, text: Collection[str] | None = ()) -> pd.DataFrame:
     """Read a table without interpreting it.
 
     Parameters
@@ -64,7 +64,7 @@ def read_file(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
         in UTF-8, UTF-16 or Windows-1252 (which is reported), with any line endings, and
         gzip-compressed or not.
     text
-        Additional columns of a CSV to read as text.
+        Additional columns of a CSV to read as text; None: all.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def _plain(content: str) -> str:
     return rest.lstrip("\n") if is_hint else content
 
 
-def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataFrame:
+def _read_csv(source: Path | str, path: Path, text: Collection[str] | None) -> pd.DataFrame:
     """Parse a CSV: a plain file, see :func:`_is_plain`, or its content."""
 
     def opened() -> AbstractContextManager[TextIO]:
@@ -217,7 +217,7 @@ def _read_csv(source: Path | str, path: Path, text: Collection[str]) -> pd.DataF
             _require_whole_rows(lines, delimiter, first, path)
     with opened() as lines:
         num_lines = _rows_of_header(lines, delimiter)
-    is_name = [is_text(name) or name in text for name in names]
+    is_name = [text is None or is_text(name) or name in text for name in names]
     # Number the columns: several may be unnamed, and pandas must not rename any.
     columns = range(len(names))
     missing: dict[Any, list[str]] = {
@@ -348,4 +348,5 @@ def _with_decimal_points(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table
 
 
-_PLAIN_NUMBER = r"-?\d+(\.\d+)?([eE][+-]?\d+)?"
+# Where commas are decimal, the point of 1.000 would be one of thousands.
+_PLAIN_NUMBER = r"-?\d+([eE][+-]?\d+)?"

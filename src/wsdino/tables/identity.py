@@ -134,6 +134,12 @@ def texts(values: pd.Series) -> pd.Series:
     return found.astype(object).where(found.notna(), None)
 
 
+def known_texts(values: pd.Series) -> pd.Series:
+    """Return text as :func:`texts` does, None also where plate maps write NA or the like."""
+    found = texts(values)
+    return found.where(~found.map(lambda one: str(one).casefold() in MISSING).astype(bool), None)
+
+
 def normalise_well(well: str) -> str | None:
     """Return `B04` for `b4`, `B4`, `B004` or `r02c04`; None if it is not a well.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from wsdino.progress import say
 from wsdino.tables.columns import PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 
@@ -28,6 +31,9 @@ _VALUES = re.compile(
     r"""`[^`]*`|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\b\d[\d_]*\.?\d*(?:[eE][+-]?\d+)?"""
 )
 
+# What pandas writes otherwise than Python does; strings stay as they are.
+_SIGNS = re.compile(r"""`[^`]*`|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[&|]""")
+
 
 def _beyond_comparing(condition: str) -> str | None:
     """Return what a condition would do beside comparing, such as calling a function; or None."""
@@ -36,6 +42,56 @@ def _beyond_comparing(condition: str) -> str | None:
         return "a variable (@)"
     names = re.findall(r"\.\s*([^\W\d]\w*)", plain)
     return next((f"the method {name}" for name in names if name not in _METHODS), None)
+
+
+def _other_kind(condition: str, metadata: pd.DataFrame) -> str | None:
+    """Return what a condition compares that can't be equal: text with a number; or None.
+
+    pandas takes them to be different, so that `Metadata_Plate != 22123` would hold for all rows.
+    """
+    names: dict[str, str] = {}
+
+    def plain(found: re.Match[str]) -> str:
+        value = found[0]
+        if value[0] == "`":
+            return names.setdefault(value[1:-1], f"_{len(names)}")
+        return {"&": " and ", "|": " or "}.get(value, value)
+
+    try:
+        tree = ast.parse(_SIGNS.sub(plain, condition.strip()), mode="eval")
+    except SyntaxError:  # of what pandas alone can read
+        return None
+    columns = {short: name for name, short in names.items()} | {name: name for name in metadata}
+    for left, right in _compared(tree):
+        name = columns.get(left.id) if isinstance(left, ast.Name) else None
+        values = right.elts if isinstance(right, ast.List | ast.Tuple | ast.Set) else [right]
+        given = [value.value for value in values if isinstance(value, ast.Constant)]
+        if name is None or not given:
+            continue
+        is_text = pd.api.types.infer_dtype(metadata[name], skipna=True) == "string"
+        if is_text and isinstance(given[0], int | float):
+            return f'{name} is text, so compare it with text, as "{given[0]!r}"'
+        if pd.api.types.is_numeric_dtype(metadata[name]) and isinstance(given[0], str):
+            kind = "true or false" if pd.api.types.is_bool_dtype(metadata[name]) else "a number"
+            return f"{name} is {kind}, so compare it with what isn't in quotes"
+    return None
+
+
+def _compared(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """List what a condition compares for equality, each pair in both orders."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for one, how, other in zip(sides, node.ops, sides[1:], strict=False):
+                if isinstance(how, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+                    yield from ((one, other), (other, one))
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "isin"
+            and node.args
+        ):
+            yield node.func.value, node.args[0]
 
 
 def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray[np.intp]:
@@ -82,6 +138,8 @@ def rows_to_keep(table: pd.DataFrame, condition: str, *, origin: str) -> NDArray
         raise TableError(
             f"{origin}: keep {condition!r}: not a condition: {reason}; {advice}"
         ) from error
+    if mixed := _other_kind(condition, metadata):
+        raise TableError(f"{origin}: keep {condition!r}: {mixed}")
     is_condition = isinstance(found, pd.Series) and pd.api.types.is_bool_dtype(found)
     if not is_condition or len(found) != len(metadata):
         raise TableError(

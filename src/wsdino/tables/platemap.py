@@ -32,7 +32,7 @@ from wsdino.tables.columns import (
     require_sources,
 )
 from wsdino.tables.identity import texts
-from wsdino.tables.tidy import has_values, tidy
+from wsdino.tables.tidy import has_values, inferred, tidy
 from wsdino.tables.welltables import SOURCE, WellTable, read_wells
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_platemap(
     if isinstance(source, pd.DataFrame):
         source = WellTable(source, "the plate map")
     if not isinstance(source, WellTable):
-        source = read_wells(Path(source), (columns or {}).values())
+        source = read_wells(Path(source))
     raw, origin = source.table, source.origin
     wells = tidy(raw, origin=origin, columns=columns)
     is_screen = any(FILE_COLUMN.fullmatch(str(name)) for name in wells)
@@ -106,7 +106,9 @@ def read_platemap(
         plain = [name for name in map(str, wells.columns) if not name.startswith(PREFIX)]
         named = {name: PREFIX + name for name in plain}
         named |= {name: PLATE_MAP for name in plain if plain_name(name) == _MAP_NAME}
-        wells = wells.rename(columns={n: to for n, to in named.items() if to not in wells})
+        new = {name: to for name, to in named.items() if to not in wells}
+        wells = wells.rename(columns=new)
+        wells = wells.assign(**{name: inferred(wells[name]) for name in new.values()})
     wells = wells[[name for name in wells.columns if name.startswith(PREFIX)]]
     wells = wells[[name for name in wells.columns if has_values(wells, name)]]
     # Metadata of whole plates, such as their batch, doesn't need wells; compounds do.
@@ -278,6 +280,12 @@ def _constant(
     by_site = [*keys, SITE]
     if varying and SITE in wells and not wells.duplicated(by_site).any():
         in_site = wells[by_site + [name for name in varying if name != SITE]]
+    lost = [name for name in varying if name != SITE] if in_site is None else []
+    if lost:
+        say(
+            f"{origin}: {', '.join(lost)} left out, of which some wells have several values; with "
+            f"one row for each {SITE} they are joined by site"
+        )
     return in_well, in_site
 
 

@@ -26,10 +26,11 @@ from wsdino.tables.columns import (
     plain_name,
     without_spaces,
 )
-from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar
+from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar, with_unit_of_name
 from wsdino.tables.identity import (
     MISSING,
     control_of,
+    known_texts,
     report_spellings,
     sites,
     texts,
@@ -84,7 +85,7 @@ def tidy(
         table[WELL] = wells(table[WELL], origin=origin)
     if SITE in table:
         found = sites(table[SITE])
-        table[SITE] = _inferred(table[SITE]) if found is None else found
+        table[SITE] = inferred(table[SITE]) if found is None else found
     if MOA in table:
         table[MOA] = _mechanisms(table[MOA], origin)
     table = _with_solvents(table, origin)
@@ -94,7 +95,7 @@ def tidy(
     known = {*TEXT, WELL, SITE, CONCENTRATION, CONTROL}
     for name in table.columns:
         if str(name).startswith(PREFIX) and name not in known:
-            table[name] = _inferred(table[name])
+            table[name] = inferred(table[name])
     table = table.copy()
     table.attrs = attributes
     return table
@@ -207,7 +208,10 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
     # A column with another unit or other words is kept beside ours under its own name.
     kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
     gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
-    return with_columns(table.drop(columns=gone), new)
+    table = with_columns(table.drop(columns=gone), new)
+    if CONCENTRATION in taken:
+        return with_unit_of_name(table, taken[CONCENTRATION], origin=origin)
+    return table
 
 
 def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
@@ -328,7 +332,7 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         )
         words = compounds.map(lambda name: isinstance(name, str) and name.casefold() in MISSING)
         blank |= words.astype(bool) & no_dose.astype(bool)
-    solvents = texts(table[solvent])
+    solvents = known_texts(table[solvent])
     blank &= solvents.notna()
     if not blank.any():
         return table
@@ -339,8 +343,11 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     return with_columns(table, {COMPOUND: compounds.where(~blank, solvents)})
 
 
-def _inferred(values: pd.Series) -> pd.Series:
-    """Return text as numbers or booleans if every value survives the conversion."""
+def inferred(values: pd.Series) -> pd.Series:
+    """Return text as numbers or booleans if every value survives the conversion.
+
+    Two that are written differently, such as versions 1.1 and 1.10, must not become one number.
+    """
     if values.dtype != object:
         return values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
     filled = values.dropna()
@@ -355,11 +362,14 @@ def _inferred(values: pd.Series) -> pd.Series:
     if text.isin(["True", "False"]).all() and len(text) == len(values):
         return text == "True"
     # A number that would be written differently, such as 0042, is a name.
-    if text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
-        whole = len(text) == len(values)
-        return pd.to_numeric(text) if whole else pd.to_numeric(stripped).astype("float64")
+    if len(text) == len(values) and text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
+        return pd.to_numeric(text)
     # So is one with more digits than a float has: of a barcode the last must not be lost.
-    is_name = text.str.match(r"-?0\d") | text.str.fullmatch(r"-?\d{19,}")
-    if text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all() and not is_name.any():
-        return pd.to_numeric(stripped).astype("float64")
-    return stripped
+    is_name = text.str.match(r"-?0\d") | text.str.fullmatch(r"-?\d{16,}")
+    if is_name.any() or not text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all():
+        return stripped
+    found = pd.to_numeric(pd.Series(text.unique()), errors="coerce")
+    # Of zeros the sign may be lost.
+    if found.isna().any() or found[found != 0].duplicated().any():
+        return stripped
+    return pd.to_numeric(stripped).astype("float64")

@@ -1,7 +1,8 @@
 """Where plate maps come from: tables of wells as the Broad, JUMP and users keep them.
 
 Maps of one batch never serve another: in a folder of batches each has a `barcode_platemap.csv` and
-maps of its own, even where they have the same names.
+maps of its own, even where they have the same names. Every column of a well is metadata, whatever
+its name, so that all are read as text: a donor 007 is none called 7.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from wsdino.outside import reading
 from wsdino.progress import say
 from wsdino.tables.columns import BATCH, PLATE, PLATE_MAP, PREFIX, plain_name
 from wsdino.tables.files import READABLE, read_file
-from wsdino.tables.identity import MISSING, texts
+from wsdino.tables.identity import known_texts, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 BARCODES = "barcode_platemap.csv"
@@ -64,15 +65,15 @@ class WellReader:
     recognises
         Whether an existing path is kept in this way.
     read
-        Reads it, given the names of columns that must be read as text.
+        Reads it; what is in a CSV stays text.
     """
 
     name: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, Collection[str]], WellTable]
+    read: Callable[[Path], WellTable]
 
 
-def read_wells(path: Path, text: Collection[str] = ()) -> WellTable:
+def read_wells(path: Path) -> WellTable:
     """Read what each well received, in any of the ways in `WELL_READERS`.
 
     Raises
@@ -83,13 +84,13 @@ def read_wells(path: Path, text: Collection[str] = ()) -> WellTable:
     for reader in WELL_READERS:
         with reading(path, TableError, f"can't be read as {reader.name}"):
             if reader.recognises(path):
-                return reader.read(path, text)
+                return reader.read(path)
     if path.is_dir():
         names = "; ".join(reader.name for reader in WELL_READERS)
         raise TableError(
             f"{path}: no {BARCODES}, which a folder of plate maps must have; a plate map is {names}"
         )
-    return WellTable(read_file(path, text=text), str(path))
+    return WellTable(read_file(path, text=None), str(path))
 
 
 def _is_jump(path: Path) -> bool:
@@ -108,17 +109,17 @@ def _is_table(path: Path) -> bool:
     return path.is_file()
 
 
-def _read_barcodes(path: Path, text: Collection[str]) -> WellTable:
+def _read_barcodes(path: Path) -> WellTable:
     file = path / BARCODES if path.is_dir() else path
-    return WellTable(_mapped(file, text), str(path))
+    return WellTable(_mapped(file), str(path))
 
 
-def _read_batches(path: Path, text: Collection[str]) -> WellTable:
-    return read_batches(path, batches_of(path), text)
+def _read_batches(path: Path) -> WellTable:
+    return read_batches(path, batches_of(path))
 
 
-def _read_table(path: Path, text: Collection[str]) -> WellTable:
-    return WellTable(_mapped(path, text), str(path))
+def _read_table(path: Path) -> WellTable:
+    return WellTable(_mapped(path), str(path))
 
 
 def batches_of(folder: Path) -> list[str]:
@@ -126,7 +127,7 @@ def batches_of(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{BARCODES}"))
 
 
-def read_batches(folder: Path, batches: Iterable[str], text: Collection[str]) -> WellTable:
+def read_batches(folder: Path, batches: Iterable[str]) -> WellTable:
     """Read the plate maps of some batches, each with its own; see :func:`read_wells`.
 
     Parameters
@@ -135,18 +136,14 @@ def read_batches(folder: Path, batches: Iterable[str], text: Collection[str]) ->
         Holds a folder for each batch, with `barcode_platemap.csv` and `platemap/`.
     batches
         Names of these folders.
-    text
-        Columns to read as text.
     """
-    tables = [
-        _mapped(folder / batch / BARCODES, text).assign(**{BATCH: batch}) for batch in batches
-    ]
+    tables = [_mapped(folder / batch / BARCODES).assign(**{BATCH: batch}) for batch in batches]
     return WellTable(pd.concat(tables, ignore_index=True), str(folder), by_batch=True)
 
 
-def _mapped(path: Path, text: Collection[str]) -> pd.DataFrame:
+def _mapped(path: Path) -> pd.DataFrame:
     """Read a table of wells, or the maps that a list of barcodes names."""
-    table = read_file(path, text=text)
+    table = read_file(path, text=None)
     plain = {plain_name(name): name for name in table.columns}
     is_list = _BARCODE in plain and _MAP_NAME in plain
     if not is_list or any(name in ("well_position", "well") for name in plain):
@@ -154,12 +151,12 @@ def _mapped(path: Path, text: Collection[str]) -> pd.DataFrame:
     maps = []
     barcodes, names = texts(table[plain[_BARCODE]]), texts(table[plain[_MAP_NAME]])
     read: dict[str, pd.DataFrame] = {}
-    external = _external(path, text)
+    external = _external(path)
     for barcode, name in zip(barcodes, names, strict=True):
         if barcode is None or name is None:
             continue
         if name not in read:
-            one = read_file(_map_file(path, name), text=text)
+            one = read_file(_map_file(path, name), text=None)
             read[name] = _with_external(one, name, external)
         theirs = [n for n in read[name].columns if plain_name(n) in (_BARCODE, "plate", _MAP_NAME)]
         one = read[name].drop(columns=theirs)
@@ -181,7 +178,7 @@ def _map_file(path: Path, name: str) -> Path:
     )
 
 
-def _external(barcodes: Path, text: Collection[str]) -> dict[str, pd.DataFrame]:
+def _external(barcodes: Path) -> dict[str, pd.DataFrame]:
     """Read the tables of samples in `external_metadata/`, by file, with a column of samples.
 
     It lies beside `platemaps/`: `metadata/platemaps/<batch>/barcode_platemap.csv`.
@@ -191,10 +188,10 @@ def _external(barcodes: Path, text: Collection[str]) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     for path in sorted(folder.iterdir()) if folder else ():
         if path.name.lower().endswith(READABLE):
-            table = read_file(path, text=text)
+            table = read_file(path, text=None)
             if (key := _named(table, "broad_sample")) is not None:
                 table = table.rename(columns={name: _metadata(name) for name in table.columns})
-                samples = _samples(table.pop(_metadata(key)))
+                samples = known_texts(table.pop(_metadata(key)))
                 tables[path.name] = table.assign(**{_SAMPLE: samples}).dropna(subset=[_SAMPLE])
     return tables
 
@@ -215,7 +212,7 @@ def _with_external(
     sample = _named(wells, "broad_sample")
     if sample is None or not tables:
         return wells
-    samples = _samples(wells[sample])
+    samples = known_texts(wells[sample])
     order = sorted(tables, key=lambda name: -len(commonprefix([name, map_name])))  # noqa: RUF071
     own = [table[table[_SAMPLE].isin(samples)] for name in order for table in [tables[name]]]
     known = pd.concat(own, ignore_index=True)
@@ -236,12 +233,6 @@ def _with_external(
     return _completed(joined, sample)
 
 
-def _samples(values: pd.Series) -> pd.Series:
-    """Return samples as text; None where there is none, which maps write as blank or NA."""
-    found = texts(values)
-    return found.where(~found.map(lambda one: str(one).casefold() in MISSING), None)
-
-
 def _completed(wells: pd.DataFrame, sample: str) -> pd.DataFrame:
     """Fill what external metadata says of every sample but not of wells without any.
 
@@ -251,10 +242,10 @@ def _completed(wells: pd.DataFrame, sample: str) -> pd.DataFrame:
     name, solvent = _named(wells, "pert_iname"), _named(wells, "solvent")
     bare = wells[sample].isna()
     if solvent is not None:
-        bare &= texts(wells[solvent]).notna()
+        bare &= known_texts(wells[solvent]).notna()
     for column, value in (("pert_type", "control"), ("control_type", "negcon")):
         if solvent is not None and (known := _named(wells, column)) is not None:
-            wells[known] = _samples(wells[known]).where(~bare, value)
+            wells[known] = known_texts(wells[known]).where(~bare, value)
     if name is not None:
         wells[name] = wells[name].where(wells[name].notna() | wells[sample].isna(), wells[sample])
         if solvent is not None:
@@ -272,11 +263,11 @@ def find_table(folder: Path, stem: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _read_jump(path: Path, text: Collection[str]) -> WellTable:
-    return read_jump(path, text)
+def _read_jump(path: Path) -> WellTable:
+    return read_jump(path)
 
 
-def read_jump(folder: Path, text: Collection[str] = (), *, source: str | None = None) -> WellTable:
+def read_jump(folder: Path, *, source: str | None = None) -> WellTable:
     """Read JUMP's tables of wells, with those of plates and of controls beside it.
 
     Parameters
@@ -285,8 +276,6 @@ def read_jump(folder: Path, text: Collection[str] = (), *, source: str | None = 
         With `well.csv.gz` (`Metadata_Source`, `Metadata_Plate`, `Metadata_Well`,
         `Metadata_JCP2022`), and where known `plate.csv.gz` (`Metadata_Batch`, `Metadata_PlateType`)
         and `perturbation_control.csv` (`Metadata_pert_type`, `Metadata_Name`).
-    text
-        Columns to read as text.
     source
         The only `Metadata_Source` to read; None: all.
 
@@ -297,18 +286,18 @@ def read_jump(folder: Path, text: Collection[str] = (), *, source: str | None = 
     """
     path = find_table(folder, _JUMP_WELLS)
     assert path is not None, "the folder was recognised before"
-    wells = _with_columns(path, text, PLATE, "Metadata_Well", _JCP)
+    wells = _with_columns(path, PLATE, "Metadata_Well", _JCP)
     plates, controls = (find_table(folder, name) for name in (_JUMP_PLATES, _JUMP_CONTROLS))
     keys = [SOURCE, PLATE] if SOURCE in wells else [PLATE]
     if source is not None and SOURCE in wells:
         wells = wells[texts(wells[SOURCE]) == source]
     if plates is not None:
-        table = _with_columns(plates, text, *keys)
+        table = _with_columns(plates, *keys)
         new = [name for name in table.columns if name not in wells]
         wells = wells.merge(table[[*keys, *new]].drop_duplicates(), on=keys, how="left", sort=False)
     kind = "Metadata_pert_type"
     if controls is not None:
-        table = _with_columns(controls, text, _JCP, kind)
+        table = _with_columns(controls, _JCP, kind)
         new = [name for name in table.columns if name not in wells]
         wells = wells.merge(table[[_JCP, *new]], on=_JCP, how="left", sort=False)
         # A well that is marked empty got nothing.
@@ -318,8 +307,8 @@ def read_jump(folder: Path, text: Collection[str] = (), *, source: str | None = 
     return WellTable(wells.reset_index(drop=True), str(folder))
 
 
-def _with_columns(path: Path, text: Collection[str], *names: str) -> pd.DataFrame:
-    table = read_file(path, text=text)
+def _with_columns(path: Path, *names: str) -> pd.DataFrame:
+    table = read_file(path, text=None)
     for name in names:
         if name not in table:
             has = ", ".join(map(str, table.columns))

@@ -88,7 +88,7 @@ def _read(path: Path, text: Collection[str], copy: Copy | None) -> RawTable:
         where = folder if copy is None else shown(copy.original(folder))
         say(f"{where}: read {len(found)} LoadData tables of {', '.join(batches)}")
         _say_without_table(folder, where)
-        known = _wells_of(source, batches, text)
+        known = _wells_of(source, batches)
         own = _own_batches(table)
         table[BATCH] = table.pop(_FOLDER).map(own)
         tables.append(table)
@@ -239,7 +239,7 @@ def below_anchor(given: str) -> tuple[str, ...] | None:
     return None if last is None or ".." in parts else parts[last:]
 
 
-def _wells_of(source: Path, batches: list[str], text: Collection[str]) -> WellTable | None:
+def _wells_of(source: Path, batches: list[str]) -> WellTable | None:
     """Return what the wells of some batches received; None if the tree doesn't say."""
     metadata = [source / "workspace" / "metadata", source / "metadata", source.parent / "metadata"]
     for folder in metadata:
@@ -249,12 +249,12 @@ def _wells_of(source: Path, batches: list[str], text: Collection[str]) -> WellTa
             for batch in batches:
                 if batch not in known:
                     say(f"{maps}: no plate maps of batch {batch}")
-            return read_batches(maps, [batch for batch in batches if batch in known], text)
+            return read_batches(maps, [batch for batch in batches if batch in known])
     for folder in metadata:
         if find_table(folder, "well") is not None:
-            wells = read_jump(folder, text)
+            wells = read_jump(folder)
             sources = set(texts(wells.table[SOURCE])) if SOURCE in wells.table else set()
-            return read_jump(folder, text, source=source.name) if source.name in sources else wells
+            return read_jump(folder, source=source.name) if source.name in sources else wells
     return None
 
 

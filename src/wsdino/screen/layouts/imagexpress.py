@@ -148,7 +148,8 @@ def _jdce(file: Path) -> pd.DataFrame:
     paths = [file.parent / name for name in listed or beside]
     if not paths:
         raise TableError(f"{shown(file)}: there is no {_TABLES} beside it, which lists the images")
-    table = pd.concat([read_file(path) for path in paths], ignore_index=True)
+    files = ("ImageSubFolderPath", "ImageFileName")
+    table = pd.concat([read_file(path, text=files) for path in paths], ignore_index=True)
     needed = ("Well", "Field", "Wavelength", "ImageFileName")
     for name in needed:
         if name not in table:

@@ -85,6 +85,8 @@ def read_names(folder: Path, pattern: str) -> RawTable:
             f"{shown(folder)}: {option(f'--pattern {pattern!r}')} matches none of the names of "
             f"{found}; it must match the whole path below the folder"
         )
+    if "plate" not in expression.groupindex:
+        _require_own_folders(rows, folder)
     if others:
         say(
             f"{shown(folder)}: {len(others)} of {len(paths)} images don't match the pattern and "
@@ -95,6 +97,23 @@ def read_names(folder: Path, pattern: str) -> RawTable:
     if "channel" in expression.groupindex:
         channels = sorted(channels, key=_natural)
     return RawTable(as_sites(images, channels, origin=shown(folder)), folder)
+
+
+def _require_own_folders(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Refuse plates that would be named after folders of one name, such as each plate's `Images`.
+
+    Folders above them may be of batches, channels, planes and the like, if the pattern says so.
+    """
+    keys = (BATCH, PLATE, CHANNEL, Z, TIME, ACQUISITION)
+    places: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        place = places.setdefault(tuple(map(row.get, keys)), row["PathName"])
+        if place != row["PathName"]:
+            raise TableError(
+                f"{shown(folder)}: images in {place} and in {row['PathName']} would be of one "
+                f"plate, {row[PLATE]}; tell plates apart by a group (?P<plate>...) in "
+                f"{option('--pattern')}"
+            )
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

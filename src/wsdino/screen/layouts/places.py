@@ -153,8 +153,20 @@ def require_listed(folder: Path) -> None:
 
 
 def all_below(folder: Path) -> list[Path]:
-    """Return what lies below a folder at whatever depth, links to folders not entered, in order."""
+    """Return the files below a folder at whatever depth, in order; see :func:`folders_below`.
+
+    Links to folders are followed, but not those that lead back to where they were found.
+    """
     if is_remote(folder):
         below = folders_below(folder, depth=sys.maxsize)
         return [found.path / name for found in below for name in found.files]
-    return sorted(folder.rglob("*"))
+    files: list[Path] = []
+    left: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    while left:
+        path, above = left.pop()
+        real = path.resolve()
+        if real not in above:
+            here = _on_disk(path)
+            files += [path / name for name in here.files]
+            left += [(one, above | {real}) for one in _entered(here)]
+    return sorted(files)
