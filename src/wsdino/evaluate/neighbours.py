@@ -94,7 +94,9 @@ def neighbours(
     rows = []
     for row in asked:
         similarity = unit[others] @ unit[row]
-        order = np.lexsort([names[others].astype(str), -np.round(similarity, 12)])[:num]
+        # Equal ones by name and dose.
+        keys = [doses[others], names[others].astype(str), -np.round(similarity, 12)]
+        order = np.lexsort(keys)[:num]
         for rank, place in enumerate(order, start=1):
             other = others[place]
             rows.append(

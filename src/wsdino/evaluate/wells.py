@@ -106,6 +106,15 @@ class Wells:
         metadata = self.metadata.take(rows).reset_index(drop=True)
         return Wells(metadata, self.features[rows], self.num_without_compound)
 
+    def in_order(self) -> Wells:
+        """Return the same wells by plate, position and treatment.
+
+        What is drawn with a seed then doesn't depend on the order of a table's rows.
+        """
+        by = self.metadata.groupby(well_keys(self.metadata), sort=True, dropna=False)
+        number = by.ngroup().to_numpy()
+        return self if (np.diff(number) > 0).all() else self.take(np.argsort(number))
+
     def _numbers(self, columns: list[str]) -> NDArray[np.intp]:
         grouped = self.metadata.groupby(columns, sort=False, dropna=False)
         return np.asarray(grouped.ngroup(), dtype=np.intp)

@@ -19,6 +19,7 @@ from wsdino.tables.columns import (
     MOA,
     UNIT_COLUMNS,
     UNITS,
+    micromolar_per_unit,
     plain_name,
 )
 from wsdino.tables.identity import numbers, row_of, texts
@@ -40,18 +41,48 @@ def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
     return found * factor if factor >= 1 else found / round(1 / factor)
 
 
-def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+def units_of(source: str, table: pd.DataFrame) -> str | None:
+    """Name the column that has the units of concentrations.
+
+    Parameters
+    ----------
+    source
+        Column that the concentrations are read from. A unit in its name is that of all rows.
+    table
+        With this column.
+
+    Returns
+    -------
+    str or None
+        `dose_unit` is of `dose` where the table has both, else of the concentrations.
+    """
+    if micromolar_per_unit(source) is not None:
+        return None
+    names = {plain_name(name): str(name) for name in reversed(table.columns)}
+    owner_of = {unit: unit.rpartition("_")[0] for unit in UNIT_COLUMNS if unit in names}
+    own = [unit for unit, owner in owner_of.items() if owner == plain_name(source)]
+    free = [unit for unit, owner in owner_of.items() if owner not in names]
+    return next((names[unit] for unit in own + free), None)
+
+
+def in_micromolar(table: pd.DataFrame, column: str | None, *, origin: str) -> pd.DataFrame:
     """Convert `Metadata_Concentration` to micromolar if a column of units gives another unit.
+
+    Parameters
+    ----------
+    table
+        With concentrations.
+    column
+        What :func:`units_of` found.
+    origin
+        Where it came from, for messages.
 
     Raises
     ------
     TableError
         A unit is unknown.
     """
-    column = next(
-        (name for name in map(str, table.columns) if plain_name(name) in UNIT_COLUMNS), None
-    )
-    if column is None or CONCENTRATION not in table:
+    if column is None:
         return table
     units = texts(table[column])
     factors = units.map(lambda unit: 1.0 if unit is None else UNITS.get(plain_name(unit)))

@@ -243,10 +243,20 @@ def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_],
     return is_control.to_numpy() & ~is_missing.to_numpy(), is_missing.to_numpy()
 
 
+def has_flags(table: pd.DataFrame) -> bool:
+    """Whether `Metadata_Control` says of any row whether it is a control."""
+    if CONTROL not in table:
+        return False
+    words = table[CONTROL].dropna().astype(str).unique()
+    return any(word.strip().casefold() not in MISSING for word in words)
+
+
 def with_controls(
     table: pd.DataFrame, controls: Sequence[str] | None, *, origin: str
 ) -> pd.DataFrame:
-    """Decide which rows are negative controls, and remove their mechanism.
+    """Decide which rows are negative controls.
+
+    Their mechanism is removed, as is that of rows without a compound, which can't be matched.
 
     Parameters
     ----------
@@ -268,7 +278,7 @@ def with_controls(
     TableError
         A flag can't be read, or no compound has the names given.
     """
-    if controls is None and CONTROL in table and table[CONTROL].notna().any():
+    if controls is None and has_flags(table):
         is_control, is_missing = control_flags(table[CONTROL], origin=origin)
         if is_missing.any():
             say(
@@ -294,6 +304,8 @@ def with_controls(
         table[MOA] = table[MOA].where(~is_control, None)
     if COMPOUND not in table:
         return table
+    if MOA in table:
+        table[MOA] = table[MOA].where(table[COMPOUND].notna(), None)
     table = _one_name_for_each_control(table, is_control, origin)
     if controls is None:
         _report_several(table, is_control, origin)

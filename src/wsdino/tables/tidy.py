@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
@@ -26,7 +27,12 @@ from wsdino.tables.columns import (
     plain_name,
     without_spaces,
 )
-from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar
+from wsdino.tables.doses import (
+    in_micromolar,
+    merge_equal_doses,
+    micromolar,
+    units_of,
+)
 from wsdino.tables.identity import (
     MISSING,
     control_of,
@@ -66,7 +72,8 @@ def tidy(
         The same rows with a fresh index. Plate, well, batch, compound and MoA are text (None if
         missing), wells are `B04`, sites are integers if all can be read, concentrations are float64
         in micromolar, and other `Metadata_*` columns of text become numbers or booleans if they
-        hold nothing else. `Metadata_Control` is left to :func:`identify`. Features are unchanged.
+        hold nothing else. `Metadata_Control` is left to :func:`identify`. Features are unchanged,
+        but for numbers that are kept as objects, such as decimals, which become float64.
 
     Raises
     ------
@@ -74,7 +81,10 @@ def tidy(
         If two columns have one name, or a value can't be read.
     """
     attributes = table.attrs
-    table = _recognised(_with_plain_names(table, origin), columns or {}, origin)
+    table = _of_all_channels(_with_plain_names(table, origin), origin)
+    taken = _taken(table, columns or {})
+    units = units_of(taken.get(CONCENTRATION, CONCENTRATION), table)
+    table = _recognised(table, taken, origin)
     for name in TEXT:
         if name in table:
             table[name] = texts(table[name])
@@ -89,12 +99,14 @@ def tidy(
         table[MOA] = _mechanisms(table[MOA], origin)
     table = _with_solvents(table, origin)
     if CONCENTRATION in table:
-        table = in_micromolar(table, origin=origin)
+        table = in_micromolar(table, units, origin=origin)
         table[CONCENTRATION] = micromolar(table[CONCENTRATION], 1.0, origin=origin)
     known = {*TEXT, WELL, SITE, CONCENTRATION, CONTROL}
     for name in table.columns:
         if str(name).startswith(PREFIX) and name not in known:
             table[name] = _inferred(table[name])
+        elif not str(name).startswith(PREFIX) and table[name].dtype == object:
+            table[name] = _numeric(table[name])
     table = table.copy()
     table.attrs = attributes
     return table
@@ -150,8 +162,7 @@ def has_values(table: pd.DataFrame, column: str) -> bool:
 
 def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Strip names, remove CellProfiler's prefix `Image_`, and drop unnamed row numbers."""
-    if any(name is not None for name in table.index.names):
-        table = table.reset_index()
+    table = _with_index(table, origin)
     table = sharing(table)
     table.columns = [without_spaces(name) for name in table.columns]
     unnamed = [name for name in table.columns if not name or name.startswith("Unnamed: ")]
@@ -173,6 +184,19 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     return table
 
 
+def _with_index(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Make columns of what a data frame's index holds under a name, unless it has them already."""
+    for name in [name for name in table.index.names if name is not None]:
+        if name in table:
+            level = table.index.get_level_values(name).to_series(index=table.index)
+            if not _agree(level, table[name]):
+                raise TableError(
+                    f"{origin}: its index and a column are both named {name}; drop one"
+                )
+            table = table.reset_index(name, drop=True)
+    return table if set(table.index.names) == {None} else table.reset_index()
+
+
 def _require_unique(table: pd.DataFrame, origin: str) -> None:
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
@@ -184,21 +208,24 @@ def _agree(one: pd.Series, other: pd.Series) -> bool:
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
-def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) -> pd.DataFrame:
-    """Rename columns to ours as :mod:`wsdino.tables.columns` decides, and report the renamed."""
+def _taken(table: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what is renamed, our name -> the table's; see :mod:`wsdino.tables.columns`."""
     taken: dict[str, str] = {}
     for ours, theirs in columns.items():
         found = find_column(theirs, [*table.columns])
         if found is not None:
             taken[ours] = found
-    table = _of_all_channels(table, origin)
     for synonyms in SYNONYMS:
         if synonyms.column not in taken and not has_values(table, synonyms.column):
             for theirs in _candidates(table, synonyms):
                 if theirs not in taken.values():
                     taken[synonyms.column] = theirs
                     break
-    taken = {ours: theirs for ours, theirs in taken.items() if ours != theirs}
+    return {ours: theirs for ours, theirs in taken.items() if ours != theirs}
+
+
+def _recognised(table: pd.DataFrame, taken: Mapping[str, str], origin: str) -> pd.DataFrame:
+    """Rename columns to ours, and report the renamed."""
     if not taken:
         return table
     named = ", ".join(f"{theirs} as {ours}{_unit(theirs)}" for ours, theirs in taken.items())
@@ -363,3 +390,11 @@ def _inferred(values: pd.Series) -> pd.Series:
     if text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all() and not is_name.any():
         return pd.to_numeric(stripped).astype("float64")
     return stripped
+
+
+def _numeric(values: pd.Series) -> pd.Series:
+    """Return objects that are all numbers, such as decimals, as float64; others as they are."""
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    if kind not in {"floating", "integer", "decimal", "mixed-integer-float"}:
+        return values
+    return values.astype(np.float64)
