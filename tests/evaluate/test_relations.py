@@ -14,6 +14,7 @@ from wsdino.evaluate.evidence import activity
 from wsdino.evaluate.leakage import leakage_of
 from wsdino.evaluate.neighbours import neighbours
 from wsdino.evaluate.results import evaluate
+from wsdino.evaluate.wells import wells_of
 from wsdino.profile.aggregate import make_profiles
 from wsdino.profile.normalise import normalise
 from wsdino.tables.features import feature_columns
@@ -196,6 +197,36 @@ def test_equal_neighbours_are_in_order_of_name_and_dose(screen):
     for seed in range(3):
         found = neighbours(profiles.sample(frac=1, random_state=seed), "c1")
         assert found[names].equals(expected[names])
+
+
+def test_a_profile_of_rounding_errors_is_nobody_s_neighbour(screen):
+    """Centred on each plate's controls, these are zero, up to rounding."""
+    table = read_table(screen)
+    profiles = make_profiles(table, normalisation="plate_controls")
+    names = feature_columns(profiles)
+    control = profiles.loc[profiles["Metadata_Control"], names].to_numpy()
+    assert 0 < np.abs(control).max() < 1e-12
+    found = neighbours(profiles, "c1", num=100)
+    assert len(found) == 2 * (len(profiles) - 3)
+    assert not found["is_control"].any()
+    zero = profiles.copy()
+    zero.loc[zero["Metadata_Compound"] == "c1", names] = control
+    with pytest.raises(TableError, match="the profile of c1 is zero in every feature"):
+        evaluate(zero)
+    with pytest.raises(TableError, match="the profile of c1 is zero in every feature"):
+        neighbours(zero, "c1")
+
+
+def test_wells_of_rounding_errors_are_not_ranked(screen):
+    """A plate's only well of controls, of two sites, is zero up to rounding."""
+    sites = pd.concat([screen, screen.assign(**(screen[FEATURES] * 1.01))], ignore_index=True)
+    one = sites[~sites["Metadata_Control"] | (sites["Metadata_Well"] == "A01")]
+    normalised = normalise(read_table(one), method="plate_controls")[0]
+    wells = wells_of(normalised)
+    control = wells.features[wells.is_control]
+    assert 0 < np.abs(control).max() < 1e-12
+    assert (wells.norms > 0).tolist() == (~wells.is_control).tolist()
+    assert activity(normalised, null_size=50)["num_tested"] == 0
 
 
 def test_tables_with_doses_of_32_bits_are_compared_whole(screen):

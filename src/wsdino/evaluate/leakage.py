@@ -11,7 +11,7 @@ import pandas as pd
 from wsdino.evaluate.confounders import CONFOUNDERS, DENSITY, cells_of, plate_numbers
 from wsdino.evaluate.probe import linear_probe
 from wsdino.profile.aggregate import aggregate
-from wsdino.profile.rows import control_rows, moments
+from wsdino.profile.rows import control_rows, lengths, moments
 from wsdino.tables.columns import COMPOUND, PLATE, WELL
 from wsdino.tables.features import features_of, plate_keys, require_columns
 
@@ -197,8 +197,8 @@ def _compounds(wells: pd.DataFrame) -> NDArray[np.intp]:
 
 def _nearest(features: NDArray[np.float64], compounds: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return the most similar well of another compound for each well; -1 where there is none."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features = features / np.where(norms > 0, norms, 1)
+    norms = lengths(features)[:, None]
+    features = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0)
     found = np.empty(len(features), dtype=np.intp)
     for start in range(0, len(features), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)

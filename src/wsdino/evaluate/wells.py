@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from wsdino.errors import TableError
-from wsdino.profile.rows import control_rows
+from wsdino.profile.rows import control_rows, lengths
 from wsdino.tables.columns import COMPOUND, PLATE, TREATMENT, WELL
 from wsdino.tables.features import feature_columns, features_of, plate_keys, require_columns
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
@@ -67,11 +67,8 @@ class Wells:
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
-        """(n,) L2 norm of each well's features."""
-        norms: NDArray[np.float64] = np.sqrt(
-            np.einsum("ij,ij->i", self.features, self.features, dtype=np.float64)
-        )
-        return norms
+        """(n,) L2 norm of each well's features; see :func:`wsdino.profile.rows.lengths`."""
+        return lengths(self.features)
 
     def unit(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Features of some wells, scaled to norm 1.
