@@ -186,7 +186,7 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
 
 def _with_index(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Make columns of what a data frame's index holds under a name, unless it has them already."""
-    for name in [name for name in table.index.names if name is not None]:
+    for name in [name for name in table.index.names if isinstance(name, str)]:
         if name in table:
             level = table.index.get_level_values(name).to_series(index=table.index)
             if not _agree(level, table[name]):
