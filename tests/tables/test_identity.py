@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsdino.errors import TableError
+from wsdino.tables.control_words import control_of
 from wsdino.tables.doses import merge_equal_doses
-from wsdino.tables.identity import control_of, normalise_well
+from wsdino.tables.identity import normalise_well
 from wsdino.tables.reading import read_table
 from wsdino.tables.tidy import tidy
 

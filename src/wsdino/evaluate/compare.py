@@ -19,7 +19,8 @@ from wsdino.evaluate.gallery import make_gallery, why_unmatched
 from wsdino.evaluate.intervals import clustered_interval, precisions_of
 from wsdino.evaluate.matching import match_gallery
 from wsdino.evaluate.plain import plain_values
-from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, TREATMENT
+from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, CONTROL, MOA, TREATMENT
+from wsdino.tables.doses import merge_equal_doses
 from wsdino.tables.features import require_columns, require_table
 
 if TYPE_CHECKING:
@@ -174,7 +175,13 @@ def _in_common(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame,
         each if CONCENTRATION in each else each.assign(**{CONCENTRATION: np.nan})
         for each in (first, second)
     ]
-    keys = [pd.MultiIndex.from_frame(each[list(TREATMENT)]) for each in tables]
+    # One of the tools may have kept 32 bits of a dose.
+    doses = [each[list(TREATMENT)].astype({CONCENTRATION: np.float64}) for each in tables]
+    merged = merge_equal_doses(pd.concat(doses, ignore_index=True), origin="the tables")
+    parts = np.split(merged[CONCENTRATION].to_numpy(), [len(first)])
+    tables = [each.assign(**{CONCENTRATION: own}) for each, own in zip(tables, parts, strict=True)]
+    names = [*TREATMENT, *([CONTROL] if all(CONTROL in each for each in tables) else [])]
+    keys = [pd.MultiIndex.from_frame(each[names]) for each in tables]
     for key in keys:
         if key.has_duplicates:
             name = key[key.duplicated()][0][0]

@@ -17,6 +17,7 @@ import numpy as np
 from wsdino.evaluate.activity import FDR, NULL_SIZE
 from wsdino.evaluate.level import is_control
 from wsdino.evaluate.precision import TIE, average_precision, false_discovery_rates, p_values
+from wsdino.profile.rows import lengths
 from wsdino.tables.columns import COMPOUND, MOA, plain_name
 from wsdino.tables.features import features_of, metadata_of, require_columns, require_table
 
@@ -113,7 +114,7 @@ def consistency(
     for row, own in enumerate(sets):
         has[row, [number[name] for name in own]] = 1
     features = features_of(rows)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    norms = lengths(features)[:, None]
     features = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0)
     compound = rows[COMPOUND].astype(str).to_numpy(dtype=object)
     asked: list[tuple[int, float, int, int]] = []

@@ -84,7 +84,7 @@ def activity(
     12
     """
     require_table(table)
-    wells = wells_of(table)
+    wells = wells_of(table).in_order()
     part = Part(wells, ~wells.is_control)
     return _measured([part], null_size=null_size, seed=seed, fdr=fdr)
 
@@ -147,7 +147,7 @@ def activity_of(
     parts = []
     for number in range(num_folds):
         fitted = fit_normalisation(table[fold != number], method=normalisation, **options)
-        wells = wells_of(fitted.transform(table))
+        wells = wells_of(fitted.transform(table)).in_order()
         its = wells.metadata[COMPOUND].astype(str).map(fold_of).to_numpy() == number
         parts.append(Part(wells, its & ~wells.is_control))
     found = _measured(parts, null_size=null_size, seed=seed, fdr=fdr)

@@ -15,6 +15,7 @@ import pandas as pd
 from wsdino.errors import TableError, did_you_mean
 from wsdino.evaluate.level import is_control, require_treatments
 from wsdino.profile.aggregate import pair_plates
+from wsdino.profile.rows import lengths
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
 from wsdino.tables.features import features_of, metadata_of, require_columns
 from wsdino.tables.lists import labels_of
@@ -219,12 +220,12 @@ def make_gallery(
     if (features == features[0]).all():
         msg = f"every feature is constant over the {len(rows)} treatments; nothing can be compared"
         raise TableError(msg)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    norms = lengths(features)
     if (norms == 0).any():
         where = rows[COMPOUND].iloc[int(np.flatnonzero(norms == 0)[0])]
         msg = f"the profile of {where} is zero in every feature; it has no cosine similarity"
         raise TableError(msg)
-    features = features / norms
+    features = features / norms[:, None]
     compound = rows[COMPOUND].to_numpy(dtype=object)
     places = _places(rows, place, multi_batch) if place else None
     metadata = metadata_of(rows)

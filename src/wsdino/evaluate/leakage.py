@@ -11,7 +11,7 @@ import pandas as pd
 from wsdino.evaluate.confounders import CONFOUNDERS, DENSITY, cells_of, plate_numbers
 from wsdino.evaluate.probe import linear_probe
 from wsdino.profile.aggregate import aggregate
-from wsdino.profile.rows import control_rows
+from wsdino.profile.rows import control_rows, lengths, moments
 from wsdino.tables.columns import COMPOUND, PLATE, WELL
 from wsdino.tables.features import features_of, plate_keys, require_columns
 
@@ -124,8 +124,8 @@ def leakage_of(
         if (classes := each.classes(raw)) is not None
     }
     before = features_of(raw)
-    deviation = before.std(axis=0)
-    before = (before - before.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    centre, deviation = moments(before)
+    before = np.divide(before - centre, deviation, out=np.zeros_like(before), where=deviation > 0)
     first, second = (
         _measured(features, codes, raw, sample, seed) for features in (before, features_of(made))
     )
@@ -165,16 +165,21 @@ def _keys(table: pd.DataFrame, labels: list[str]) -> list[str]:
 def _some_wells(
     table: pd.DataFrame, labels: list[str], seed: int
 ) -> tuple[NDArray[np.intp], str | None]:
-    """Return the rows of the wells that take part, and which these are where not all do."""
-    codes = table.groupby(_keys(table, labels), sort=False, dropna=False).ngroup().to_numpy()
+    """Return the rows of the wells that take part, and which these are where not all do.
+
+    The rows are in the order of their wells, so that what is drawn, and what equal neighbours
+    decide, doesn't depend on their order in the table.
+    """
+    codes = table.groupby(_keys(table, labels), sort=True, dropna=False).ngroup().to_numpy()
     num_wells = int(codes.max(initial=-1)) + 1
+    in_order = np.argsort(codes, kind="stable")
     if num_wells <= MAX_WELLS:
-        return np.arange(len(table)), None
+        return in_order, None
     drawn = np.random.default_rng(seed).choice(num_wells, MAX_WELLS, replace=False)
     is_drawn = np.zeros(num_wells, dtype=bool)
     is_drawn[drawn] = True
     sample = f"{MAX_WELLS:,} of {num_wells:,} wells, drawn with seed {seed}"
-    return np.flatnonzero(is_drawn[codes]), sample
+    return in_order[is_drawn[codes[in_order]]], sample
 
 
 def _wells(table: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
@@ -192,8 +197,8 @@ def _compounds(wells: pd.DataFrame) -> NDArray[np.intp]:
 
 def _nearest(features: NDArray[np.float64], compounds: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return the most similar well of another compound for each well; -1 where there is none."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features = features / np.where(norms > 0, norms, 1)
+    norms = lengths(features)[:, None]
+    features = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0)
     found = np.empty(len(features), dtype=np.intp)
     for start in range(0, len(features), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)

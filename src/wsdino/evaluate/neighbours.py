@@ -10,6 +10,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.evaluate.level import is_control
 from wsdino.profile.aggregate import pair_plates
+from wsdino.profile.rows import lengths
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
 from wsdino.tables.features import features_of, require_columns, require_table
 from wsdino.tables.lists import labels_of
@@ -30,7 +31,7 @@ def neighbours(
     ----------
     profiles
         One row per treatment: `Metadata_Compound`, features. Controls are candidates, too: a
-        treatment whose nearest one is a control may do nothing.
+        treatment whose nearest one is a control may do nothing. A profile that is zero is none.
     compound
         Its name; upper and lower case don't matter where that is unambiguous.
     concentration
@@ -85,7 +86,7 @@ def neighbours(
     if not len(others):
         raise TableError(f"{name} is the only compound; it has no neighbours")
     features = features_of(profiles)
-    norms = np.linalg.norm(features, axis=1)
+    norms = lengths(features)
     if (norms[asked] == 0).any():
         raise TableError(f"the profile of {name} is zero in every feature; nothing is similar")
     others = others[norms[others] > 0]
@@ -94,7 +95,9 @@ def neighbours(
     rows = []
     for row in asked:
         similarity = unit[others] @ unit[row]
-        order = np.lexsort([names[others].astype(str), -np.round(similarity, 12)])[:num]
+        # Equal ones by name and dose.
+        keys = [doses[others], names[others].astype(str), -np.round(similarity, 12)]
+        order = np.lexsort(keys)[:num]
         for rank, place in enumerate(order, start=1):
             other = others[place]
             rows.append(

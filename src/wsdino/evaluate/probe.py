@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsdino.evaluate.held_out import deal
+from wsdino.profile.rows import moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,9 +122,9 @@ def _scores(
     """Return for each label (n, classes) how likely each class is; -inf where it wasn't seen."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    centred = features - features.mean(axis=0)
-    deviation = centred.std(axis=0)
-    centred = centred[:, deviation > 0] / deviation[deviation > 0]
+    centre, deviation = moments(features)
+    varies = deviation > 0
+    centred = (features - centre)[:, varies] / deviation[varies]
     shrinkage = max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), 1e-3)
     found = {
         name: np.full((len(codes), int(codes.max()) + 1), -np.inf) for name, codes in labels.items()

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from wsdino.errors import TableError
-from wsdino.profile.rows import control_rows
+from wsdino.profile.rows import control_rows, lengths
 from wsdino.tables.columns import COMPOUND, PLATE, TREATMENT, WELL
 from wsdino.tables.features import feature_columns, features_of, plate_keys, require_columns
 from wsdino.tables.lists import LIST_COLUMNS, require_one_label
@@ -67,11 +67,8 @@ class Wells:
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
-        """(n,) L2 norm of each well's features."""
-        norms: NDArray[np.float64] = np.sqrt(
-            np.einsum("ij,ij->i", self.features, self.features, dtype=np.float64)
-        )
-        return norms
+        """(n,) L2 norm of each well's features; see :func:`wsdino.profile.rows.lengths`."""
+        return lengths(self.features)
 
     def unit(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Features of some wells, scaled to norm 1.
@@ -105,6 +102,15 @@ class Wells:
         """
         metadata = self.metadata.take(rows).reset_index(drop=True)
         return Wells(metadata, self.features[rows], self.num_without_compound)
+
+    def in_order(self) -> Wells:
+        """Return the same wells by plate, position and treatment.
+
+        What is drawn with a seed then doesn't depend on the order of a table's rows.
+        """
+        by = self.metadata.groupby(well_keys(self.metadata), sort=True, dropna=False)
+        number = by.ngroup().to_numpy()
+        return self if (np.diff(number) > 0).all() else self.take(np.argsort(number))
 
     def _numbers(self, columns: list[str]) -> NDArray[np.intp]:
         grouped = self.metadata.groupby(columns, sort=False, dropna=False)

@@ -290,9 +290,7 @@ def _require_fields(images: Tensor | NDArray[Any], channels: tuple[str, ...]) ->
             f"channels {', '.join(channels)}; found {tuple(images.shape)}"
         )
     # A tensor of int16 has the bits of uint16, see as_tensor.
-    tensors, arrays = (torch.uint8, torch.uint16, torch.int16), (np.uint8, np.uint16)
-    known = tensors if isinstance(images, Tensor) else arrays
-    if images.dtype not in known:
+    if images.dtype not in (torch.uint8, torch.uint16, torch.int16, np.uint8, np.uint16):
         raise ImageError(
             "images: expected uint8 or uint16 as the microscope wrote them, found "
             f"{str(images.dtype).removeprefix('torch.')}; don't scale them before"

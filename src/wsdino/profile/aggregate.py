@@ -1,6 +1,7 @@
 """Aggregation of sites or wells to treatment profiles.
 
-A profile keeps what is constant within its group. Plates and batches are kept in any case, as lists
+A profile keeps what is constant within its group; of a compound or well, values that are missing in
+some rows don't matter. Plates and batches are kept in any case, as lists
 (see :mod:`wsdino.tables.lists`), because matching needs them: `Metadata_Plate` lists the distinct
 plates in order of first appearance, and `Metadata_Batch` the one batch or, where there are several,
 the batch of each of these plates, in the same order. A plate is a plate within its batch: plates of
@@ -19,7 +20,18 @@ from wsdino.outside import misfits
 from wsdino.profile.methods import find_aggregation
 from wsdino.profile.normalise import normalise
 from wsdino.recorded import Made
-from wsdino.tables.columns import BATCH, PLATE, SITE, TREATMENT, WELL
+from wsdino.tables.columns import (
+    BATCH,
+    COMPOUND,
+    CONCENTRATION,
+    CONTROL,
+    MOA,
+    PLATE,
+    SITE,
+    TREATMENT,
+    WELL,
+)
+from wsdino.tables.doses import require_one_moa
 from wsdino.tables.features import (
     feature_columns,
     metadata_of,
@@ -104,7 +116,8 @@ def aggregate(
 def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published") -> pd.DataFrame:
     """Aggregate sites to treatment profiles in one of the named ways.
 
-    With `published`, WS-DINO's own, each plate counts alike, however many sites it has. The paper's
+    Rows that are controls are a profile of their own, where others of that treatment are not. With
+    `published`, WS-DINO's own, each plate counts alike, however many sites it has. The paper's
     last step, division by the L2 norm, is part of the cosine similarity in
     :func:`wsdino.evaluate.matching.match_moa`.
 
@@ -124,10 +137,14 @@ def aggregate_treatments(table: pd.DataFrame, *, aggregation: str = "published")
     Raises
     ------
     TableError
-        If there is no such aggregation, a column is missing, or as in :func:`aggregate`.
+        If there is no such aggregation, a column is missing, a treatment has two MoAs, or as in
+        :func:`aggregate`.
     """
+    if {COMPOUND, CONCENTRATION, MOA} <= set(table):
+        require_one_moa(table[table[COMPOUND].notna()], origin=f"aggregation {aggregation}")
+    keys = [*TREATMENT, *([CONTROL] if CONTROL in table else [])]
     steps = [
-        (statistic, [*TREATMENT, *(plate_keys(table) if group == "plate" else [])])
+        (statistic, [*keys, *(plate_keys(table) if group == "plate" else [])])
         for statistic, group in find_aggregation(aggregation).steps
     ]
     return _aggregated(table, steps, purpose=f"aggregation {aggregation}")
@@ -251,9 +268,12 @@ def _group_metadata(
     first = np.unique(codes, return_index=True)[1]
     grouped = metadata.groupby(codes, sort=True)
 
+    # Whoever knows a compound's mechanism or target in one row knows it in all.
+    may_lack = COMPOUND in by or WELL in by
+
     def is_constant(name: str) -> bool:
         try:
-            return bool((grouped[name].nunique(dropna=False) == 1).all())
+            return bool((grouped[name].nunique(dropna=may_lack) <= 1).all())
         except TypeError:  # another tool's cells that can't be compared, such as lists
             return False
 
@@ -266,6 +286,8 @@ def _group_metadata(
         if name in by or name in listed or (name not in (WELL, SITE) and is_constant(name))
     ]
     result: pd.DataFrame = metadata[kept].take(first).reset_index(drop=True)
+    for name in result.columns[result.isna().any()].difference([*by, *listed]):
+        result[name] = grouped[name].first().reset_index(drop=True)
     if listed:
         lists = _plates_and_batches(metadata, codes)
         for name in listed:

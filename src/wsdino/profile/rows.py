@@ -68,6 +68,27 @@ def mean_of_blocks(
     return total / num, num
 
 
+def lengths(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """L2 norm of each row; 0 where only rounding keeps it from that.
+
+    Centred on the controls of each plate, a profile of these controls is zero, and its direction
+    that of rounding errors.
+
+    Parameters
+    ----------
+    features
+        (n, F).
+
+    Returns
+    -------
+    ndarray
+        (n,); 0 for a row of at most a billionth of the longest.
+    """
+    norms = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float64))
+    result: NDArray[np.float64] = np.where(norms > CONSTANT * norms.max(initial=0), norms, 0)
+    return result
+
+
 def control_rows(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Tell which rows are controls; none where the table doesn't say.
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.evaluate.confounders import DENSITY, cells_of
+from wsdino.profile.rows import lengths
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
 from wsdino.report.words import concentration, is_number
 from wsdino.runrecord import Omitted, RunRecord
@@ -222,7 +223,7 @@ def nearest_rows(
         (n, k); NaN where there is none. Rows that are zero everywhere have no neighbours and are
         none.
     """
-    norms = np.linalg.norm(features, axis=1)
+    norms = lengths(features)
     unit = features / np.where(norms > 0, norms, 1.0)[:, None]
     labels = list(range(len(features))) if groups is None else groups
     _, codes = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)

@@ -41,64 +41,79 @@ def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
     return found * factor if factor >= 1 else found / round(1 / factor)
 
 
-def _unit_column(table: pd.DataFrame) -> str | None:
-    """Return the column with the units of our doses; None if there is none.
+def units_of(source: str, table: pd.DataFrame) -> str | None:
+    """Name the column that has the units of concentrations.
 
-    Units of another column of doses that stands beside them (`pert_dose_unit` of `pert_dose`) are
-    none.
+    Parameters
+    ----------
+    source
+        Column that the concentrations are read from.
+    table
+        With this column.
+
+    Returns
+    -------
+    str or None
+        `dose_unit` is of `dose` where the table has both, else of the concentrations.
     """
-    plain = {plain_name(name): name for name in map(str, table.columns) if name != CONCENTRATION}
-    return next(
-        (
-            name
-            for unit, name in plain.items()
-            if unit in UNIT_COLUMNS and unit.rpartition("_unit")[0] not in plain
-        ),
-        None,
-    )
+    names = {plain_name(name): str(name) for name in reversed(table.columns)}
+    owner_of = {unit: unit.rpartition("_")[0] for unit in UNIT_COLUMNS if unit in names}
+    own = [unit for unit, owner in owner_of.items() if owner == plain_name(source)]
+    free = [unit for unit, owner in owner_of.items() if owner not in names]
+    return next((names[unit] for unit in own + free), None)
 
 
-def with_unit_of_name(table: pd.DataFrame, doses: str, *, origin: str) -> pd.DataFrame:
-    """Note that a column of doses is in micromolar now, as its name had the unit.
+def with_unit_of_name(
+    table: pd.DataFrame, source: str, column: str, *, origin: str
+) -> pd.DataFrame:
+    """Note that concentrations are in micromolar now, as the name of their column had the unit.
 
     Parameters
     ----------
     table
-        With the doses as `Metadata_Concentration`.
-    doses
-        What the column was called, such as `mmoles_per_liter`.
+        With concentrations.
+    source
+        What their column was called, such as `mmoles_per_liter`.
+    column
+        What :func:`units_of` found.
     origin
-        Name of the table in messages.
+        Where it came from, for messages.
 
     Raises
     ------
     TableError
-        A column of units beside it says otherwise.
+        The column of units says otherwise.
     """
-    factor, column = micromolar_per_unit(doses), _unit_column(table)
-    if factor is None or column is None:
+    factor = micromolar_per_unit(source)
+    if factor is None:
         return table
     units = texts(table[column])
     bad = units.notna() & (units.map(lambda unit: UNITS.get(plain_name(str(unit)))) != factor)
     if bad.any():
         raise TableError(
             f"{origin}: {column} is '{units[bad].iloc[0]}' in {row_of(bad)}, but the name of "
-            f"{doses} says another unit; rename that column without a unit, or drop {column}"
+            f"{source} says another unit; rename that column without a unit, or drop {column}"
         )
-    return with_columns(table, {column: units.where(units.isna(), "uM")})
+    return table.assign(**{column: units.where(units.isna(), "uM")})
 
 
-def in_micromolar(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+def in_micromolar(table: pd.DataFrame, column: str, *, origin: str) -> pd.DataFrame:
     """Convert `Metadata_Concentration` to micromolar if a column of units gives another unit.
+
+    Parameters
+    ----------
+    table
+        With concentrations.
+    column
+        What :func:`units_of` found.
+    origin
+        Where it came from, for messages.
 
     Raises
     ------
     TableError
         A unit is unknown.
     """
-    column = _unit_column(table)
-    if column is None or CONCENTRATION not in table:
-        return table
     units = texts(table[column])
     factors = units.map(lambda unit: 1.0 if unit is None else UNITS.get(plain_name(unit)))
     bad = factors.isna()

@@ -24,6 +24,7 @@ from wsdino.tables.columns import (
     MOA,
     PLATE,
 )
+from wsdino.tables.control_words import control_of
 from wsdino.tables.lean import with_columns
 
 if TYPE_CHECKING:
@@ -44,55 +45,6 @@ _ROW_COLUMN = re.compile(r"r0*([1-9]|[12][0-9]|3[0-2])c0*([1-9]|[1-3][0-9]|4[0-8
 _QUARTER = re.compile(r"([A-P])0*([1-9]|1[0-9]|2[0-4])\.([ab])([12])", re.IGNORECASE)
 _SITE = re.compile(r"(?:site|field|fov|s|f)?[ _]?0*(\d{1,9})(?:\.0+)?", re.IGNORECASE)
 _FLOAT_PLATE = re.compile(r"\d+\.0")
-
-_CONTROL = frozenset(
-    [
-        "true",
-        "1",
-        "1.0",
-        "yes",
-        "y",
-        "t",
-        "negcon",
-        "neg",
-        "neg_control",
-        "negative",
-        "negative_control",
-        "control",
-        "ctrl",
-        "ctl",
-        "dmso",
-        "vehicle",
-        "vehicle_control",
-        "solvent",
-        "ctl_vehicle",
-        "ctl_untrt",
-        "untreated",
-        "mock",
-    ]
-)
-_TREATED = frozenset(
-    [
-        "false",
-        "0",
-        "0.0",
-        "no",
-        "n",
-        "f",
-        "trt",
-        "trt_cp",
-        "treated",
-        "treatment",
-        "test",
-        "compound",
-        "sample",
-        "pos",
-        "poscon",
-        "pos_control",
-        "positive",
-        "positive_control",
-    ]
-)
 
 
 def text_of(value: Any) -> Any:
@@ -213,16 +165,6 @@ def numbers(values: pd.Series, *, origin: str, what: str) -> pd.Series:
     return pd.Series(found, index=values.index)
 
 
-def control_of(word: str) -> bool | None:
-    """Whether a word marks a negative control; None if the word is unknown."""
-    plain = re.sub(r"[\s\-]+", "_", word.strip().casefold())
-    if plain in _CONTROL or plain.startswith("negcon"):
-        return True
-    if plain in _TREATED or plain.startswith(("poscon", "trt_")):
-        return False
-    return None
-
-
 def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Parse flags of negative controls.
 
@@ -249,10 +191,20 @@ def control_flags(values: pd.Series, *, origin: str) -> tuple[NDArray[np.bool_],
     return is_control.to_numpy() & ~is_missing.to_numpy(), is_missing.to_numpy()
 
 
+def has_flags(table: pd.DataFrame) -> bool:
+    """Whether `Metadata_Control` says of any row whether it is a control."""
+    if CONTROL not in table:
+        return False
+    words = table[CONTROL].dropna().astype(str).unique()
+    return any(word.strip().casefold() not in MISSING for word in words)
+
+
 def with_controls(
     table: pd.DataFrame, controls: Sequence[str] | None, *, origin: str
 ) -> pd.DataFrame:
-    """Decide which rows are negative controls, and remove their mechanism.
+    """Decide which rows are negative controls.
+
+    Their mechanism is removed, as is that of rows without a compound, which can't be matched.
 
     Parameters
     ----------
@@ -274,7 +226,7 @@ def with_controls(
     TableError
         A flag can't be read, or no compound has the names given.
     """
-    if controls is None and CONTROL in table and table[CONTROL].notna().any():
+    if controls is None and has_flags(table):
         is_control, is_missing = control_flags(table[CONTROL], origin=origin)
         if is_missing.any():
             say(
@@ -300,6 +252,8 @@ def with_controls(
         table[MOA] = table[MOA].where(~is_control, None)
     if COMPOUND not in table:
         return table
+    if MOA in table:
+        table[MOA] = table[MOA].where(table[COMPOUND].notna(), None)
     table = _one_name_for_each_control(table, is_control, origin)
     if controls is None:
         _report_several(table, is_control, origin)

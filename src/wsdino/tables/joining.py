@@ -111,9 +111,7 @@ def _join(left: pd.DataFrame, right: pd.DataFrame, origin: str, other: str) -> p
                 raise TableError(f"{name}: {column} is missing in {num} of {len(table)} rows")
     keys = [PLATE, WELL, *(name for name in (SITE, BATCH) if name in left and name in right)]
     places = [
-        pd.DataFrame({key: texts(table[key]) for key in keys}).assign(
-            **{f"row{number}": np.arange(len(table))}
-        )
+        _places(table, keys).assign(**{f"row{number}": np.arange(len(table))})
         for number, table in enumerate((left, right))
     ]
     repeated = [place.duplicated(keys, keep=False) for place in places]
@@ -140,6 +138,21 @@ def _join(left: pd.DataFrame, right: pd.DataFrame, origin: str, other: str) -> p
     )
     metadata = _agreed(metadata_of(one), metadata_of(two), origin, other)
     return pd.concat([metadata, one[feature_columns(one)], two[feature_columns(two)]], axis=1)
+
+
+def _places(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return where each row lies, as text.
+
+    A plate goes without the batch before its name: it has one only if the table has a plate of
+    that name in another batch, too.
+    """
+    places = pd.DataFrame({key: texts(table[key]) for key in keys})
+    if BATCH in keys:
+        places[PLATE] = [
+            str(plate).removeprefix(f"{batch}/")
+            for plate, batch in zip(places[PLATE], places[BATCH], strict=True)
+        ]
+    return places
 
 
 def _agreed(one: pd.DataFrame, two: pd.DataFrame, origin: str, other: str) -> pd.DataFrame:

@@ -32,7 +32,8 @@ from wsdino.tables.columns import (
     require_sources,
 )
 from wsdino.tables.identity import texts
-from wsdino.tables.tidy import has_values, inferred, tidy
+from wsdino.tables.inferred import inferred
+from wsdino.tables.tidy import has_values, tidy
 from wsdino.tables.welltables import SOURCE, WellTable, read_wells
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from wsdino.errors import TableError
 from wsdino.progress import say
 from wsdino.tables.columns import CONTROL, PREFIX
 from wsdino.tables.files import read_file, release_memory
-from wsdino.tables.identity import DEFAULT_CONTROLS
+from wsdino.tables.identity import DEFAULT_CONTROLS, has_flags
 from wsdino.tables.platemap import PlateMap, read_platemap, tidy_and_join
 from wsdino.tables.suspects import without_labels
-from wsdino.tables.tidy import has_values, identify
+from wsdino.tables.tidy import identify
 from wsdino.tables.workspace_dl import is_workspace_dl, read_workspace_dl
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_table(
     table = tidy_and_join(raw, wells, origin=origin, columns=columns)
     del raw
     release_memory()
-    is_flagged = controls is not None or has_values(table, CONTROL)
+    is_flagged = controls is not None or has_flags(table)
     table = identify(table, origin=origin, controls=controls)
     if not is_flagged and CONTROL in table and table[CONTROL].any():
         say(

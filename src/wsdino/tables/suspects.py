@@ -66,7 +66,11 @@ def report_averaged(table: pd.DataFrame, by: Sequence[str]) -> None:
             or _PLACE.fullmatch(plain_name(plain))
         ):
             continue
-        if values.nunique() < 2 or (pd.api.types.is_float_dtype(values) and values.nunique() > 8):
+        try:
+            num = values.nunique()
+        except TypeError:  # another tool's cells that can't be compared, such as lists
+            continue
+        if num < 2 or (pd.api.types.is_float_dtype(values) and num > 8):
             continue
         num_values = metadata.groupby(list(by), dropna=False)[name].nunique()
         if (num_values > 1).any():
@@ -249,18 +253,26 @@ def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> boo
 
 
 def _name_text(table: pd.DataFrame, origin: str) -> None:
-    """Report columns that would be features except for a few cells of text."""
-    found = []
+    """Report columns that would be features, were they not text, or a few of their cells."""
+    mixed, written = [], []
     for name in table.columns:
-        if str(name).startswith(PREFIX) or table[name].dtype != object:
+        if str(name).startswith(PREFIX) or pd.api.types.is_numeric_dtype(table[name]):
             continue
-        cells = table[name].dropna()
-        numbers = pd.to_numeric(cells, errors="coerce")
-        wrong = cells[numbers.isna()]
-        if 0 < len(wrong) < len(cells) / 2:
-            found.append(f"{name} ({len(wrong)} cells such as {str(wrong.iloc[0])!r})")
-    if found:
-        say(f"{origin}: {_listed(found)} mix text and numbers, so they are not used as features")
+        cells = table[name].dropna().astype(object)
+        if not cells.map(lambda cell: isinstance(cell, int | float | str)).all():
+            continue
+        wrong = cells[pd.to_numeric(cells, errors="coerce").isna()]
+        if len(cells) and not len(wrong):
+            written.append(str(name))
+        elif len(wrong) < len(cells) / 2:
+            mixed.append(f"{name} ({len(wrong)} cells such as {str(wrong.iloc[0])!r})")
+    if mixed:
+        say(f"{origin}: {_listed(mixed)} mix text and numbers, so they are not used as features")
+    if written:
+        say(
+            f"{origin}: {_listed(written)} hold numbers as text or categories, so they are not "
+            "used as features"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

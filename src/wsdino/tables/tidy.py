@@ -26,10 +26,16 @@ from wsdino.tables.columns import (
     plain_name,
     without_spaces,
 )
-from wsdino.tables.doses import in_micromolar, merge_equal_doses, micromolar, with_unit_of_name
+from wsdino.tables.control_words import control_of
+from wsdino.tables.doses import (
+    in_micromolar,
+    merge_equal_doses,
+    micromolar,
+    units_of,
+    with_unit_of_name,
+)
 from wsdino.tables.identity import (
     MISSING,
-    control_of,
     known_texts,
     report_spellings,
     sites,
@@ -38,6 +44,7 @@ from wsdino.tables.identity import (
     with_controls,
     with_plates_of_batches,
 )
+from wsdino.tables.inferred import inferred, numeric
 from wsdino.tables.lean import sharing, with_columns
 from wsdino.tables.lists import LIST_COLUMNS, read_labels
 
@@ -67,7 +74,8 @@ def tidy(
         The same rows with a fresh index. Plate, well, batch, compound and MoA are text (None if
         missing), wells are `B04`, sites are integers if all can be read, concentrations are float64
         in micromolar, and other `Metadata_*` columns of text become numbers or booleans if they
-        hold nothing else. `Metadata_Control` is left to :func:`identify`. Features are unchanged.
+        hold nothing else. `Metadata_Control` is left to :func:`identify`. Features are unchanged,
+        but for numbers that are kept as objects, such as decimals, which become float64.
 
     Raises
     ------
@@ -75,7 +83,11 @@ def tidy(
         If two columns have one name, or a value can't be read.
     """
     attributes = table.attrs
-    table = _recognised(_with_plain_names(table, origin), columns or {}, origin)
+    table = _of_all_channels(_with_plain_names(table, origin), origin)
+    taken = _taken(table, columns or {})
+    doses = taken.get(CONCENTRATION, CONCENTRATION)
+    units = units_of(doses, table)
+    table = _recognised(table, taken, origin)
     for name in TEXT:
         if name in table:
             table[name] = texts(table[name])
@@ -89,13 +101,17 @@ def tidy(
     if MOA in table:
         table[MOA] = _mechanisms(table[MOA], origin)
     table = _with_solvents(table, origin)
+    if CONCENTRATION in table and units is not None:
+        table = with_unit_of_name(table, doses, units, origin=origin)
+        table = in_micromolar(table, units, origin=origin)
     if CONCENTRATION in table:
-        table = in_micromolar(table, origin=origin)
         table[CONCENTRATION] = micromolar(table[CONCENTRATION], 1.0, origin=origin)
     known = {*TEXT, WELL, SITE, CONCENTRATION, CONTROL}
     for name in table.columns:
         if str(name).startswith(PREFIX) and name not in known:
             table[name] = inferred(table[name])
+        elif not str(name).startswith(PREFIX) and table[name].dtype == object:
+            table[name] = numeric(table[name])
     table = table.copy()
     table.attrs = attributes
     return table
@@ -151,8 +167,7 @@ def has_values(table: pd.DataFrame, column: str) -> bool:
 
 def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """Strip names, remove CellProfiler's prefix `Image_`, and drop unnamed row numbers."""
-    if any(name is not None for name in table.index.names):
-        table = table.reset_index()
+    table = _with_index(table, origin)
     table = sharing(table)
     table.columns = [without_spaces(name) for name in table.columns]
     unnamed = [name for name in table.columns if not name or name.startswith("Unnamed: ")]
@@ -174,6 +189,19 @@ def _with_plain_names(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     return table
 
 
+def _with_index(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """Make columns of what a data frame's index holds under a name, unless it has them already."""
+    for name in [name for name in table.index.names if isinstance(name, str)]:
+        if name in table:
+            level = table.index.get_level_values(name).to_series(index=table.index)
+            if not _agree(level, table[name]):
+                raise TableError(
+                    f"{origin}: its index and a column are both named {name}; drop one"
+                )
+            table = table.reset_index(name, drop=True)
+    return table if set(table.index.names) == {None} else table.reset_index()
+
+
 def _require_unique(table: pd.DataFrame, origin: str) -> None:
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
@@ -185,21 +213,24 @@ def _agree(one: pd.Series, other: pd.Series) -> bool:
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
-def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) -> pd.DataFrame:
-    """Rename columns to ours as :mod:`wsdino.tables.columns` decides, and report the renamed."""
+def _taken(table: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what is renamed, our name -> the table's; see :mod:`wsdino.tables.columns`."""
     taken: dict[str, str] = {}
     for ours, theirs in columns.items():
         found = find_column(theirs, [*table.columns])
         if found is not None:
             taken[ours] = found
-    table = _of_all_channels(table, origin)
     for synonyms in SYNONYMS:
         if synonyms.column not in taken and not has_values(table, synonyms.column):
             for theirs in _candidates(table, synonyms):
                 if theirs not in taken.values():
                     taken[synonyms.column] = theirs
                     break
-    taken = {ours: theirs for ours, theirs in taken.items() if ours != theirs}
+    return {ours: theirs for ours, theirs in taken.items() if ours != theirs}
+
+
+def _recognised(table: pd.DataFrame, taken: Mapping[str, str], origin: str) -> pd.DataFrame:
+    """Rename columns to ours, and report the renamed."""
     if not taken:
         return table
     named = ", ".join(f"{theirs} as {ours}{_unit(theirs)}" for ours, theirs in taken.items())
@@ -208,10 +239,7 @@ def _recognised(table: pd.DataFrame, columns: Mapping[str, str], origin: str) ->
     # A column with another unit or other words is kept beside ours under its own name.
     kept = {name for name in taken.values() if name.startswith(PREFIX) and _differs(name)}
     gone = [name for name in {*taken.values(), *taken} if name in table and name not in kept]
-    table = with_columns(table.drop(columns=gone), new)
-    if CONCENTRATION in taken:
-        return with_unit_of_name(table, taken[CONCENTRATION], origin=origin)
-    return table
+    return with_columns(table.drop(columns=gone), new)
 
 
 def _candidates(table: pd.DataFrame, synonyms: Synonyms) -> list[str]:
@@ -341,35 +369,3 @@ def _with_solvents(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         f"({', '.join(sorted(set(solvents[blank])))})"
     )
     return with_columns(table, {COMPOUND: compounds.where(~blank, solvents)})
-
-
-def inferred(values: pd.Series) -> pd.Series:
-    """Return text as numbers or booleans if every value survives the conversion.
-
-    Two that are written differently, such as versions 1.1 and 1.10, must not become one number.
-    """
-    if values.dtype != object:
-        return values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
-    filled = values.dropna()
-    if not all(isinstance(value, str) for value in filled):
-        return values
-    text = filled.str.strip()
-    text = text[text != ""]
-    stripped = text.reindex(values.index).astype(object)
-    stripped = stripped.where(stripped.notna(), None)
-    if text.empty:
-        return stripped
-    if text.isin(["True", "False"]).all() and len(text) == len(values):
-        return text == "True"
-    # A number that would be written differently, such as 0042, is a name.
-    if len(text) == len(values) and text.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
-        return pd.to_numeric(text)
-    # So is one with more digits than a float has: of a barcode the last must not be lost.
-    is_name = text.str.match(r"-?0\d") | text.str.fullmatch(r"-?\d{16,}")
-    if is_name.any() or not text.str.fullmatch(r"-?(0|[1-9]\d*)?\.?\d+([eE][+-]?\d+)?").all():
-        return stripped
-    found = pd.to_numeric(pd.Series(text.unique()), errors="coerce")
-    # Of zeros the sign may be lost.
-    if found.isna().any() or found[found != 0].duplicated().any():
-        return stripped
-    return pd.to_numeric(stripped).astype("float64")
