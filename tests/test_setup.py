@@ -97,7 +97,7 @@ def test_an_explanation_has_meaning_choices_limits_and_reason(tmp_path: Path) ->
     assert f"# Why: given in {path}.\n  tile: 32\n" in said.replace("\n  #   ", " ")
     assert "# Why: --set profile.normalise=plate.\n  normalise: plate\n" in said
     assert "# `auto` or `tvn` or `whiten_all` or `weak_label` or `plate` or " in said
-    assert "# Why: as train.batch_size.\n    batch_size: 64\n" in said
+    assert "# Why: as train.batch_size.\n    batch_size: 32\n" in said
     assert refused("config", "papr", "--explain").endswith("or a YAML file")
 
 
