@@ -61,21 +61,21 @@ def write_gallery(top: Path) -> None:
                 rows.append(row)
         for channel in CHANNELS:
             np.save(illum / f"{plate}_Illum{channel}.npy", np.full((16, 16), 2.0))
-        (images / "Index.idx.xml").write_text("nobody asks for it")
+        (images / "Index.idx.xml").write_text("nobody asks for it", encoding="utf-8")
         text = pd.DataFrame(rows).to_csv(index=False)
         (tables / "load_data_with_illum.csv.gz").write_bytes(gzip.compress(text.encode()))
-        (tables / "load_data.csv").write_text(text)
+        (tables / "load_data.csv").write_text(text, encoding="utf-8")
     metadata = source / "workspace" / "metadata"
     maps = metadata / "platemaps" / BATCH
     (maps / "platemap").mkdir(parents=True)
     (metadata / "external_metadata").mkdir()
     rows = [f"{plate},map" for plate in PLATES]
     (maps / "barcode_platemap.csv").write_text(
-        "\n".join(["Assay_Plate_Barcode,Plate_Map_Name", *rows])
+        "\n".join(["Assay_Plate_Barcode,Plate_Map_Name", *rows]), encoding="utf-8"
     )
     wells = [f"map\t{well}\tBRD-{well}\t0.005\tDMSO" for well in WELLS]
     names = "plate_map_name\twell_position\tbroad_sample\tmmoles_per_liter\tsolvent"
-    (maps / "platemap" / "map.txt").write_text("\n".join([names, *wells]))
+    (maps / "platemap" / "map.txt").write_text("\n".join([names, *wells]), encoding="utf-8")
     (metadata / "external_metadata" / "huge_pictures.zip").write_bytes(bytes(100_000))
 
 

@@ -169,7 +169,8 @@ def write_harmony(
         f'<?xml version="1.0" encoding="utf-8"?><EvaluationInputData xmlns="{NAMESPACES[version]}">'
         f"<Plates><Plate><PlateID>{plate}</PlateID><Name>{plate}</Name></Plate></Plates>"
         f"<Maps><Map>{maps}</Map>{named}</Maps><Images>{''.join(images)}</Images>"
-        "</EvaluationInputData>"
+        "</EvaluationInputData>",
+        encoding="utf-8",
     )
     return folder
 
@@ -242,7 +243,7 @@ def write_jdce(folder: Path, *, barcode: str = "3500009044", steps: int = 2) -> 
         "ImageMetadataFiles": ["image_metadata_1.csv"],
         "AutoLeadAcquisitionProtocol": {"Wavelengths": waves[::-1]},
     }
-    (folder / "scan.jdce").write_text(json.dumps({"ImageStack": stack}))
+    (folder / "scan.jdce").write_text(json.dumps({"ImageStack": stack}), encoding="utf-8")
     return folder
 
 
@@ -284,13 +285,15 @@ def write_cellvoyager(
                     )
     head = '<?xml version="1.0" encoding="utf-8"?>'
     (folder / "MeasurementData.mlf").write_text(
-        f'{head}<bts:MeasurementData xmlns:bts="{BTS}">{"".join(records)}</bts:MeasurementData>'
+        f'{head}<bts:MeasurementData xmlns:bts="{BTS}">{"".join(records)}</bts:MeasurementData>',
+        encoding="utf-8",
     )
     listed = "".join(f'<bts:MeasurementChannel bts:Ch="{c}"/>' for c in (1, 2, 3, 4))
     (folder / "MeasurementDetail.mrf").write_text(
         f'{head}<bts:MeasurementDetail xmlns:bts="{BTS}" '
         f'bts:MeasurementSettingFileName="p.mes"><bts:MeasurementSamplePlate bts:Name="{plate}"/>'
-        f"{listed}</bts:MeasurementDetail>"
+        f"{listed}</bts:MeasurementDetail>",
+        encoding="utf-8",
     )
     targets = "".join(
         f'<bts:Channel bts:Ch="{c}" bts:Target="{t}"/>'
@@ -299,7 +302,8 @@ def write_cellvoyager(
     if settings:
         (folder / "p.mes").write_text(
             f'{head}<bts:MeasurementSetting xmlns:bts="{BTS}"><bts:ChannelList>{targets}'
-            "</bts:ChannelList></bts:MeasurementSetting>"
+            "</bts:ChannelList></bts:MeasurementSetting>",
+            encoding="utf-8",
         )
     return folder
 

@@ -132,7 +132,7 @@ def run_page(page: Path, folder: Path) -> None:
     script = folder / ".page.py"
     # Processes that simulate or read in parallel import the script, and must not run it.
     body = "".join(f"    {line}\n" for line in lines)
-    script.write_text(f'{START}\n\nif __name__ == "__main__":\n{body}')
+    script.write_text(f'{START}\n\nif __name__ == "__main__":\n{body}', encoding="utf-8")
     fixed = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, str(script)],

@@ -52,7 +52,7 @@ TINY = {
 
 def write_tiny_config(path: Path, **changes: object) -> Path:
     """Write the tiny config with whole sections replaced."""
-    path.write_text(yaml.safe_dump(TINY | changes))
+    path.write_text(yaml.safe_dump(TINY | changes), encoding="utf-8")
     return path
 
 

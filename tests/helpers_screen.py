@@ -79,7 +79,7 @@ def write_bbbc021_folder(
 
 def write_rows(path: Path, rows: list[dict]) -> None:
     """Write dictionaries as a CSV."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -57,7 +57,9 @@ def test_controls_are_named_as_the_run_its_report_and_the_command_say(tmp_path: 
     write_bbbc021_folder(tmp_path / "screen", num_sites=1)
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"):
         path = tmp_path / "screen" / name
-        path.write_text(path.read_text(encoding="utf-8").replace("DMSO", "Vehicle"))
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("DMSO", "Vehicle"), encoding="utf-8"
+        )
     settings = ["--set", f"screen.source={tmp_path / 'screen'}"]
     config = write_tiny_config(tmp_path / "tiny.yaml", baselines={"names": []})
     status, _, err = ended("run", config, *settings, "--out", tmp_path / "first")

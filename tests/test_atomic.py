@@ -34,7 +34,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
         assert partial.parent == path.parent
         assert PARTIAL.match(partial.name)
         assert partial.name.endswith("table.csv.gz"), "for writers that go by the suffix"
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
         assert not path.exists()
     assert names(tmp_path) == {"deep", "deep/table.csv.gz"}
     assert path.read_text(encoding="utf-8") == "new"
@@ -43,11 +43,11 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
 def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "f"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def fail() -> None:
         with writing(path) as partial:
-            partial.write_text("half")
+            partial.write_text("half", encoding="utf-8")
             raise error
 
     # Libraries raise errors of any type where they can't write; signals are none of them.
@@ -60,7 +60,7 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, error: BaseExcepti
 def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
     path = tmp_path / f"{'ä' * 125}.csv"
     with writing(path) as partial:
-        partial.write_text("x")
+        partial.write_text("x", encoding="utf-8")
         assert partial.suffix == ".csv"
     assert path.read_text(encoding="utf-8") == "x"
 
@@ -80,7 +80,7 @@ def test_a_full_disk_is_said_with_what_is_free(tmp_path: Path) -> None:
     def fill() -> None:
         with writing(tmp_path / "f") as partial:
             partial.symlink_to("/dev/full")
-            partial.write_text("x")
+            partial.write_text("x", encoding="utf-8")
 
     with pytest.raises(OutputError) as caught:
         fill()
@@ -131,7 +131,7 @@ def test_what_is_in_the_way_is_one_line(tmp_path: Path, in_the_way: str) -> None
     path = tmp_path / "f" if in_the_way == "folder" else tmp_path / "f" / "g"
     (tmp_path / "f").mkdir() if in_the_way == "folder" else (tmp_path / "f").touch()
     with pytest.raises(OutputError, match="can't be written") as caught, writing(path) as partial:
-        partial.write_text("x")
+        partial.write_text("x", encoding="utf-8")
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == {"f"}

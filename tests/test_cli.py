@@ -188,7 +188,7 @@ def truncated_tiff(screen: Path) -> str:
 
 def no_tiff(screen: Path) -> str:
     path = min(screen.rglob("*_w2*.tif"))
-    path.write_text("not an image")
+    path.write_text("not an image", encoding="utf-8")
     return path.name
 
 
@@ -319,7 +319,7 @@ def test_a_folder_in_the_way(
 ) -> None:
     out = tmp_path / "mine"
     out.mkdir()
-    (out / "thesis.tex").write_text("x")
+    (out / "thesis.tex").write_text("x", encoding="utf-8")
     arguments: dict[str, list[object]] = {
         "ingest": [original],
         "run": ["cpu", "--set", f"screen.source={original}"],

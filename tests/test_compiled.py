@@ -30,7 +30,7 @@ def loaded(path: Path) -> ModuleType:
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     path = tmp_path / "others.py"
-    path.write_text(SOURCE)
+    path.write_text(SOURCE, encoding="utf-8")
     for num_hits in (0, 1):
         module = loaded(path)
         keep_compiled(module)

@@ -40,7 +40,7 @@ def refusal(source: str | Path, *settings: str) -> str:
 def written(tmp_path: Path) -> typing.Callable[[str], Path]:
     def write(text: str) -> Path:
         path = tmp_path / "mine.yaml"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return path
 
     return write
@@ -76,7 +76,7 @@ def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
         "report.attention_sites=[1, 5]",
     ]
     config = load_config(name, settings)
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(tmp_path / "config.yaml") == config
 
 
@@ -524,7 +524,7 @@ def test_a_preset_works_with_another_choice(name: str, tmp_path: Path) -> None:
         assert value_at(config, choice.partition("=")[0]) != ""
         # What is recorded of a run is read back.
         path = tmp_path / "config.yaml"
-        path.write_text(config.to_yaml())
+        path.write_text(config.to_yaml(), encoding="utf-8")
         assert load_config(path) == config
 
 
@@ -533,7 +533,7 @@ def test_what_a_recorded_config_has_in_vain_is_refused(name: str, tmp_path: Path
     path = tmp_path / "config.yaml"
     values = yaml.safe_load(load_config(name).to_yaml())
     values["objective"]["warmup_teacher_temp"] = 12.5
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     key = "objective.warmup_teacher_temp"
     assert refusal(path).startswith(f"{path}: config key {key}: 12.5 has no effect with ")
 
@@ -554,7 +554,7 @@ def test_what_a_file_gives_for_another_choice_is_passed_over(
     # A run may have trained it before.
     assert config.baselines.classifier.epochs == 7
     recorded = tmp_path / "config.yaml"
-    recorded.write_text(config.to_yaml())
+    recorded.write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(recorded) == config
     assert "epochs: 7" in recorded.read_text(encoding="utf-8")
 

@@ -36,7 +36,7 @@ def test_it_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
 def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, object]]:
     """A file that was known long enough to be remembered, and what is known of it."""
     monkeypatch.setattr(contents, "SETTLED_NS", 0)
-    (tmp_path / "f").write_text("content")
+    (tmp_path / "f").write_text("content", encoding="utf-8")
     time.sleep(0.02)
     digests = Digests(tmp_path, {})
     digests.of(tmp_path / "f")
@@ -80,10 +80,10 @@ def test_a_change_that_hides_behind_the_old_time_is_seen(
 def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
     """It may change once more before its file system's clock ticks."""
     path = tmp_path / "f"
-    path.write_text("one")
+    path.write_text("one", encoding="utf-8")
     digests = Digests(tmp_path, {})
     first = digests.of(path)
-    path.write_text("two")
+    path.write_text("two", encoding="utf-8")
     assert Digests(tmp_path, digests.known).of(path) != first
-    path.write_text("one")
+    path.write_text("one", encoding="utf-8")
     assert Digests(tmp_path, digests.known).of(path) == first

@@ -164,7 +164,7 @@ def test_a_store_whose_description_is_damaged_is_made_anew(
     path = place / "store" / "images.zarr" / "zarr.json"
     described = json.loads(path.read_text(encoding="utf-8"))
     described["attributes"][key] = 3
-    path.write_text(json.dumps(described))
+    path.write_text(json.dumps(described), encoding="utf-8")
     for use in (open_store, lambda out: ingest(made / "screen", out)):
         with pytest.raises(
             StoreError, match=rf"damaged: {key}: found '3': .*; delete the store, and ingest"
@@ -280,6 +280,6 @@ def test_a_model_s_config_is_checked(
     config = json.loads(path.read_text(encoding="utf-8"))
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path)

@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {"names": ["classical"]}
     config = write_tiny_config(folder / "tiny.yaml", baselines=names)
     run(load_config(config, [f"screen.source={screen}"]), folder / "run")
-    (folder / "like.yaml").write_text(yaml.safe_dump(LIKE))
+    (folder / "like.yaml").write_text(yaml.safe_dump(LIKE), encoding="utf-8")
     for seed, channel in enumerate(CHANNELS):
         save_ws_dino(rgb_vit(seed=seed, depth=12), folder / f"{channel}.pth")
     save_dino(rgb_vit(seed=5, depth=12), folder / "dino.pth")

@@ -165,7 +165,8 @@ def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
         "if TYPE_CHECKING:\n    import torch\n"
         "def f():\n    from wsdino.cli import app\n"
         "try:\n    import umap\nexcept ImportError:\n    pass\n"
-        "from wsdino import config\n"
+        "from wsdino import config\n",
+        encoding="utf-8",
     )
     assert ours(imports_of(module)) == {"cli", "config"}
     assert imports_of(module, at_run_time_only=True) == {"typing", "umap", "wsdino.config"}

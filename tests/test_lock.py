@@ -117,7 +117,7 @@ while done < 50:
     except OutputError as error:
         assert "is writing there" in str(error), error
 """
-    (tmp_path / "number").write_text("0")
+    (tmp_path / "number").write_text("0", encoding="utf-8")
     processes = [start(code=code) for _ in range(3)]
     assert [finish(process)[::2] for process in processes] == [(0, "")] * 3
     assert (tmp_path / "number").read_text(encoding="utf-8") == "150"

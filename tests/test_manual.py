@@ -81,7 +81,7 @@ def test_commands_have_these_options(page: Path, tmp_path: Path) -> None:
     whole = command_line()
     for block in blocks_of(page):
         if block.file:
-            (tmp_path / block.file).write_text(block.text)
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
         for words in commands_of(block.text) if block.language == "bash" else ():
             try:
                 context = whole.make_context("wsdino", list(words))
@@ -141,7 +141,8 @@ def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- needs: gpu -->\n```bash\ntorchrun --nnodes 2 -m wsdino run \\\n  cpu --out run\n"
-        "wsdino embed 'a b' s  # comment\necho wsdino\n```\n\n```python\nimport wsdino\n```\n"
+        "wsdino embed 'a b' s  # comment\necho wsdino\n```\n\n```python\nimport wsdino\n```\n",
+        encoding="utf-8",
     )
     text = page.read_text(encoding="utf-8")
     assert commands_of(text.split("```")[1]) == [
@@ -265,7 +266,7 @@ def _gallery(folder: Path) -> None:
     samples = ["BRD-1", "BRD-2", "BRD-3", "BRD-4", "BRD-5", ""]
     write_map(source / "workspace" / "metadata", "batch1", "MAP1", samples, ["1"] * 6)
     maps = source / "workspace" / "metadata" / "platemaps" / "batch1" / "barcode_platemap.csv"
-    maps.write_text("Assay_Plate_Barcode,Plate_Map_Name\nBR1,MAP1\n")
+    maps.write_text("Assay_Plate_Barcode,Plate_Map_Name\nBR1,MAP1\n", encoding="utf-8")
 
 
 def _omezarr(folder: Path) -> None:
@@ -315,7 +316,7 @@ def _images_of_a_table(folder: Path) -> None:
 def _wells(folder: Path, plate: str, wells: list[str]) -> None:
     lines = ["Metadata_Plate,Metadata_Well,Metadata_Compound"]
     lines += [f"{plate},{well},{'DMSO' if n % 2 else 'taxol'}" for n, well in enumerate(wells)]
-    (folder / "wells.csv").write_text("\n".join(lines) + "\n")
+    (folder / "wells.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 ALSO: dict[str, Callable[[Path], None]] = {

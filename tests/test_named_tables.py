@@ -295,7 +295,7 @@ def slide(tmp_path: Path) -> Path:
             pixels = np.random.default_rng(row).integers(0, 99, (16, 24)).astype(np.uint16)
             pixels[0, 0] = 1000 * (row + 1) + channel
             tifffile.imwrite(folder / "pictures" / f"{well}{channel}.tif", pixels)
-    (folder / "slide.toml").write_text(text)
+    (folder / "slide.toml").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -46,7 +46,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The commands of this checkout, whatever else is installed.
     command = tmp_path / "bin" / "wsdino"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsdino "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsdino "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(command.parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", str(REPO / "src"))

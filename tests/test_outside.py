@@ -85,10 +85,10 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 )
 def test_the_shape_of_json_is_checked(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "a.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(TableError, match=f"a.json: can't be read as JSON: .*{reason}"):
         read_json(path, TableError, dict[str, dict[str, float]])
-    path.write_text('{"a": {"b": 1}}')
+    path.write_text('{"a": {"b": 1}}', encoding="utf-8")
     assert read_json(path, TableError, dict[str, dict[str, float]]) == {"a": {"b": 1}}
 
 
@@ -125,7 +125,7 @@ def test_archives_that_grow_without_bound_are_refused(tmp_path: Path) -> None:
 
 def test_a_config_nested_thousands_deep_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
-    path.write_text("a: " + "[" * 3000)
+    path.write_text("a: " + "[" * 3000, encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML: it is nested too deeply"):
         load_config(path)
 
@@ -142,7 +142,9 @@ def test_messages_neither_colour_the_terminal_nor_fill_it() -> None:
 
 def test_the_command_line_escapes_what_it_quotes(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("Metadata_Plate,Metadata_Well,emb_a_0\nP1,\x1b[2JA01\x07,1.0\n")
+    table.write_text(
+        "Metadata_Plate,Metadata_Well,emb_a_0\nP1,\x1b[2JA01\x07,1.0\n", encoding="utf-8"
+    )
     status, _, err = finish(start("profile", table, "--out", tmp_path / "out.parquet"))
     assert status == 2
     assert "\x1b" not in err
@@ -161,7 +163,9 @@ def test_numbers_with_more_digits_than_floats_have_are_names(tmp_path: Path) -> 
     path = tmp_path / "t.csv"
     barcode = "99999999999999999999"
     rows = [f"P1,A0{i},{barcode},{i}.5" for i in (1, 2)]
-    path.write_text("\n".join(["Metadata_Plate,Metadata_Well,Metadata_Code,emb_a_0", *rows]))
+    path.write_text(
+        "\n".join(["Metadata_Plate,Metadata_Well,Metadata_Code,emb_a_0", *rows]), encoding="utf-8"
+    )
     assert read_table(path)["Metadata_Code"].tolist() == [barcode] * 2
 
 
@@ -169,7 +173,7 @@ def test_counts_are_read_beside_missing_mechanisms(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     lines = ["Metadata_Plate,Metadata_Well,Metadata_MoA,count,emb_a_0"]
     lines += [f"P1,A0{i},{'' if i % 2 else 'Eg5'},{i * i},{i}.5" for i in range(1, 9)]
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     assert read_table(path)["count"].tolist() == [i * i for i in range(1, 9)]
 
 

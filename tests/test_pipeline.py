@@ -400,7 +400,9 @@ def test_the_screens_corrected_metadata_are_followed(
 ) -> None:
     screen = shutil.copytree(place / "screen", tmp_path / "screen", copy_function=shutil.copy2)
     table = screen / "BBBC021_v1_moa.csv"
-    table.write_text(table.read_text(encoding="utf-8").replace("DNA damage", "DNA repair"))
+    table.write_text(
+        table.read_text(encoding="utf-8").replace("DNA damage", "DNA repair"), encoding="utf-8"
+    )
     shutil.rmtree(finished / "store")
     run(load(place, f"screen.source={screen}", "baselines.names=[]"), finished)
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
@@ -486,7 +488,7 @@ def test_a_chunk_changed_after_training_is_refused(place: Path, finished: Path) 
 def test_what_a_killed_process_left_is_swept(finished: Path, again: Callable) -> None:
     left = [".partial-0123456789ab-results.json", "checkpoints/.partial-0123456789ab-step_1.pt"]
     for name in left:
-        (finished / name).write_text("half")
+        (finished / name).write_text("half", encoding="utf-8")
     assert again() == (set(), [])
     assert not list(finished.rglob(".partial-*"))
 
@@ -532,7 +534,7 @@ def test_a_run_folder_may_be_moved(tmp_path: Path, finished: Path) -> None:
 def test_a_foreign_folder_is_left_alone(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()
-    (out / "thesis.tex").write_text("x")
+    (out / "thesis.tex").write_text("x", encoding="utf-8")
     with pytest.raises(OutputError, match="exists and is not a run folder"):
         run(load(place), out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
@@ -626,7 +628,7 @@ def test_a_stage_that_was_stopped_is_not_done(tmp_path: Path) -> None:
 
     def work(text: str, *, fails: bool = False) -> Callable[[], None]:
         def write() -> None:
-            product.write_text(text)
+            product.write_text(text, encoding="utf-8")
             if fails:
                 raise RuntimeError
 
@@ -652,14 +654,14 @@ def test_a_stage_follows_its_sources(tmp_path: Path) -> None:
     def make() -> int:
         def work() -> None:
             runs.append(1)
-            product.write_text("x")
+            product.write_text("x", encoding="utf-8")
 
         folder.make("s", products=[product], sources=[source], options={}, work=work)
         return len(runs)
 
     assert make() == 1
     assert make() == 1
-    source.write_text("y")
+    source.write_text("y", encoding="utf-8")
     later = product.stat().st_mtime_ns + 1_000_000
     os.utime(source, ns=(later, later))
     assert make() == 2

@@ -66,11 +66,16 @@ with Meter("train", 12000) as meter:
 """
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_bar_count_and_time_left_fit_the_terminal(columns: int) -> None:
+def test_bar_count_and_time_left_fit_the_terminal(columns: int, encoding: str) -> None:
     """The note, which training makes long, is cut instead."""
     leader, follower = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    environment = os.environ | {
+        "COLUMNS": str(columns),
+        "TERM": "xterm",
+        "PYTHONIOENCODING": encoding,
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", ON_A_TERMINAL], stderr=follower, env=environment
     )
@@ -84,7 +89,7 @@ def test_bar_count_and_time_left_fit_the_terminal(columns: int) -> None:
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
     last = [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1]
     assert len(last) <= columns
-    shown = re.fullmatch(r"train ([^ ]+) +1200/12000 (\d:\d\d:\d\d) (\d:\d\d:\d\d) (.*)", last)
+    shown = re.fullmatch(r"train ([^0-9]+) 1200/12000 (\d:\d\d:\d\d) (\d:\d\d:\d\d) (.*)", last)
     assert shown, last
     assert len(shown[1]) >= 7
     assert shown[4].startswith("loss")

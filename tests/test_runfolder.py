@@ -27,7 +27,7 @@ class Chain:
         self.source, self.a, self.b = (path / name for name in ("source", "a", "b"))
         self.fails = False
         if not self.source.exists():
-            self.source.write_text("x")
+            self.source.write_text("x", encoding="utf-8")
 
     def run(self, option: int = 0) -> list[str]:
         """Return the stages that worked."""
@@ -36,7 +36,7 @@ class Chain:
         def make(name: str, source: Path, product: Path, work: Callable[[str], str]) -> None:
             def write() -> None:
                 self.done.append(name)
-                product.write_text(work(source.read_text(encoding="utf-8")))
+                product.write_text(work(source.read_text(encoding="utf-8")), encoding="utf-8")
                 if self.fails and name == "b":
                     raise RuntimeError
 
@@ -72,7 +72,7 @@ def test_other_times_alone_change_nothing(chain: Chain, name: str, time: int) ->
 def test_what_was_replaced_is_seen_whatever_its_time(
     chain: Chain, name: str, remade: list[str], time: int
 ) -> None:
-    (chain.path / name).write_text("y")
+    (chain.path / name).write_text("y", encoding="utf-8")
     os.utime(chain.path / name, ns=(time, time))
     assert chain.run() == remade
     expected = "YY" if name == "source" else "XX"
@@ -110,7 +110,7 @@ def test_what_follows_from_a_remade_product_is_remade_after_a_stop_too(chain: Ch
      '{"schema": 2, "files": {}, "stages": {"b": {"sources": "a"}}}'],
 )  # fmt: skip
 def test_damaged_books_make_everything_anew(chain: Chain, books: str) -> None:
-    (chain.path / ".stages.json").write_text(books)
+    (chain.path / ".stages.json").write_text(books, encoding="utf-8")
     assert chain.run() == ["a", "b"]
     assert chain.run() == []
 
@@ -122,7 +122,7 @@ def test_a_note_that_changes_remakes_what_shows_it(tmp_path: Path) -> None:
     def run(text: str) -> int:
         def work() -> None:
             done.append(1)
-            page.write_text(note.read_text(encoding="utf-8"))
+            page.write_text(note.read_text(encoding="utf-8"), encoding="utf-8")
 
         folder.note(note, text)
         folder.make("report", products=[page], sources=[note], options={}, work=work)

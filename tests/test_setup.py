@@ -50,7 +50,7 @@ def test_presets_are_listed_with_what_they_are_for() -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_printed_config_is_the_preset(preset: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(wsdino("config", preset, "--set", "seed=7"))
+    path.write_text(wsdino("config", preset, "--set", "seed=7"), encoding="utf-8")
     assert load_config(path) == load_config(preset, ["seed=7"])
 
 
@@ -59,7 +59,9 @@ def test_an_explained_config_is_the_preset_and_explains_all_of_it(
     preset: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "explained.yaml"
-    path.write_text(wsdino("config", preset, "--explain", "--set", "train.log_every=7"))
+    path.write_text(
+        wsdino("config", preset, "--explain", "--set", "train.log_every=7"), encoding="utf-8"
+    )
     config = load_config(preset, ["train.log_every=7"])
     assert load_config(path) == config
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -84,7 +86,8 @@ def test_an_explanation_has_meaning_choices_limits_and_reason(tmp_path: Path) ->
     path = tmp_path / "mine.yaml"
     path.write_text(
         "# Mine.\npreset: cpu\ntrain:\n  # For tonight.\n  epochs: 5\n  warmup_epochs: 1\n"
-        "embed: {tile: 32}\n"
+        "embed: {tile: 32}\n",
+        encoding="utf-8",
     )
     said = wsdino("config", path, "--explain", "--set", "profile.normalise=plate")
     assert (

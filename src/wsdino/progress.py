@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 if TYPE_CHECKING:
+    from rich.console import OverflowMethod
     from rich.table import Table
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -101,7 +102,10 @@ class Meter:
         if sys.stderr.isatty() and not _State.is_quiet:
             console = Console(stderr=True)
             # Bar, count and time left always fit; the description and the note get what is left.
-            what, note = Column(no_wrap=True, max_width=24), Column(no_wrap=True, ratio=1)
+            # In ASCII an ellipsis would be written as six letters.
+            cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
+            what = Column(no_wrap=True, overflow=cut, max_width=24)
+            note = Column(no_wrap=True, overflow=cut, ratio=1)
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False, table_column=what),
                 BarColumn(bar_width=max(8, min(40, console.width // 8))),

@@ -195,7 +195,7 @@ def test_what_can_t_be_is_refused_before_work(store: Store, tmp_path: Path) -> N
     other = Model(spec, initial_networks(spec, seed=0))
     with pytest.raises(ModelError, match="the model was made for A"):
         write_embeddings(other, store, tmp_path / "e.parquet")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="can't be written"):
         write_embeddings(model, store, tmp_path / "file" / "e.parquet")
 

@@ -189,11 +189,11 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path) -> None:
     refused("not a readable model|no such file")
     weights.write_bytes(whole)
     text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace('"dim": 16', '"dim": 32'))
+    config.write_text(text.replace('"dim": 16', '"dim": 32'), encoding="utf-8")
     refused("not a readable model|no such file")
-    config.write_text(text[:50])
+    config.write_text(text[:50], encoding="utf-8")
     refused("not a readable model|no such file")
-    config.write_text(text)
+    config.write_text(text, encoding="utf-8")
     load_model(tmp_path)
 
 

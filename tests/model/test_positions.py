@@ -174,7 +174,7 @@ def test_the_rule_is_saved_with_the_model_and_the_old_one_where_it_is_not(tmp_pa
     # What an earlier version saved doesn't say: such a model keeps timm's rule.
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     del saved["architecture"]["positions"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "config.json").write_text(json.dumps(saved), encoding="utf-8")
     old = load_model(tmp_path)
     vit = timm.models.VisionTransformer(
         img_size=224, patch_size=8, in_chans=1, num_classes=0, embed_dim=48, depth=2, num_heads=3,

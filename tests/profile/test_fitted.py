@@ -114,7 +114,7 @@ def test_what_is_no_fitted_normalisation_is_named(table, tmp_path):
     fitted = fit_normalisation(table, method="plate")
     with pytest.raises(TableError, match=r"is saved as \.npz"):
         fitted.save(tmp_path / "fit.bin")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="can't be written"):
         fitted.save(tmp_path / "file" / "fit.npz")
     with pytest.raises(TableError, match="no such file"):

@@ -242,7 +242,7 @@ def curves(num: int, *, teacher: bool, seed: int = 0) -> list[dict[str, float]]:
 
 def write_lines(path: Path, lines: list[dict[str, float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def make_run(
@@ -288,7 +288,7 @@ def _write_run(
     results = results_of(frame, 0.9, 0)
     results["baselines"] = {name: results_of(frame, p, 1) for name, p in chances.items()}
     results["activity"] = activity(make_sites(table), null_size=500)
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     write_lines(run / "metrics.jsonl", curves(num_steps, teacher=True))
     write_lines(run / "baselines/dino/metrics.jsonl", curves(num_steps, teacher=True, seed=1))
     write_lines(run / "baselines/classifier/metrics.jsonl", curves(num_steps // 2, teacher=False))
@@ -298,10 +298,12 @@ def _write_run(
     ]
     coverage: dict[str, Any] = {"label": "compound", "num_labels": 5, "num_sites": 96, "rows": rows}
     coverage |= {"partner_from": "plate", "fallback": "relax"}
-    (run / "coverage.json").write_text(json.dumps(coverage))
-    (run / "config.yaml").write_text("seed: 7\nmodel:\n  channels: per_channel  # <script>\n")
+    (run / "coverage.json").write_text(json.dumps(coverage), encoding="utf-8")
+    (run / "config.yaml").write_text(
+        "seed: 7\nmodel:\n  channels: per_channel  # <script>\n", encoding="utf-8"
+    )
     made = environment(seed=7, device="cpu") | {"command": ["wsdino", "run", "a $1.yaml"]}
-    (run / "environment.json").write_text(json.dumps(made))
+    (run / "environment.json").write_text(json.dumps(made), encoding="utf-8")
 
 
 def make_store() -> MemoryStore:

@@ -77,7 +77,7 @@ def test_targets_are_listed_with_what_they_rest_on(tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8")) | {
         "consistency": [found]
     }
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
     (summary,) = re.findall(r"<summary>(Target list: .*?)</summary>", page)
     assert summary == f"Target list: {found['num_consistent']} of 4 labels are consistent"

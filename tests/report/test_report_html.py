@@ -277,7 +277,7 @@ def test_of_many_left_out_the_first_are_named(run: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     new = [{"compound": f"new-{n}.", "moa": None, "reason": "it has no MoA"} for n in range(60)]
     results |= {"left_out": {"nsc": new, "nscb": [], "map": new}, "nscb": None}
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = Page(write_report(run))
     rows = [row for table in page.tables.values() for row in table if row[-1] == "it has no MoA"]
     assert len(rows) == 2, "NSC and mAP"
@@ -291,7 +291,7 @@ def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Pat
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     (curve,) = activity_results()["doses"]
     results["activity"]["doses"] = [curve | {"compound": f"drug-{n}"} for n in range(203)]
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = Page(write_report(run))
     assert "Distance to controls by dose: 203 compounds" in page.source
     assert "The first 200; the rest are in results.json." in page.source
@@ -302,7 +302,7 @@ def test_of_many_curves_by_dose_the_first_are_shown_and_all_are_counted(run: Pat
 def test_results_of_another_version_are_said_to_be(run: Path, plain: Page) -> None:
     assert "has schema" not in plain.text
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    (run / "results.json").write_text(json.dumps(results | {"schema": 1}))
+    (run / "results.json").write_text(json.dumps(results | {"schema": 1}), encoding="utf-8")
     assert "results.json has schema 1, and this version writes 2" in Page(write_report(run)).text
 
 
@@ -344,7 +344,7 @@ def test_an_empty_run_folder_still_gets_a_report(tmp_path: Path) -> None:
     ],
 )
 def test_partial_results_are_no_crash(tmp_path: Path, results: dict[str, Any]) -> None:
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
     assert Page(write_report(tmp_path)).open == []
 
 
@@ -362,7 +362,9 @@ def test_collapse_is_said_in_words(tmp_path: Path) -> None:
     ]
     for line in lines:
         line["teacher_entropy"] = line["assignment_entropy"] = line["teacher_entropy_max"]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     text = Page(write_report(run)).text
     assert "Collapse to uniform (this run)" in text
     assert "No sign of collapse (DINO without weak labels)" in text
@@ -411,7 +413,7 @@ def test_coverage_says_where_partners_come_from(page: Page) -> None:
 
 def test_command_is_the_noted_one(run: Path, plain: Page) -> None:
     assert "wsdino run 'a $1.yaml'" in plain.text
-    (run / "environment.json").write_text("{}")
+    (run / "environment.json").write_text("{}", encoding="utf-8")
     assert "wsdino run 'my run/config.yaml'" in Page(write_report(run)).text
 
 
@@ -424,7 +426,7 @@ def test_it_says_which_version_made_the_run_and_which_reports_on_it(run: Path, p
     ]
     record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     record["versions"]["wsdino"] = "0.0.7"
-    (run / "environment.json").write_text(json.dumps(record))
+    (run / "environment.json").write_text(json.dumps(record), encoding="utf-8")
     page = Page(write_report(run))
     assert "With wsdino 0.0.7 and" in page.text
     assert f"Written by wsdino {ours}." in page.text
@@ -529,7 +531,7 @@ def test_further_normalisations_are_rows_of_the_comparison(run: Path) -> None:
         "normalisation": {**results["normalisation"], "method": "weak_label"},
         "held_out": held_out,
     }
-    path.write_text(json.dumps(results | {"beside": {"weak_label": beside}}))
+    path.write_text(json.dumps(results | {"beside": {"weak_label": beside}}), encoding="utf-8")
     text = " ".join(Page(write_report(run)).text.split())
     assert "81.2 %" in text
     assert "left out of the fit 12.5 %" in text
@@ -552,7 +554,7 @@ def test_without_mechanisms_there_are_no_empty_scores(run: Path) -> None:
         results.pop(key)
     results |= {"num_treatments": 0, "nsc_neighbours": [], "nscb_neighbours": []}
     results |= {"nsc_total": 0, "nscb_total": 0, "map_total": 0}
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = Page(write_report(run))
     assert "Nothing was matched by mechanism; activity needs none." in page.text
     assert "Treatments 0" not in page.text
@@ -580,8 +582,8 @@ def test_the_methods_paragraph_names_what_was_trained(
     label: str, config: str, said: str, run: Path
 ) -> None:
     coverage = json.loads((run / "coverage.json").read_text(encoding="utf-8"))
-    (run / "coverage.json").write_text(json.dumps(coverage | {"label": label}))
-    (run / "config.yaml").write_text(config or "seed: 7\n")
+    (run / "coverage.json").write_text(json.dumps(coverage | {"label": label}), encoding="utf-8")
+    (run / "config.yaml").write_text(config or "seed: 7\n", encoding="utf-8")
     assert said in Page(write_report(run)).text
 
 
@@ -591,7 +593,7 @@ def test_the_methods_paragraph_says_what_was_recorded_and_no_more(run: Path, pla
     assert "Features were normalised by tvn, fitted on controls (330 rows)" in text
     assert "p values from 500 random rankings" in text
     (run / "coverage.json").unlink()
-    (run / "results.json").write_text(json.dumps({"nsc": 0.5}))
+    (run / "results.json").write_text(json.dumps({"nsc": 0.5}), encoding="utf-8")
     text = Page(write_report(run)).text
     assert "self-distillation" not in text
     assert "NSCB, of another" not in text

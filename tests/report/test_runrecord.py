@@ -38,7 +38,9 @@ def test_steps_repeated_after_a_resume_count_once_and_the_last_wins(tmp_path: Pa
 
 def test_lines_may_lack_keys_and_hold_words(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0, "loss": 1}\n[1]\n\n{"step": 1, "note": "x", "kl": null}\n')
+    path.write_text(
+        '{"step": 0, "loss": 1}\n[1]\n\n{"step": 1, "note": "x", "kl": null}\n', encoding="utf-8"
+    )
     frame = read_metrics(path)
     assert list(frame) == ["step", "loss"]
     assert frame["loss"].isna().tolist() == [False, True]
@@ -46,7 +48,7 @@ def test_lines_may_lack_keys_and_hold_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "{}\n"])
 def test_no_readable_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "metrics.jsonl").write_text(text)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(Omitted, match=r"metrics\.jsonl has no readable line"):
         read_metrics(tmp_path / "metrics.jsonl")
 
@@ -64,14 +66,14 @@ def test_a_complete_run(run: Path) -> None:
 def test_baselines_are_also_found_in_their_folders(run: Path) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     dino = results.pop("baselines")["dino"]
-    (run / "results.json").write_text(json.dumps(results))
-    (run / "baselines/dino/results.json").write_text(json.dumps(dino))
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (run / "baselines/dino/results.json").write_text(json.dumps(dino), encoding="utf-8")
     assert read_run(run).baselines == {"dino": dino}
 
 
 def test_damaged_files_become_reasons(run: Path) -> None:
-    (run / "results.json").write_text('{"nsc": 1,\n oops')
-    (run / "coverage.json").write_text("[1]")
+    (run / "results.json").write_text('{"nsc": 1,\n oops', encoding="utf-8")
+    (run / "coverage.json").write_text("[1]", encoding="utf-8")
     (run / "profiles.parquet").write_bytes(b"PAR1 no more")
     (run / "environment.json").unlink()
     problems = read_run(run).problems
@@ -92,7 +94,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
 def test_a_damaged_baseline_does_not_speak_for_the_run(run: Path) -> None:
     (run / "baselines/extra").mkdir()
     (run / "baselines/broken").mkdir()
-    (run / "baselines/broken/results.json").write_text("{")
+    (run / "baselines/broken/results.json").write_text("{", encoding="utf-8")
     record = read_run(run)
     assert list(record.problems) == ["baselines/broken"]
     assert "results.json: can't be read as JSON: " in record.problems["baselines/broken"]
@@ -106,7 +108,7 @@ def changed(path: Path, key: str, value: Any) -> None:
     for part in way:
         node = node[part]
     node[last] = value
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(whole), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,9 @@ def test_a_wrong_shape_of_a_baseline_is_its_own(run: Path, key: str) -> None:
     ],
 )
 def test_what_is_told_of_a_config_is_checked(run: Path, text: str, line: str) -> None:
-    (run / "config.yaml").write_text(f"seed: 3\n{text}" if text[0] != "-" else text)
+    (run / "config.yaml").write_text(
+        f"seed: 3\n{text}" if text[0] != "-" else text, encoding="utf-8"
+    )
     record = read_run(run)
     assert record.wrong[0].startswith(line)
     assert len(record.wrong) == 1
@@ -186,7 +190,7 @@ def test_a_report_with_nothing_but_wrong_shapes_says_each_once(
     known = set(whole) & set(Evaluation.__annotations__)
     wrong: dict[str, Any] = {name: [3] if name in lists else {"a": [{}]} for name in known}
     wrong |= {name: {"mean": "x"} for name in wrong if name.endswith("_null")}
-    (run / "results.json").write_text(json.dumps(wrong))
+    (run / "results.json").write_text(json.dumps(wrong), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
     said = capsys.readouterr().err
     for name in wrong:

@@ -87,7 +87,9 @@ def _ometiff(folder: Path) -> None:
         for i in range(4):
             tags = [number + 5000 * p for number in EXPECTED[i]]
             write_pages(folder / f"p{p}" / f"f{i}.ome.tif", tags, text if p else only)
-    (folder / "p0" / "p.companion.ome").write_text(text.replace('Name="P1"', 'Name="P0"'))
+    (folder / "p0" / "p.companion.ome").write_text(
+        text.replace('Name="P1"', 'Name="P0"'), encoding="utf-8"
+    )
 
 
 def _ometiff_of_wells(folder: Path) -> None:
@@ -245,7 +247,7 @@ def test_what_can_t_be_read_at_an_address_says_why(
     copied = "copy them to a disk first: aws s3 sync --no-sign-request s3://plates/czi czi$"
     with pytest.raises(TableError, match=copied):
         read_manifest("s3://plates/czi")
-    (folder / "P2.HTD").write_text("")
+    (folder / "P2.HTD").write_text("", encoding="utf-8")
     with pytest.raises(TableError, match=r"^s3://plates/x/P2.HTD: there are no images beside it"):
         read_manifest("s3://plates/x")
     # The command says no more than its one line.

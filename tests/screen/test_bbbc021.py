@@ -23,7 +23,7 @@ def read_tables(folder, source, change=None, moa="compound,concentration,moa\n",
     """Write `source`'s changed tables into `folder`, without images, and read them."""
     table = pd.read_csv(source / "BBBC021_v1_image.csv")
     (change(table) if change else table).to_csv(folder / "image.csv", index=False)
-    (folder / "moa.csv").write_text(moa)
+    (folder / "moa.csv").write_text(moa, encoding="utf-8")
     return read_bbbc021_tables(folder / "image.csv", folder / "moa.csv", **options)
 
 
@@ -56,7 +56,7 @@ def test_compressed_tables_and_extra_files_do_no_harm(tmp_path):
     for name in ("BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"):
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
         (folder / name).unlink()
-    (folder / "truth.csv").write_text("what,ever\n1,2\n")
+    (folder / "truth.csv").write_text("what,ever\n1,2\n", encoding="utf-8")
     pd.testing.assert_frame_equal(read_manifest(folder), plain)
 
 
@@ -166,7 +166,7 @@ def test_a_site_twice(tmp_path, screen):
 )
 def test_bad_moa_tables(tmp_path, text, message):
     path = tmp_path / "moa.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(TableError, match=message) as raised:
         read_moa_table(path)
     assert str(raised.value).startswith(str(path))
@@ -174,7 +174,7 @@ def test_bad_moa_tables(tmp_path, text, message):
 
 def test_an_moa_table_may_repeat_itself(tmp_path):
     path = tmp_path / "moa.csv"
-    path.write_text("compound,concentration,moa\na,1,x\na,1.0,x\n")
+    path.write_text("compound,concentration,moa\na,1,x\na,1.0,x\n", encoding="utf-8")
     assert len(read_moa_table(path)) == 2
 
 

@@ -415,7 +415,7 @@ def test_what_is_wrong_at_an_address_is_named_by_it(
     assert f"{address}/workspace/load_data_csv: 1 folder of plates left out (no table" in said
     assert "/tmp" not in said
     table = "workspace/load_data_csv/Batch1/BR1/load_data_with_illum.csv"
-    (source / table).write_text("Metadata_Plate,Metadata_Well\n")
+    (source / table).write_text("Metadata_Plate,Metadata_Well\n", encoding="utf-8")
     with pytest.raises(TableError, match=rf"^{address}/{table}: the table has no rows"):
         read_manifest(address)
     with pytest.raises(TableError, match=r"this folder is not a screen; a screen is"):

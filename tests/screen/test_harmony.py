@@ -132,7 +132,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         ),
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + whole.partition("?>")[2], "declares a document type"),
     ):
-        index.write_text(text)
+        index.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=line) as caught:
             read_manifest(folder, platemap=WELLS)
         assert str(caught.value).startswith(str(index))
@@ -148,10 +148,12 @@ def test_a_profile_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_entities_are_refused(tmp_path: Path) -> None:
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><x>&b;</x>'
-    (tmp_path / "bomb.xml").write_text(bomb)
+    (tmp_path / "bomb.xml").write_text(bomb, encoding="utf-8")
     with pytest.raises(TableError, match=r"bomb.xml: declares a document type"):
         parse(tmp_path / "bomb.xml")
-    (tmp_path / "plain.xml").write_text('<a:x xmlns:a="u" a:b="1" c="2"><a:y>t</a:y></a:x>')
+    (tmp_path / "plain.xml").write_text(
+        '<a:x xmlns:a="u" a:b="1" c="2"><a:y>t</a:y></a:x>', encoding="utf-8"
+    )
     root = parse(tmp_path / "plain.xml")
     assert (root.tag, root.attrib, root.findtext("y")) == ("x", {"b": "1", "c": "2"}, "t")
     with pytest.raises(TableError, match=r"none.xml: no such file"):

@@ -388,7 +388,7 @@ def test_names_that_differ_only_by_case_have_files_of_their_own(tmp_path: Path) 
 
 
 def edited(table: Path, change: Callable[[dict[str, str]], None]) -> Path:
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         change(row)
@@ -495,7 +495,7 @@ def test_another_correction_is_another_store(tmp_path: Path) -> None:
     attributes = tmp_path / "store" / "images.zarr" / "zarr.json"
     described = json.loads(attributes.read_text(encoding="utf-8"))
     del described["attributes"]["correction"]
-    attributes.write_text(json.dumps(described))
+    attributes.write_text(json.dumps(described), encoding="utf-8")
     assert len(ingest(source, tmp_path / "store")) == 18
     half = ingest(source, tmp_path / "half", scale=0.5)
     assert half.field_shape == (32, 32)

@@ -234,7 +234,7 @@ def test_a_table_of_multi_channel_files(tmp_path):
             "this folder is not a screen; a screen is a folder with BBBC021",
         ),
         (
-            lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n"),
+            lambda s: (s / "BBBC021_v1_moa.csv").write_text("compound,moa\n", encoding="utf-8"),
             TableError,
             "no column concentration",
         ),
@@ -253,7 +253,7 @@ def test_outputs_that_are_in_the_way(source, tmp_path):
         ingest(source, tmp_path / "file")
     full = tmp_path / "full"
     full.mkdir()
-    (full / "manifest.parquet").write_text("mine")
+    (full / "manifest.parquet").write_text("mine", encoding="utf-8")
     with pytest.raises(
         OutputError, match=r"not empty \(it has manifest.parquet\) and is not a store"
     ):

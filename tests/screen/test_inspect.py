@@ -28,7 +28,7 @@ def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tifffile.imwrite(images[4], np.zeros((32, 96), np.uint16))
     images[-1].write_bytes(b"II*\0")
     (path / "Week1" / "overview.tif").write_bytes(b"")
-    (path / "Week1" / "notes.txt").write_text("no image")
+    (path / "Week1" / "notes.txt").write_text("no image", encoding="utf-8")
     return path
 
 

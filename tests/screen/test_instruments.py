@@ -109,12 +109,12 @@ def test_a_jdce_plate(tmp_path: Path) -> None:
         read_manifest(folder, platemap=table)
     described = json.loads((folder / "scan.jdce").read_text(encoding="utf-8"))
     del described["ImageStack"]["ImageMetadataFiles"], described["ImageStack"]["SpecimenHolder"]
-    (folder / "scan.jdce").write_text(json.dumps(described))
+    (folder / "scan.jdce").write_text(json.dumps(described), encoding="utf-8")
     found = read_manifest(folder, platemap=table, selection=Selection(z="max"))
     assert tags_of(found)[3] == [1110, 1111]
     assert found["Metadata_Plate"][0] == "scan"
     for text, line in (("{", "can't be read as JSON"), ("{}", "no image_metadata_")):
-        (folder / "scan.jdce").write_text(text)
+        (folder / "scan.jdce").write_text(text, encoding="utf-8")
         (folder / "image_metadata_1.csv").unlink(missing_ok=True)
         with pytest.raises(TableError, match="scan.jdce: .*" + line.replace("no ", "")):
             read_manifest(folder, platemap=table)
@@ -124,7 +124,7 @@ def test_folders_of_a_jdce_plate_may_have_numbers_for_names(tmp_path: Path) -> N
     folder = write_jdce(tmp_path / "run", steps=1)
     (folder / "timepoint0").rename(folder / "007")
     listed = folder / "image_metadata_1.csv"
-    listed.write_text(listed.read_text().replace("timepoint0", "007"))
+    listed.write_text(listed.read_text().replace("timepoint0", "007"), encoding="utf-8")
     found = read_manifest(folder, platemap=wells("B07", "B08"))
     assert tags_of(found) == [[0, 1], [100, 101], [1000, 1001], [1100, 1101]]
 
@@ -158,7 +158,8 @@ def test_planes_and_missing_parts_of_cellvoyager(tmp_path: Path) -> None:
     assert found["Metadata_Plate"][0] == "m"
     data = folder / "MeasurementData.mlf"
     data.write_text(
-        data.read_text(encoding="utf-8").replace(' bts:Row="2" bts:TimePoint', " bts:TimePoint", 1)
+        data.read_text(encoding="utf-8").replace(' bts:Row="2" bts:TimePoint', " bts:TimePoint", 1),
+        encoding="utf-8",
     )
     with pytest.raises(TableError, match=r"MeasurementData.mlf: the record of .* lacks Row"):
         read_manifest(folder, platemap=table)
@@ -183,7 +184,7 @@ def test_names_say_what_images_are(tmp_path: Path, capsys: pytest.CaptureFixture
                     path = tmp_path / batch / f"p.{b}" / f"{well}_f{site}_{channel}.tif"
                     write_tagged(path, 5000 * b + 1000 * w + 10 * site + c)
     write_tagged(tmp_path / "week1" / "overview.tif", 1)
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     selection = Selection(pattern=PATTERN, channels=("RNA=c10", "DNA=c2"))
     found = read_manifest(tmp_path, platemap=B2_C3, selection=selection)
     assert channels(found) == ["RNA", "DNA"]

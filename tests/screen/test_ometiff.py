@@ -92,7 +92,7 @@ def test_a_set_with_a_file_for_each_field(tmp_path: Path, companion: bool) -> No
         text = only if companion else whole
         write_pages(tmp_path / f"f{i}.ome.tif", EXPECTED[i], text)
     if companion:
-        (tmp_path / "p.companion.ome").write_text(whole)
+        (tmp_path / "p.companion.ome").write_text(whole, encoding="utf-8")
         check(read_manifest(tmp_path / "p.companion.ome", platemap=WELLS))
     check(read_manifest(tmp_path, platemap=WELLS))
     check(read_manifest(tmp_path / "f2.ome.tif", platemap=WELLS))
@@ -211,7 +211,7 @@ def test_plates_with_and_without_a_companion(tmp_path: Path) -> None:
             tags = [number + 5000 * p for number in EXPECTED[i]]
             write_pages(tmp_path / f"p{p}" / f"f{i}.ome.tif", tags, text if p else only)
         if p == 0:
-            (tmp_path / "p0" / "p.companion.ome").write_text(text)
+            (tmp_path / "p0" / "p.companion.ome").write_text(text, encoding="utf-8")
             # It points to the companion too, which doesn't name it.
             write_pages(tmp_path / "p0" / "z.ome.tif", [1], only)
     found = read_manifest(tmp_path, platemap=WELLS)

@@ -142,7 +142,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     """Edit the metadata of a group of version 0.5."""
     described = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     edit(described["attributes"]["ome"])
-    (path / "zarr.json").write_text(json.dumps(described))
+    (path / "zarr.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 def other_label(ome: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def test_metadata_that_are_wrong_are_one_line(
 
 
 def test_damaged_json_is_one_line(spoiled: Path) -> None:
-    (spoiled / "P.zarr" / "B" / "2" / "zarr.json").write_text("{")
+    (spoiled / "P.zarr" / "B" / "2" / "zarr.json").write_text("{", encoding="utf-8")
     with pytest.raises(TableError, match="damaged OME-Zarr metadata"):
         read_manifest(spoiled / "P.zarr", platemap=spoiled / "design.csv")
 

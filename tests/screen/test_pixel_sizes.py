@@ -111,7 +111,9 @@ def test_harmony_says_it_in_metres(tmp_path: Path, version: int) -> None:
     index = folder / "Images/Index.idx.xml"
     width = '<ImageResolutionX Unit="m">5.9772E-07</ImageResolutionX>'
     before = "</Image>" if version == 5 else "</Entry>"
-    index.write_text(index.read_text(encoding="utf-8").replace(before, width + before))
+    index.write_text(
+        index.read_text(encoding="utf-8").replace(before, width + before), encoding="utf-8"
+    )
     read = read_manifest(folder, platemap=wells("A02", "P24"))
     assert read["Metadata_PixelSize"].tolist() == pytest.approx([0.59772] * len(read))
 
@@ -120,7 +122,9 @@ def test_cellvoyager_and_imagexpress_say_it_in_micrometres(tmp_path: Path) -> No
     folder = write_cellvoyager(tmp_path / "yokogawa")
     detail = folder / "MeasurementDetail.mrf"
     given = 'bts:HorizontalPixelDimension="0.325" bts:Ch='
-    detail.write_text(detail.read_text(encoding="utf-8").replace("bts:Ch=", given))
+    detail.write_text(
+        detail.read_text(encoding="utf-8").replace("bts:Ch=", given), encoding="utf-8"
+    )
     read = read_manifest(folder, platemap=wells("B06", "C11"))
     assert set(read["Metadata_PixelSize"]) == {0.325}
 
@@ -130,7 +134,7 @@ def test_cellvoyager_and_imagexpress_say_it_in_micrometres(tmp_path: Path) -> No
     protocol["ObjectiveCalibration"] = {"PixelWidth": 0.345}
     for binning, expected in ((None, {0.345}), ("1 X 1", {0.345}), ("2 X 2", None)):
         protocol["Camera"] = {} if binning is None else {"Binning": binning}
-        (folder / "scan.jdce").write_text(json.dumps(stack))
+        (folder / "scan.jdce").write_text(json.dumps(stack), encoding="utf-8")
         read = read_manifest(folder, platemap=wells("B07", "B08"))
         assert (set(read["Metadata_PixelSize"]) if expected else None) == expected
         assert ("Metadata_PixelSize" in read) == bool(expected)

@@ -128,7 +128,7 @@ def test_there_is_no_store(tmp_path):
 def _edit(path, change):
     description = json.loads(path.read_text(encoding="utf-8"))
     change(description["attributes"])
-    path.write_text(json.dumps(description))
+    path.write_text(json.dumps(description), encoding="utf-8")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -167,10 +167,10 @@ def test_damaged_stores_say_so(own_store):
     _edit(description, lambda attributes: attributes.pop("wsdino_store"))
     with pytest.raises(StoreError, match="wsdino_store is None instead of 1"):
         open_store(path)
-    description.write_text("{")
+    description.write_text("{", encoding="utf-8")
     with pytest.raises(StoreError, match="the store is damaged"):
         open_store(path)
-    description.write_text(content)
+    description.write_text(content, encoding="utf-8")
 
     chunk = chunk_path(path, 2)
     pixels = chunk.read_bytes()

@@ -156,7 +156,8 @@ def test_a_script_that_every_worker_runs_again_is_told(tiny_layout, tmp_path):
     out, script = tmp_path / "out", tmp_path / "script.py"
     script.write_text(
         "from wsdino.simulate import simulate\n"
-        f"simulate({str(out)!r}, layout={str(tiny_layout)!r}, size={SIZE}, workers=2)\n"
+        f"simulate({str(out)!r}, layout={str(tiny_layout)!r}, size={SIZE}, workers=2)\n",
+        encoding="utf-8",
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -197,11 +198,11 @@ def test_a_difficulty_is_given_by_name_too(tiny_layout, tmp_path):
 
 
 def test_refuses_a_folder_with_something_else(tiny_layout, tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
     with pytest.raises(OutputError, match="holds no simulated screen"):
         simulate(tmp_path, layout=tiny_layout, size=SIZE)
     (tmp_path / "thesis.tex").unlink()
-    (tmp_path / "spec.json").write_text("{")
+    (tmp_path / "spec.json").write_text("{", encoding="utf-8")
     with pytest.raises(OutputError, match=r"spec\.json"):
         simulate(tmp_path, layout=tiny_layout, size=SIZE)
     with pytest.raises(OutputError, match="exists"):
@@ -369,5 +370,5 @@ def test_fields_can_be_wider_than_high(tiny_layout, screen, tmp_path):
     described = json.loads((screen / "spec.json").read_text(encoding="utf-8"))
     del described["height"]
     before = shutil.copytree(screen, tmp_path / "before")
-    (before / "spec.json").write_text(json.dumps(described))
+    (before / "spec.json").write_text(json.dumps(described), encoding="utf-8")
     simulate(before, layout=tiny_layout, size=SIZE, seed=3, workers=1)

@@ -87,18 +87,20 @@ def test_r_writes_row_names_without_a_name(tmp_path: Path) -> None:
 def test_a_row_that_an_unquoted_comma_made_longer_is_refused(tmp_path: Path) -> None:
     """Not taken for one with a row's number, which every row would have."""
     path = tmp_path / "t.csv"
-    path.write_text("Metadata_Compound,a,b\n2,4-DNP,0.1,0.2\ntaxol,0.3,0.4\n")
+    path.write_text("Metadata_Compound,a,b\n2,4-DNP,0.1,0.2\ntaxol,0.3,0.4\n", encoding="utf-8")
     words = r"the header has 3 cells, data row 1 4 and data row 2 3; cells that hold ',' must be in"
     with pytest.raises(TableError, match=words):
         read_file(path)
-    path.write_text("Metadata_Compound,a,b\ntaxol,0.3,0.4\n2,4-DNP,0.1,0.2\n")
+    path.write_text("Metadata_Compound,a,b\ntaxol,0.3,0.4\n2,4-DNP,0.1,0.2\n", encoding="utf-8")
     with pytest.raises(TableError, match="Expected 3 fields in line 3, saw 4"):
         read_file(path)
 
 
 def test_a_quoted_cell_may_come_after_a_space(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text('Metadata_Compound, a\n "2,4-DNP", 0.1\n "x ""y""", 0.2\n , 0.3\n')
+    path.write_text(
+        'Metadata_Compound, a\n "2,4-DNP", 0.1\n "x ""y""", 0.2\n , 0.3\n', encoding="utf-8"
+    )
     found = read_file(path)
     assert found["Metadata_Compound"].tolist()[:2] == ["2,4-DNP", 'x "y"']
     assert found["Metadata_Compound"].isna().tolist() == [False, False, True]

@@ -105,7 +105,7 @@ def test_commands_take_anndata(
 
 
 def test_damaged_anndata_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "t.h5ad").write_text("nothing of the kind")
+    (tmp_path / "t.h5ad").write_text("nothing of the kind", encoding="utf-8")
     with pytest.raises(TableError, match=r"t\.h5ad: can't be read as a table: "):
         read_table(tmp_path / "t.h5ad")
 
@@ -135,7 +135,9 @@ def test_the_gallery_s_layout_is_written_and_read(
     assert set(read_table(root / "profiles" / "wsdino_ab12" / "W0")["Metadata_Batch"]) == {"W0"}
     # The same again, after it was killed half-way or not, goes on; other features are refused.
     (root / "consensus/wsdino_ab12/consensus.parquet").unlink()
-    (root / "collated/wsdino_ab12/.partial-0123-collated.parquet").write_text("half")
+    (root / "collated/wsdino_ab12/.partial-0123-collated.parquet").write_text(
+        "half", encoding="utf-8"
+    )
     assert call(monkeypatch, *command, "--network", "wsdino_ab12") == 0
     assert len(read_table(root / "consensus/wsdino_ab12/consensus.parquet")) == len(treatments)
     assert not list(root.rglob(".partial-*"))

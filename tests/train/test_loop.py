@@ -295,7 +295,9 @@ def test_a_bad_step_is_skipped_and_leaves_no_trace(
 
 def test_a_torn_last_line_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    path.write_text(
+        '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo', encoding="utf-8"
+    )
     with Journal(tmp_path, [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]) as journal:
         journal.write({"step": 3, "loss": 1.0})
     assert [record["step"] for record in read_records(tmp_path)] == [1, 2, 3]

@@ -96,13 +96,13 @@ def test_a_learner_and_a_row_are_all_it_takes(store: Store, tmp_path: Path) -> N
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     folder = package / "train" / "objectives"
-    (folder / "half.py").write_text(OBJECTIVE)
-    (package / "train" / "learners" / "half.py").write_text(LEARNER)
+    (folder / "half.py").write_text(OBJECTIVE, encoding="utf-8")
+    (package / "train" / "learners" / "half.py").write_text(LEARNER, encoding="utf-8")
     text = (folder / "__init__.py").read_text(encoding="utf-8")
     rows = "OBJECTIVES: tuple[Objective, ...] = ("
     assert text.count(rows) == 1
     text = text.replace(rows, f"from wsdino.train.objectives.half import HALF\n\n{rows}HALF, ")
-    (folder / "__init__.py").write_text(text)
+    (folder / "__init__.py").write_text(text, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(TESTS)])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(store.path), str(tmp_path / "run")],
