@@ -96,13 +96,8 @@ PAIRS_FROM_IMAGENET = [*STAINED_FROM_IMAGENET, *PAIRS]
 STAINED = (
     "crops.global_views={num_views: 2, size: 64, contrast: 0.3, brightness: 0.2, staining: 1.0}"
 )
-PAIRS_FROM_STARTER = [
-    STAINED,
-    "crops.local_views.num_views=0",
-    "train.batch_size=32",
-    *PAIRS,
-    "objective.attention_weight=0.1",
-]
+STAINED_VIEWS = [STAINED, "crops.local_views.num_views=0", "train.batch_size=32"]
+PAIRS_FROM_STARTER = [*STAINED_VIEWS, *PAIRS, "objective.attention_weight=0.1"]
 DISTILL = ["objective.name=distill", *FROM_TEACHER]
 STAINED_DISTILL = [
     STAINED,
@@ -128,6 +123,13 @@ TRAINED = {
     ],
     "WS-DINO, staining varied": [*STAINED_DISTILL, "pairing.partner_from=plate"],
     "DINO, staining varied": [*STAINED_DISTILL, "pairing.label=none"],
+    # At a rate at which it fits more of its labels than at that of the others.
+    "classifier, staining varied": [
+        *STAINED_VIEWS,
+        "objective={name: classify}",
+        "train.learning_rate=0.001",
+    ],
+    "SPC, staining varied": [*STAINED_VIEWS, "objective={name: spc, head_batch_norm: true}"],
     "pairs": [*PAIRS_FROM_STARTER, "pairing.partner_from=plate"],
     "pairs, no label": [*PAIRS_FROM_STARTER, "pairing.label=none"],
     "WS-DINO from ImageNet": [*WS_DINO, "pairing.partner_from=plate", *FROM_IMAGENET],

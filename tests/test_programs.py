@@ -11,6 +11,7 @@ import pytest
 
 from wsdino.config import load_config
 from wsdino.train.objectives import OBJECTIVES
+from wsdino.trainings import training_config, trainings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
@@ -47,6 +48,10 @@ def test_every_training_of_the_headline_is_a_config(monkeypatch: pytest.MonkeyPa
     assert {config.objective.name for config in configs.values()} == {
         objective.name for objective in OBJECTIVES
     }
+    # Trainings that its runs would have, those of baselines too, fit the fields that it simulates.
+    for config in configs.values():
+        for training in trainings(config):
+            assert training_config(config, training).crops.global_views.size <= 192
     # The presets are what was measured.
     for name, row, length in (
         ("imagenet", "pairs from ImageNet", ["train.epochs=11", "train.learning_rate=0.0003"]),
