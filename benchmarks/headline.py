@@ -125,7 +125,8 @@ TRAINED = {
     "DINO, staining varied": [*STAINED_DISTILL, "pairing.label=none"],
     # At a rate at which it fits more of its labels than at that of the others.
     "classifier, staining varied": [
-        *STAINED_VIEWS,
+        STAINED,
+        "train.batch_size=32",
         "objective={name: classify}",
         "train.learning_rate=0.001",
     ],
