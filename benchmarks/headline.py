@@ -141,6 +141,13 @@ TRAINED = {
         "train.batch_statistics=true",
     ],
     "pairs from ImageNet": [*PAIRS_FROM_IMAGENET, "pairing.partner_from=plate"],
+    # At the length and rate of the preset `imagenet`, whatever those of the others.
+    "pairs from ImageNet, as the preset": [
+        *PAIRS_FROM_IMAGENET,
+        "pairing.partner_from=plate",
+        "train.epochs=11",
+        "train.learning_rate=0.0003",
+    ],
     "pairs from ImageNet, no label": [*PAIRS_FROM_IMAGENET, "pairing.label=none"],
 }
 # Made of the tables of other rows, as `profile.with` joins them.
@@ -150,7 +157,8 @@ TOGETHER = {
     "WS-DINO and ImageNet": ("WS-DINO (compound, other plate)", "ImageNet, frozen"),
     "starter and pairs": (STARTER, "pairs"),
     "ours: pairs and ImageNet": ("pairs", "ImageNet, frozen"),
-    "ours: starter and pairs": (STARTER, "pairs from ImageNet"),
+    "ours: starter and pairs from ImageNet": (STARTER, "pairs from ImageNet"),
+    "ours: pairs from both": ("pairs", "pairs from ImageNet, as the preset"),
     "ImageNet and pairs, no label": ("ImageNet, frozen", "pairs from ImageNet, no label"),
     "ImageNet and profiles": ("ImageNet, frozen", "profiles from ImageNet"),
 }
