@@ -518,7 +518,7 @@ def test_other_features_are_refused_at_transforming():
     whitening = fit_weak_label(screen()["features"], screen()["labels"])
     with pytest.raises(TableError, match=r"\(2, 3\) can't be whitened; expected \(rows, 10\)"):
         whitening.transform(np.ones((2, 3)))
-    with pytest.raises(TableError, match="1 of 10 have missing or infinite values"):
+    with pytest.raises(TableError, match="1 of 10 have missing, infinite or larger values"):
         whitening.transform(np.where(np.arange(10) == 4, np.inf, 1.0)[None])
 
 
