@@ -556,6 +556,19 @@ def test_the_score_has_known_values():
     assert np.isnan(recognition_score(vectors, labels, labels))
 
 
+def test_the_score_takes_rounding_errors_for_zeros():
+    vectors = np.random.default_rng(3).normal(size=(40, 5))
+    labels, plates = np.arange(40) % 8, np.arange(40) // 8
+    zero, wild = vectors.copy(), vectors.copy()
+    zero[7], vectors[7] = 0, vectors[7] * 1e-16
+    expected = recognition_score(zero, labels, plates)
+    assert recognition_score(vectors, labels, plates) == expected
+    zero[7], wild[7] = wild[7], wild[7] * 1e15
+    assert recognition_score(wild, labels, plates) == pytest.approx(
+        recognition_score(zero, labels, plates)
+    )
+
+
 def test_the_ridge_is_the_one_under_which_left_out_labels_are_recognised_best():
     data = screen(num_labels=24, num_features=60, seed=10)
     choice = fit(data).choice

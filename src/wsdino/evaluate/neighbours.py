@@ -10,7 +10,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.evaluate.level import is_control
 from wsdino.profile.aggregate import pair_plates
-from wsdino.profile.rows import lengths
+from wsdino.profile.rows import directions, lengths
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
 from wsdino.tables.doses import SAME_DOSE
 from wsdino.tables.features import features_of, require_columns, require_table
@@ -91,7 +91,7 @@ def neighbours(
     if (norms[asked] == 0).any():
         raise TableError(f"the profile of {name} is zero in every feature; nothing is similar")
     others = others[norms[others] > 0]
-    unit = features / np.where(norms > 0, norms, 1)[:, None]
+    unit = directions(features, norms)
     controls = is_control(profiles)
     rows = []
     for row in asked:

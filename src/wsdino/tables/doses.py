@@ -175,7 +175,7 @@ def _same_doses(doses: NDArray[np.float64]) -> tuple[dict[float, float], list[tu
     ordered = np.sort(doses)
     gaps = np.diff(ordered) / np.maximum(ordered[1:], np.finfo(np.float64).tiny)
     groups = np.split(ordered, np.flatnonzero(gaps > SAME_DOSE) + 1)
-    roundest = {}
+    roundest: dict[float, float] = {}
     for group in groups:
         # Ascending, so that the least of several wins.
         one = min(group.tolist(), key=_num_digits)
