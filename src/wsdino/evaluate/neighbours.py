@@ -12,7 +12,7 @@ from wsdino.evaluate.level import is_control
 from wsdino.profile.aggregate import pair_plates
 from wsdino.profile.rows import directions, lengths
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
-from wsdino.tables.doses import SAME_DOSE
+from wsdino.tables.doses import same_dose
 from wsdino.tables.features import features_of, require_columns, require_table
 from wsdino.tables.lists import labels_of
 
@@ -76,7 +76,7 @@ def neighbours(
     asked = np.flatnonzero((names == name) & profiles[COMPOUND].notna().to_numpy())
     if concentration is not None:
         own = doses[asked]
-        asked = asked[np.isclose(own, concentration, rtol=SAME_DOSE, atol=0)]
+        asked = asked[same_dose(own, concentration)]
         if not len(asked):
             has = ", ".join(f"{dose:g}" for dose in np.unique(own[np.isfinite(own)]))
             raise TableError(

@@ -27,11 +27,17 @@ from wsdino.tables.identity import numbers, row_of, texts
 from wsdino.tables.lean import with_columns
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 # Doses are printed with differing precision; neighbouring ones differ by far more.
 SAME_DOSE = 1e-4
 _ALMOST_SAME_DOSE = 1e-2
+
+
+def same_dose(one: ArrayLike, other: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which doses differ by rounding alone, or not at all; a missing one is like none."""
+    same: NDArray[np.bool_] = np.isclose(one, other, rtol=SAME_DOSE, atol=0)
+    return same
 
 
 def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
