@@ -50,7 +50,7 @@ def test_what_can_not_be_squared_is_refused(
     table = a_table()
     table["d"] = factor * (1 + np.arange(23) / 100)
     with pytest.raises(
-        TableError, match=r"feature d has magnitudes of up to 1\.\d*e[+-]200, whose"
+        TableError, match=r"feature d has magnitudes of up to 1\.\d*e[+-]200, too (large|small) to"
     ):
         features_of(table)
     table["d"] = factor * 1e-60 if abs(factor) > 1 else factor * 1e60

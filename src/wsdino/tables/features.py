@@ -204,10 +204,11 @@ def _require_squares(names: list[str], peak: NDArray[np.float64]) -> None:
     """Raise TableError if the square of a feature's largest magnitude overflows or vanishes."""
     odd = np.flatnonzero((peak > LARGEST) | ((peak > 0) & (peak < SMALLEST)))
     if len(odd):
+        largest = peak[odd[0]]
         msg = (
-            f"feature {names[odd[0]]} has magnitudes of up to {peak[odd[0]]:.3g}, whose squares "
-            f"are no numbers ({len(odd)} of {len(names)} features are affected); drop these, or "
-            "give them in another unit"
+            f"feature {names[odd[0]]} has magnitudes of up to {largest:.3g}, too "
+            f"{'large' if largest > LARGEST else 'small'} to be squared ({len(odd)} of "
+            f"{len(names)} features are affected); drop these, or give them in another unit"
         )
         raise TableError(msg)
 
