@@ -94,6 +94,26 @@ def test_any_batch_size_gives_each_site_its_own_embedding(
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
 
 
+def test_a_plate_without_its_controls_is_said(
+    place: Path, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plate = "Week1_10001"
+    condition = f'Metadata_Plate != "{plate}" or Metadata_Compound != "DMSO"'
+    filtered = open_store(place / "store", keep=condition)
+    model, said = model_of(store), f"1 of 4 plates ({plate}) without controls among the sites"
+    write_embeddings(model, filtered, tmp_path / "e.parquet")
+    assert said in capsys.readouterr().err
+    # What is said is true: that plate is scaled by the sites that are left.
+    own = (filtered.manifest["Metadata_Plate"] == plate).to_numpy()
+    offset, _ = model.spec.scaling.for_store(filtered)
+    expected = filtered.statistics["mean"][own].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(offset[own], np.tile(expected, (own.sum(), 1)), rtol=1e-6)
+    embed_store(model, filtered)
+    assert said in capsys.readouterr().err
+    embed_store(model, store)
+    assert "without controls" not in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_each_part_is_a_row_group(store: Store, tmp_path: Path) -> None:
     from pyarrow import parquet

@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from helpers_tables import synthetic_design
 from wsdino.evaluate import probe as probing
-from wsdino.evaluate.confounders import CONFOUNDERS, leakage_level, leakage_sentences
+from wsdino.evaluate.confounders import CONFOUNDERS, cells_of, leakage_level, leakage_sentences
 from wsdino.evaluate.held_out import deal
 from wsdino.evaluate.leakage import leakage_of
 from wsdino.evaluate.probe import linear_probe
@@ -122,6 +122,23 @@ def test_what_a_table_does_not_have_is_none() -> None:
     found = leakage_of(table, table)
     assert [name for name, own in found.items() if own is None] == ["batch", "density"]
     assert set(leakage_of(*[table.drop(columns="Metadata_Well")] * 2).values()) == {None}
+
+
+def test_cells_are_counted_by_the_same_column_in_any_order_of_columns() -> None:
+    preferred = [
+        *("Cells_Count", "Metadata_Count_Cells", "num_cells", "Image_Count_Nuclei", "Nuclei_Count"),
+        *("Cells_Number_Object_Number", "Nuclei_Number_Object_Number"),
+    ]
+    table = pd.DataFrame({name: [float(i), i + 0.5] for i, name in enumerate(preferred)})
+    table["Metadata_QC_Foreground_DNA"] = [0.1, 0.2]
+    for i in range(len(preferred)):
+        for columns in (preferred[i:], preferred[: i - 1 : -1] if i else preferred[::-1]):
+            np.testing.assert_array_equal(
+                cells_of(table[[*columns, "Metadata_QC_Foreground_DNA"]]), [i, i + 0.5]
+            )
+    np.testing.assert_array_equal(cells_of(table.iloc[:, -1:]), [0.1, 0.2])
+    empty = table.assign(Cells_Count=np.nan)
+    np.testing.assert_array_equal(cells_of(empty), [1, 1.5])
 
 
 def test_the_share_of_foreground_stands_in_for_a_cell_count() -> None:

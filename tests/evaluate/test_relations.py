@@ -11,7 +11,7 @@ import pytest
 from wsdino.errors import TableError
 from wsdino.evaluate.compare import compare
 from wsdino.evaluate.evidence import activity
-from wsdino.evaluate.leakage import leakage_of
+from wsdino.evaluate.leakage import label_leakage, leakage_of
 from wsdino.evaluate.neighbours import neighbours
 from wsdino.evaluate.results import evaluate
 from wsdino.evaluate.wells import wells_of
@@ -227,6 +227,38 @@ def test_wells_of_rounding_errors_are_not_ranked(screen):
     assert 0 < np.abs(control).max() < 1e-12
     assert (wells.norms > 0).tolist() == (~wells.is_control).tolist()
     assert activity(normalised, null_size=50)["num_tested"] == 0
+
+
+def test_wells_of_rounding_errors_are_nobody_s_neighbours_in_leakage_either(screen):
+    sites = pd.concat([screen, screen.assign(**(screen[FEATURES] * 1.01))], ignore_index=True)
+    one = sites[~sites["Metadata_Control"] | (sites["Metadata_Well"] == "A01")]
+    table = read_table(one)
+    normalised = normalise(table, method="plate_controls")[0]
+    treated = (~table["Metadata_Control"]).to_numpy()
+    found = leakage_of(table, normalised)["plate"]
+    without = leakage_of(table[treated], normalised[treated])["plate"]
+    assert found["sample"] == "46 wells, less 6 wells zero in every feature"
+    assert found["before"]["sample"] is without["sample"] is None
+    for name in ("accuracy", "chance", "num_wells"):
+        assert found[name] == without[name]
+    assert found["num_wells"] == 40
+    direct = label_leakage(normalised, "Metadata_Plate").as_dict()
+    assert direct == {name: found[name] for name in direct}
+
+
+def test_a_wild_well_takes_nobody_s_neighbours(screen):
+    """It had made all others zero, as their lengths were told by the longest row."""
+    table = read_table(screen)
+    features = feature_columns(table)
+    wild = table.copy()
+    wild.loc[20, features[0]] = 1e15
+    expected, found = (leakage_of(each, each)["batch"] for each in (table, wild))
+    assert expected["sample"] is found["sample"] is None
+    assert found["num_wells"] == expected["num_wells"] == len(table)
+    # One well has another neighbour, and is that of few.
+    assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=4 / len(table))
+    assert activity(wild, null_size=50)["num_tested"] == activity(table, null_size=50)["num_tested"]
+    assert (wells_of(wild).norms > 0).all()
 
 
 def test_tables_with_doses_of_32_bits_are_compared_whole(screen):

@@ -86,6 +86,22 @@ def test_plate_scaling_uses_the_controls_or_else_all_sites() -> None:
     assert offset.dtype == gain.dtype == np.float32
 
 
+def test_plates_that_are_scaled_without_controls_are_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = pd.DataFrame({"Metadata_Plate": ["P1", "P2", "P3"] * 2})
+    manifest["Metadata_Control"] = manifest["Metadata_Plate"] == "P2"
+    InputScaling("plate").report(ScreenInMemory(manifest, {}))
+    assert "input.method plate: 2 of 3 plates (P1, P3) without controls" in capsys.readouterr().err
+    manifest["Metadata_Control"] = False
+    InputScaling("plate").report(ScreenInMemory(manifest, {}))
+    assert "3 of 3 plates (P1, P2, P3) without controls" in capsys.readouterr().err
+    InputScaling("field").report(ScreenInMemory(manifest, {}))
+    manifest["Metadata_Control"] = True
+    InputScaling("plate").report(ScreenInMemory(manifest, {}))
+    assert not capsys.readouterr().err
+
+
 def test_plate_scaling_of_a_real_store(store: Store) -> None:
     offset, gain = InputScaling("plate").for_store(store)
     mean, std = naive_plate_moments(store.read(range(len(store))), store.manifest)

@@ -83,6 +83,7 @@ def test_regularisation_shrinks_narrow_axes_most():
         (np.ones((5, 0)), {}, "1 feature"),
         (np.full((5, 3), 7.1), {}, "every feature is constant"),
         (np.array([[1.0, np.nan], [1, 2]]), {}, "finite"),
+        (np.array([[1.0, -1e200], [1, 2]]), {}, "finite features of at most 1e.150"),
         (uncentred(9, 3), {"num_components": 0}, "num_components is 0"),
         (uncentred(9, 3), {"regularisation": -1}, "regularisation is -1"),
     ],
@@ -315,6 +316,23 @@ def test_labels_never_enter(table, method):
     shuffled = table.assign(Metadata_Site=RNG.permutation(len(table)) * 1000)
     one, two = (features_of(normalise(t, method=method)[0]) for t in (table, shuffled))
     np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("method", [name for name in normalisation_names() if name != "none"])
+def test_a_feature_s_unit_changes_nothing_unless_it_is_refused(table, method):
+    names = feature_columns(table)[:5]
+    renamed = dict(zip(names, ("Cells_p", "Cells_q", "Cells_r", "Cells_s", "Cells_t"), strict=True))
+    features = table[names].rename(columns=renamed).astype(np.float64)
+    plain = pd.concat([metadata_of(table), features], axis=1)
+    expected, _ = normalise(plain, method=method)
+    for unit in (1e148, 1e-140):
+        found, _ = normalise(plain.assign(Cells_q=plain["Cells_q"] * unit), method=method)
+        np.testing.assert_allclose(
+            np.abs(features_of(found)), np.abs(features_of(expected)), rtol=1e-6, atol=1e-9
+        )
+    for unit in (1e200, 1e-200):
+        with pytest.raises(TableError, match="feature Cells_q has magnitudes of up to"):
+            normalise(plain.assign(Cells_q=plain["Cells_q"] * unit), method=method)
 
 
 def many_rows(num: int = 40_000) -> pd.DataFrame:

@@ -518,7 +518,7 @@ def test_other_features_are_refused_at_transforming():
     whitening = fit_weak_label(screen()["features"], screen()["labels"])
     with pytest.raises(TableError, match=r"\(2, 3\) can't be whitened; expected \(rows, 10\)"):
         whitening.transform(np.ones((2, 3)))
-    with pytest.raises(TableError, match="1 of 10 have missing or infinite values"):
+    with pytest.raises(TableError, match="1 of 10 have missing, infinite or larger values"):
         whitening.transform(np.where(np.arange(10) == 4, np.inf, 1.0)[None])
 
 
@@ -554,6 +554,19 @@ def test_the_score_has_known_values():
     assert recognition_score(vectors, labels, plates) == pytest.approx(-np.log1p(np.exp(-64)))
     assert recognition_score(np.ones((4, 2)), labels, plates) == pytest.approx(-np.log(2))
     assert np.isnan(recognition_score(vectors, labels, labels))
+
+
+def test_the_score_takes_rounding_errors_for_zeros():
+    vectors = np.random.default_rng(3).normal(size=(40, 5))
+    labels, plates = np.arange(40) % 8, np.arange(40) // 8
+    zero, wild = vectors.copy(), vectors.copy()
+    zero[7], vectors[7] = 0, vectors[7] * 1e-16
+    expected = recognition_score(zero, labels, plates)
+    assert recognition_score(vectors, labels, plates) == expected
+    zero[7], wild[7] = wild[7], wild[7] * 1e15
+    assert recognition_score(wild, labels, plates) == pytest.approx(
+        recognition_score(zero, labels, plates)
+    )
 
 
 def test_the_ridge_is_the_one_under_which_left_out_labels_are_recognised_best():

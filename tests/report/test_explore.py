@@ -25,7 +25,7 @@ from wsdino.report.html import write_report
 from wsdino.report.images import composite
 from wsdino.report.serving import Guard, application, guard_of, is_loopback
 from wsdino.report.viewing import Look, Screen
-from wsdino.tables.features import features_of
+from wsdino.tables.features import feature_columns, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,6 +205,21 @@ def test_sites_are_matched_by_place_whatever_their_order(
         screen.neighbours(other)
     with pytest.raises(InputError, match="the store has the sites 0 to"):
         screen.neighbours(len(screen))
+
+
+def test_sites_of_rounding_errors_have_no_neighbours_and_a_wild_one_takes_none(
+    sites: tuple[Path, pd.DataFrame], screen: Screen
+) -> None:
+    table = sites[1].copy()
+    names = feature_columns(table)
+    table[names] = table[names].astype(np.float64)
+    table.loc[table.index[2], names] *= 1e-16
+    table.loc[table.index[3], names] *= 1e15
+    odd = Screen(make_screen(sites[1]), table)
+    found, expected = (each.neighbours(5, num=len(table)) for each in (odd, screen))
+    assert [each["site"] for each in found] == [e["site"] for e in expected if e["site"] != 2]
+    with pytest.raises(InputError, match="site 2 has no features, or all of them are zero"):
+        odd.neighbours(2)
 
 
 def test_the_server_draws_describes_and_finds(served: Served, screen: Screen) -> None:

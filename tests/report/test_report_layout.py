@@ -28,6 +28,18 @@ def test_tiny_tables_get_two_finite_coordinates(shape: tuple[int, int]) -> None:
     assert np.isfinite(points).all()
 
 
+def test_rounding_errors_lie_where_zeros_do_and_a_wild_row_moves_no_other() -> None:
+    features = np.random.default_rng(1).normal(size=(12, 5))
+    zero, wild = features.copy(), features.copy()
+    zero[4] = 0
+    features[4] *= 1e-16
+    np.testing.assert_array_equal(lay_out(features)[0], lay_out(zero)[0])
+    wild[4] *= 1e15
+    same = wild.copy()
+    same[4] /= 1e15
+    np.testing.assert_allclose(lay_out(wild)[0], lay_out(same)[0], atol=1e-9)
+
+
 @pytest.mark.slow
 def test_umap_repeats_itself_and_keeps_groups_together() -> None:
     rng = np.random.default_rng(0)

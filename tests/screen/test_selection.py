@@ -135,6 +135,58 @@ def test_a_channel_without_the_chosen_plane_is_left_out_and_said(
     assert "1 channel left out (no image at z 3): Mito" in capsys.readouterr().err
 
 
+def test_the_maximum_of_a_single_plane_is_that_plane(
+    stacks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(stacks)
+    # One plane among those of the others, and one of its own, as brightfield has it.
+    table.loc[table["Metadata_PlaneID"] != 2, "FileName_Mito"] = None
+    below = table[table["Metadata_PlaneID"] == 1].assign(Metadata_PlaneID=0)
+    below[["FileName_OrigDNA", "FileName_Mito"]] = None
+    table.loc[:, "FileName_OrigER"] = None
+    pd.concat([table, below]).to_csv(stacks, index=False)
+    found = read_manifest(stacks, selection=Selection(z="max", time=0))
+    assert "OrigER, Mito: a single z plane in each site, which is taken" in capsys.readouterr().err
+    assert found["FileName_Mito"].tolist() == ["c2s1t0.tif", "c2s2t0.tif"]
+    assert found["FileName_OrigDNA"][1] == "z1/c0s2t0.tif|z2/c0s2t0.tif|z3/c0s2t0.tif"
+    store = ingest(stacks, tmp_path / "store", selection=Selection(z="max", time=0))
+    assert store.read([0, 1])[:, :, 0, 0].tolist() == [[103, 1101, 2102], [203, 1201, 2202]]
+    assert store.read([1])[0, :, 1].tolist() == [
+        [0, 5, 5, 5, 0, 0],
+        [0, 5, 0, 0, 0, 0],
+        [0, 0, 5, 0, 0, 0],
+    ]
+    # Addresses, too.
+    urls = pd.concat([table, below])
+    for channel in CHANNELS:
+        names = urls.pop(f"FileName_{channel}")
+        folders = urls.pop(f"PathName_{channel}")
+        urls[f"URL_{channel}"] = (str(tmp_path) + "/" + folders + "/" + names).where(names.notna())
+    other = read_manifest(urls, selection=Selection(z="max", time=0))
+    assert tags(other) == tags(found)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "line"),
+    [
+        ("Metadata_Site == 2 and Metadata_PlaneID == 3", "Mito has 2 of 3 z planes at .*, site 2;"),
+        ("Metadata_Site == 2 and Metadata_PlaneID > 1", "Mito has 1 of 3 z planes at .*, site 2;"),
+        ("Metadata_Site == 1", "Mito has 0 of 3 z planes at plate P, well A01, site 1;"),
+        ("Metadata_PlaneID == 1", "Mito has 2 of 3 z planes at plate P, well A01, site 1;"),
+    ],
+)
+def test_a_channel_with_some_planes_has_no_maximum(stacks: Path, lacking: str, line: str) -> None:
+    table = pd.read_csv(stacks)
+    table.loc[table.query(lacking).index, "FileName_Mito"] = None
+    table.to_csv(stacks, index=False)
+    with pytest.raises(TableError, match=line) as caught:
+        read_manifest(stacks, selection=Selection(z="max", time=0))
+    assert "channels without Mito by --channel (in a config screen.channels)" in str(caught.value)
+    without = Selection(channels=("OrigER", "DNA=OrigDNA"), z="max", time=0)
+    found = read_manifest(stacks, selection=without)
+    assert tags(found) == [[1103, 103], [1203, 203]]
+
+
 def test_planes_are_chosen_as_the_message_says(stacks: Path) -> None:
     table = pd.read_csv(stacks).query("Metadata_TimepointID == 0")
     padded = table.assign(Metadata_PlaneID=[f"{z:02d}" for z in table["Metadata_PlaneID"]])

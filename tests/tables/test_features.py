@@ -41,6 +41,25 @@ def test_what_is_not_finite_is_counted_over_all_blocks(monkeypatch: pytest.Monke
         features_of(table)
 
 
+@pytest.mark.parametrize("rows_at_once", [7, 100])
+@pytest.mark.parametrize("factor", [1e200, -1e200, 1e-200])
+def test_what_can_not_be_squared_is_refused(
+    factor: float, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "ROWS_AT_ONCE", rows_at_once)
+    table = a_table()
+    table["d"] = factor * (1 + np.arange(23) / 100)
+    with pytest.raises(
+        TableError, match=r"feature d has magnitudes of up to 1\.\d*e[+-]200, too (large|small) to"
+    ):
+        features_of(table)
+    table["d"] = factor * 1e-60 if abs(factor) > 1 else factor * 1e60
+    np.testing.assert_array_equal(features_of(table)[:, 3], table["d"])
+    # A few tiny numbers beside others are zeros, as good as.
+    table["d"] = np.where(np.arange(23) < 5, 1e-200, 1.0)
+    np.testing.assert_array_equal(features_of(table)[:, 3], table["d"])
+
+
 def test_the_type_is_float64_or_that_of_the_table() -> None:
     table = a_table().drop(columns="counts")
     assert features_of(table).dtype == np.float64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,13 +155,13 @@ def test_labels_that_look_like_numbers_stay_apart(given_: list, found: list) -> 
     assert read["Metadata_Donor"].tolist() == found
 
 
-def test_doses_that_differ_by_rounding_are_the_first_of_them(
+def test_doses_that_differ_by_rounding_are_the_roundest_of_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     doses = [3.33333333333076923, 3.3333333333333330, 20, 19.9998446614006889, 0, 1e-9, 10, 10.05]
     found = read_table(table(Compound=["x"] * 8, Concentration=doses))
     assert found["Metadata_Concentration"].tolist() == [
-        *([doses[0]] * 2),
+        *([doses[1]] * 2),
         *([20] * 2),
         *(0, 1e-9, 10, 10.05),
     ]
@@ -173,8 +175,29 @@ def test_merging_doses_undoes_noise(doses: list[float], random) -> None:
     noisy = [dose * (1 + random.uniform(-1e-6, 1e-6)) for dose in doses]
     frame = table(Compound=["x"] * len(doses), Concentration=noisy)
     found = merge_equal_doses(frame, origin="t")["Metadata_Concentration"]
-    first = {dose: noisy[doses.index(dose)] for dose in doses}
-    assert found.tolist() == [first[dose] for dose in doses]
+    one = dict(zip(doses, found, strict=True))
+    assert found.tolist() == [one[dose] for dose in doses]
+    assert set(found) <= set(noisy)
+    backwards = merge_equal_doses(frame[::-1], origin="t")["Metadata_Concentration"]
+    assert backwards.tolist() == found.tolist()[::-1]
+
+
+@pytest.mark.parametrize(
+    ("same", "expected"),
+    [
+        ([0.1, float(np.float32(0.1)), 0.1000001], 0.1),
+        ([10.0, 9999.9995 / 1000, 10.0001], 10.0),
+        ([3.16227, 3.16228], 3.16227),  # the least of equally round ones
+        ([1e-5, 1.00001e-5], 1e-5),
+        ([1200.0, 1200.01], 1200.0),
+    ],
+)
+def test_equal_doses_are_one_value_in_any_order_of_rows(same: list[float], expected: float) -> None:
+    for doses in itertools.permutations(same):
+        found = merge_equal_doses(
+            table(Compound=["x"] * len(same), Concentration=list(doses)), origin="t"
+        )
+        assert found["Metadata_Concentration"].tolist() == [expected] * len(same)
 
 
 def test_names_that_differ_by_case_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from wsdino.profile.normalise import fit_normalisation, normalise
 from wsdino.profile.whitening import fit_tvn
 from wsdino.tables.features import feature_columns, features_of
 from wsdino.tables.joining import join_tables
+from wsdino.tables.reading import read_table
 
 NAMES = ["one.csv", "two.csv"]
 
@@ -142,3 +143,18 @@ def test_rows_of_one_table_alone_are_left_out_and_said(one, two, capsys):
 def test_what_can_not_be_joined_is_named(one, two, change, words):
     with pytest.raises(TableError, match=words):
         join(one, change(two))
+
+
+def test_a_table_without_the_dose_that_another_is_merged_with_agrees(one):
+    """20 stands for 19.9998 in one table; the other has the latter alone."""
+    is_part = one["Metadata_Batch"] == "W0"
+    dose = np.where(is_part, 19.9998446614006889, 20.0)
+    table = one.assign(Metadata_Concentration=dose, Metadata_Compound="x")
+    whole, part = read_table(table), read_table(table[is_part].reset_index(drop=True))
+    assert set(whole["Metadata_Concentration"]) == {20.0}
+    assert set(part["Metadata_Concentration"]) == {19.9998446614006889}
+    assert set(join(whole, part)["Metadata_Concentration"]) == {20.0}
+    assert len(join(whole, part)) == len(part)
+    tiny = [part.assign(Metadata_Concentration=dose) for dose in (1e-9, 3e-9)]
+    with pytest.raises(TableError, match=r"is 1e-09 in one\.csv and 3e-09 in two\.csv"):
+        join(*tiny)

@@ -121,6 +121,40 @@ def test_numbers_with_a_few_words_among_them_are_named(
     assert "0 (1 cells such as '#DIV/0!') mix text and numbers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_flags_and_dates_are_named_as_no_features(
+    tmp_path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    table = wells().assign(
+        is_edge=np.arange(36) % 5 == 0,
+        passed=pd.array([True, None, False] * 12, dtype="boolean"),
+    )
+    if suffix == "parquet":
+        table["imaged"] = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(36), unit="min")
+        table["thawed"] = table["imaged"].dt.date
+        table["after"] = pd.to_timedelta(np.arange(36), unit="s")
+        table.to_parquet(tmp_path / "t.parquet")
+    else:
+        table.to_csv(tmp_path / "t.csv", index=False)
+    assert feature_columns(read_table(tmp_path / f"t.{suffix}")) == ["0", "1", "2", "3"]
+    dates = [f"{name} (dates or times)" for name in ("imaged", "thawed", "after")]
+    named = ["is_edge (true or false)", "passed (true or false)"]
+    named += dates if suffix == "parquet" else []
+    said = capsys.readouterr().err
+    assert (
+        f"{len(named)} columns without numbers not used as features: {', '.join(named)}\n" in said
+    )
+    assert "as text" not in said
+
+
+def test_of_many_flags_some_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = pd.DataFrame({f"flag_{i}": np.arange(36) % 2 == 0 for i in range(9)})
+    read_table(pd.concat([wells(), flags], axis=1))
+    said = capsys.readouterr().err
+    assert "9 columns without numbers not used as features: flag_0 (true or false), " in said
+    assert "flag_5 (true or false) and 3 more" in said
+
+
 def test_a_lincs_profile_is_recognised_and_that_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 from helpers_screen import chunk_path
 from helpers_train import DEFAULTS, options_of
 from wsdino.errors import StoreError
+from wsdino.model.scaling import InputScaling
 from wsdino.screen.store import open_store
 from wsdino.train.fields import Fields
 from wsdino.train.plan import Planner, cut_views
@@ -47,6 +48,16 @@ def planner_of(store: Store) -> Planner:
 def fields_of(store: Store, residency: str) -> Fields:
     scaling = DEFAULTS["spec"].scaling
     return Fields(store, scaling=scaling, device=CPU, residency=residency)
+
+
+def test_training_says_which_plates_it_scales_without_controls(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plate = store.manifest["Metadata_Plate"].iloc[0]
+    keep = f'Metadata_Plate != "{plate}" or Metadata_Control == False'
+    filtered = open_store(store.path, keep=keep)
+    Fields(filtered, scaling=InputScaling("plate"), device=CPU, residency="host")
+    assert f"1 of 4 plates ({plate}) without controls" in capsys.readouterr().err
 
 
 class Gate(Fields):

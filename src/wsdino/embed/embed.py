@@ -73,6 +73,7 @@ def embed_store(model: Model, store: Store, *, batch_size: int = 16) -> pd.DataF
     (36, 384)
     """
     _require_channels(model, store)
+    model.spec.scaling.report(store)
     with Meter("embed", len(store)) as meter:
         blocks = []
         for block in _embedded(model, store, [np.arange(len(store))], batch_size):
@@ -105,6 +106,7 @@ def write_embeddings(model: Model, store: Store, out: Path, *, batch_size: int =
     suffix_of(out)
     _require_channels(model, store)
     _fitting(store, batch_size)
+    model.spec.scaling.report(store)
     with one_writer_of_file(out):
         _write_in_parts(model, store, out, batch_size=batch_size)
 

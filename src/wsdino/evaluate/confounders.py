@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 DENSITY = f"{PREFIX}density_of_cells"
 _POSITION = r"^([A-Za-z]{1,2})(\d{1,2})$"
-_COUNT = re.compile(
-    r"(?:Metadata_|Image_)*(?:Count_(?:Cells|Nuclei)|(?:Cells?|Nuclei)_?(?:Counts?|Number)"
-    r"|(?:Cells|Nuclei)_Number_Object_Number|Num(?:ber_?of)?_?(?:Cells|Nuclei))",
-    re.IGNORECASE,
-)
+# Counts of cells, what is preferred first: an object's number, averaged, is about half of a count.
+_COUNTS = [
+    re.compile(rf"(?:Metadata_|Image_)*(?:{form})", re.IGNORECASE)
+    for form in (
+        r"Count_Cells|Cells?_?(?:Counts?|Number)|Num(?:ber_?of)?_?Cells",
+        r"Count_Nuclei|Nuclei_?(?:Counts?|Number)|Num(?:ber_?of)?_?Nuclei",
+        r"Cells_Number_Object_Number",
+        r"Nuclei_Number_Object_Number",
+    )
+]
 _FOREGROUND = f"{PREFIX}QC_Foreground_"
 # More than chance by that many standard errors, and by that factor or that share of what is left
 # above chance: worth a warning.
@@ -115,7 +120,10 @@ CONFOUNDERS = (
 
 
 def cells_of(table: pd.DataFrame) -> NDArray[np.float64] | None:
-    """Return each row's number of cells, else how much of its field is foreground.
+    """Return each row's number of cells, else of nuclei, else how much of its field is foreground.
+
+    Of several such counts the first by name is taken, so that the order of columns plays no part;
+    CellProfiler's number of an object stands in where nothing was counted.
 
     Parameters
     ----------
@@ -128,7 +136,12 @@ def cells_of(table: pd.DataFrame) -> NDArray[np.float64] | None:
         (n,); None where the table has neither.
     """
     numeric = table.select_dtypes(include="number").columns
-    counts = [name for name in numeric if _COUNT.fullmatch(str(name))][:1]
+    counts = [
+        name
+        for form in _COUNTS
+        for name in sorted(numeric, key=str)
+        if form.fullmatch(str(name)) and table[name].notna().any()
+    ][:1]
     chosen = counts or [name for name in numeric if str(name).startswith(_FOREGROUND)]
     if not chosen:
         return None

@@ -17,7 +17,7 @@ import numpy as np
 from wsdino.evaluate.activity import FDR, NULL_SIZE
 from wsdino.evaluate.level import is_control
 from wsdino.evaluate.precision import TIE, average_precision, false_discovery_rates, p_values
-from wsdino.profile.rows import lengths
+from wsdino.profile.rows import directions
 from wsdino.tables.columns import COMPOUND, MOA, plain_name
 from wsdino.tables.features import features_of, metadata_of, require_columns, require_table
 
@@ -114,8 +114,7 @@ def consistency(
     for row, own in enumerate(sets):
         has[row, [number[name] for name in own]] = 1
     features = features_of(rows)
-    norms = lengths(features)[:, None]
-    features = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0)
+    features = directions(features)
     compound = rows[COMPOUND].astype(str).to_numpy(dtype=object)
     asked: list[tuple[int, float, int, int]] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):

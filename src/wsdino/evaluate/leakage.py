@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.evaluate.confounders import CONFOUNDERS, DENSITY, cells_of, plate_numbers
 from wsdino.evaluate.probe import linear_probe
 from wsdino.profile.aggregate import aggregate
-from wsdino.profile.rows import control_rows, lengths, moments
+from wsdino.profile.rows import control_rows, directions, lengths, moments
 from wsdino.tables.columns import COMPOUND, PLATE, WELL
 from wsdino.tables.features import features_of, plate_keys, require_columns
 
@@ -38,7 +39,8 @@ class Leakage:
         Number of wells that have a candidate with the same label, and so count; those whose own or
         whose neighbour's label isn't known don't.
     sample
-        Which wells took part, in words, where not all did.
+        Which wells took part, in words, where not all did: of many some are drawn, and a well that
+        is zero in every feature is no neighbour and has none.
     """
 
     accuracy: float
@@ -82,8 +84,8 @@ def label_leakage(table: pd.DataFrame, label: str, *, seed: int = 0) -> Leakage 
     wells = _wells(table.iloc[rows], [label])
     classes = plate_numbers(wells) if label == PLATE else wells[label]
     compounds = _compounds(wells)
-    nearest = _nearest(features_of(wells), compounds)
-    return _shared(nearest, _codes(classes, missing=True), compounds, sample)
+    neighbours = _Neighbours.of(features_of(wells), compounds, sample)
+    return neighbours.shared(_codes(classes, missing=True))
 
 
 def leakage_of(
@@ -149,10 +151,10 @@ def _measured(
     is_control = control_rows(wells)
     groups = np.where(is_control, compounds.max() + 1 + np.arange(len(wells)), compounds)
     probes = linear_probe(features, codes, groups, seed=seed)
-    nearest = _nearest(features, compounds)
+    neighbours = _Neighbours.of(features, compounds, sample)
     found = {}
     for name, own in codes.items():
-        shared, probe = _shared(nearest, own, compounds, sample), probes[name]
+        shared, probe = neighbours.shared(own), probes[name]
         if shared:
             found[name] = shared.as_dict() | {"probe": asdict(probe) if probe else None}
     return found
@@ -195,37 +197,68 @@ def _compounds(wells: pd.DataFrame) -> NDArray[np.intp]:
     return np.asarray(pd.factorize(wells[COMPOUND], use_na_sentinel=False)[0], dtype=np.intp)
 
 
-def _nearest(features: NDArray[np.float64], compounds: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the most similar well of another compound for each well; -1 where there is none."""
-    norms = lengths(features)[:, None]
-    features = np.divide(features, norms, out=np.zeros_like(features), where=norms > 0)
-    found = np.empty(len(features), dtype=np.intp)
-    for start in range(0, len(features), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        admissible = compounds[rows, None] != compounds[None, :]
-        similarity = np.where(admissible, features[rows] @ features.T, -np.inf)
-        found[rows] = np.where(admissible.any(axis=1), similarity.argmax(axis=1), -1)
-    return found
+@dataclass(frozen=True)
+class _Neighbours:
+    """Wells that have a direction, with the most similar of another compound.
 
+    Attributes
+    ----------
+    rows
+        (k,) which of the wells these are.
+    compounds
+        (k,) number of each one's compound.
+    nearest
+        (k,) position among them of each one's neighbour; -1 where there is none.
+    sample
+        As that of :class:`Leakage`.
+    """
 
-def _shared(
-    nearest: NDArray[np.intp],
-    labels: NDArray[np.intp],
-    compounds: NDArray[np.intp],
-    sample: str | None,
-) -> Leakage | None:
-    """Measure how often the nearest well of another compound has the same label."""
-    known = labels >= 0
-    # Wells of other compounds that have the same label, and any.
-    both = labels * (int(compounds.max()) + 1) + compounds
-    same = _sizes(labels[known]) - _sizes(both[known])
-    all_ = known.sum() - _sizes(compounds[known])
-    asked = (same > 0) & known[nearest[known]]
-    if not asked.any() or not (same < all_).any():
-        return None
-    hits = labels[known][asked] == labels[nearest[known][asked]]
-    chance = same[asked] / all_[asked]
-    return Leakage(float(hits.mean()), float(chance.mean()), len(hits), sample)
+    rows: NDArray[np.intp]
+    compounds: NDArray[np.intp]
+    nearest: NDArray[np.intp]
+    sample: str | None
+
+    @classmethod
+    def of(
+        cls, features: NDArray[np.float64], compounds: NDArray[np.intp], sample: str | None
+    ) -> _Neighbours:
+        """Find them among all wells that take part."""
+        norms = lengths(features)
+        rows = np.flatnonzero(norms)
+        unit, own = directions(features[rows], norms[rows]), compounds[rows]
+        nearest = np.empty(len(rows), dtype=np.intp)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            admissible = own[some, None] != own[None, :]
+            similarity = np.where(admissible, unit[some] @ unit.T, -np.inf)
+            nearest[some] = np.where(admissible.any(axis=1), similarity.argmax(axis=1), -1)
+        if len(rows) < len(features):
+            zero = f"{counted(len(features) - len(rows), 'well')} zero in every feature"
+            sample = f"{sample or counted(len(features), 'well')}, less {zero}"
+        return cls(rows, own, nearest, sample)
+
+    def shared(self, labels: NDArray[np.intp]) -> Leakage | None:
+        """Measure how often the nearest well of another compound has the same label.
+
+        Parameters
+        ----------
+        labels
+            (n,) of all wells that take part; -1: not known.
+        """
+        labels, compounds = labels[self.rows], self.compounds
+        known = labels >= 0
+        if not known.any():
+            return None
+        # Wells of other compounds that have the same label, and any.
+        both = labels * (int(compounds.max()) + 1) + compounds
+        same = _sizes(labels[known]) - _sizes(both[known])
+        all_ = known.sum() - _sizes(compounds[known])
+        asked = (same > 0) & known[self.nearest[known]]
+        if not asked.any() or not (same < all_).any():
+            return None
+        hits = labels[known][asked] == labels[self.nearest[known][asked]]
+        chance = same[asked] / all_[asked]
+        return Leakage(float(hits.mean()), float(chance.mean()), len(hits), self.sample)
 
 
 def _sizes(codes: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -10,8 +10,9 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.evaluate.level import is_control
 from wsdino.profile.aggregate import pair_plates
-from wsdino.profile.rows import lengths
+from wsdino.profile.rows import directions, lengths
 from wsdino.tables.columns import BATCH, COMPOUND, CONCENTRATION, MOA, PLATE
+from wsdino.tables.doses import same_dose
 from wsdino.tables.features import features_of, require_columns, require_table
 from wsdino.tables.lists import labels_of
 
@@ -75,7 +76,7 @@ def neighbours(
     asked = np.flatnonzero((names == name) & profiles[COMPOUND].notna().to_numpy())
     if concentration is not None:
         own = doses[asked]
-        asked = asked[np.isclose(own, concentration, rtol=1e-4, atol=0)]
+        asked = asked[same_dose(own, concentration)]
         if not len(asked):
             has = ", ".join(f"{dose:g}" for dose in np.unique(own[np.isfinite(own)]))
             raise TableError(
@@ -90,7 +91,7 @@ def neighbours(
     if (norms[asked] == 0).any():
         raise TableError(f"the profile of {name} is zero in every feature; nothing is similar")
     others = others[norms[others] > 0]
-    unit = features / np.where(norms > 0, norms, 1)[:, None]
+    unit = directions(features, norms)
     controls = is_control(profiles)
     rows = []
     for row in asked:

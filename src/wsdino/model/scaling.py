@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from wsdino.errors import ModelError
+from wsdino.counting import counted
+from wsdino.errors import ModelError, option
+from wsdino.progress import say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +30,8 @@ class InputScaling:
     method
         ``fixed``: clip to [low, high] and map to [0, 1] (the paper: 0 to 10,000); ``plate``:
         standard scores by the mean and standard deviation of the plate's controls, or of all its
-        sites if it has no controls; ``field``: standard scores within each field. The last two are
-        clipped to [-4, 8] standard deviations.
+        sites if it has no controls, which :meth:`report` says; ``field``: standard scores within
+        each field. The last two are clipped to [-4, 8] standard deviations.
     low, high
         Bounds in stored units, for ``fixed``.
     """
@@ -59,6 +61,28 @@ class InputScaling:
             plate_mean, plate_std = _plate_moments(store)
             return plate_mean, _inverse(plate_std)
         return store.statistics["mean"], _inverse(store.statistics["std"])
+
+    def report(self, store: Store) -> None:
+        """Say which plates ``plate`` scales by all of their sites.
+
+        Parameters
+        ----------
+        store
+            The screen may have no controls there, or a condition of what to keep has none of them.
+        """
+        if self.method != "plate":
+            return
+        has_controls = store.manifest.groupby("Metadata_Plate")["Metadata_Control"].any()
+        without = has_controls.index[~has_controls]
+        if len(without):
+            more = f" and {len(without) - 6} more" if len(without) > 6 else ""
+            named = ", ".join(map(str, without[:6])) + more
+            say(
+                f"input.method plate: {len(without)} of {counted(len(has_controls), 'plate')} "
+                f"({named}) without controls among the sites that are used, scaled by all of "
+                f"these; keep or name their controls, with {option('--keep')} or "
+                f"{option('--control')}, or take input.method field"
+            )
 
     def for_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Offset and gain, each (N, C) float32, of images (N, C, H, W) that are not in a store.

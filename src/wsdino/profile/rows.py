@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONSTANT = 1e-9
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 def moments(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -72,7 +73,8 @@ def lengths(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """L2 norm of each row; 0 where only rounding keeps it from that.
 
     Centred on the controls of each plate, a profile of these controls is zero, and its direction
-    that of rounding errors.
+    that of rounding errors. They are told by the median, not by the longest row, so that no wild
+    row makes all others zero.
 
     Parameters
     ----------
@@ -82,11 +84,39 @@ def lengths(features: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray
-        (n,); 0 for a row of at most a billionth of the longest.
+        (n,); 0 for a row of at most a billionth of the median of those that aren't zero (of two
+        middle ones the longer).
     """
-    norms = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float64))
-    result: NDArray[np.float64] = np.where(norms > CONSTANT * norms.max(initial=0), norms, 0)
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+    norms: NDArray[np.float64] = np.sqrt(squares)
+    known = norms[norms > 0]
+    if len(known) == 0:
+        return norms
+    middle = np.partition(known, len(known) // 2)[len(known) // 2]
+    result: NDArray[np.float64] = np.where(norms > CONSTANT * middle, norms, 0)
     return result
+
+
+def directions(
+    features: NDArray[Float], norms: NDArray[np.float64] | None = None
+) -> NDArray[Float]:
+    """Divide each row by its length.
+
+    Parameters
+    ----------
+    features
+        (n, F).
+    norms
+        (n,) their :func:`lengths`, where these are known, as of rows of a larger table.
+
+    Returns
+    -------
+    ndarray
+        (n, F) of the same type, of norm 1; zeros where the length is 0.
+    """
+    norms = lengths(features) if norms is None else norms
+    there = norms[:, None] > 0
+    return np.divide(features, norms[:, None], out=np.zeros_like(features), where=there)
 
 
 def control_rows(table: pd.DataFrame) -> NDArray[np.bool_]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.profile.rows import directions
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -81,8 +83,7 @@ def recognition_score(
         plate are not asked, and a label that is on no other plate is no answer. NaN if no row can
         be asked.
     """
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norms > 0, norms, 1)
+    unit = directions(vectors)
     num_labels = int(labels.max()) + 1
     sums, counts = np.zeros((num_labels, unit.shape[1])), np.zeros(num_labels)
     np.add.at(sums, labels, unit)

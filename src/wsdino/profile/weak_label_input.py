@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
+from wsdino.tables.features import LARGEST, has_squares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,18 +92,18 @@ def varying_features(
 
 
 def finite_matrix(features: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return features as a float matrix; TableError unless all are finite and there are some."""
+    """Return features as a float matrix; TableError unless all have squares and there are some."""
     matrix = np.asarray(features)
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
         msg = f"weak_label needs a matrix of rows and features; found shape {matrix.shape}"
         raise TableError(msg)
-    if not np.isfinite(matrix).all():
-        bad = int((~np.isfinite(matrix)).any(axis=0).sum())
+    if not has_squares(matrix):
+        bad = int(np.sum([not has_squares(column) for column in matrix.T]))
         msg = (
-            f"weak_label needs finite features; {bad} of {matrix.shape[1]} have missing or "
-            "infinite values; drop or fill these first"
+            f"weak_label needs finite features of at most {LARGEST:g}; {bad} of {matrix.shape[1]} "
+            "have missing, infinite or larger values; drop or fill these first"
         )
         raise TableError(msg)
     return matrix

@@ -21,11 +21,13 @@ from wsdino.profile.rows import chosen_blocks, mean_of_blocks, moments_of_blocks
 from wsdino.profile.stored import require_entries, require_numbers, require_positions
 from wsdino.tables.columns import CONTROL
 from wsdino.tables.features import (
+    LARGEST,
     ROWS_AT_ONCE,
     channel_of,
     embeddings_among,
     feature_blocks,
     feature_columns,
+    has_squares,
 )
 
 if TYPE_CHECKING:
@@ -126,8 +128,8 @@ def fit_tvn(
     Raises
     ------
     TableError
-        If there are fewer than two controls, the controls are all alike, a feature is not finite,
-        or an option is out of range.
+        If there are fewer than two controls, the controls are all alike, a feature is not finite
+        or too large to be squared, or an option is out of range.
 
     Notes
     -----
@@ -147,8 +149,11 @@ def fit_tvn(
     if matrix.ndim != 2 or len(matrix) < 2 or matrix.shape[1] == 0:
         msg = f"whitening needs at least 2 rows to fit on and 1 feature; found shape {matrix.shape}"
         raise TableError(msg)
-    if not np.isfinite(matrix).all():
-        msg = "whitening needs finite features; found missing or infinite values among the controls"
+    if not has_squares(matrix):
+        msg = (
+            f"whitening needs finite features of at most {LARGEST:g}; found missing, infinite or "
+            "larger values among the controls"
+        )
         raise TableError(msg)
     parts = [matrix[start : start + ROWS_AT_ONCE] for start in range(0, len(matrix), ROWS_AT_ONCE)]
     return _fit_blocks(lambda: parts, num_components=num_components, regularisation=regularisation)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsdino.profile.rows import directions, lengths
 from wsdino.progress import say
 from wsdino.report.treated import nearest_rows
 from wsdino.tables.features import ROWS_AT_ONCE, features_of
@@ -50,6 +51,7 @@ def lay_out(
     tuple
         Coordinates float64 (n, 2), and the method's name, `UMAP` or `PCA`.
     """
+    features = directions(features)
     if len(features) < fewest:
         return _principal_components(features), "PCA"
     with warnings.catch_warnings():
@@ -100,24 +102,20 @@ def lay_out_many(
     if len(drawn) == len(features):
         return known, method
     points = np.empty((len(features), 2))
-    of_drawn = _unit(features[drawn])
+    norms = lengths(features)
+    of_drawn = directions(features[drawn], norms[drawn]).astype(np.float32, copy=False)
     for start in range(0, len(features), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        cosines = _unit(features[rows]) @ of_drawn.T
+        own = directions(features[rows], norms[rows]).astype(np.float32, copy=False)
+        cosines = own @ of_drawn.T
         nearest = np.argpartition(cosines, -NUM_NEAREST - 1, axis=1)[:, -NUM_NEAREST - 1 :]
-        own = np.take_along_axis(cosines, nearest, axis=1).astype(np.float64)
+        shares = np.take_along_axis(cosines, nearest, axis=1).astype(np.float64)
         # Where all are alike they count alike.
-        weights = own - own.min(axis=1, keepdims=True) + 1e-9
+        weights = shares - shares.min(axis=1, keepdims=True) + 1e-9
         points[rows] = np.einsum("ij,ijk->ik", weights, known[nearest])
         points[rows] /= weights.sum(axis=1, keepdims=True)
     points[drawn] = known
     return points, method
-
-
-def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    single = np.asarray(features, dtype=np.float32)
-    lengths = np.linalg.norm(single, axis=1, keepdims=True)
-    return (single / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def _neighbours(
@@ -164,9 +162,7 @@ def with_map_columns(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return mapped
 
 
-def _principal_components(features: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.where(lengths > 0, lengths, 1.0)
+def _principal_components(unit: np.ndarray) -> np.ndarray:
     left, sizes, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
     scores: np.ndarray = (left * sizes)[:, :2]
     return np.pad(scores, ((0, 0), (0, 2 - scores.shape[1])))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsdino.profile.rows import lengths
+from wsdino.profile.rows import directions
 from wsdino.report.columns import column_label
 from wsdino.report.sections import MATCHED
 from wsdino.report.words import DASH, decimal, is_number, number
@@ -169,8 +169,7 @@ def _profile_similarity(
     if not all(len(own) for own in means):
         return None
     profiles = np.stack([own.mean(axis=0) for own in means])
-    norms = lengths(profiles)[:, None]
-    unit = np.divide(profiles, norms, out=np.zeros_like(profiles), where=norms > 0)
+    unit = directions(profiles)
     similar: NDArray[np.float64] = np.round(unit @ unit.T, 12)
     return similar
 

@@ -178,7 +178,8 @@ def leakage_lines(results: Mapping[str, Any]) -> list[str]:
     list of str
         At most one line: lift of neighbours over chance, and probe (and chance), before and after.
     """
-    parts = []
+    parts: list[str] = []
+    samples: dict[str, None] = {}
     for name, own in (results.get("leakage") or {}).items():
         if not own:
             continue
@@ -189,10 +190,12 @@ def leakage_lines(results: Mapping[str, Any]) -> list[str]:
             chance = percent(own["probe"]["chance"])
             part += f" (probe {probes[0]} -> {probes[1]}, chance {chance})"
         parts.append(part)
+        samples |= {own["sample"]: None} if own.get("sample") else {}
     if not parts:
         return []
     what = "lift of the nearest well of another compound over chance, before -> after normalisation"
-    return [f"technical effects, {what}: {', '.join(parts)}"]
+    some = f" (of {'; '.join(samples)})" if samples else ""
+    return [f"technical effects, {what}{some}: {', '.join(parts)}"]
 
 
 def missing_lines(results: Mapping[str, Any], *, name: str = "this run") -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsdino.errors import InputError
 from wsdino.evaluate.confounders import DENSITY, cells_of
-from wsdino.profile.rows import lengths
+from wsdino.profile.rows import directions, lengths
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
 from wsdino.report.words import concentration, is_number
 from wsdino.runrecord import Omitted, RunRecord
@@ -224,7 +224,7 @@ def nearest_rows(
         none.
     """
     norms = lengths(features)
-    unit = features / np.where(norms > 0, norms, 1.0)[:, None]
+    unit = directions(features, norms)
     labels = list(range(len(features))) if groups is None else groups
     _, codes = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
     rows = np.full((len(features), num), -1, dtype=np.intp)

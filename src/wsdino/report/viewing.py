@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from wsdino.errors import InputError
+from wsdino.profile.rows import directions, lengths
 from wsdino.report.attention import site_place
 from wsdino.report.columns import controls_of
 from wsdino.report.images import STRETCH_PERCENTILES, middle
@@ -20,7 +21,7 @@ from wsdino.report.scale_bar import ScaleBar, scale_bar
 from wsdino.report.style import channel_colours
 from wsdino.report.treated import keys_of, moas_of
 from wsdino.tables.columns import BATCH, COMPOUND, PLATE, SITE, WELL
-from wsdino.tables.features import feature_columns
+from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -292,7 +293,7 @@ class Screen:
         Raises
         ------
         InputError
-            If there is no such site, or it has no features.
+            If there is no such site, or it has no features but zeros.
         """
         self._require(site)
         if apart not in APART:
@@ -300,7 +301,7 @@ class Screen:
         rows, unit = self._embedded
         found = np.flatnonzero(rows == site)
         if not len(found):
-            raise InputError(f"site {site} has no features")
+            raise InputError(f"site {site} has no features, or all of them are zero")
         query, kept = unit[found[0]], []
         group = self._groups.get(apart)
         for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -337,14 +338,16 @@ class Screen:
 
     @cached_property
     def _embedded(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Sites with features, and these at length one."""
+        """Sites with features that aren't all zero, and these at length one."""
         if self._sites is None:
             return np.empty(0, dtype=np.intp), np.empty((0, 0), dtype=np.float32)
-        unit = self._sites[feature_columns(self._sites)].to_numpy(dtype=np.float32)
-        norms = np.linalg.norm(unit, axis=1, keepdims=True)
-        unit /= np.where(norms > 0, norms, 1)
+        features = features_of(self._sites, dtype=None)
+        norms, unit = lengths(features), np.empty(features.shape, dtype=np.float32)
+        for start in range(0, len(unit), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            unit[some] = directions(features[some], norms[some])
         rows = np.array(self.rows_of(self._sites), dtype=np.intp)
-        known = rows >= 0
+        known = (rows >= 0) & (norms > 0)
         return (rows, unit) if known.all() else (rows[known], unit[known])
 
     def _contrast_of_plate(

@@ -10,14 +10,13 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.screen.files import resolve_files
 from wsdino.screen.unpacked import relocated
 from wsdino.tables.columns import BATCH, MOA, PLATE, SITE, TREATMENT, WELL
-from wsdino.tables.doses import SAME_DOSE, require_one_moa
+from wsdino.tables.doses import require_one_moa, same_dose
 from wsdino.tables.files import column_names, is_table, read_file
 from wsdino.tables.manifest import channels_of, validate_manifest
 from wsdino.tables.tidy import tidy
@@ -207,7 +206,7 @@ def _moa_of(table: pd.DataFrame, moas: pd.DataFrame) -> pd.Series:
         moa_of[compound, dose] = None
         if compound in by_compound:
             known = by_compound[compound]
-            close = np.isclose(known["concentration"], dose, rtol=SAME_DOSE, atol=0)
+            close = same_dose(known["concentration"], dose)
             if close.any():
                 moa_of[compound, dose] = str(known["moa"][close].iloc[0])
     return pd.Series([moa_of[key] for key in treatments], index=table.index, dtype=object)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from wsdino.counting import counted
@@ -37,6 +38,8 @@ from wsdino.tables.manifest import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from wsdino.screen.selection import Selection
 
@@ -116,14 +119,18 @@ def selected(table: pd.DataFrame, selection: Selection, *, origin: str) -> pd.Da
     wanted = {dimension: getattr(selection, dimension.field) for dimension in DIMENSIONS}
     # A maximum is taken last, when planes are all that a site has several of.
     for dimension in sorted(DIMENSIONS, key=lambda one: wanted[one] == MAX):
-        table = _along(table, dimension, wanted[dimension], origin)
+        table = _along(table, dimension, wanted[dimension], selection.channels, origin)
     return _with_channels(table, selection.channels, origin)
 
 
 def _along(
-    table: pd.DataFrame, dimension: Dimension, wanted: int | str | None, origin: str
+    table: pd.DataFrame,
+    dimension: Dimension,
+    wanted: int | str | None,
+    channels: Sequence[str],
+    origin: str,
 ) -> pd.DataFrame:
-    """Choose along one dimension."""
+    """Choose along one dimension; `channels` are those of the selection."""
     column = _column(table, dimension)
     if column is None or (wanted is None and not _varies(table, column)):
         return table if wanted is None else _in_files(table, dimension, wanted, origin)
@@ -136,6 +143,7 @@ def _along(
             f"{_advice(dimension, known[0], column)}"
         )
     if wanted == MAX and dimension.projects:
+        _require_planes(table, list(_renamed(table, channels, origin)), origin)
         return _projected(table, column, origin)
     # Numbers may be padded in names, as 01.
     chosen = values == next((one for one in known if _is(one, wanted)), None)
@@ -234,27 +242,65 @@ def _projected(table: pd.DataFrame, column: str, origin: str) -> pd.DataFrame:
             "once; it must have a single row"
         )
     table = table.drop(columns=column)
-    files = [name for channel in channels_of(table) for name in _files_of(table, channel)]
-    paths = [name for name in files if name.startswith("PathName_")]
-    groups = table.groupby(keys, sort=False, dropna=False)
-    differ = [name for name in paths if (groups[name].nunique(dropna=False) > 1).any()]
-    for name in differ:
-        file = name.replace("PathName_", "FileName_", 1)
-        table[file] = table[name].astype(str).str.rstrip("/\\") + "/" + table[file].astype(str)
-        table[name] = ""
-    joined = {
-        name: _joined if name in files and name not in paths else "first"
-        for name in table.columns
-        if name not in keys
-    }
-    result = table.groupby(keys, sort=False, dropna=False).agg(joined).reset_index()
-    return result[[name for name in table.columns if name in result]]
+    site = _sites(table)
+    files = {channel: _files_of(table, channel) for channel in channels_of(table)}
+    named = [name for own in files.values() for name in own]
+    result = table.drop(columns=named).groupby(site).first()
+    for channel, names in files.items():
+        there = _is_there(table, channel)
+        own, of = table.loc[there, names].copy(), site[there]
+        file, path = f"FileName_{channel}", f"PathName_{channel}"
+        if {path, file} <= set(names) and (own[path].groupby(of).nunique(dropna=False) > 1).any():
+            own[file] = own[path].astype(str).str.rstrip("/\\") + "/" + own[file].astype(str)
+            own[path] = ""
+        for name in names:
+            result[name] = own[name].groupby(of).agg("first" if name == path else _joined)
+    return result[[*table.columns]]
 
 
 def _joined(values: pd.Series) -> object:
     """Join the parts of a cell; None unless all are there."""
     found = list(texts(values))
     return None if None in found else PARTS.join(found)
+
+
+def _require_planes(table: pd.DataFrame, channels: list[str], origin: str) -> None:
+    """Refuse the maximum over planes that a site lacks; say which channels have a single one."""
+    channels = channels or channels_of(table)
+    there = pd.DataFrame({channel: _is_there(table, channel) for channel in channels})
+    site = _sites(table)
+    counts = there.groupby(site).sum()
+    # As of brightfield: the maximum of one plane is that plane, if all sites have it so.
+    single = [channel for channel in channels if (counts[channel] == 1).all()]
+    stacked = [channel for channel in channels if channel not in single]
+    planes = there[stacked].any(axis=1).groupby(site).sum()
+    for channel in stacked:
+        lacking = (counts[channel] < planes) | (planes == 0)
+        if lacking.any():
+            first = int(np.flatnonzero(lacking)[0])
+            place = table.loc[site == first, _place(table)].iloc[0]
+            where = ", ".join(f"{plain_name(name)} {value}" for name, value in place.items())
+            raise TableError(
+                f"{origin}: {option(f'--z {MAX}')}: channel {channel} has {counts[channel][first]} "
+                f"of {planes[first]} z planes at {where}; a channel needs all of a site's, or a "
+                f"single one in every site; choose one by --z NUMBER, or channels without "
+                f"{channel} by {option('--channel')}"
+            )
+    alone = [channel for channel in single if not there[channel].all()]
+    if alone:
+        say(f"{origin}: {', '.join(alone)}: a single z plane in each site, which is taken")
+
+
+def _sites(table: pd.DataFrame) -> NDArray[np.intp]:
+    """Return the number of each row's site, in order of first appearance."""
+    groups = table.groupby(_place(table), sort=False, dropna=False)
+    return np.asarray(groups.ngroup(), dtype=np.intp)
+
+
+def _is_there(table: pd.DataFrame, channel: str) -> pd.Series:
+    """Tell which rows have an image of a channel."""
+    file = f"FileName_{channel}"
+    return texts(table[file if file in table else f"URL_{channel}"]).notna()
 
 
 def _files_of(table: pd.DataFrame, name: str) -> list[str]:
@@ -266,20 +312,8 @@ def _with_channels(table: pd.DataFrame, settings: Sequence[str], origin: str) ->
     """Choose, rename and order channels; their illumination functions go with them."""
     if not settings:
         return table
+    renamed = _renamed(table, settings, origin)
     known, functions = channels_of(table), given_functions(table)
-    renamed: dict[str, str] = {}
-    for setting in settings:
-        new, equals, old = (part.strip() for part in setting.partition("="))
-        asked = option(f"--channel {setting!r}")
-        if not new or (equals and not old):
-            raise InputError(f"{asked}: use the form NAME, or NEW=NAME to rename it")
-        old = _channel(old or new, known, setting, origin)
-        if new in renamed.values() or old in renamed:
-            raise InputError(
-                f"{asked}: {new if new in renamed.values() else old} was named "
-                "before; name each channel once"
-            )
-        renamed[old] = new
     own = [
         name
         for kind in (known, illuminations_of(table))
@@ -296,6 +330,25 @@ def _with_channels(table: pd.DataFrame, settings: Sequence[str], origin: str) ->
                 for name in _files_of(table, function)
             }
     return pd.DataFrame(moved, index=table.index)
+
+
+def _renamed(table: pd.DataFrame, settings: Sequence[str], origin: str) -> dict[str, str]:
+    """Return the channels that are chosen, in order, each with its new name."""
+    known = channels_of(table)
+    renamed: dict[str, str] = {}
+    for setting in settings:
+        new, equals, old = (part.strip() for part in setting.partition("="))
+        asked = option(f"--channel {setting!r}")
+        if not new or (equals and not old):
+            raise InputError(f"{asked}: use the form NAME, or NEW=NAME to rename it")
+        old = _channel(old or new, known, setting, origin)
+        if new in renamed.values() or old in renamed:
+            raise InputError(
+                f"{asked}: {new if new in renamed.values() else old} was named "
+                "before; name each channel once"
+            )
+        renamed[old] = new
+    return renamed
 
 
 def _prefix(column: str, name: str) -> str:

@@ -6,6 +6,7 @@ missing one stays missing.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +27,17 @@ from wsdino.tables.identity import numbers, row_of, texts
 from wsdino.tables.lean import with_columns
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 # Doses are printed with differing precision; neighbouring ones differ by far more.
 SAME_DOSE = 1e-4
 _ALMOST_SAME_DOSE = 1e-2
+
+
+def same_dose(one: ArrayLike, other: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which doses differ by rounding alone, or not at all; a missing one is like none."""
+    same: NDArray[np.bool_] = np.isclose(one, other, rtol=SAME_DOSE, atol=0)
+    return same
 
 
 def micromolar(values: pd.Series, factor: float, *, origin: str) -> pd.Series:
@@ -137,10 +144,11 @@ def in_micromolar(table: pd.DataFrame, column: str, *, origin: str) -> pd.DataFr
 
 
 def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Merge concentrations of a compound that differ only by rounding into the first in the table.
+    """Merge concentrations of a compound that differ only by rounding into the roundest of them.
 
-    Concentrations within 0.01 % of each other differ only by rounding. Those within 1 % are
-    reported and left alone.
+    Concentrations within 0.01 % of each other differ only by rounding; the one of the fewest digits
+    stands for all, the least of several, whatever the order of rows. Those within 1 % are reported
+    and left alone.
     """
     if COMPOUND not in table or CONCENTRATION not in table:
         return table
@@ -150,8 +158,8 @@ def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
     close: list[str] = []
     for compound, doses in pairs.drop_duplicates().groupby(COMPOUND, sort=False)[CONCENTRATION]:
         if len(doses) > 1:
-            first, near = _same_doses(doses.to_numpy(dtype=np.float64))
-            changes |= {(str(compound), dose): one for dose, one in first.items() if dose != one}
+            roundest, near = _same_doses(doses.to_numpy(dtype=np.float64))
+            changes |= {(str(compound), dose): one for dose, one in roundest.items() if dose != one}
             close += [f"{compound} at {low:g} and {high:g} uM" for low, high in near]
     if changes:
         (compound, dose), one = next(iter(changes.items()))
@@ -169,16 +177,23 @@ def merge_equal_doses(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
 
 
 def _same_doses(doses: NDArray[np.float64]) -> tuple[dict[float, float], list[tuple[float, float]]]:
-    """Map each dose to the first equal one, and list pairs of neighbours that are nearly equal."""
+    """Map each dose to the roundest equal one, and list pairs of neighbours, nearly equal."""
     ordered = np.sort(doses)
     gaps = np.diff(ordered) / np.maximum(ordered[1:], np.finfo(np.float64).tiny)
-    group = dict(zip(ordered.tolist(), np.cumsum([0, *(gaps > SAME_DOSE)]).tolist(), strict=True))
-    first: dict[int, float] = {}
-    for dose in doses.tolist():
-        first.setdefault(group[dose], dose)
+    groups = np.split(ordered, np.flatnonzero(gaps > SAME_DOSE) + 1)
+    roundest: dict[float, float] = {}
+    for group in groups:
+        # Ascending, so that the least of several wins.
+        one = min(group.tolist(), key=_num_digits)
+        roundest |= dict.fromkeys(group.tolist(), one)
     near = (gaps > SAME_DOSE) & (gaps < _ALMOST_SAME_DOSE)
     pairs = [(float(ordered[i]), float(ordered[i + 1])) for i in np.flatnonzero(near)]
-    return {dose: first[group[dose]] for dose in doses.tolist()}, pairs
+    return roundest, pairs
+
+
+def _num_digits(dose: float) -> int:
+    """Count the significant digits of a dose as it is written: 1 for 0.1, 16 or so for 1 / 3."""
+    return len(Decimal(repr(dose)).normalize().as_tuple().digits)
 
 
 def require_one_moa(

@@ -33,6 +33,8 @@ ROWS_AT_ONCE = 16_384
 _EMBEDDING_NAME = re.compile(r"^(?:emb|classical)_(?P<channel>.+)_[^_]+$")
 _JOINED_EMBEDDING = re.compile(r"^table(?P<table>[1-9][0-9]*)_emb_")
 _NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<number>0*[0-9]{1,6})$")
+LARGEST, SMALLEST = 1e150, 1e-150
+"""Magnitudes of features, beyond which squares overflow, or vanish."""
 LEAST_NUMBERED = 32
 """Features that are numbered through and at least so many are taken for an embedding."""
 
@@ -159,8 +161,9 @@ def feature_blocks(
     Raises
     ------
     TableError
-        If there are no rows or no features; or at the end, if a feature has a missing or infinite
-        value.
+        If there are no rows or no features, or a value is beyond :data:`LARGEST`; or at the end, if
+        a feature has a missing or infinite value, or is below :data:`SMALLEST` in all rows that
+        aren't zero.
     """
     names = feature_columns(table)
     if not names or table.empty:
@@ -169,11 +172,17 @@ def feature_blocks(
             f"starting with {PREFIX}); expected at least one of each"
         )
         raise TableError(msg)
-    bad = np.zeros(len(names), dtype=np.intp)
+    bad, peak = np.zeros(len(names), dtype=np.intp), np.zeros(len(names))
     for start in range(0, len(table), ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
         block = table.iloc[rows][names].to_numpy(dtype=dtype, na_value=np.nan)
-        bad += (~np.isfinite(block)).sum(axis=0)
+        own = np.maximum(block.max(axis=0), -block.min(axis=0))
+        odd = np.flatnonzero(~np.isfinite(own))
+        bad[odd] += (~np.isfinite(block[:, odd])).sum(axis=0)
+        # Of what isn't finite the message is another.
+        own[odd] = 0
+        peak = np.maximum(peak, own)
+        _require_squares(names, np.where(peak > LARGEST, peak, 1))
         yield rows, block
     if bad.any():
         columns = np.flatnonzero(bad)
@@ -181,6 +190,25 @@ def feature_blocks(
         msg = (
             f"feature {names[first]} is missing or infinite in {bad[first]} of {len(table)} rows "
             f"({len(columns)} of {len(names)} features are affected); drop or fill these first"
+        )
+        raise TableError(msg)
+    _require_squares(names, peak)
+
+
+def has_squares(features: NDArray[np.floating]) -> bool:
+    """Whether all values (n, F), of which there are some, are finite and at most LARGEST."""
+    return max(float(features.max()), -float(features.min())) <= LARGEST
+
+
+def _require_squares(names: list[str], peak: NDArray[np.float64]) -> None:
+    """Raise TableError if the square of a feature's largest magnitude overflows or vanishes."""
+    odd = np.flatnonzero((peak > LARGEST) | ((peak > 0) & (peak < SMALLEST)))
+    if len(odd):
+        largest = peak[odd[0]]
+        msg = (
+            f"feature {names[odd[0]]} has magnitudes of up to {largest:.3g}, too "
+            f"{'large' if largest > LARGEST else 'small'} to be squared ({len(odd)} of "
+            f"{len(names)} features are affected); drop these, or give them in another unit"
         )
         raise TableError(msg)
 

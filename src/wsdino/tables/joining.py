@@ -20,6 +20,7 @@ from wsdino.tables.columns import (
     SITE,
     WELL,
 )
+from wsdino.tables.doses import same_dose
 from wsdino.tables.features import feature_columns, metadata_of, require_columns
 from wsdino.tables.identity import texts
 from wsdino.tables.reading import read_table
@@ -177,9 +178,8 @@ def _agreed(one: pd.DataFrame, two: pd.DataFrame, origin: str, other: str) -> pd
 
 def _same(one: pd.Series, two: pd.Series) -> NDArray[np.bool_]:
     if one.name == CONCENTRATION:
-        # One of the tools may have kept 32 bits.
+        # One of the tools may have kept 32 bits, or not have the dose that this is merged with.
         a, b = (values.to_numpy(dtype=np.float64, na_value=np.nan) for values in (one, two))
-        same: NDArray[np.bool_] = np.isclose(a, b, rtol=1e-6)
-    else:
-        same = (one.astype(str) == two.astype(str)).to_numpy(dtype=bool)
+        return same_dose(a, b)
+    same: NDArray[np.bool_] = (one.astype(str) == two.astype(str)).to_numpy(dtype=bool)
     return same

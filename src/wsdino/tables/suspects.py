@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsdino.counting import counted
 from wsdino.errors import TableError, did_you_mean
 from wsdino.progress import say
 from wsdino.tables.columns import (
@@ -158,7 +159,7 @@ def without_labels(table: pd.DataFrame, *, origin: str, keep: Collection[str] = 
             f"{origin}: all numeric columns ({_listed(gone)}) look like labels, so no feature is "
             "left; --feature NAME keeps one as a feature"
         )
-    _name_text(table, origin)
+    _name_others(table, origin)
     attributes = table.attrs
     taken = [name for name in gone if PREFIX + name in table]
     table = table.drop(columns=taken).rename(
@@ -252,11 +253,23 @@ def _is_constant_within(values: NDArray[np.float64], codes: NDArray[Any]) -> boo
     return extra >= 3 and len(repeated) > 1 and bool((values == first[codes]).all())
 
 
-def _name_text(table: pd.DataFrame, origin: str) -> None:
-    """Report columns that would be features, were they not text, or a few of their cells."""
-    mixed, written = [], []
+# What columns hold that is neither a number nor text, by the kinds that pandas tells apart.
+_NO_NUMBERS = {"boolean": "true or false"} | dict.fromkeys(
+    ("datetime", "datetime64", "date", "time", "period", "timedelta", "timedelta64"),
+    "dates or times",
+)
+
+
+def _name_others(table: pd.DataFrame, origin: str) -> None:
+    """Report columns that might be taken for features, but are text, in part or all, or flags."""
+    mixed, written, others = [], [], []
+    numbers = set(feature_columns(table))
     for name in table.columns:
-        if str(name).startswith(PREFIX) or pd.api.types.is_numeric_dtype(table[name]):
+        if str(name).startswith(PREFIX) or name in numbers:
+            continue
+        kind = pd.api.types.infer_dtype(table[name], skipna=True)
+        if kind in _NO_NUMBERS:
+            others.append(f"{name} ({_NO_NUMBERS[kind]})")
             continue
         cells = table[name].dropna().astype(object)
         if not cells.map(lambda cell: isinstance(cell, int | float | str)).all():
@@ -272,6 +285,11 @@ def _name_text(table: pd.DataFrame, origin: str) -> None:
         say(
             f"{origin}: {_listed(written)} hold numbers as text or categories, so they are not "
             "used as features"
+        )
+    if others:
+        say(
+            f"{origin}: {counted(len(others), 'column')} without numbers not used as features: "
+            f"{_listed(others)}"
         )
 
 

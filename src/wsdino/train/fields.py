@@ -66,6 +66,7 @@ class Fields:
         self, store: Store, *, scaling: InputScaling, device: torch.device, residency: str
     ) -> None:
         self._store, self._device = store, device
+        scaling.report(store)
         self._offset, self._gain = scaling.for_store(store)
         num_bytes = math.prod(store.shape) * store.dtype.itemsize
         free = free_memory(device)
