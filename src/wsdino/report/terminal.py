@@ -17,6 +17,7 @@ from wsdino.progress import say
 from wsdino.report.activity import activity_lines, consistency_lines
 from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
+    annotated_text,
     beside_results,
     display_name,
     encodable,
@@ -271,8 +272,8 @@ def _how(results: Mapping[str, Any]) -> list[str]:
     if not any(results.get(m.key) is not None for m in MEASURES):
         return [profiles]
     profiles = (
-        f"{results['num_treatments']} treatments; {profiles}; treatments in several batches: "
-        f"{results['multi_batch']}"
+        f"{results['num_treatments']} treatments{annotated_text(results)}; {profiles}; "
+        f"treatments in several batches: {results['multi_batch']}"
     )
     lines = [profiles]
     for term, named in (("gallery", sizes), ("95 % CI", intervals)):

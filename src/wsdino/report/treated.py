@@ -12,10 +12,11 @@ import pandas as pd
 from wsdino.errors import InputError
 from wsdino.evaluate.confounders import DENSITY, cells_of
 from wsdino.profile.rows import lengths
+from wsdino.report.activity import most_active
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
-from wsdino.report.words import concentration, is_number
+from wsdino.report.words import DISTANCE, concentration, well_distance
 from wsdino.runrecord import Omitted, RunRecord
-from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
+from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA, TREATMENT
 from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _ACTIVITY = (
     ("mean_average_precision", "Activity (mAP)", False),
     ("corrected_p_value", "q value", True),
     ("replicate_correlation", "Replicate correlation", False),
-    ("distance", "Distance to controls", False),
+    ("distance", DISTANCE, False),
     ("num_wells", "Wells", False),
 )
 NEAREST = "Nearest other compound"
@@ -56,12 +57,15 @@ class Treated:
         The row of `results.json`'s activity of each, empty where there is none.
     wrong
         Treatments whose NSC neighbour has another mechanism.
+    well_distance
+        What the distance of a well is called; see :func:`wsdino.report.words.well_distance`.
     """
 
     frame: pd.DataFrame
     features: NDArray[np.float64]
     rows: tuple[Mapping[str, Any], ...]
     wrong: frozenset[tuple[str, str]]
+    well_distance: str = DISTANCE
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -79,7 +83,11 @@ class Treated:
     def rows_of(self, frame: pd.DataFrame) -> list[int]:
         """Row of the treatment of each row of a table; -1 for controls and what isn't here."""
         row_of = {key: row for row, key in enumerate(self.keys)}
-        return [row_of.get(key, -1) for key in keys_of(frame)]
+        controls = controls_of(frame)
+        return [
+            -1 if is_control else row_of.get(key, -1)
+            for key, is_control in zip(keys_of(frame), controls, strict=True)
+        ]
 
     @cached_property
     def moas(self) -> list[str | None]:
@@ -88,16 +96,10 @@ class Treated:
 
     @cached_property
     def by_activity(self) -> list[int]:
-        """Rows by q value, then by distance, the most active first; those without last."""
-
-        def key(row: int) -> tuple[float, float]:
-            q, distance = (self.rows[row].get(k) for k in ("corrected_p_value", "distance"))
-            return (
-                float(q) if is_number(q) else 2.0,
-                -float(distance) if is_number(distance) else 0.0,
-            )
-
-        return sorted(range(len(self)), key=key)
+        """Rows in the order of :func:`wsdino.report.activity.most_active`."""
+        named = self.frame[[name for name in TREATMENT if name in self.frame]].to_dict("records")
+        facts = [{**name, **row} for name, row in zip(named, self.rows, strict=True)]
+        return sorted(range(len(self)), key=lambda row: most_active(facts[row]))
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -176,7 +178,8 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         of_key = pd.Series(density, index=index).groupby(level=[0, 1]).mean().to_dict()
         found = [of_key.get(key, np.nan) for key in keys_of(frame)]
         frame = frame.assign(**{DENSITY: np.array(found, dtype=np.float64)})
-    return Treated(frame, np.asarray(features, dtype=np.float64), rows, wrong)
+    matrix = np.asarray(features, dtype=np.float64)
+    return Treated(frame, matrix, rows, wrong, well_distance(record.results))
 
 
 def keys_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
