@@ -20,7 +20,7 @@ from wsdino.report.columns import metadata_columns
 from wsdino.report.compounds import treatments as table_of
 from wsdino.report.explorer import Places
 from wsdino.report.plates import plates
-from wsdino.report.sections import headline
+from wsdino.report.sections import headline, left_out
 from wsdino.report.terminal import left_out_lines, print_results
 from wsdino.report.treated import Treated, treated_of
 from wsdino.report.words import well_distance
@@ -260,3 +260,43 @@ def test_what_a_comparison_leaves_out_is_said(record: RunRecord) -> None:
     assert "less: left out: 0 treatments that it alone has, 1 that only the first has" in lines
     assert "other: left out: 1 treatment that it alone has, 1 that only the first has" in lines
     assert not any(line.startswith("same: left out") for line in lines)
+
+
+def test_the_same_batches_are_one_label_whatever_their_order_in_the_table(
+    sites: pd.DataFrame,
+) -> None:
+    """A treatment that was seen on W2 first had a colour of its own."""
+    moved = (sites["Metadata_Compound"] == "zeta") & (sites["Metadata_Plate"] == "P3")
+    table = pd.concat([sites[moved], sites[~moved], sites[moved].assign(Metadata_Batch="W3")])
+    frame = make_profiles(table, normalisation="standardise_all")
+    listed = {tuple(dict.fromkeys(cell)) for cell in frame["Metadata_Batch"]}
+    assert listed == {("W2", "W1", "W3"), ("W1", "W2")}
+    assert set(columns_of(frame)["Batch"].values) == {"W1, W2, W3", "W1, W2"}
+
+
+def test_rows_of_an_unknown_compound_are_no_treatment(sites: pd.DataFrame) -> None:
+    """On the page they were one without a name, or named None, and others' nearest."""
+    empty = sites[sites["Metadata_Compound"] == "0042"].assign(
+        Metadata_Compound=None, Metadata_MoA=None, Metadata_Well="H12"
+    )
+    record = judged(pd.concat([sites, empty], ignore_index=True), "plate_controls")
+    treated = treated_of(record)
+    assert len(treated) == record.results["activity"]["num_treatments"] == 10
+    assert all(treated.names)
+    shown = {column.name: column for column in treated.columns}
+    assert "" not in shown["Nearest other compound"].values
+    rows = left_out(record)["tables"][0]["rows"]
+    (unknown,) = [row["queries"] for row in rows if row["reason"] == "it has no compound"]
+    assert unknown == ["no compound 5 µM"]
+
+
+def test_a_treatment_that_was_no_query_is_neither_right_nor_wrong(
+    record: RunRecord, treated: Treated
+) -> None:
+    answers = {
+        (row["compound"], row["concentration"]): "right" if row["correct"] else "wrong"
+        for row in record.results["nsc_neighbours"]
+    }
+    assert 0 < list(answers.values()).count("wrong") < len(answers) < len(treated)
+    shown = {column.name: column for column in treated.columns}["NSC neighbour"]
+    assert shown.values == [answers.get(key, "not asked") for key in moas_keys(treated)]

@@ -173,7 +173,8 @@ def _column(name: str, values: pd.Series[Any]) -> Column | None:
 
 
 def _listed(value: Any) -> str | None:
-    labels = list(dict.fromkeys(label for label in labels_of(value) if label))
+    # In one order, so that the same plates or batches have one colour.
+    labels = sorted({label for label in labels_of(value) if label}, key=natural)
     if not labels:
         return None
     return ", ".join(labels) if len(labels) <= _MAX_LISTED else f"{len(labels)} of them"

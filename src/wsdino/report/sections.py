@@ -219,7 +219,7 @@ def _normalisation_name(results: Mapping[str, Any]) -> str:
 
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
     """Format compound and concentration as displayed, which also makes them comparable."""
-    return str(row.get("compound", "")), concentration(row.get("concentration"))
+    return str(row.get("compound") or "no compound"), concentration(row.get("concentration"))
 
 
 def leakage(record: RunRecord) -> dict[str, Any]:

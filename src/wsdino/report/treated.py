@@ -57,6 +57,8 @@ class Treated:
         The row of `results.json`'s activity of each, empty where there is none.
     wrong
         Treatments whose NSC neighbour has another mechanism.
+    right
+        Those whose NSC neighbour has the same; others were no query.
     well_distance
         What the distance of a well is called; see :func:`wsdino.report.words.well_distance`.
     """
@@ -65,6 +67,7 @@ class Treated:
     features: NDArray[np.float64]
     rows: tuple[Mapping[str, Any], ...]
     wrong: frozenset[tuple[str, str]]
+    right: frozenset[tuple[str, str]] = frozenset()
     well_distance: str = DISTANCE
 
     def __len__(self) -> int:
@@ -120,7 +123,8 @@ class Treated:
                 if any(value is not None for value in column.values):
                     found.append(column)
         if self.wrong:
-            matched = ["wrong" if key in self.wrong else "not wrong" for key in self.keys]
+            answers = dict.fromkeys(self.right, "right") | dict.fromkeys(self.wrong, "wrong")
+            matched = [answers.get(key, "not asked") for key in self.keys]
             found.append(Column("NSC neighbour", matched))
         return [*found, *self._nearest_columns()]
 
@@ -156,7 +160,8 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
     frame = record.profiles
     if COMPOUND not in frame:
         raise Omitted(f"profiles.parquet has no {COMPOUND}")
-    frame = frame[~controls_of(frame)].reset_index(drop=True)
+    # As for activity and neighbours, rows of an unknown compound are no treatment.
+    frame = frame[~controls_of(frame) & frame[COMPOUND].notna()].reset_index(drop=True)
     if frame.empty:
         raise Omitted("profiles.parquet has no treated profiles")
     try:
@@ -167,10 +172,13 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         treatment_key(row.get(COMPOUND), row.get(CONCENTRATION)): row
         for row in record.results.get("activity", {}).get("treatments", [])
     }
-    wrong = frozenset(
-        treatment_key(row.get("compound", ""), row.get("concentration"))
-        for row in record.results.get("nsc_neighbours", [])
-        if row.get("correct") is False
+    wrong, right = (
+        frozenset(
+            treatment_key(row.get("compound", ""), row.get("concentration"))
+            for row in record.results.get("nsc_neighbours", [])
+            if row.get("correct") is answer
+        )
+        for answer in (False, True)
     )
     rows = tuple(known.get(key, {}) for key in keys_of(frame))
     if sites is not None and COMPOUND in sites and (density := cells_of(sites)) is not None:
@@ -179,7 +187,7 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         found = [of_key.get(key, np.nan) for key in keys_of(frame)]
         frame = frame.assign(**{DENSITY: np.array(found, dtype=np.float64)})
     matrix = np.asarray(features, dtype=np.float64)
-    return Treated(frame, matrix, rows, wrong, well_distance(record.results))
+    return Treated(frame, matrix, rows, wrong, right, well_distance(record.results))
 
 
 def keys_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
