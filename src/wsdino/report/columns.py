@@ -35,8 +35,6 @@ _OURS = {
     DENSITY: "Cell density",
 }
 _MAX_LISTED = 3
-# Digits of a number in the page's data, at least.
-_DIGITS_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,12 @@ class Column:
             return DASH
         return number(value, self.digits) if self.is_number else str(value)
 
-    def plain(self, row: int) -> Any:
-        """Return one value for JSON; a number with at least as many digits as are shown."""
+    def plain(self, row: int, *, digits: int = 4) -> Any:
+        """Return one value for JSON; a number with so many digits, or all that are shown."""
         value = self.values[row]
         if not self.is_number or value is None:
             return value
-        return float(f"{value:.{max(_DIGITS_KEPT, self.digits)}g}")
+        return float(f"{value:.{max(digits, self.digits)}g}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON for the page: texts as labels in order and a code per row."""

@@ -53,7 +53,7 @@ def treatments(treated: Treated) -> dict[str, Any]:
                 ),
             ],
             "rows": [
-                [int(row), treated.names[row], *(column.plain(row) for column in columns)]
+                [int(row), treated.names[row], *(column.plain(row, digits=6) for column in columns)]
                 for row in order
             ],
         },
