@@ -300,3 +300,13 @@ def test_a_treatment_that_was_no_query_is_neither_right_nor_wrong(
     assert 0 < list(answers.values()).count("wrong") < len(answers) < len(treated)
     shown = {column.name: column for column in treated.columns}["NSC neighbour"]
     assert shown.values == [answers.get(key, "not asked") for key in moas_keys(treated)]
+
+
+def test_results_under_a_further_normalisation_are_not_told_of_the_runs_own(
+    record: RunRecord, sites: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = judged(sites, "weak_label").results
+    print_results(record.results | {"beside": {"weak_label": beside}}, name="run")
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "weak labels (compound) were used" in line]
+    assert line.startswith("weak_label: weak labels (compound) were used; with the query's")

@@ -113,7 +113,7 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     lines += activity_lines(found) if found else []
     for line in (*lines, *consistency_lines(results), *_further(results)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False, subsequent_indent="  "))
-    used = [text for own in beside.values() if (text := held_out_text(own))]
+    used = [f"{method}: {text}" for method, own in beside.items() if (text := held_out_text(own))]
     for line in (*_how(results), *used, *missing_lines(results, name=name)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
