@@ -14,7 +14,12 @@ from wsdino.evaluate.evidence import activity_of
 from wsdino.evaluate.results import evaluate_sites
 from wsdino.profile.aggregate import make_profiles
 from wsdino.profile.normalise import normalise
-from wsdino.report.activity import activity_lines, comparison_lines, ranked
+from wsdino.report.activity import (
+    activity_lines,
+    comparison_lines,
+    consistency_lines,
+    ranked,
+)
 from wsdino.report.background import further_numbers
 from wsdino.report.columns import metadata_columns
 from wsdino.report.compounds import treatments as table_of
@@ -310,3 +315,14 @@ def test_results_under_a_further_normalisation_are_not_told_of_the_runs_own(
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if "weak labels (compound) were used" in line]
     assert line.startswith("weak_label: weak labels (compound) were used; with the query's")
+
+
+def test_the_map_of_consistency_is_told_from_that_of_matching(record: RunRecord) -> None:
+    """Of a|b it takes both labels, and its gallery has the mechanisms of a single compound."""
+    (found,) = record.results["consistency"]
+    assert found["map"] != pytest.approx(record.results["map"], abs=0.01)
+    (line,) = consistency_lines(record.results)
+    assert line.endswith(
+        "(mean over labels of the mAP among all treatments that have one: "
+        f"{np.mean([row['mean_average_precision'] for row in found['labels']]):.3f})"
+    )

@@ -93,7 +93,7 @@ def consistency_lines(results: Mapping[str, Any]) -> list[str]:
     return [
         f"consistent: {found['num_consistent']} of {found['num_labels']} labels of "
         f"{found['column']} at a false discovery rate of {100 * found['fdr']:g} % "
-        f"(mAP {found['map']:.3f})"
+        f"(mean over labels of the mAP among all treatments that have one: {found['map']:.3f})"
         for found in results.get("consistency") or []
         if found["num_labels"]
     ]
