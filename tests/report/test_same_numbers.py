@@ -326,3 +326,12 @@ def test_the_map_of_consistency_is_told_from_that_of_matching(record: RunRecord)
         "(mean over labels of the mAP among all treatments that have one: "
         f"{np.mean([row['mean_average_precision'] for row in found['labels']]):.3f})"
     )
+
+
+def test_what_is_averaged_over_is_said_once(
+    sites: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for each fold of each deal again."""
+    found = evaluate_sites(sites, normalisation="weak_label", num_permutations=0)
+    assert found["held_out"]["nsc_total"] == found["nsc_total"] > 0
+    assert capsys.readouterr().err.count("Metadata_Camera (left, right): varies") == 1
