@@ -144,3 +144,25 @@ def test_compare_names_what_was_gained(place: Path, tmp_path: Path, wsdino: Call
     row = out.splitlines()[1]
     assert row.split()[:3] == ["strong_profiles", "(2)", "NSC"]
     assert f"{100 * better['nsc']['first']:.1f} %" in row
+
+
+def test_compare_says_where_a_run_was_judged_by_another_rule(
+    place: Path, tmp_path: Path, wsdino: Callable
+) -> None:
+    """NSCB by both rules, in `results.json` and here, are two numbers of one name."""
+    profiles = pd.read_parquet(place / "weak_profiles.parquet")
+    for name in ("strict", "first-published"):
+        (tmp_path / name).mkdir()
+        write_table(profiles, tmp_path / name / "profiles.parquet")
+        results = json.dumps({"multi_batch": name})
+        (tmp_path / name / "results.json").write_text(results, encoding="utf-8")
+    runs = [tmp_path / "strict", tmp_path / "first-published", place / "strong_profiles.parquet"]
+    for rule, other in (("strict", "first-published"), ("first-published", "strict")):
+        status, out, _ = wsdino("compare", *runs, "--multi-batch", rule)
+        assert status == 0
+        told = " ".join(out.split())
+        assert (
+            f"{other}: its own results take treatments in several batches as {other} "
+            f"(--multi-batch), the comparison as {rule}; NSCB may differ"
+        ) in told
+        assert told.count("its own results") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wsdino.errors import TableError
@@ -214,6 +215,14 @@ def compare_runs(
         activity = None
         if first.activity is not None and other.activity is not None:
             activity = compare_activity(first.activity, other.activity, seed=seed)
+        if compared["nscb"] is not None:
+            notes += [
+                f"{judged.path}: its own results take treatments in several batches as "
+                f"{judged.multi_batch} (--multi-batch), the comparison as {multi_batch}; NSCB may "
+                "differ"
+                for judged in (first, other)
+                if judged.multi_batch not in (None, multi_batch)
+            ]
         if compared["nsc"] is None and activity is None:
             raise TableError(notes[-1] if notes else f"{names[0]} and {name}: nothing in common")
         found.append(
@@ -223,16 +232,21 @@ def compare_runs(
 
 
 class _Judged:
-    """Profiles of a run or table, and the activity of a run's treatments."""
+    """Profiles of a run or table, the activity of a run's treatments, and how it was judged."""
 
     def __init__(self, path: Path) -> None:
+        from wsdino.outside import read_json
         from wsdino.profile.aggregate import how_made
         from wsdino.tables.files import read_file
         from wsdino.tables.reading import read_table
 
-        paths = RunPaths(path)
+        self.path, paths = path, RunPaths(path)
         self.profiles = read_table(paths.profiles if path.is_dir() else path)
-        self.activity = None
+        self.activity: pd.DataFrame | None = None
+        self.multi_batch: str | None = None
+        # Nothing else of the results is needed, so that they may be absent or damaged.
+        with suppress(TableError):
+            self.multi_batch = read_json(paths.results, TableError).get("multi_batch")
         if path.is_dir() and paths.activity.is_file():
             found = read_file(paths.activity)
             if "p_value" not in found:

@@ -127,7 +127,9 @@ def test_fewer_components_than_asked_for_are_said(table):
     result, info = normalise(few, per_channel=False)
     assert len(feature_columns(result)) == 3
     assert "3 components instead of 12: the 4 rows fitted on" in info["note"]
-    assert info["warning"].startswith("The whitening was fitted on 4 controls for 12 features: ")
+    assert info["warning"].startswith(
+        "The whitening was fitted on 4 rows of controls for 12 features: "
+    )
 
 
 def test_whitening_on_all_is_regularised_unless_told(table):

@@ -612,9 +612,9 @@ def test_too_few_labels_to_choose_by_get_the_default_and_a_note():
 def test_what_was_fitted_is_said_in_words():
     said = fit(screen(), ridge=0.01).describe()
     assert said == (
-        "whitened by the scatter within 16 labels with "
-        "replicates and 12 controls; ridge 0.01 (given); 3 plates each centred on their controls' "
-        "means; features softened from 2 deviations on"
+        "whitened by the scatter within 16 labels with replicates and 12 rows of controls; "
+        "ridge 0.01 (given); 3 plates each centred on their controls' means; features softened "
+        "from 2 deviations on"
     )
     chosen = fit(screen())
     assert f"ridge {chosen.choice.value:g} ({RULE})" in chosen.describe()

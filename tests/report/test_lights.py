@@ -105,7 +105,7 @@ def test_technical_effects(accuracy: float, chance: float, num: int, level: str)
 
 def test_the_warning_of_the_normalisation_is_in_the_light() -> None:
     found = {"plate": {"accuracy": 0.1, "chance": 0.1, "num_wells": 90}}
-    warning = "The whitening was fitted on 4 controls for 12 features."
+    warning = "The whitening was fitted on 4 rows of controls for 12 features."
     light = shown({"leakage": found, "normalisation": {"warning": warning}})[2]
     assert (light.level, light.title) == ("warning", "The normalisation warns")
     assert light.sentence.endswith(f"in 10.0 % of cases (by chance 10.0 %). {warning}")

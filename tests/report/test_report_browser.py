@@ -368,6 +368,12 @@ def test_figures_and_tables_are_saved_as_svg_and_csv(page: Page) -> None:
     with page.expect_download() as download:
         page.click("button[aria-label='CSV of treatments']")
     assert len(download.value.path().read_text(encoding="utf-8").splitlines()) == 10
+    table = page.locator("table[data-name=mechanisms]")
+    rows_of = table.locator("tbody tr")
+    shown = rows_of.evaluate_all("all => all.map((each) => each.cells[1].innerText)")
+    assert all(re.fullmatch(r"\d/3", text) for text in shown)
+    rows = list(csv.reader(content_of(page, page.get_by_label("CSV of mechanisms")).splitlines()))
+    assert [row[1] for row in rows[1:]] == [text.replace("/", " of ") for text in shown]
 
 
 def content_of(page: Page, button: Locator) -> str:

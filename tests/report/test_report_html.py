@@ -191,7 +191,7 @@ def test_headline_gives_numbers_intervals_and_method(run: Path, plain: Page) -> 
     assert "treatments: 9 in NSC, 6 in NSCB, 9 in mAP" in text
     assert "a note about <this>" in text
     assert "batch 10.0 % - 41.2 % - - - - - 72" in text
-    assert "num controls 6" in text
+    assert "treatments that are controls 6" in text
 
 
 def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(tmp_path: Path) -> 
     for row in consistent["labels"]:
         assert f"{row['label']} " in page.text
         assert f"{row['corrected_p_value']:.2g}" in page.text
-    assert "num controls" in page.text
+    assert "treatments that are controls" in page.text
     assert "leakage:" not in page.text
     assert "map per moa" not in page.text
 

@@ -94,7 +94,7 @@ def test_columns_have_a_text_and_a_code_for_each_row() -> None:
     )
     found = {column.name: column for column in metadata_columns(frame)}
     assert list(found) == ["Compound", "Concentration, µM", "Plate"]
-    assert found["Plate"].values == ["P10, P2", "4 of them", None]
+    assert found["Plate"].values == ["P2, P10", "4 of them", None]
     assert found["Compound"].as_dict()["codes"] == [0, 1, -1]
     assert found["Concentration, µM"].as_dict()["values"] == [0.1, 0.3, None]
     assert found["Concentration, µM"].text(2) == "-"

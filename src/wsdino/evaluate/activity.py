@@ -158,6 +158,10 @@ def activity_table(
     first = np.array([rows[0] for rows in groups], dtype=np.intp)
     kept = [*TREATMENT, *([MOA] if MOA in wells.metadata else [])]
     table = wells.metadata[kept].take(first).reset_index(drop=True)
+    if MOA in table:
+        # As in profiles, what is known in one well is known in all.
+        known = wells.metadata[MOA].iloc[treated].groupby(wells.treatment[treated], sort=True)
+        table[MOA] = known.first().to_numpy()
     table["num_wells"] = [len(rows) for rows in groups]
     plates = pd.Series(wells.plate[treated]).groupby(wells.treatment[treated], sort=True)
     table["num_plates"] = plates.nunique().to_numpy()

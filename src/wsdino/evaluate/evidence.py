@@ -242,28 +242,34 @@ def _measured(parts: Sequence[Part], *, null_size: int, seed: int, fdr: float) -
         "control_distance_p95": float(np.mean(p95)) if p95 else None,
         "doses": curves,
         "treatments": table.to_dict("records"),
-        "notes": [*notes, *_missing(replicating, curves, has_distance=bool(p95))],
+        "notes": [
+            *notes,
+            *_missing(replicating, curves, num_parts=len(parts), has_distance=bool(p95)),
+        ],
     }
     plain: dict[str, Any] = plain_values(found)
     return plain
 
 
 def _missing(
-    replicating: Mapping[str, Any], curves: Sequence[object], *, has_distance: bool
+    replicating: Mapping[str, Any], curves: Sequence[object], *, num_parts: int, has_distance: bool
 ) -> list[str]:
     """Say what is not defined apart from activity itself, and why."""
     notes = []
+    # Random wells are those of treatments that are asked together.
+    among = " among the compounds of a fold" if num_parts > 1 else ""
     if not replicating["num_treatments"]:
         notes.append(
             "percent replicating and retrieval across plates are not defined: no treatment has "
             "wells on two plates"
         )
     elif replicating["other_position"] is None:
-        notes.append("percent replicating is not defined: too few wells of other treatments")
+        few = "too few wells of other treatments"
+        notes.append(f"percent replicating is not defined: {few}{among}")
     elif replicating["same_position"] is None:
         notes.append(
             "percent replicating has no null of the same position: no position has different "
-            "treatments on different plates"
+            f"treatments on different plates{among}"
         )
     if not has_distance:
         notes.append("distance to controls is not defined: no plate has two wells of controls")

@@ -18,7 +18,7 @@ import pandas as pd
 from wsdino.errors import TableError
 from wsdino.evaluate.intervals import average_precisions
 from wsdino.evaluate.matching import match_moa
-from wsdino.profile.aggregate import profiles_of_normalised
+from wsdino.profile.aggregate import ATTRIBUTE, aggregate_treatments
 from wsdino.profile.normalise import fit_normalisation
 from wsdino.profile.rows import control_rows
 from wsdino.tables.columns import BATCH, COMPOUND
@@ -208,7 +208,10 @@ def _profiles(table: pd.DataFrame, features: NDArray[np.float64], aggregation: s
     columns = [f"emb_held_{position}" for position in range(features.shape[1])]
     matrix = pd.DataFrame(features, columns=columns, index=table.index)
     normalised = pd.concat([metadata_of(table), matrix], axis=1)
-    return profiles_of_normalised(normalised, {}, aggregation=aggregation)
+    profiles = aggregate_treatments(normalised, aggregation=aggregation)
+    # They are profiles, whatever columns they have; what these average over has been said.
+    profiles.attrs[ATTRIBUTE] = {}
+    return profiles
 
 
 def _answers(profiles: pd.DataFrame, has_batch: bool, multi_batch: str) -> dict[str, pd.Series]:

@@ -171,7 +171,9 @@ class WeakLabelWhitening:
 
     def describe(self) -> str:
         """Say in one line what was fitted; parts are separated by `; `."""
-        controls = f" and {self.num_controls} controls" if self.num_controls else ", no controls"
+        controls = (
+            f" and {self.num_controls} rows of controls" if self.num_controls else ", no controls"
+        )
         fitted = f"whitened by the scatter within {self.num_replicated} labels with replicates"
         parts = [fitted + controls, f"ridge {self.choice.value:g} ({self.choice.rule})"]
         return "; ".join([*parts, *filter(None, [self.choice.note]), *self.notes])

@@ -296,7 +296,7 @@ class Whitening:
         """Warn where there are fewer rows to fit on than features."""
         if num_fitted > num_features:
             return ""
-        rows = "controls" if self.on_controls else "rows"
+        rows = "rows of controls" if self.on_controls else "rows"
         of_each = " of each channel" if is_split else ""
         counted = f"{num_fitted} {rows} for {num_features} features{of_each}"
         few = f"The whitening was fitted on {counted}"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from wsdino.counting import counted
 from wsdino.report.words import DASH, concentration, decimal, is_number, number, percent
 from wsdino.runrecord import Omitted
+from wsdino.tables.columns import COMPOUND, CONCENTRATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +93,7 @@ def consistency_lines(results: Mapping[str, Any]) -> list[str]:
     return [
         f"consistent: {found['num_consistent']} of {found['num_labels']} labels of "
         f"{found['column']} at a false discovery rate of {100 * found['fdr']:g} % "
-        f"(mAP {found['map']:.3f})"
+        f"(mean over labels of the mAP among all treatments that have one: {found['map']:.3f})"
         for found in results.get("consistency") or []
         if found["num_labels"]
     ]
@@ -129,7 +131,7 @@ def treatments_table(found: Mapping[str, Any], *, num_rows: int, width: int) -> 
 
 
 def ranked(treatments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Order treatments by q value, then by distance to controls; those without a test last.
+    """Order treatments as :func:`most_active` has it.
 
     Parameters
     ----------
@@ -140,18 +142,35 @@ def ranked(treatments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     -------
     list of dict
     """
+    return sorted(treatments, key=most_active)
+
+
+def most_active(row: Mapping[str, Any]) -> tuple[float, float, float, str, float]:
+    """Sort key of treatments, the most active first and those without a test last.
+
+    By q value, of equal ones by mean average precision, then by distance to controls; what is alike
+    in all of them by compound and concentration.
+
+    Parameters
+    ----------
+    row
+        A row of :func:`wsdino.evaluate.evidence.activity`, or the name of a treatment alone.
+
+    Returns
+    -------
+    tuple
+    """
 
     def or_else(value: Any, default: float) -> float:
         return float(value) if is_number(value) else default
 
-    def key(row: Mapping[str, Any]) -> tuple[float, float, float]:
-        return (
-            or_else(row.get("corrected_p_value"), 2.0),
-            -or_else(row.get("mean_average_precision"), 0.0),
-            -or_else(row.get("distance"), 0.0),
-        )
-
-    return sorted(treatments, key=key)
+    return (
+        or_else(row.get("corrected_p_value"), 2.0),
+        -or_else(row.get("mean_average_precision"), 0.0),
+        -or_else(row.get("distance"), 0.0),
+        str(row.get(COMPOUND)),
+        or_else(row.get(CONCENTRATION), -1.0),
+    )
 
 
 def activity_section(record: RunRecord) -> dict[str, Any]:
@@ -165,7 +184,8 @@ def activity_section(record: RunRecord) -> dict[str, Any]:
     return {
         "lines": [*activity_lines(found), *consistency_lines(record.results)],
         "curves": [_curve(curve) for curve in curves[:MAX_ROWS]],
-        "num_curves": len(curves),
+        "num_curves": counted(len(curves), "compound"),
+        "is_cut": len(curves) > MAX_ROWS,
     }
 
 
@@ -307,5 +327,11 @@ def comparison_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 if names:
                     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
                     lines.append(f"{each['second']}: {name}, {what}: {', '.join(names[:10])}{more}")
+        only_second, only_first = each.get("only_second", 0), each.get("only_first", 0)
+        if only_second or only_first:
+            lines.append(
+                f"{each['second']}: left out: {counted(only_second, 'treatment')} that it alone "
+                f"has, {only_first} that only the first has"
+            )
         lines += each["notes"]
     return [*dict.fromkeys(lines), _HOW]

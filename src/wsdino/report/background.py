@@ -38,6 +38,7 @@ _SHOWN = {
     "aggregation",
     "multi_batch",
     "num_treatments",
+    "num_unannotated",
     "confusion",
     "gallery",
     "left_out",
@@ -52,6 +53,8 @@ _SHOWN = {
     "beside",
     *(f"nscp{end}" for end in ("", "_correct", "_total", "_ci", "_neighbours")),
 }
+# Controls are counted as profiles there, not as wells.
+_NAMED = {"num_controls": "treatments that are controls"}
 # Keys of the results that match queries with their neighbours, and in words.
 _WAYS = {
     "nsc": "not same compound (NSC)",
@@ -127,7 +130,8 @@ def further_numbers(record: RunRecord) -> dict[str, Any]:
     sizes = dict.fromkeys(row["k"] for rows in votes.values() for row in rows)
     rest = {key: value for key, value in record.results.items() if key not in _SHOWN}
     rows = [
-        (key.replace("_", " ").replace(".", ": "), _cell(value)) for key, value in flatten(rest)
+        (_NAMED.get(key, key.replace("_", " ").replace(".", ": ")), _cell(value))
+        for key, value in flatten(rest)
     ]
     if not rows and not ways:
         raise Omitted("results.json holds no further numbers")

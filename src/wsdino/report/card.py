@@ -11,7 +11,13 @@ from wsdino.evaluate.measures import MEASURES
 from wsdino.evaluate.results import results_table
 from wsdino.model.tiles import PAPER
 from wsdino.report.paragraph import starting_weights
-from wsdino.report.words import display_name, encodable, held_out_text, normalisation_text
+from wsdino.report.words import (
+    annotated_text,
+    display_name,
+    encodable,
+    held_out_text,
+    normalisation_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,7 +179,8 @@ def _origin(record: RunRecord) -> str:
     made = record.results.get("normalisation", {})
     labels = held_out_text(record.results)
     return (
-        f"On the screen that it was trained on: {record.results.get('num_treatments')} treatments, "
+        f"On the screen that it was trained on: {record.results.get('num_treatments')} treatments"
+        f"{annotated_text(record.results)}, "
         f"{normalisation_text(made)}, aggregation "
         f"{record.results.get('aggregation')}, treatments in several batches: "
         f"{record.results.get('multi_batch')}.{f' Of this run: {labels}.' if labels else ''}"

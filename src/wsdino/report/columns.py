@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,17 @@ class Column:
             return DASH
         return number(value, self.digits) if self.is_number else str(value)
 
+    def plain(self, row: int, *, digits: int = 4) -> Any:
+        """Return one value for JSON; a number with so many digits, or all that are shown."""
+        value = self.values[row]
+        if not self.is_number or value is None:
+            return value
+        return float(f"{value:.{max(digits, self.digits)}g}")
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON for the page: texts as labels in order and a code per row."""
         if self.is_number:
-            values = [None if v is None else float(f"{v:.4g}") for v in self.values]
+            values = [self.plain(row) for row in range(len(self.values))]
             found = {"name": self.name, "values": values, "digits": self.digits}
             return found | ({"log": True} if self.is_log else {})
         labels = sorted({v for v in self.values if v is not None}, key=natural)
@@ -103,11 +111,18 @@ def controls_of(frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def numbers(name: str, values: Sequence[Any], *, is_log: bool = False, digits: int = 3) -> Column:
-    """Make a column of numbers; what isn't finite is missing."""
+    """Make a column of numbers; what isn't finite is missing.
+
+    Whole numbers, which may be identifiers or counts, are shown with all their digits.
+    """
     finite = [
         float(v) if isinstance(v, int | float | np.number) and math.isfinite(v) else None
         for v in values
     ]
+    known = [v for v in finite if v is not None]
+    if all(v.is_integer() for v in known):
+        longest = max((len(f"{abs(v):.0f}") for v in known), default=0)
+        digits = min(max(digits, longest), sys.float_info.dig)
     return Column(name, finite, is_number=True, is_log=is_log, digits=digits)
 
 
@@ -156,7 +171,8 @@ def _column(name: str, values: pd.Series[Any]) -> Column | None:
 
 
 def _listed(value: Any) -> str | None:
-    labels = list(dict.fromkeys(label for label in labels_of(value) if label))
+    # In one order, so that the same plates or batches have one colour.
+    labels = sorted({label for label in labels_of(value) if label}, key=natural)
     if not labels:
         return None
     return ", ".join(labels) if len(labels) <= _MAX_LISTED else f"{len(labels)} of them"

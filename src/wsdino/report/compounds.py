@@ -11,7 +11,7 @@ import numpy as np
 from wsdino.evaluate.doses import hill
 from wsdino.report.columns import DOSE, MECHANISM, Column
 from wsdino.report.treated import NEAREST, NEAREST_COSINE, Treated
-from wsdino.report.words import concentration, is_number, number
+from wsdino.report.words import DISTANCE, concentration, is_number, number
 from wsdino.runrecord import Omitted
 from wsdino.tables.columns import CONCENTRATION
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Rows of the page itself; its script shows all.
 MAX_ROWS = 200
-_FIRST = (MECHANISM, "Active", "q value", "Activity (mAP)", "Distance to controls")
+_FIRST = (MECHANISM, "Active", "q value", "Activity (mAP)", DISTANCE)
 _LAST = (NEAREST, NEAREST_COSINE)
 # These are in the name of the treatment.
 _NAMED = ("Compound", DOSE)
@@ -53,7 +53,7 @@ def treatments(treated: Treated) -> dict[str, Any]:
                 ),
             ],
             "rows": [
-                [int(row), treated.names[row], *(_plain(column, row) for column in columns)]
+                [int(row), treated.names[row], *(column.plain(row, digits=6) for column in columns)]
                 for row in order
             ],
         },
@@ -130,7 +130,7 @@ def _dose_facts(
         q = f" (q {text('q value')})" if is_number(treated.rows[row].get("p_value")) else ""
         facts.append(f"{text('Active')}{q}")
     if is_number(treated.rows[row].get("distance")):
-        facts.append(f"distance {text('Distance to controls')}")
+        facts.append(f"distance {text(DISTANCE)}")
     if NEAREST in columns and columns[NEAREST].values[row] is not None:
         facts.append(f"nearest {text(NEAREST)} ({text(NEAREST_COSINE)})")
     picture = pictures.of_treatment.get(row) if pictures else None
@@ -294,8 +294,3 @@ def _ordered(columns: Sequence[Column]) -> list[Column]:
     named = {column.name: column for column in columns if column.name not in _NAMED}
     middle = [name for name in named if name not in (*_FIRST, *_LAST)]
     return [named[name] for name in (*_FIRST, *middle, *_LAST) if name in named]
-
-
-def _plain(column: Column, row: int) -> Any:
-    value = column.values[row]
-    return float(f"{value:.6g}") if column.is_number and value is not None else value

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from wsdino.errors import TableError
 from wsdino.evaluate.confounders import DENSITY, cells_of
@@ -18,13 +19,12 @@ from wsdino.report.pictures import plate_labels, well_labels
 from wsdino.report.plot import map_plot
 from wsdino.report.style import COLOURS, MARKERS, ramp
 from wsdino.report.treated import keys_of
-from wsdino.tables.columns import COMPOUND, PLATE, QUALITY, SITE, WELL
+from wsdino.tables.columns import COMPOUND, PLATE, SITE, WELL
 from wsdino.tables.features import features_of, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from wsdino.report.pictures import Picture, Pictures
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 MAX_POINTS = 4_000
 # Coordinates are whole numbers from 0 to this.
 EXTENT = 10_000
-DISTANCE = "Distance to controls"
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,9 @@ class Places:
             known = known[known[COMPOUND].notna()]
         measured = _with_density(metadata_of(known))
         if name == "wells":
-            metadata = _averaged(measured, self._wells.metadata)
-            distance = _with_distance(self._wells)
-            return self._level(name, metadata, self._wells.features, distance)
-        return self._level(name, measured, features_of(known, dtype=None), None)
+            own, distance = self._wells, _with_distance(self._wells)
+            return self._level(name, own.metadata, _of_wells(measured), own.features, distance)
+        return self._level(name, measured, measured, features_of(known, dtype=None), None)
 
     @cached_property
     def _wells(self) -> Wells | None:
@@ -167,6 +165,7 @@ class Places:
         self,
         name: str,
         metadata: pd.DataFrame,
+        described: pd.DataFrame,
         features: NDArray[np.floating],
         distance: NDArray[np.float64] | None,
     ) -> Level:
@@ -182,9 +181,9 @@ class Places:
                 f"{MAX_POINTS:,} of them were laid out by {method}; each other one lies among the "
                 "most similar of these."
             )
-        columns = metadata_columns(shown)
+        columns = metadata_columns(described.iloc[rows].reset_index(drop=True))
         if distance is not None:
-            columns.append(numbers(DISTANCE, distance[rows].tolist()))
+            columns.append(numbers(self.treated.well_distance, distance[rows].tolist()))
         keys = keys_of(shown)
         plates = plate_labels(shown) if PLATE in shown else [""] * len(shown)
         wells = shown[WELL].astype(str).tolist() if WELL in shown else [""] * len(shown)
@@ -222,16 +221,25 @@ def _with_density(sites: pd.DataFrame) -> pd.DataFrame:
     return sites if density is None else sites.assign(**{DENSITY: density})
 
 
-def _averaged(sites: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
-    """Put into the metadata of wells, that of their first sites, the means of what is measured."""
-    names = [
-        str(name)
-        for name in sites.select_dtypes(include="number")
-        if name == DENSITY or str(name).startswith(QUALITY)
-    ]
-    # In order of first appearance, as the wells are.
-    means = sites.groupby(well_keys(sites), sort=False, dropna=False)[names].mean()
-    return wells.assign(**{name: means[name].to_numpy() for name in names})
+def _of_wells(sites: pd.DataFrame) -> pd.DataFrame:
+    """Describe each well by its sites, in order of first appearance.
+
+    Of numbers that differ from site to site it has the mean; of anything else that does, nothing.
+    """
+    groups = sites.groupby(well_keys(sites), sort=False, dropna=False)
+    found = groups.head(1).reset_index(drop=True)
+    for name in map(str, sites.columns.difference([*well_keys(sites), SITE], sort=False)):
+        own = sites[name]
+        if pd.api.types.is_numeric_dtype(own) and not pd.api.types.is_bool_dtype(own):
+            found[name] = groups[name].mean().to_numpy()
+            continue
+        try:
+            is_one = bool((groups[name].nunique() <= 1).all())
+        except TypeError:  # cells that can't be compared, such as lists
+            is_one = False
+        # Whoever knows it of one site knows it of the well.
+        found[name] = groups[name].first().to_numpy() if is_one else None
+    return found.drop(columns=SITE, errors="ignore")
 
 
 def _with_distance(wells: Wells) -> NDArray[np.float64] | None:

@@ -20,6 +20,7 @@ from wsdino.report.pictures import Pictures, take_pictures
 from wsdino.report.plates import plates
 from wsdino.report.style import LAMPS, LEVELS, moa_styles
 from wsdino.report.treated import Treated, moas_of, treated_of
+from wsdino.report.words import well_distance
 from wsdino.runrecord import Omitted, RunRecord
 
 if TYPE_CHECKING:
@@ -133,7 +134,11 @@ SECTIONS: tuple[Section, ...] = (
             s.treated, s.pictures, s.record, reason="; ".join(s.no_pictures)
         ),
     ),
-    Section("plates", "Plates", lambda s: plates(s.sites, s.store)),
+    Section(
+        "plates",
+        "Plates",
+        lambda s: plates(s.sites, s.store, distance=well_distance(s.record.results)),
+    ),
     Section("activity", "Activity", lambda s: activity_section(s.record)),
     Section("headline", "Result", lambda s: sections.headline(s.record)),
     Section("comparison", "Beside the baselines", lambda s: sections.comparison(s.record)),

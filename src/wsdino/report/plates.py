@@ -18,7 +18,7 @@ from wsdino.report.columns import controls_of
 from wsdino.report.illumination import illumination
 from wsdino.report.pictures import plate_labels
 from wsdino.report.treated import treatment_names
-from wsdino.report.words import number
+from wsdino.report.words import DISTANCE, number
 from wsdino.runrecord import Omitted
 from wsdino.tables.columns import PLATE, QUALITY, WELL
 
@@ -57,7 +57,9 @@ class Measured:
     table: pd.DataFrame
 
 
-def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
+def plates(
+    sites: pd.DataFrame | None, store: Fields | None, *, distance: str = DISTANCE
+) -> dict[str, Any]:
     """Show each measure of the wells on each plate.
 
     Parameters
@@ -66,13 +68,15 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
         Metadata and normalised features of the screen's sites, or None.
     store
         An open store, for intensities, or None.
+    distance
+        What the distance of a well is called; see :func:`wsdino.report.words.well_distance`.
 
     Raises
     ------
     Omitted
         There are no wells with anything measured.
     """
-    measures = [*_distances(sites), *_of_store(store)]
+    measures = [*_distances(sites, distance), *_of_store(store)]
     if not measures:
         raise Omitted(
             "there are neither normalised sites nor a store with plates and wells (Metadata_Plate, "
@@ -109,6 +113,7 @@ def plates(sites: pd.DataFrame | None, store: Fields | None) -> dict[str, Any]:
         )
     return {
         "measures": shown,
+        "has_own_label": distance != DISTANCE,
         "num_wells": shape[0] * shape[1],
         "shape": shape,
         "steps": NUM_STEPS,
@@ -172,7 +177,7 @@ def _measured(name: str, places: pd.DataFrame, values: NDArray[np.floating]) -> 
     return Measured(name, wells)
 
 
-def _distances(sites: pd.DataFrame | None) -> list[Measured]:
+def _distances(sites: pd.DataFrame | None, name: str) -> list[Measured]:
     if sites is None:
         return []
     try:
@@ -180,7 +185,7 @@ def _distances(sites: pd.DataFrame | None) -> list[Measured]:
     except TableError:
         return []
     distance, _ = distances_to_controls(wells)
-    found = _measured("Distance to controls", _places(wells.metadata), distance)
+    found = _measured(name, _places(wells.metadata), distance)
     return [found] if found else []
 
 

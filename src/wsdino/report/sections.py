@@ -15,6 +15,7 @@ from wsdino.report.figures import forest_svg
 from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
     DASH,
+    annotated_text,
     beside_results,
     concentration,
     count_text,
@@ -141,12 +142,12 @@ def _method(results: Mapping[str, Any], *, is_matched: bool) -> list[tuple[str, 
         rows.append(("Aggregation", f"{how}: {known[how]}" if how in known else how))
     if not is_matched:
         return rows
-    for key, term in (
-        ("multi_batch", "Treatments in several batches"),
-        ("num_treatments", "Treatments"),
+    for key, term, more in (
+        ("multi_batch", "Treatments in several batches", ""),
+        ("num_treatments", "Treatments", annotated_text(results)),
     ):
         if results.get(key) is not None:
-            rows.append((term, str(results[key])))
+            rows.append((term, f"{results[key]}{more}"))
     if sizes := results.get("gallery"):
         asked = (f"{number(sizes.get(measure.key))} in {measure.name}" for measure in MEASURES)
         rows.append(("Gallery", f"treatments: {', '.join(asked)}"))
@@ -218,7 +219,7 @@ def _normalisation_name(results: Mapping[str, Any]) -> str:
 
 def _treatment(row: Mapping[str, Any]) -> tuple[str, str]:
     """Format compound and concentration as displayed, which also makes them comparable."""
-    return str(row.get("compound", "")), concentration(row.get("concentration"))
+    return str(row.get("compound") or "no compound"), concentration(row.get("concentration"))
 
 
 def leakage(record: RunRecord) -> dict[str, Any]:

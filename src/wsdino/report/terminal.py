@@ -17,6 +17,7 @@ from wsdino.progress import say
 from wsdino.report.activity import activity_lines, consistency_lines
 from wsdino.report.lights import paired_difference
 from wsdino.report.words import (
+    annotated_text,
     beside_results,
     display_name,
     encodable,
@@ -112,7 +113,7 @@ def print_results(results: Mapping[str, Any], *, name: str) -> None:
     lines += activity_lines(found) if found else []
     for line in (*lines, *consistency_lines(results), *_further(results)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False, subsequent_indent="  "))
-    used = [text for own in beside.values() if (text := held_out_text(own))]
+    used = [f"{method}: {text}" for method, own in beside.items() if (text := held_out_text(own))]
     for line in (*_how(results), *used, *missing_lines(results, name=name)):
         console.print(textwrap.fill(line, width, break_on_hyphens=False))
     for line in left_out_lines(results):
@@ -274,8 +275,8 @@ def _how(results: Mapping[str, Any]) -> list[str]:
     if not any(results.get(m.key) is not None for m in MEASURES):
         return [profiles]
     profiles = (
-        f"{results['num_treatments']} treatments; {profiles}; treatments in several batches: "
-        f"{results['multi_batch']}"
+        f"{results['num_treatments']} treatments{annotated_text(results)}; {profiles}; "
+        f"treatments in several batches: {results['multi_batch']}"
     )
     lines = [profiles]
     for term, named in (("gallery", sizes), ("95 % CI", intervals)):

@@ -12,10 +12,11 @@ import pandas as pd
 from wsdino.errors import InputError
 from wsdino.evaluate.confounders import DENSITY, cells_of
 from wsdino.profile.rows import directions, lengths
+from wsdino.report.activity import most_active
 from wsdino.report.columns import Column, controls_of, metadata_columns, numbers
-from wsdino.report.words import concentration, is_number
+from wsdino.report.words import DISTANCE, concentration, well_distance
 from wsdino.runrecord import Omitted, RunRecord
-from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA
+from wsdino.tables.columns import COMPOUND, CONCENTRATION, MOA, TREATMENT
 from wsdino.tables.features import features_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _ACTIVITY = (
     ("mean_average_precision", "Activity (mAP)", False),
     ("corrected_p_value", "q value", True),
     ("replicate_correlation", "Replicate correlation", False),
-    ("distance", "Distance to controls", False),
+    ("distance", DISTANCE, False),
     ("num_wells", "Wells", False),
 )
 NEAREST = "Nearest other compound"
@@ -56,12 +57,18 @@ class Treated:
         The row of `results.json`'s activity of each, empty where there is none.
     wrong
         Treatments whose NSC neighbour has another mechanism.
+    right
+        Those whose NSC neighbour has the same; others were no query.
+    well_distance
+        What the distance of a well is called; see :func:`wsdino.report.words.well_distance`.
     """
 
     frame: pd.DataFrame
     features: NDArray[np.float64]
     rows: tuple[Mapping[str, Any], ...]
     wrong: frozenset[tuple[str, str]]
+    right: frozenset[tuple[str, str]] = frozenset()
+    well_distance: str = DISTANCE
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -79,7 +86,11 @@ class Treated:
     def rows_of(self, frame: pd.DataFrame) -> list[int]:
         """Row of the treatment of each row of a table; -1 for controls and what isn't here."""
         row_of = {key: row for row, key in enumerate(self.keys)}
-        return [row_of.get(key, -1) for key in keys_of(frame)]
+        controls = controls_of(frame)
+        return [
+            -1 if is_control else row_of.get(key, -1)
+            for key, is_control in zip(keys_of(frame), controls, strict=True)
+        ]
 
     @cached_property
     def moas(self) -> list[str | None]:
@@ -88,16 +99,10 @@ class Treated:
 
     @cached_property
     def by_activity(self) -> list[int]:
-        """Rows by q value, then by distance, the most active first; those without last."""
-
-        def key(row: int) -> tuple[float, float]:
-            q, distance = (self.rows[row].get(k) for k in ("corrected_p_value", "distance"))
-            return (
-                float(q) if is_number(q) else 2.0,
-                -float(distance) if is_number(distance) else 0.0,
-            )
-
-        return sorted(range(len(self)), key=key)
+        """Rows in the order of :func:`wsdino.report.activity.most_active`."""
+        named = self.frame[[name for name in TREATMENT if name in self.frame]].to_dict("records")
+        facts = [{**name, **row} for name, row in zip(named, self.rows, strict=True)]
+        return sorted(range(len(self)), key=lambda row: most_active(facts[row]))
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -118,7 +123,8 @@ class Treated:
                 if any(value is not None for value in column.values):
                     found.append(column)
         if self.wrong:
-            matched = ["wrong" if key in self.wrong else "not wrong" for key in self.keys]
+            answers = dict.fromkeys(self.right, "right") | dict.fromkeys(self.wrong, "wrong")
+            matched = [answers.get(key, "not asked") for key in self.keys]
             found.append(Column("NSC neighbour", matched))
         return [*found, *self._nearest_columns()]
 
@@ -154,7 +160,8 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
     frame = record.profiles
     if COMPOUND not in frame:
         raise Omitted(f"profiles.parquet has no {COMPOUND}")
-    frame = frame[~controls_of(frame)].reset_index(drop=True)
+    # As for activity and neighbours, rows of an unknown compound are no treatment.
+    frame = frame[~controls_of(frame) & frame[COMPOUND].notna()].reset_index(drop=True)
     if frame.empty:
         raise Omitted("profiles.parquet has no treated profiles")
     try:
@@ -165,10 +172,13 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         treatment_key(row.get(COMPOUND), row.get(CONCENTRATION)): row
         for row in record.results.get("activity", {}).get("treatments", [])
     }
-    wrong = frozenset(
-        treatment_key(row.get("compound", ""), row.get("concentration"))
-        for row in record.results.get("nsc_neighbours", [])
-        if row.get("correct") is False
+    wrong, right = (
+        frozenset(
+            treatment_key(row.get("compound", ""), row.get("concentration"))
+            for row in record.results.get("nsc_neighbours", [])
+            if row.get("correct") is answer
+        )
+        for answer in (False, True)
     )
     rows = tuple(known.get(key, {}) for key in keys_of(frame))
     if sites is not None and COMPOUND in sites and (density := cells_of(sites)) is not None:
@@ -176,7 +186,8 @@ def treated_of(record: RunRecord, sites: pd.DataFrame | None = None) -> Treated:
         of_key = pd.Series(density, index=index).groupby(level=[0, 1]).mean().to_dict()
         found = [of_key.get(key, np.nan) for key in keys_of(frame)]
         frame = frame.assign(**{DENSITY: np.array(found, dtype=np.float64)})
-    return Treated(frame, np.asarray(features, dtype=np.float64), rows, wrong)
+    matrix = np.asarray(features, dtype=np.float64)
+    return Treated(frame, matrix, rows, wrong, right, well_distance(record.results))
 
 
 def keys_of(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Shown for a missing value.
 DASH = "-"
+DISTANCE = "Distance to controls"
 
 
 def encodable(text: str) -> str:
@@ -114,9 +115,32 @@ def normalisation_text(made: Mapping[str, Any]) -> str:
     return f"normalisation {made.get('method')}{fitted}"
 
 
+def annotated_text(results: Mapping[str, Any]) -> str:
+    """Say after the number of treatments with a mechanism that it is theirs, if others have none.
+
+    Either empty or ` with a mechanism, 3 without`.
+    """
+    unknown = results.get("num_unannotated")
+    return f" with a mechanism, {unknown} without" if unknown else ""
+
+
+def weak_label_of(results: Mapping[str, Any]) -> Any:
+    """Return the weak label that the normalisation used, or None."""
+    return results.get("normalisation", {}).get("options", {}).get("label")
+
+
+def well_distance(results: Mapping[str, Any]) -> str:
+    """Name the distance to controls of a well, in features as the normalisation leaves them.
+
+    Where that used weak labels it isn't what activity has of the same wells, whose compounds are
+    left out of the fit (:func:`wsdino.evaluate.evidence.activity_of`), and so is called otherwise.
+    """
+    return f"{DISTANCE}, own label in the fit" if weak_label_of(results) else DISTANCE
+
+
 def held_out_text(results: Mapping[str, Any]) -> str:
     """Describe the use of weak labels, and the results without the query's; may be empty."""
-    label = results.get("normalisation", {}).get("options", {}).get("label")
+    label = weak_label_of(results)
     if not label:
         return ""
     used = f"weak labels ({label}) were used"

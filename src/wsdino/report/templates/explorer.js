@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const $ = (id) => document.getElementById(id);
 const GREY = "#8a939c", MAX_LISTED = 50, MAX_FOUND = 20;
-const BRIEF = ["Mechanism", "Active", "q value", "Distance to controls"];
+const BRIEF = ["Mechanism", "Active", "q value"];
 const PALETTE = data.palette, SHAPES = data.shapes, RAMP = data.ramp;
 const levels = new Map(data.levels.map((level) => [level.name, level]));
 const state = {level: "treatments", colour: "", find: "", select: [], hidden: new Set(), isUnfolded: false};
@@ -22,6 +22,8 @@ const button = (content, act, attributes = {}) => {
   return element;
 };
 const column = (level, name) => level.columns.find((each) => each.name === name);
+// Of wells its name says where their own labels were in the fit.
+const distanceOf = (level) => level.columns.find((each) => each.name.startsWith("Distance to controls"));
 const value = (each, row) => each.labels ? each.labels[each.codes[row]] : each.values[row];
 const text = (each, row) => {
   const found = value(each, row);
@@ -140,13 +142,13 @@ const replicates = (treatment) => {
   const show = async (rows) => { await toLevel("wells"); if (state.level === "wells") pick(rows()); };
   const head = [make("h3", "Replicates"), button("Show them on the map of wells", () => show(of), {class: "link"})];
   if (wells.pending) return head;
-  const distance = column(wells, "Distance to controls");
+  const distance = distanceOf(wells);
   const list = of().slice(0, MAX_LISTED).map((row) => {
     const site = wells.sites?.[row], thumb = site >= 0 ? make("img", "", {src: `field/${site}?px=128`, alt: "", loading: "lazy"})
       : wells.fields?.[row] ? picture(wells.fields[row], "").firstChild : null;
     return make("li", [...(thumb ? [thumb] : []), make("div", [
       button(wells.names[row].slice(name.length + 2), () => show(() => [row])),
-      make("span", distance ? `distance to controls ${text(distance, row)}` : "", {class: "note"})])]);
+      make("span", distance ? `${distance.name.replace("D", "d")} ${text(distance, row)}` : "", {class: "note"})])]);
   });
   return [...head, make("ul", list, {class: "neighbours"})];
 };
@@ -188,7 +190,7 @@ const details = () => {
   const [row] = rows, treatment = level.of[row];
   box.append(make("h3", level.names[row]));
   // What it does, looks like and resembles; all else is folded, and stays as it was left.
-  const brief = BRIEF.map((name) => column(level, name)).filter((each) => each && text(each, row) !== "–");
+  const brief = [...BRIEF.map((name) => column(level, name)), distanceOf(level)].filter((each) => each && text(each, row) !== "–");
   if (brief.length) box.append(make("p", brief.map((each) => `${each.labels ? "" : `${each.name} `}${text(each, row)}`).join(", "), {class: "note"}));
   const fields = pair(level, row);
   if (fields.length) box.append(make("div", fields, {class: "pair"}));

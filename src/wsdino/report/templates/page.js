@@ -231,7 +231,9 @@ const offer = (after, options) => {
 };
 const shownText = (each) => {
   const text = each.textContent.trim(), plain = text.replaceAll(",", "");
-  return each.classList.contains("num") && /^-?[\d.]+(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : text;
+  if (each.classList.contains("num") && /^-?[\d.]+(e[-+]?\d+)?$/i.test(plain)) return Number(plain);
+  // Spreadsheets take 3/7 for a day.
+  return text.replace(/^(\d+)\/(\d+)$/, "$1 of $2");
 };
 for (const figure of document.querySelectorAll("figure[data-name]")) {
   const {name} = figure.dataset, svg = figure.querySelector("svg"), data = figure.querySelector(".figure-data");
