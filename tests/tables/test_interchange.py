@@ -232,3 +232,13 @@ def test_copairs_reads_ours_and_we_read_theirs(sites, tmp_path: Path) -> None:
     theirs = pd.concat([scores, loaded[names]], axis=1)
     theirs.to_csv(tmp_path / "theirs.csv", index=False)
     assert set(names) <= set(feature_columns(read_table(tmp_path / "theirs.csv")))
+
+
+@pytest.mark.parametrize("column", ["Metadata_Plate", "Metadata_Site"])
+def test_a_row_without_a_place_is_refused(tmp_path: Path, column: str) -> None:
+    names = {"Metadata_Batch": "b", "Metadata_Plate": "P1", "Metadata_Well": "A01"}
+    sites = pd.DataFrame([{**names, "Metadata_Site": site, "emb_DNA_0": 1.0} for site in "123"])
+    sites.loc[1, column] = None
+    with pytest.raises(TableError, match=f"{column} is missing in some rows"):
+        write_workspace_dl(sites, sites, sites, tmp_path, network="net")
+    assert list(tmp_path.iterdir()) == []

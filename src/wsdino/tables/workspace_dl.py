@@ -65,17 +65,21 @@ def write_workspace_dl(
     Raises
     ------
     TableError
-        If batch, plate or well are missing, a name can't be that of a folder, or the network has
-        other features there already.
+        If batch, plate, well or some rows' site are missing, a name can't be that of a folder, or
+        the network has other features there already.
     OutputError
         If a path can't be written.
     """
     require_columns(sites, [BATCH, PLATE, WELL], purpose=f"the layout {FOLDER}")
-    places = {"network": [network]} | {name: sites[name].unique() for name in (BATCH, PLATE, WELL)}
+    # A row without one would be in no file.
+    named = [name for name in (BATCH, PLATE, WELL, SITE) if name in sites]
+    places = {"network": [network]} | {name: sites[name].unique() for name in named}
     for what, names in places.items():
         bad = [name for name in names if not _NAME.fullmatch(str(name))]
-        if bad or any(pd.isna(name) for name in names):
-            raise TableError(f"{what} {bad[0] if bad else None!r} can't be the name of a folder")
+        if any(pd.isna(name) for name in names):
+            raise TableError(f"{what} is missing in some rows; in {FOLDER} folders have its name")
+        if bad:
+            raise TableError(f"{what} {bad[0]!r} can't be the name of a folder")
     root = folder / FOLDER
     planned = dict(_planned(sites, wells, treatments, root, network))
     _refuse_others(planned, [root / level / network for level in _LEVELS])
