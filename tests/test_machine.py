@@ -222,6 +222,7 @@ def test_kernels_compile_where_nothing_can_be_kept(tmp_path: Path) -> None:
     package = shutil.copytree(
         PACKAGE, tmp_path / "site" / "wsdino", ignore=shutil.ignore_patterns("__pycache__")
     )
+    (package / "simulate").chmod(0o755)  # a copy of what may not be changed can't be, either
     (package / "simulate" / "__pycache__").touch()
     code = "from wsdino.simulate import raster; print(raster.__file__, raster.clamp(1.5))"
     cache = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere / "cache")}
