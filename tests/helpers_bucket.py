@@ -21,14 +21,14 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pandas as pd
+import pytest
 import tifffile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import pytest
-
+NEEDS_REMOTE = "needs the extra remote"
 PROJECT, BATCH = "cpg0000-jump-pilot", "2020_11_04_CPJUMP1"
 PLATES = ("BR00116991", "BR00117035")
 CHANNELS = ("DNA", "ER")
@@ -225,8 +225,7 @@ def as_at(manifest: pd.DataFrame, here: Path, address: str) -> pd.DataFrame:
 @contextmanager
 def served_bucket(name: str, folder: Path) -> Iterator[Bucket]:
     """Serve a folder as a bucket, for several tests."""
-    import s3fs
-
+    s3fs = pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     # Made elsewhere, a file system keeps another endpoint.
     s3fs.S3FileSystem.clear_instance_cache()
     with Bucket(folder) as server:
@@ -251,6 +250,7 @@ def without_account(server: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatc
 @contextmanager
 def served_pages(folder: Path) -> Iterator[str]:
     """Serve a folder as pages of links; yield the address."""
+    pytest.importorskip("aiohttp", reason=NEEDS_REMOTE)
     handler = partial(Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -100,9 +100,16 @@ def _run(
     out: Connection,
     err: Connection,
 ) -> None:
-    for connection, stream in ((out, sys.stdout), (err, sys.stderr)):
-        os.dup2(connection.fileno(), stream.fileno())
+    for connection, name in ((out, "stdout"), (err, "stderr")):
+        old = getattr(sys, name)
+        os.dup2(connection.fileno(), old.fileno())
         connection.close()
+        # The old one may remember that it was a file, in which one can go back.
+        buffering = 1 if old.line_buffering else -1
+        new = os.fdopen(
+            *(old.fileno(), "w", buffering), encoding=old.encoding, errors=old.errors, closefd=False
+        )
+        setattr(sys, name, new)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -126,6 +129,23 @@ def test_neighbours_are_those_of_the_profiles(
     )
     assert one == two
     assert len(one) == 6
+
+
+@pytest.mark.parametrize(
+    ("encoding", "micro"), [("ascii", rb"\xb5"), ("latin-1", b"\xb5"), ("utf-8", b"\xc2\xb5")]
+)
+def test_letters_that_the_locale_lacks_are_escaped(
+    place: Path, encoding: str, micro: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(printed, encoding=encoding))
+    assert call(monkeypatch, "neighbours", place / "strong_profiles.parquet", "c01") == 0
+    sys.stdout.flush()
+    assert printed.getvalue().splitlines()[1].startswith(b"c01 0.1 " + micro + b"M")
+    # Names of files that aren't text in any locale are the bytes that they were.
+    sys.stdout.write(os.fsdecode(b"\xff.csv"))
+    sys.stdout.flush()
+    assert printed.getvalue().endswith(b"\n\xff.csv")
 
 
 def test_compare_names_what_was_gained(place: Path, tmp_path: Path, wsdino: Callable) -> None:

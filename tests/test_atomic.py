@@ -58,11 +58,22 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, error: BaseExcepti
 
 
 def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
-    path = tmp_path / f"{'ä' * 125}.csv"
+    # One of them begins in the middle of a letter where it is cut.
+    for start in ("", "x"):
+        path = tmp_path / os.fsdecode(f"{start}{'ä' * 125}.csv".encode())
+        with writing(path) as partial:
+            partial.write_text("x", encoding="utf-8")
+            assert partial.suffix == ".csv"
+        assert path.read_text(encoding="utf-8") == "x"
+
+
+def test_a_name_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xfcber.csv")
     with writing(path) as partial:
         partial.write_text("x", encoding="utf-8")
-        assert partial.suffix == ".csv"
-    assert path.read_text(encoding="utf-8") == "x"
+    path.with_name(partial.name).touch()
+    sweep(tmp_path, name=path.name)
+    assert names(tmp_path) == {path.name}
 
 
 def test_text_that_is_there_already_is_not_written(tmp_path: Path) -> None:

@@ -156,12 +156,11 @@ def exported(tmp_path: Path) -> Path:
 
 PUSH = """
 import sys
-from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 api = HfApi()
 api.create_repo(sys.argv[1], exist_ok=True)
 api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2])
-ModelCard.load(sys.argv[2] + "/README.md").validate()
 print(snapshot_download(sys.argv[1], local_dir=sys.argv[3]))
 """
 
@@ -185,7 +184,7 @@ def test_the_hub_takes_the_folder_as_it_is(exported: Path, tmp_path: Path, hub: 
     assert done.returncode == 0, done.stderr
     sent = {path.name: path.read_bytes() for path in exported.iterdir()}
     assert {name: hub.files[name] for name in sent} == sent
-    assert hub.asked.count("/api/validate-yaml") >= 1
+    assert "/api/validate-yaml" in hub.asked
     assert set(hub.stored) == {hashlib.sha256(sent["model.safetensors"]).hexdigest()}
     images = np.random.default_rng(0).integers(0, 9000, (1, 2, 16, 32), dtype=np.uint16)
     ours, theirs = load_model(exported), load_model(back)

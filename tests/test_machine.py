@@ -149,6 +149,8 @@ def test_cpus_are_what_affinity_and_groups_leave(
 
 # --- git ---------------------------------------------------------------------------------------
 
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
 
 def git(folder: Path, *arguments: str) -> str:
     names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
@@ -169,9 +171,15 @@ def repository(folder: Path, package: str) -> Path:
     return path
 
 
-def test_our_own_repository_has_our_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = repository(tmp_path / "ours", "src/wsdino")
-    commit = git(tmp_path / "ours", "rev-parse", "HEAD")
+@needs_git
+@pytest.mark.parametrize("name", ["ours", "unsere, mit Umläuten"])
+def test_our_own_repository_has_our_commit(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The bytes are UTF-8 whatever the locale is.
+    folder = tmp_path / os.fsdecode(name.encode())
+    path = repository(folder, "src/wsdino")
+    commit = git(folder, "rev-parse", "HEAD")
     assert len(commit) == 40
     assert git_commit(path) == commit
     # A hook of another repository may have started the run.
@@ -181,6 +189,7 @@ def test_our_own_repository_has_our_commit(tmp_path: Path, monkeypatch: pytest.M
     assert other.is_dir()
 
 
+@needs_git
 @pytest.mark.parametrize(
     "place", [".venv/lib/python3.11/site-packages/wsdino", "vendor/src/wsdino", "wsdino"]
 )
@@ -188,9 +197,13 @@ def test_somebody_else_s_commit_is_not_ours(tmp_path: Path, place: str) -> None:
     assert git_commit(repository(tmp_path / "theirs", place)) is None
 
 
-def test_no_repository_and_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_repository(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "src" / "wsdino", ignore=shutil.ignore_patterns("*.pyc"))
     assert git_commit(tmp_path / "src" / "wsdino") is None
+
+
+@needs_git
+def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = repository(tmp_path / "ours", "src/wsdino")
     assert git_commit(path)
     (tmp_path / "bin").mkdir()
@@ -209,6 +222,7 @@ def test_kernels_compile_where_nothing_can_be_kept(tmp_path: Path) -> None:
     package = shutil.copytree(
         PACKAGE, tmp_path / "site" / "wsdino", ignore=shutil.ignore_patterns("__pycache__")
     )
+    (package / "simulate").chmod(0o755)  # a copy of what may not be changed can't be, either
     (package / "simulate" / "__pycache__").touch()
     code = "from wsdino.simulate import raster; print(raster.__file__, raster.clamp(1.5))"
     cache = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere / "cache")}

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 
 README = REPO / "README.md"
+# What the recipes import that only the extra docs has.
+OF_RECIPES = ("copairs", "pycytominer", "scanpy")
 
 
 @cache
@@ -117,18 +119,25 @@ def test_snippets_import_what_there_is(page: Path) -> None:
             check_names(block)
 
 
+def is_there(module: str) -> bool:
+    top = module.partition(".")[0]
+    if top in OF_RECIPES and not find_spec(top):
+        pytest.skip(f"needs {top}")
+    return find_spec(top) is not None
+
+
 def check_names(block: Block) -> None:
     """Refuse syntax errors, and names that our package or the others don't have."""
     for node in ast.walk(ast.parse(block.text, block.where)):
         if isinstance(node, ast.Import):
-            assert all(find_spec(each.name.split(".")[0]) for each in node.names), block.where
+            assert all(is_there(each.name) for each in node.names), block.where
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None
             if node.module.partition(".")[0] == "wsdino":
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, each.name) for each in node.names), block.where
             else:
-                assert find_spec(node.module.partition(".")[0]), block.where
+                assert is_there(node.module), block.where
         elif (
             isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)

@@ -138,8 +138,8 @@ readers.READERS = (Reader("a slide with slide.toml", recognises, read), *readers
 
 
 def plain(out: str) -> str:
-    """What was printed, without frames and line breaks."""
-    return re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]", " ", out))
+    """What was printed, without frames (of ASCII where the locale has no other) and line breaks."""
+    return re.sub(r"\s+", " ", re.sub(r"[│╭╰─╮╯]|^\||\|$", " ", out, flags=re.MULTILINE))
 
 
 def outside(*arguments: object, entries: str = OURS) -> tuple[int, str, str]:

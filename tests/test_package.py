@@ -77,6 +77,7 @@ OF_EXTRAS = OF_IMAGES | {"anndata", "distributed", "h5py", "onnx", "s3fs"}
 
 
 def build(kind: str, folder: Path) -> Path:
+    pytest.importorskip("hatchling", reason="needs hatchling")
     folder.mkdir()
     command = [sys.executable, "-c", BUILD, kind, str(folder)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)

@@ -63,7 +63,7 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             raise
         raise write_error(path, error) from error
     finally:
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):
             partial.unlink(missing_ok=True)
 
 
@@ -192,6 +192,7 @@ def visible(folder: Path) -> set[str]:
 
 
 _TOKEN, _LONGEST = 12, 180
+_CONTINUED = bytes(range(0x80, 0xC0))
 
 
 def _partial_beside(path: Path) -> Path:
@@ -199,8 +200,10 @@ def _partial_beside(path: Path) -> Path:
 
 
 def _partial_name(name: str, token: str) -> str:
-    # The end keeps the suffix; file systems end names at 255 bytes.
-    return f"{PARTIAL}{token}-{name.encode()[-_LONGEST:].decode(errors='ignore')}"
+    # The end keeps the suffix; file systems end names at 255 bytes. Cut between letters, and with
+    # letters that the locale lacks as it writes them: a name may have come from there.
+    end = name.encode(errors="surrogateescape")[-_LONGEST:].lstrip(_CONTINUED)
+    return f"{PARTIAL}{token}-{os.fsdecode(end)}"
 
 
 def _remove(path: Path) -> None:

@@ -53,11 +53,11 @@ def git_commit(package: Path = Path(__file__).parent) -> str | None:
         found = subprocess.run(  # noqa: S603 fixed arguments
             ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"],  # noqa: S607
             capture_output=True,
-            text=True,
             check=False,
             env=variables,
         )
-        lines = found.stdout.splitlines()
+        # A path may have letters that the locale lacks.
+        lines = os.fsdecode(found.stdout).splitlines()
         if found.returncode or len(lines) != 2:
             return None
         is_ours = (Path(lines[0]) / "src" / package.name).samefile(package)

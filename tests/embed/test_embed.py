@@ -237,7 +237,8 @@ def test_two_processes_share_the_parts(place: Path, tmp_path: Path) -> None:
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert [out for _, out, _ in ended] == [f"{tmp_path / 'two.parquet'}\n", ""]
     assert "embed (process 1 of 2): 40/40" in ended[0][2]
-    assert ended[1][2] == ""
+    # PyTorch itself tells of a machine whose name can't be looked up, as without a network.
+    assert [line for line in ended[1][2].splitlines() if "[c10d]" not in line] == []
     store = open_store(place / "store")
     model = model_of(store)
     found = pd.read_parquet(tmp_path / "two.parquet")

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -24,6 +22,12 @@ from wsdino.model.tiles import PAPER
 
 if TYPE_CHECKING:
     from wsdino.model.networks import ChannelNetworks
+
+# onnxscript is torch's, for its export.
+onnx, onnxruntime, _ = (
+    pytest.importorskip(name, reason="needs the extra onnx")
+    for name in ("onnx", "onnxruntime", "onnxscript")
+)
 
 CHANNELS = ("DAPI", "Actin")
 VIT = Architecture(

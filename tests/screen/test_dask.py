@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from wsdino.screen.store import Store
 
 
+pytest.importorskip("distributed", reason="needs the extra dask")
+
+
 @dataclass
 class Cluster:
     """Scheduler and workers as people start them, each a process of its own."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers_bucket import Bucket, as_at, served_bucket, served_pages, without_account
+from helpers_bucket import NEEDS_REMOTE, Bucket, as_at, served_bucket, served_pages, without_account
 from helpers_layouts import WELLS, tags_of, write_gallery_plate, write_map, write_table
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.ingest import ingest
@@ -138,6 +138,7 @@ def test_two_sources_with_the_same_plates(source: Path, tmp_path: Path) -> None:
 def test_images_that_were_not_copied_are_named_as_published(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     # Nobody listens there.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     shutil.rmtree(source / "images" / "Batch2" / "images")

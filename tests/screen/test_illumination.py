@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from helpers_bucket import NEEDS_REMOTE
 from helpers_run import call
 from helpers_screen import write_bbbc021_folder, write_rows
 from wsdino.errors import ImageError, InputError, OutputError
@@ -444,6 +445,7 @@ def test_a_function_of_no_channel_is_said(
             del row[f"FileName_{name}"], row[f"PathName_{name}"]
         row["URL_IllumDNA"] = "s3://bucket/IllumDNA.npy"
 
+    pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     # Nobody listens there.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ImageError, match=r"s3://bucket/IllumDNA.npy: can't be looked up"):

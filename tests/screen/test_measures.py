@@ -67,7 +67,7 @@ def test_neighbours_are_related_in_pictures_and_not_in_noise() -> None:
 
 def test_foreground_is_what_otsus_threshold_says() -> None:
     field = discs(97, radius=9, blur=1)
-    small = field[:96, :96].reshape(48, 2, 48, 2).astype(np.uint32).sum(axis=(1, 3)) >> 2
+    small = field[:96, :96].reshape(48, 2, 48, 2).astype(int).sum(axis=(1, 3)) >> 2
     bright = small > threshold_otsu(small, nbins=int(np.ptp(small)) + 1)
     share, extent = foreground_of(field)
     assert share == pytest.approx(bright.mean(), abs=0.01)

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import zarr
 
-from helpers_bucket import Bucket
+from helpers_bucket import NEEDS_REMOTE, Bucket
 from helpers_run import call
 from wsdino import remote
 from wsdino.errors import ImageError, InputError, TableError
@@ -49,6 +49,7 @@ def screen(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bucket(screen: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    pytest.importorskip("aiohttp", reason=NEEDS_REMOTE)
     monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
     with Bucket(screen) as bucket:
         threading.Thread(target=bucket.serve_forever, daemon=True).start()
@@ -63,8 +64,7 @@ def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.address)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    import s3fs
-
+    s3fs = pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     s3fs.S3FileSystem.clear_instance_cache()
     return "s3://gallery"
 

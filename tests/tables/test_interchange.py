@@ -177,16 +177,14 @@ def test_a_plate_that_can_be_no_folder_is_refused(sites, tmp_path: Path) -> None
 
 def test_pycytominer_reads_ours_and_we_read_theirs(sites, tmp_path: Path) -> None:
     """Its aggregation and standardisation of our table give our numbers, and its file our table."""
-    from pycytominer import aggregate as theirs_aggregate
-    from pycytominer import normalize
-
+    theirs = pytest.importorskip("pycytominer", reason="needs pycytominer")
     write_table(sites, tmp_path / "ours.parquet")
     names = feature_columns(sites)
     loaded = pd.read_parquet(tmp_path / "ours.parquet")
-    wells = theirs_aggregate(loaded, strata=WELL, features=names, operation="mean")
+    wells = theirs.aggregate(loaded, strata=WELL, features=names, operation="mean")
     ours = aggregate(sites, by=WELL).sort_values(WELL, ignore_index=True)
     np.testing.assert_allclose(wells[names], ours[names], rtol=1e-5)
-    normalize(
+    theirs.normalize(
         profiles=loaded,
         features=names,
         meta_features=[name for name in loaded if name not in names],

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers_bucket import NEEDS_REMOTE
 from helpers_screen import write_bbbc021_folder, write_rows
 from wsdino.errors import ImageError, TableError
 from wsdino.screen.manifest import channels_of, read_manifest, validate_manifest
@@ -272,6 +273,7 @@ def test_loaddata_names_files_in_many_ways(tmp_path, images):
 
 
 def test_a_server_that_can_not_be_asked_is_named(monkeypatch):
+    pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     # Nobody listens there.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     frame = table().drop(columns=["FileName_DNA", "PathName_DNA"])
@@ -281,6 +283,7 @@ def test_a_server_that_can_not_be_asked_is_named(monkeypatch):
 
 
 def test_folders_in_a_cloud_are_no_local_ones(tmp_path, monkeypatch):
+    pytest.importorskip("s3fs", reason=NEEDS_REMOTE)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     folder = "s3://cellpainting-gallery/cpg0016-jump/images/"
     frame = table().assign(FileName_DNA="a.tif", PathName_DNA=folder)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import sys
 import traceback
 from contextlib import redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +25,8 @@ for group in (runs, screens, models, profiles, answers, setup):
 
 def main() -> None:
     """Run the command line; turn errors into one line and an exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors=_WRITABLE)
     try:
         with stopping.stoppable():
             (_run_in_job if is_job() else app)()
@@ -45,13 +49,25 @@ def main() -> None:
         release_outputs()
 
 
+def _writable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write a name of a file as the bytes that it is, and letters the locale lacks as escapes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+_WRITABLE = "wsdino-writable"
+codecs.register_error(_WRITABLE, _writable)
+
+
 def _run_in_job() -> None:
     """Run as one of several processes; only the first prints results."""
     from wsdino import job
 
     job.start()
     with (
-        Path(os.devnull).open("w") as nobody,
+        Path(os.devnull).open("w", errors=_WRITABLE) as nobody,
         redirect_stdout(nobody if job.rank() else sys.stdout),
     ):
         try:

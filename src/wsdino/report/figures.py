@@ -52,7 +52,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 12.5,
-    "axes.titleweight": 700,
+    # By name: matplotlib 3.10 writes no SVG with a number.
+    "axes.titleweight": "bold",
     "axes.titlecolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -150,7 +151,7 @@ def forest_svg(results: Mapping[str, Mapping[str, Any]]) -> str:
         panels[0].set_yticks(range(len(names)), [display_name(name) for name in names])
         panels[0].set_ylim(len(names) - 0.4, -0.6)
         for label, name in zip(panels[0].get_yticklabels(), names, strict=True):
-            label.set(color=INK, fontsize=12, fontweight=700 if name == names[0] else 400)
+            label.set(color=INK, fontsize=12, fontweight="bold" if name == names[0] else "normal")
     alt = "; ".join(
         f"{display_name(name)}: "
         + ", ".join(f"{m.name} {measure_text(result, m.key)}" for m in measures)
@@ -200,7 +201,8 @@ def _forest_panel(axes: Axes, measure: Measure, results: Mapping[str, Mapping[st
         text = measure_text(result, measure.key)
         axes.annotate(text, (x, row), (0, 9), textcoords="offset points",
                       ha="right" if x > 0.93 * scale else "center", va="bottom", fontsize=10.5,
-                      color=INK if first else MUTED, fontweight=700 if first else 400)  # fmt: skip
+                      color=INK if first else MUTED,
+                      fontweight="bold" if first else "normal")  # fmt: skip
 
 
 def scatter_svg(

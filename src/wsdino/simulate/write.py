@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,8 @@ def _render_all(
 def _render_chunk(chunk: list[Job], seed: int, shape: tuple[int, int], zoom: float) -> int:
     height, size = shape
     top = (size - height) // 2
-    per_cm = 1e4 * zoom / PIXEL_SIZE
+    # A ratio: older versions of tifffile make one of a float that differs in the seventh digit.
+    per_cm = Fraction(1e4 * zoom / PIXEL_SIZE).limit_denominator(100_000).as_integer_ratio()
     for site, files in chunk:
         image = render(site, seed=seed, size=size, zoom=zoom)[:, top : top + height]
         for plane, file in zip(image, files, strict=True):
