@@ -15,7 +15,7 @@ from generated_run import make_run, make_screen, make_sites
 from PIL import Image
 
 from wsdino.report.illumination import edge_to_centre, illumination
-from wsdino.report.plates import Measured, edge_effect, plate_format, plate_svg, plates
+from wsdino.report.plates import Measured, edge_effect, plate_svg, plates
 from wsdino.runrecord import Omitted
 from wsdino.screen.ingest import ingest
 from wsdino.screen.store import Store, open_store
@@ -118,14 +118,6 @@ def test_of_few_wells_nothing_is_said_of_the_edge() -> None:
     few = table[table["row"].between(3, 4) & table["column"].between(3, 6)]
     text = edge_effect(Measured("x", few), (8, 12))["text"]
     assert text == "8 of 8 wells at the edge of the wells in use, so an edge effect can't be told"
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "shape"),
-    [(1, 1, (8, 12)), (7, 11, (8, 12)), (8, 3, (16, 24)), (30, 2, (32, 48)), (40, 2, (41, 3))],
-)
-def test_the_format_is_the_smallest_usual_one(row: int, column: int, shape: tuple) -> None:
-    assert plate_format([pd.DataFrame({"row": [row], "column": [column]})]) == shape
 
 
 def test_wells_have_the_shade_of_their_value_and_controls_a_dot() -> None:

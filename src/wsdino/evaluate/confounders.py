@@ -12,6 +12,7 @@ import pandas as pd
 
 from wsdino.tables.columns import BATCH, PREFIX, WELL
 from wsdino.tables.features import plate_keys
+from wsdino.tables.places import at_edge, places_of, plate_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSITY = f"{PREFIX}density_of_cells"
-_POSITION = r"^([A-Za-z]{1,2})(\d{1,2})$"
 # Counts of cells, what is preferred first: an object's number, averaged, is about half of a count.
 _COUNTS = [
     re.compile(rf"(?:Metadata_|Image_)*(?:{form})", re.IGNORECASE)
@@ -74,21 +74,28 @@ def plate_numbers(wells: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _row(wells: pd.DataFrame) -> pd.Series[Any]:
-    return wells[WELL].astype(str).str.extract(_POSITION)[0].str.upper()
+    return _known(places_of(wells[WELL])[0], wells)
 
 
 def _column(wells: pd.DataFrame) -> pd.Series[Any]:
-    return pd.to_numeric(wells[WELL].astype(str).str.extract(_POSITION)[1])
+    return _known(places_of(wells[WELL])[1], wells)
+
+
+def _known(places: NDArray[np.intp], wells: pd.DataFrame) -> pd.Series[Any]:
+    found = pd.Series(places, index=wells.index)
+    return found.where(found >= 0)
 
 
 def _edge(wells: pd.DataFrame) -> pd.Series[Any] | None:
-    """Return whether wells lie in the outermost rows and columns that the screen uses."""
-    rows, columns = _row(wells), _column(wells)
-    if rows.isna().all():
+    """Return whether wells lie at the edge; see :func:`wsdino.tables.places.at_edge`."""
+    rows, columns = places_of(wells[WELL])
+    known = rows >= 0
+    if not known.any():
         return None
-    letters = sorted(rows.dropna().unique(), key=lambda name: (len(name), name))
-    at_edge = rows.isin([letters[0], letters[-1]]) | columns.isin([columns.min(), columns.max()])
-    return at_edge.astype(object).where(rows.notna())
+    shape = plate_format(int(rows.max()) + 1, int(columns.max()) + 1)
+    found = pd.Series(None, index=wells.index, dtype=object)
+    found[known] = at_edge(rows[known], columns[known], shape)[0]
+    return found
 
 
 def _density(wells: pd.DataFrame) -> pd.Series[Any] | None:

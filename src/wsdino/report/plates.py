@@ -21,23 +21,19 @@ from wsdino.report.treated import treatment_names
 from wsdino.report.words import DISTANCE, number
 from wsdino.runrecord import Omitted
 from wsdino.tables.columns import PLATE, QUALITY, WELL
+from wsdino.tables.places import at_edge, places_of, plate_format
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from wsdino.report.images import Fields
 
-# Rows and columns of the usual plates.
-FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
 MAX_PLATES = 120
 NUM_STEPS = 8
 # Fewer wells at the edge, or inside, than this say nothing of an edge effect.
 MIN_WELLS = 4
 SIGNIFICANT = 0.01
 _PLACE = ["plate", "row", "column"]
-_WELL = re.compile(r"([A-Z]{1,2})(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,11 @@ def plates(
             "there are neither normalised sites nor a store with plates and wells (Metadata_Plate, "
             "Metadata_Well)"
         )
-    shape = plate_format([measure.table for measure in measures])
+    num_rows, num_columns = (
+        1 + max(int(measure.table[side].max()) for measure in measures)
+        for side in ("row", "column")
+    )
+    shape = plate_format(num_rows, num_columns)
     places = pd.concat([m.table[[*_PLACE, "treatment"]] for m in measures]).drop_duplicates(_PLACE)
     # By plate in order of first appearance, and within as one reads.
     order = np.lexsort(
@@ -130,26 +130,16 @@ def plates(
 
 def _places(frame: pd.DataFrame) -> pd.DataFrame:
     """Return where each row's well is, as :attr:`Measured.table`; row -1: no name of a well."""
-    names, codes = np.unique(frame[WELL].astype(str), return_inverse=True)
-    found = [_WELL.fullmatch(well) for well in names]
-    rows = np.array([_row_number(m[1]) if m else -1 for m in found], dtype=np.intp)
-    columns = np.array([int(m[2]) - 1 if m else -1 for m in found], dtype=np.intp)
+    rows, columns = places_of(frame[WELL])
     return pd.DataFrame(
         {
             "plate": plate_labels(frame),
-            "row": rows[codes],
-            "column": columns[codes],
+            "row": rows,
+            "column": columns,
             "is_control": controls_of(frame),
             "treatment": treatment_names(frame),
         }
     )
-
-
-def _row_number(letters: str) -> int:
-    total = 0
-    for letter in letters:
-        total = 26 * total + ord(letter) - ord("A") + 1
-    return total - 1
 
 
 def _well_name(row: int, column: int) -> str:
@@ -211,24 +201,12 @@ def _of_store(store: Fields | None) -> list[Measured]:
     return [measure for measure in found if measure]
 
 
-def plate_format(tables: Sequence[pd.DataFrame]) -> tuple[int, int]:
-    """Return rows and columns of the smallest usual plate that has all wells."""
-    num_rows = 1 + max(int(table["row"].max()) for table in tables)
-    num_columns = 1 + max(int(table["column"].max()) for table in tables)
-    for shape in FORMATS:
-        if num_rows <= shape[0] and num_columns <= shape[1]:
-            # The smaller formats are no common ones; a few wells are of a 96-well plate.
-            return max(shape, (8, 12))
-    return num_rows, num_columns
-
-
 def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
     """Compare wells at the plate's edge with those inside.
 
-    Where no well lies at the plate's edge, that of the wells in use is compared, on all plates the
-    same one. Values are taken relative to the median of their plate, of controls alone where enough
-    of these lie at the edge and inside, else of all wells, which mixes in what was put there; Mann
-    and Whitney's test.
+    The edge is that of :func:`wsdino.tables.places.at_edge`. Values are taken relative to the
+    median of their plate, of controls alone where enough of these lie at the edge and inside, else
+    of all wells, which mixes in what was put there; Mann and Whitney's test.
 
     Parameters
     ----------
@@ -245,13 +223,8 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
     from scipy.stats import mannwhitneyu
 
     table = measure.table
-    where = "at the edge"
-    is_edge = _is_outermost(table, (0, shape[0] - 1), (0, shape[1] - 1))
-    if not is_edge.any():
-        # Outer wells are often left empty; then those that come next are the edge.
-        where = "at the edge of the wells in use"
-        used = [(int(table[side].min()), int(table[side].max())) for side in ("row", "column")]
-        is_edge = _is_outermost(table, *used)
+    is_edge, of_plate = at_edge(table["row"].to_numpy(), table["column"].to_numpy(), shape)
+    where = "at the edge" if of_plate else "at the edge of the wells in use"
     who = "control wells"
     chosen = table["is_control"]
     if min((chosen & is_edge).sum(), (chosen & ~is_edge).sum()) < MIN_WELLS:
@@ -281,12 +254,6 @@ def edge_effect(measure: Measured, shape: tuple[int, int]) -> dict[str, Any]:
         f"p = {number(p_value, 2)})",
         "is_seen": True,
     }
-
-
-def _is_outermost(
-    table: pd.DataFrame, rows: tuple[int, int], columns: tuple[int, int]
-) -> pd.Series[bool]:
-    return table["row"].isin(rows) | table["column"].isin(columns)
 
 
 def plate_svg(

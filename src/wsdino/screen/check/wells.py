@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from wsdino.screen.check.evidence import Evidence, Finding, Wells
+from wsdino.tables.places import place_of, plate_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,9 +40,6 @@ FEW_CONTROLS, FEW_PLATES = 2, 3
 FEW_TREATMENTS, FEW_WELLS, MOST_PARTNERS = 5, 8, 6
 BY_CHANCE, BETTER = 0.001, 2.0
 MOST_DEVIATIONS, RIDGE = 4.0, 1.0
-_WELL = re.compile(r"([A-Z]{1,2})(\d+)")
-# Rows and columns of the usual plates.
-_PLATES = ((8, 12), (16, 24), (32, 48))
 
 
 def controls(evidence: Evidence) -> Iterator[Finding]:
@@ -219,7 +216,7 @@ def _along(step: int, *, by_column: bool) -> Callable[[list[Place]], dict[Place,
 
 def _turned(places: list[Place]) -> dict[Place, Place]:
     rows, columns = (max(place[axis] for place in places) + 1 for axis in (0, 1))
-    size = next(((r, c) for r, c in _PLATES if rows <= r and columns <= c), (rows, columns))
+    size = plate_format(rows, columns)
     return {(r, c): (size[0] - 1 - r, size[1] - 1 - c) for r, c in places}
 
 
@@ -301,21 +298,10 @@ def _plates(wells: Wells) -> dict[str, _Plate]:
     plates = {}
     for plate in pd.unique(wells.plates):
         rows = np.flatnonzero(wells.plates == plate)
-        places = {_place(name): i for i, name in enumerate(wells.names[rows])}
+        places = {place_of(str(name)): i for i, name in enumerate(wells.names[rows])}
         known = {place: row for place, row in places.items() if place is not None}
         plates[str(plate)] = _Plate(even[rows], wells.treatments[rows], known)
     return plates
-
-
-def _place(well: str) -> Place | None:
-    """Row and column of a well from 0; None if its name is of another kind."""
-    match = _WELL.fullmatch(str(well))
-    if match is None:
-        return None
-    row = 0
-    for letter in match[1]:
-        row = 26 * row + ord(letter) - ord("A") + 1
-    return row - 1, int(match[2]) - 1
 
 
 def _pairs(wells: Wells) -> list[tuple[str, str]]:
