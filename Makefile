@@ -54,12 +54,13 @@ LOWEST := import re, tomllib; \
 	print("\n".join(re.sub(">=", "==", each) for each in names if not torchs.match(each)))
 
 # An old anyio's plugin warns of the newest pytest before any test; none of ours uses it. The newest
-# pyparsing warns of names that an old matplotlib calls: developers alone see it, so it isn't a bound.
+# pyparsing and click warn of names that an old matplotlib and Typer use: developers alone see it, so
+# these are no bounds.
 oldest:  ## the fast tests with the oldest dependencies that pyproject.toml allows
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) -c '$(LOWEST)' > .venv-oldest/lowest.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/lowest.txt --editable '.[dev]' \
-		'pyparsing<3.3'
+		'pyparsing<3.3' 'click<8.5'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -p no:anyio $(IN_PARALLEL)
 
 plain:  ## the fast tests without the smaller extras; what needs one skips

@@ -212,7 +212,7 @@ def test_what_grows_beyond_all_numbers_is_refused(table):
     fitted = fit_normalisation(table, method="standardise_all")
     fitted.state["deviation"][:] = 1e-300
     far = table.astype(dict.fromkeys(feature_columns(table), np.float64))
-    far[feature_columns(table)] *= 1e200
+    far[feature_columns(table)] *= 1e140
     with pytest.raises(TableError, match="standardise_all: numbers grow beyond what there is"):
         fitted.transform(far)
 
