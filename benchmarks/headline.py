@@ -123,7 +123,7 @@ TRAINED = {
     ],
     "WS-DINO, staining varied": [*STAINED_DISTILL, "pairing.partner_from=plate"],
     "DINO, staining varied": [*STAINED_DISTILL, "pairing.label=none"],
-    # At a rate at which it fits more of its labels than at that of the others.
+    # It fits slowly: twice the rate of the others.
     "classifier, staining varied": [
         STAINED,
         "train.batch_size=32",
