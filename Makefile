@@ -60,7 +60,7 @@ oldest:  ## the fast tests with the oldest dependencies that pyproject.toml allo
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) -c '$(LOWEST)' > .venv-oldest/lowest.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/lowest.txt --editable '.[dev]' \
-		'pyparsing<3.3' 'click<8.5'
+		'pyparsing<3.3' 'click<8.4'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -p no:anyio $(IN_PARALLEL)
 
 plain:  ## the fast tests without the smaller extras; what needs one skips
