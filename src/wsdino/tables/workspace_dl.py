@@ -77,7 +77,9 @@ def write_workspace_dl(
     for what, names in places.items():
         bad = [name for name in names if not _NAME.fullmatch(str(name))]
         if any(pd.isna(name) for name in names):
-            raise TableError(f"{what} is missing in some rows; in {FOLDER} folders have its name")
+            raise TableError(
+                f"{what} is missing in some rows; folders of {FOLDER} are named after it"
+            )
         if bad:
             raise TableError(f"{what} {bad[0]!r} can't be the name of a folder")
     root = folder / FOLDER
